@@ -1,0 +1,11 @@
+"""Block-sparse attention over packed sequences, and per-document attention scores.
+
+Depends on torch alone. One operation is one folder: ``api`` checks arguments and picks the
+implementation, ``reference`` is the specification, ``sdpa`` is portable and fast enough for CPUs.
+"""
+
+from blockrank_kernels.block_attention import block_attention
+from blockrank_kernels.document_scores import document_scores
+from blockrank_kernels.segments import Segments
+
+__all__ = ["Segments", "block_attention", "document_scores"]
