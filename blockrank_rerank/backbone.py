@@ -1,0 +1,239 @@
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+
+from blockrank_kernels import block_attention, document_scores
+from blockrank_rerank.checkpoint import Checkpoint
+from blockrank_rerank.config import BlockRankConfig
+from blockrank_rerank.layout import Layout
+from blockrank_rerank.scoring_head import SCORING_HEAD_NAME, ScoringHead, signal_span
+
+ATTENTION_NAME = "blockrank"
+
+
+class _Scored(Exception):
+    """Leaves the model's forward pass inside the scoring layer."""
+
+
+@dataclass
+class Pass:
+    """One forward pass, as the attention function sees it.
+
+    ``lse`` receives each request's document log-sum-exps ``[S, H, N]`` where the scoring layer is one of
+    the model's own.
+    """
+
+    layout: Layout
+    config: BlockRankConfig
+    implementation: str
+    lse: list[Tensor] = field(default_factory=list)
+
+
+def _attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    blockrank: Pass | None = None,
+    **unused: Any,
+) -> tuple[Tensor, None]:
+    """Transformers' attention interface: ``[1, Hq, T, D]`` and ``[1, Hk, T, D]`` to ``[1, T, Hq, D]``."""
+    if blockrank is None:
+        raise RuntimeError("this model was loaded for BlockRank; call it through Backbone.document_scores")
+    layer, layout, config = int(module.layer_idx), blockrank.layout, blockrank.config
+    query, key, value = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+    if layer == config.scoring_layer:
+        _refuse_window_at_scoring_layer(layer, sliding_window, layout)
+        blockrank.lse.extend(_layer_scores(query, key, blockrank, scaling, softcap))
+        raise _Scored
+    sees_documents = layer >= config.query_documents_from_layer
+    out = block_attention(
+        query,
+        key,
+        value,
+        layout.segments if sees_documents else layout.segments_before,
+        causal=bool(module.is_causal),
+        scale=scaling,
+        softcap=softcap,
+        window=sliding_window,
+        implementation=blockrank.implementation,
+    )
+    return out.unsqueeze(0), None
+
+
+def _layer_scores(
+    query: Tensor, key: Tensor, blockrank: Pass, scale: float | None, softcap: float | None
+) -> list[Tensor]:
+    config = blockrank.config
+    group = query.shape[1] // key.shape[1]
+    if config.heads is not None:
+        query = query[:, list(config.heads)]
+        key = key[:, [head // group for head in config.heads]]
+    return [
+        document_scores(
+            query[slice(*signal_span(request, config.signal_tokens))],
+            key,
+            request.document_offsets,
+            scale=scale,
+            softcap=softcap,
+            implementation=blockrank.implementation,
+        )
+        for request in blockrank.layout.requests
+    ]
+
+
+def _refuse_window_at_scoring_layer(layer: int, window: int | None, layout: Layout) -> None:
+    if window is not None and layout.signal_distance >= window:
+        raise ValueError(
+            f"scoring_layer {layer} has a sliding window of {window} positions, but queries and documents are up to "
+            f"{layout.signal_distance} apart: lower query_offset in the config, or choose a scoring_layer with "
+            "global attention"
+        )
+
+
+AttentionInterface.register(ATTENTION_NAME, _attention)
+AttentionMaskInterface.register(ATTENTION_NAME, lambda *args, **kwargs: None)
+
+
+class Backbone(nn.Module):
+    """A Transformers model cut off at its scoring layer, run over packed layouts.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Base model whose attention implementation is ``blockrank``.
+    config : BlockRankConfig
+        Settings that fit the model.
+    head : ScoringHead, optional
+        The appended scoring layer, where the config has one.
+    attention : str
+        Implementation of the kernels: ``auto``, ``sdpa`` or ``reference``.
+    """
+
+    def __init__(
+        self, model: nn.Module, config: BlockRankConfig, head: ScoringHead | None, attention: str = "auto"
+    ) -> None:
+        super().__init__()
+        self.model, self.config, self.head, self.attention = model, config, head, attention
+
+    @classmethod
+    def load(
+        cls,
+        checkpoint: Checkpoint,
+        model_config: Any,
+        config: BlockRankConfig,
+        device: torch.device,
+        dtype: torch.dtype,
+        attention: str = "auto",
+    ) -> Backbone:
+        """Read the layers up to the scoring layer onto a device.
+
+        ``config`` must fit ``model_config``: see :func:`check_fits`.
+
+        Raises
+        ------
+        ValueError
+            For damaged, incomplete or non-finite weights.
+        """
+        layers = config.scoring_layer + (not config.scoring_head)
+        model = checkpoint.truncated_model(model_config, layers, dtype, ATTENTION_NAME)
+        head = None
+        if config.scoring_head:
+            path = checkpoint.file(SCORING_HEAD_NAME)
+            if path is None:
+                raise FileNotFoundError(f"model {checkpoint.model!r} has no {SCORING_HEAD_NAME}, which its config needs")
+            head = ScoringHead.load(path, model_config.hidden_size).to(dtype).eval().requires_grad_(False)
+        backbone = cls(model, config, head, attention).to(device)
+        backbone._refuse_nonfinite_weights(checkpoint.model)
+        return backbone
+
+    def document_scores(self, layout: Layout) -> list[Tensor]:
+        """Document log-sum-exps of every request in a pack.
+
+        Returns
+        -------
+        list of Tensor
+            ``[S, H, N]`` per request, fp32, on the model's device.
+        """
+        device = next(self.model.parameters()).device
+        state = Pass(layout, self.config, self.attention)
+        inputs = {
+            "input_ids": layout.input_ids.to(device).unsqueeze(0),
+            "position_ids": layout.positions.to(device).unsqueeze(0),
+        }
+        try:
+            out = self.model(**inputs, use_cache=False, blockrank=state)
+        except _Scored:
+            return state.lse
+        if self.head is None:
+            raise RuntimeError(f"the model never reached scoring_layer {self.config.scoring_layer}")
+        return self.head(out.last_hidden_state[0], layout, self.config.signal_tokens, self.attention)
+
+    def _refuse_nonfinite_weights(self, name: str) -> None:
+        for parameter, tensor in self.named_parameters():
+            if tensor.numel() and not all(bool(torch.isfinite(bound)) for bound in torch.aminmax(tensor)):
+                raise ValueError(f"model {name!r} has non-finite weights in {parameter}; the checkpoint is damaged")
+
+
+def check_fits(config: BlockRankConfig, model_config: Any) -> None:
+    """Refuse settings that a model cannot honour.
+
+    Raises
+    ------
+    ValueError
+        Naming the setting, what the model allows and what came.
+    """
+    layers = model_config.num_hidden_layers
+    first, last = (1, layers) if config.scoring_head else (0, layers - 1)
+    if not first <= config.scoring_layer <= last:
+        raise ValueError(
+            f"scoring_layer must be in {first}..{last} for this {layers}-layer model, got {config.scoring_layer}"
+        )
+    heads = model_config.num_attention_heads
+    if config.heads is not None and not config.scoring_head and max(config.heads) >= heads:
+        raise ValueError(f"heads must be in 0..{heads - 1} for this model, got {list(config.heads)}")
+    if config.heads is not None and config.scoring_head:
+        raise ValueError("heads select attention heads of the model; a config with scoring_head=True has none")
+    limit = position_limit(config, model_config)
+    if config.query_offset >= limit:
+        raise ValueError(
+            f"query_offset must be below the model's limit of {limit} positions, got {config.query_offset}; "
+            "pass config=dataclasses.replace(config, query_offset=...)"
+        )
+
+
+def position_limit(config: BlockRankConfig, model_config: Any) -> int:
+    """Number of positions that may be used.
+
+    Rotary scalings whose frequencies follow the longest position of a batch would make a document's
+    states depend on the others; they are refused or held in one of their regimes.
+
+    Raises
+    ------
+    ValueError
+        For dynamic rotary scaling.
+    """
+    limit = int(model_config.max_position_embeddings)
+    parameters = getattr(model_config, "rope_parameters", None) or {}
+    per_layer = [value for value in parameters.values() if isinstance(value, dict)] or [parameters]
+    for rope in per_layer:
+        kind = rope.get("rope_type", "default")
+        if "dynamic" in kind:
+            raise ValueError(
+                f"rope_type {kind!r} changes with the longest input, so document states would depend on each other; "
+                "use a model with static rotary scaling"
+            )
+        original = rope.get("original_max_position_embeddings")
+        if kind == "longrope" and original and config.query_offset < original:
+            # Every position stays below the switch to the long factors.
+            limit = min(limit, int(original))
+    return limit

@@ -1,0 +1,208 @@
+"""Reading a model truncated after its scoring layer, from a folder or the Hub."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import os
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from blockrank_rerank.config import CONFIG_NAME, PRESETS, RELEASED, BlockRankConfig
+
+ENCODERS = frozenset({"bert", "modernbert"})
+DECODERS = frozenset({"mistral", "llama", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3"})
+
+RELEASED_DEPTH = 20 / 32
+"""Scoring layer over number of layers in the released checkpoint (arXiv 2510.05396, l* = 20 of 32)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """Where a model is read from.
+
+    Parameters
+    ----------
+    model : str
+        A local folder or a Hub id.
+    revision : str, optional
+        Branch, tag or commit on the Hub.
+    local_files_only : bool
+        Never use the network.
+    trust_remote_code : bool
+        Whether code from the repository may run.
+    """
+
+    model: str
+    revision: str | None = None
+    local_files_only: bool = False
+    trust_remote_code: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse a path that is not there before anything is asked of the Hub."""
+        if not isinstance(self.model, str | os.PathLike) or not str(self.model):
+            raise ValueError(f"model must be a folder or a Hub id, got {self.model!r}")
+        object.__setattr__(self, "model", str(self.model))
+        path = Path(self.model)
+        looks_local = path.is_absolute() or self.model.startswith((".", "~")) or self.model.count("/") > 1
+        if (looks_local and not path.is_dir()) or path.is_file():
+            raise FileNotFoundError(f"model folder {self.model!r} does not exist or is not a folder")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Keyword arguments that every Transformers loader takes."""
+        return {
+            "revision": self.revision,
+            "local_files_only": self.local_files_only,
+            "trust_remote_code": self.trust_remote_code,
+        }
+
+    def file(self, name: str) -> Path | None:
+        """Local path of one file of the model, or nothing where the model has no such file."""
+        from transformers.utils import cached_file
+
+        path = cached_file(
+            self.model,
+            name,
+            revision=self.revision,
+            local_files_only=self.local_files_only,
+            _raise_exceptions_for_missing_entries=False,
+        )
+        return None if path is None else Path(path)
+
+    def model_config(self) -> Any:
+        """The Transformers config, of a supported architecture."""
+        from transformers import AutoConfig
+
+        with _readable(self.model, "config.json"):
+            config = AutoConfig.from_pretrained(self.model, **self.options)
+        if config.model_type not in ENCODERS | DECODERS:
+            raise ValueError(
+                f"model {self.model!r} has architecture {config.model_type!r}; supported are "
+                f"{', '.join(sorted(DECODERS | ENCODERS))}"
+            )
+        return config
+
+    def tokenizer(self) -> Any:
+        """The model's tokenizer."""
+        from transformers import AutoTokenizer
+
+        with _readable(self.model, "the tokenizer"):
+            return AutoTokenizer.from_pretrained(self.model, **self.options)
+
+    def blockrank_config(self, model_config: Any, scoring_layer: int | None) -> BlockRankConfig:
+        """The model's own settings, or the released prompt for a decoder that has none.
+
+        Raises
+        ------
+        ValueError
+            For an encoder without ``blockrank_config.json``.
+        """
+        with _readable(self.model, CONFIG_NAME):
+            path = self.file(CONFIG_NAME)
+        config = BlockRankConfig.load(path) if path else PRESETS.get(self.model)
+        if config is None and model_config.model_type in ENCODERS:
+            raise ValueError(
+                f"model {self.model!r} is an encoder without {CONFIG_NAME}; pass config=BlockRankConfig(...) "
+                "or fine-tune it first"
+            )
+        if config is None and scoring_layer is None:
+            scoring_layer = round(RELEASED_DEPTH * model_config.num_hidden_layers)
+            warnings.warn(
+                f"model {self.model!r} has no {CONFIG_NAME}: using scoring_layer={scoring_layer} of "
+                f"{model_config.num_hidden_layers}, the relative depth of the released checkpoint, and its prompt",
+                stacklevel=2,
+            )
+        return with_scoring_layer(config or RELEASED, scoring_layer)
+
+    def truncated_model(self, model_config: Any, layers: int, dtype: torch.dtype, attention: str) -> nn.Module:
+        """The base model with its first ``layers`` layers; the others and the LM head are never allocated.
+
+        Raises
+        ------
+        ValueError
+            For missing, damaged or ill-fitting weights.
+        """
+        from transformers import AutoModel
+
+        extra = {"add_pooling_layer": False} if model_config.model_type == "bert" else {}
+        with _readable(self.model, "the weights"), _quiet():
+            model, report = AutoModel.from_pretrained(
+                self.model,
+                config=truncate(model_config, layers),
+                dtype=dtype,
+                attn_implementation=attention,
+                output_loading_info=True,
+                **self.options,
+                **extra,
+            )
+        missing = sorted(report["missing_keys"])
+        if missing:
+            raise ValueError(
+                f"model {self.model!r} is incomplete: {len(missing)} weights are missing, the first is {missing[0]}"
+            )
+        return model.eval().requires_grad_(False)
+
+
+def with_scoring_layer(config: BlockRankConfig, scoring_layer: int | None) -> BlockRankConfig:
+    """The config with another scoring layer; a trained scoring head stays where it was trained.
+
+    Raises
+    ------
+    ValueError
+        Where the config has a scoring head for another layer.
+    """
+    if scoring_layer is None or scoring_layer == config.scoring_layer:
+        return config
+    if config.scoring_head:
+        raise ValueError(
+            f"scoring_layer must stay {config.scoring_layer}, where this model's scoring head was trained, "
+            f"got {scoring_layer}"
+        )
+    return replace(config, scoring_layer=scoring_layer)
+
+
+def truncate(model_config: Any, layers: int) -> Any:
+    """A copy of a Transformers config for the first ``layers`` layers, per-layer lists included."""
+    config = copy.deepcopy(model_config)
+    for name, value in list(vars(config).items()):
+        if isinstance(value, list) and len(value) == model_config.num_hidden_layers and "layer" in name:
+            setattr(config, name, value[:layers])
+    config.num_hidden_layers = layers
+    return config
+
+
+@contextlib.contextmanager
+def _readable(model: str, part: str) -> Iterator[None]:
+    """Turn the many ways in which reading a model fails into one line that names model and part."""
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        kind = FileNotFoundError if isinstance(error, OSError) else ValueError
+        raise kind(f"cannot read {part} of model {model!r}: {first}") from error
+    except Exception as error:
+        # safetensors and tokenizers raise bare Exception subclasses for damaged files.
+        raise ValueError(f"cannot read {part} of model {model!r}: {error}") from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Truncation leaves weights unused by design; Transformers would report every one of them."""
+    from transformers.utils import logging
+
+    level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bar:
+            logging.enable_progress_bar()

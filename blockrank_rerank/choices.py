@@ -1,0 +1,84 @@
+"""Which device and dtype to use where the user names none, and why."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+
+class Choice(NamedTuple):
+    """One thing that could be used: what it is, whether it can be, and why."""
+
+    what: str
+    usable: bool
+    reason: str
+
+
+def resolve_device(device: str | torch.device | None) -> torch.device:
+    """Return the named device, or the first CUDA device, or the CPU.
+
+    Raises
+    ------
+    ValueError
+        For names that torch does not know, and devices that this machine does not have.
+    """
+    if device is None or device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+        torch.empty(0, device=resolved)
+    except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device must be one that torch can use here, got {str(device)!r}: {reason}") from error
+    return resolved
+
+
+def resolve_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
+    """Return the named floating dtype, or bf16 where the device multiplies it faster than fp32, or fp32.
+
+    Raises
+    ------
+    ValueError
+        For names that are no floating dtype of torch.
+    """
+    if dtype is None or dtype == "auto":
+        return torch.bfloat16 if _fast_bf16(device).usable else torch.float32
+    resolved = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
+    if resolved not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+        raise ValueError(f"dtype must be float32, bfloat16, float16, float64 or auto, got {dtype!r}")
+    return resolved
+
+
+def describe_choices() -> list[Choice]:
+    """Devices, dtypes and attention implementations of this machine, usable or not, with reasons."""
+    cuda = torch.cuda.is_available()
+    cuda_reason = torch.cuda.get_device_name(0) if cuda else _no_cuda()
+    mps = torch.backends.mps.is_available()
+    device = resolve_device(None)
+    return [
+        Choice("device cuda", cuda, cuda_reason),
+        Choice("device mps", mps, "Apple GPU; only used when named" if mps else "no Apple GPU on this machine"),
+        Choice("device cpu", True, f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"),
+        Choice("dtype bfloat16", *_fast_bf16(device)[1:]),
+        Choice("dtype float32", True, "always; the default where bfloat16 is not faster"),
+        Choice("attention sdpa", True, "torch's own attention over length buckets; what auto picks"),
+        Choice("attention reference", True, "the dense specification, for checking results; slow"),
+    ]
+
+
+def _no_cuda() -> str:
+    return "this torch build has no CUDA" if torch.version.cuda is None else "no NVIDIA GPU or driver found"
+
+
+def _fast_bf16(device: torch.device) -> Choice:
+    if device.type == "cuda":
+        native = torch.cuda.get_device_capability(device) >= (8, 0)
+        return Choice("bfloat16", native, "native on this GPU" if native else "needs compute capability 8.0")
+    if device.type == "cpu":
+        # Private, but the only way to ask; AVX512-BF16 alone was no faster than fp32 where it was measured by
+        # others, so only matrix units count.
+        probe = getattr(torch.cpu, "_is_amx_tile_supported", None)
+        native = bool(probe and probe())
+        return Choice("bfloat16", native, "AMX matrix units" if native else "no AMX matrix units: fp32 is as fast")
+    return Choice("bfloat16", False, f"not known to be faster on {device.type}")

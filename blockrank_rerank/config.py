@@ -1,0 +1,240 @@
+from __future__ import annotations
+
+import json
+import string
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+CONFIG_NAME = "blockrank_config.json"
+FORMAT_VERSION = 1
+RELEASED_MODEL = "quicktensor/blockrank-msmarco-mistral-7b"
+
+_SIGNALS = ("all", "mean")
+_REDUCTIONS = ("mean_of_softmax", "softmax_of_mean")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptTemplate:
+    """The text around a query and its documents, one template per block.
+
+    Templates are trusted text: special-token strings in them become special tokens. What fills the
+    placeholders is data and never does. The defaults are the prompt of the released checkpoint.
+
+    Parameters
+    ----------
+    instruction : str
+        May contain ``{query}``; without it, documents do not depend on the query.
+    document : str
+        Must contain ``{text}`` and something beside it, so that an empty document still has a token.
+        May contain ``{index}``, the position in the list. A title goes before the text, after a space.
+    query : str
+        Must contain ``{query}``.
+    answer : str
+        What the assistant has said already; with ``chat`` it follows the template's assistant header.
+    answer_start : str
+        Tokenised on its own and appended to the query block.
+    chat : bool
+        Whether the tokenizer's chat template goes around the blocks.
+    """
+
+    instruction: str = (
+        "You will be given a query and a list of documents. Each document will be formatted as ID: <id> | "
+        "CONTENT: <content> | END ID: <id>. You need to read carefully and understand all of them and your goal "
+        "is to find all document(s) from the list that can help answer the query.\nQuery: {query}\n\nDocuments:"
+    )
+    document: str = "\nID: {index} | CONTENT: {text} | END ID: {index}"
+    query: str = (
+        "\n\n====== Now let's start! ======\nWhich document is most relevant to answer the query? Print out the "
+        "ID of the document.\nQuery: {query}\nThe following document(s) can help answer the query:"
+    )
+    answer: str = "Final Answer: "
+    answer_start: str = "["
+    chat: bool = True
+
+    def __post_init__(self) -> None:
+        """Check placeholders."""
+        _check_types(self)
+        allowed = {"instruction": {"query"}, "document": {"text", "index"}, "query": {"query"}}
+        required = {"instruction": set(), "document": {"text"}, "query": {"query"}}
+        for name, names in allowed.items():
+            found = placeholders(getattr(self, name), name)
+            if not required[name] <= found <= names:
+                raise ValueError(
+                    f"prompt.{name} may hold the placeholders {sorted(names)} and needs {sorted(required[name])}, "
+                    f"got {sorted(found)}"
+                )
+        if not "".join(text for text, *_ in string.Formatter().parse(self.document)).strip():
+            raise ValueError("prompt.document needs text beside its placeholders: an empty document must have a token")
+
+    @property
+    def query_free(self) -> bool:
+        """Whether documents can be processed before the query is known."""
+        return "query" not in placeholders(self.instruction, "instruction")
+
+
+QUERY_FREE_INSTRUCTION = (
+    "You will be given a list of documents and then a query. Each document will be formatted as ID: <id> | "
+    "CONTENT: <content> | END ID: <id>. You need to read carefully and understand all of them and your goal "
+    "is to find all document(s) from the list that can help answer the query.\n\nDocuments:"
+)
+"""The released instruction without the query, for documents that are prepared before a query is known."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockRankConfig:
+    """Everything that turns a Transformers model into a BlockRank reranker; validated where it is built.
+
+    Parameters
+    ----------
+    scoring_layer : int
+        0-based layer whose attention is the score. Equal to the number of the model's layers where
+        ``scoring_head`` is true.
+    scoring_head : bool
+        Whether a trained scoring attention layer is appended after the model's last layer.
+    heads : tuple of int, optional
+        Query heads whose attention counts; all by default.
+    signal_tokens : int or str
+        How many tokens at the end of the query block are read; ``"all"`` of them; or the ``"mean"`` of
+        their states (with ``scoring_head`` only).
+    reduction : str
+        ``"mean_of_softmax"`` (the paper): the mean over signals and heads of each one's softmax over
+        documents. ``"softmax_of_mean"``: the softmax over documents of the mean log-sum-exp.
+    query_offset : int
+        Position of the first token of the query block.
+    query_documents_from_layer : int
+        First layer in which the query block sees the documents; 0 is the paper.
+    max_document_tokens : int, optional
+        Longest document block, template included; longer documents are cut and say so. As many as the
+        model's positions admit where not given.
+    prompt : PromptTemplate
+        The text of the blocks.
+    version : int
+        Format of the saved file.
+    """
+
+    scoring_layer: int
+    scoring_head: bool = False
+    heads: tuple[int, ...] | None = None
+    signal_tokens: int | str = 2
+    reduction: str = "mean_of_softmax"
+    query_offset: int = 16384  # released code, block_icr_collate_fn; the paper's text says 8192
+    query_documents_from_layer: int = 0
+    max_document_tokens: int | None = 512  # released configs, max_block_length
+    prompt: PromptTemplate = field(default_factory=PromptTemplate)
+    version: int = FORMAT_VERSION
+
+    def __post_init__(self) -> None:
+        """Check every value; lists become tuples."""
+        if isinstance(self.heads, list):
+            object.__setattr__(self, "heads", tuple(self.heads))
+        if isinstance(self.prompt, Mapping):
+            object.__setattr__(self, "prompt", _build(PromptTemplate, self.prompt, "prompt"))
+        _check_types(self)
+        _check_ranges(self)
+
+    def to_json(self) -> str:
+        """The content of ``blockrank_config.json``."""
+        return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
+
+    def save(self, folder: str | Path) -> None:
+        """Write ``blockrank_config.json`` into an existing folder."""
+        (Path(folder) / CONFIG_NAME).write_text(self.to_json(), encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | Path) -> BlockRankConfig:
+        """Read a ``blockrank_config.json`` file, or the one in a folder.
+
+        Raises
+        ------
+        FileNotFoundError
+            Where there is none.
+        ValueError
+            For malformed files, unknown settings and other format versions.
+        """
+        path = Path(path)
+        path = path / CONFIG_NAME if path.is_dir() else path
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} is not valid JSON: {error}") from error
+        if not isinstance(values, dict):
+            raise ValueError(f"{path} must hold a JSON object, got {type(values).__name__}")
+        version = values.get("version")
+        if version != FORMAT_VERSION:
+            raise ValueError(
+                f"{path} has format version {version!r}, this release of blockrank-rerank reads version "
+                f"{FORMAT_VERSION}: install the release that wrote it, or write it again with this one"
+            )
+        return _build(cls, values, str(path))
+
+
+def placeholders(template: str, name: str) -> set[str]:
+    """Names in braces of a template.
+
+    Raises
+    ------
+    ValueError
+        For unbalanced braces.
+    """
+    try:
+        return {found for _, found, _, _ in string.Formatter().parse(template) if found is not None}
+    except ValueError as error:
+        raise ValueError(f"prompt.{name} is not a template: {error}; write literal braces twice") from error
+
+
+def _build(cls: Any, values: Mapping[str, Any], where: str) -> Any:
+    known = {f.name for f in fields(cls)}
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise ValueError(f"{where} has unknown settings {unknown}; known are {sorted(known)}")
+    try:
+        return cls(**values)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where}: {error}") from error
+
+
+_TYPES: dict[str, tuple[type, ...]] = {
+    "int": (int,),
+    "str": (str,),
+    "bool": (bool,),
+    "int | str": (int, str),
+    "int | None": (int, type(None)),
+    "tuple[int, ...] | None": (tuple, type(None)),
+    "PromptTemplate": (PromptTemplate,),
+}
+
+
+def _check_types(config: Any) -> None:
+    for item in fields(config):
+        value, types = getattr(config, item.name), _TYPES[str(item.type)]
+        if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
+            raise ValueError(f"{item.name} must be {item.type}, got {value!r}")
+
+
+def _check_ranges(config: BlockRankConfig) -> None:
+    for name in ("scoring_layer", "query_offset", "query_documents_from_layer"):
+        if getattr(config, name) < 0:
+            raise ValueError(f"{name} must not be negative, got {getattr(config, name)}")
+    signals = config.signal_tokens
+    if signals not in _SIGNALS if isinstance(signals, str) else signals < 1:
+        raise ValueError(f"signal_tokens must be a positive number or one of {_SIGNALS}, got {signals!r}")
+    if signals == "mean" and not config.scoring_head:
+        raise ValueError('signal_tokens="mean" needs scoring_head=True: there is no state to average otherwise')
+    if config.reduction not in _REDUCTIONS:
+        raise ValueError(f"reduction must be one of {_REDUCTIONS}, got {config.reduction!r}")
+    if config.heads is not None and (
+        not config.heads or any(isinstance(h, bool) or not isinstance(h, int) or h < 0 for h in config.heads)
+    ):
+        raise ValueError(f"heads must be a list of head numbers, or none at all for all heads, got {config.heads!r}")
+    if config.heads is not None and len(set(config.heads)) != len(config.heads):
+        raise ValueError(f"heads must not repeat a head, got {config.heads!r}")
+    if config.max_document_tokens is not None and config.max_document_tokens < 1:
+        raise ValueError(f"max_document_tokens must be positive, got {config.max_document_tokens}")
+
+
+RELEASED = BlockRankConfig(scoring_layer=20)
+"""Preset of the released checkpoint, Mistral-7B-Instruct-v0.3 (arXiv 2510.05396)."""
+
+PRESETS = {RELEASED_MODEL: RELEASED}

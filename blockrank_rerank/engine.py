@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from blockrank_rerank.backbone import Backbone, check_fits, position_limit
+from blockrank_rerank.checkpoint import with_scoring_layer
+from blockrank_rerank.choices import resolve_device, resolve_dtype
+from blockrank_rerank.config import BlockRankConfig
+from blockrank_rerank.handle import EngineSpec
+from blockrank_rerank.layout import build_layout
+from blockrank_rerank.prompt import EncodedRequest, PromptEncoder
+
+
+class Engine:
+    """A loaded model with its tokenizer: encodes requests and computes their document log-sum-exps.
+
+    Holds nothing that a call changes, so threads can share it.
+    """
+
+    def __init__(self, config: BlockRankConfig, prompt: PromptEncoder, backbone: Backbone) -> None:
+        self.config, self.prompt, self.backbone = config, prompt, backbone
+
+    @classmethod
+    def load(cls, spec: EngineSpec) -> Engine:
+        """Read tokenizer and truncated model.
+
+        Raises
+        ------
+        FileNotFoundError
+            Where the model is not found.
+        ValueError
+            Where it cannot be used as asked.
+        """
+        checkpoint = spec.checkpoint
+        model_config = checkpoint.model_config()
+        config = spec.config or checkpoint.blockrank_config(model_config, spec.scoring_layer)
+        config = with_scoring_layer(config, spec.scoring_layer)
+        check_fits(config, model_config)
+        prompt = PromptEncoder(checkpoint.tokenizer(), config, position_limit(config, model_config))
+        device = resolve_device(spec.device)
+        backbone = Backbone.load(
+            checkpoint, model_config, config, device, resolve_dtype(spec.dtype, device), spec.attention
+        )
+        return cls(config, prompt, backbone)
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the weights."""
+        return next(self.backbone.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of the weights."""
+        return next(self.backbone.parameters()).dtype
+
+    @torch.inference_mode()
+    def document_scores(self, requests: Sequence[EncodedRequest]) -> list[Tensor]:
+        """Document log-sum-exps ``[S, H, N]`` of every request, computed in one pack."""
+        return self.backbone.document_scores(build_layout(requests, self.config.query_offset))

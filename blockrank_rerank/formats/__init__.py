@@ -1,0 +1,24 @@
+"""Files the field exchanges: documents, BEIR collections, judgements, TREC runs."""
+
+from blockrank_rerank.formats.beir import Corpus, Queries, read_corpus, read_queries
+from blockrank_rerank.formats.documents import Document, read_documents
+from blockrank_rerank.formats.errors import DataError
+from blockrank_rerank.formats.output import check_output_path
+from blockrank_rerank.formats.qrels import Qrels, read_qrels
+from blockrank_rerank.formats.trec import Run, read_run, write_run
+
+__all__ = [
+    "Corpus",
+    "DataError",
+    "Document",
+    "Qrels",
+    "Queries",
+    "Run",
+    "check_output_path",
+    "read_corpus",
+    "read_documents",
+    "read_qrels",
+    "read_queries",
+    "read_run",
+    "write_run",
+]

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+from blockrank_rerank.formats.errors import DataError
+from blockrank_rerank.formats.jsonl import (
+    identifier_field,
+    json_type,
+    optional_string_field,
+    parse_jsonl,
+    string_field,
+)
+from blockrank_rerank.formats.lines import read_lines
+
+Queries = dict[str, str]
+"""Query id → text."""
+
+Corpus = dict[str, str | dict[str, str]]
+"""Document id → text, or ``{"title", "text"}`` where there is a title."""
+
+
+def read_queries(path: Path) -> Queries:
+    """Queries of a BEIR folder.
+
+    Parameters
+    ----------
+    path : Path
+        JSONL of ``{"_id", "text"}``.
+
+    Raises
+    ------
+    DataError
+        If a line is malformed, an id appears twice, or there is no query.
+    """
+    queries: Queries = {}
+    for line, key, record in _records(path):
+        _refuse_duplicate(key, queries, path, line)
+        queries[key] = string_field(record, "text", str(path), line)
+    if not queries:
+        raise _empty_file("query", path)
+    return queries
+
+
+def read_corpus(path: Path, keep: Collection[str] | None = None) -> Corpus:
+    """Documents of a BEIR folder.
+
+    Parameters
+    ----------
+    path : Path
+        JSONL of ``{"_id", "title", "text"}``; the title may be missing or empty.
+    keep : collection of str, optional
+        Ids to keep in memory; everything by default.
+
+    Raises
+    ------
+    DataError
+        If a line is malformed, an id appears twice, or the file holds no document.
+    """
+    corpus: Corpus = {}
+    empty = True
+    for line, key, record in _records(path):
+        empty = False
+        text = string_field(record, "text", str(path), line)
+        title = optional_string_field(record, "title", str(path), line)
+        if keep is None or key in keep:
+            _refuse_duplicate(key, corpus, path, line)
+            corpus[key] = {"title": title, "text": text} if title else text
+    if empty:
+        raise _empty_file("document", path)
+    return corpus
+
+
+def _records(path: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
+    for line, value in parse_jsonl(read_lines(path), str(path)):
+        if not isinstance(value, dict) or "_id" not in value or "text" not in value:
+            found = f"keys {sorted(value)}" if isinstance(value, dict) else json_type(value)
+            raise DataError(f'expected a JSON object with "_id" and "text", got {found}', str(path), line)
+        yield line, identifier_field(value, "_id", str(path), line), value
+
+
+def _refuse_duplicate(key: str, known: Collection[str], path: Path, line: int) -> None:
+    if key in known:
+        raise DataError(f'expected every "_id" once, got {key!r} again', str(path), line)
+
+
+def _empty_file(noun: str, path: Path) -> DataError:
+    return DataError(f"the file is empty: expected one {noun} per line", str(path))

@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from blockrank_rerank.formats.errors import DataError
+from blockrank_rerank.formats.jsonl import (
+    identifier_field,
+    json_type,
+    optional_string_field,
+    parse_jsonl,
+    string_field,
+)
+from blockrank_rerank.formats.lines import decode_lines, read_lines
+
+STDIN = Path("-")
+STDIN_NAME = "<stdin>"
+# A .json file is read line by line as well: reading it as text would rank its brackets.
+JSONL_SUFFIXES = {".jsonl", ".ndjson", ".json"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Document:
+    """One document with the place it came from.
+
+    Parameters
+    ----------
+    text : str
+        Text to rank.
+    source : str
+        ``file:line``.
+    title : str, optional
+        Title, from JSONL only.
+    id : str, optional
+        ``"_id"`` or ``"id"``, from JSONL only.
+    metadata : dict
+        All other JSON keys, kept for output.
+    """
+
+    text: str
+    source: str
+    title: str | None = None
+    id: str | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def content(self) -> str | dict[str, str]:
+        """The document as the ranker takes it."""
+        return {"title": self.title, "text": self.text} if self.title else self.text
+
+
+def read_documents(paths: Sequence[Path]) -> list[Document]:
+    """Documents of several files, in order.
+
+    Parameters
+    ----------
+    paths : sequence of Path
+        Text files (one document per non-blank line), ``.jsonl`` files (strings, or objects with
+        ``"text"`` and optional ``"title"`` and ``"_id"``), or ``-`` for standard input, which is JSONL
+        when its first non-blank line starts with ``{`` or ``"``.
+
+    Returns
+    -------
+    list of Document
+
+    Raises
+    ------
+    DataError
+        If a line cannot be read, or if there is no document at all.
+    """
+    documents = list(chain.from_iterable(map(_read, paths)))
+    if not documents:
+        names = ", ".join(_name(path) for path in paths)
+        raise DataError(f"no documents in {names}: expected one document per non-empty line")
+    return documents
+
+
+def _read(path: Path) -> Iterator[Document]:
+    if path == STDIN:
+        return _read_stdin()
+    if path.suffix.lower() in JSONL_SUFFIXES:
+        return _from_jsonl(read_lines(path), str(path))
+    return _from_text(read_lines(path), str(path))
+
+
+def _read_stdin() -> Iterator[Document]:
+    lines = decode_lines(sys.stdin.buffer, STDIN_NAME)
+    first = next(lines, None)
+    if first is None:
+        return iter(())
+    reader = _from_jsonl if first[1].lstrip().startswith(("{", '"')) else _from_text
+    return reader(chain([first], lines), STDIN_NAME)
+
+
+def _from_text(lines: Iterable[tuple[int, str]], name: str) -> Iterator[Document]:
+    for number, line in lines:
+        yield Document(text=line.strip(), source=f"{name}:{number}")
+
+
+def _from_jsonl(lines: Iterable[tuple[int, str]], name: str) -> Iterator[Document]:
+    for number, value in parse_jsonl(lines, name):
+        yield _from_value(value, name, number)
+
+
+def _from_value(value: object, name: str, line: int) -> Document:
+    source = f"{name}:{line}"
+    if isinstance(value, str):
+        return Document(text=value, source=source)
+    if not isinstance(value, dict):
+        raise DataError(f'expected a string or a JSON object with "text", got {json_type(value)}', name, line)
+    return Document(
+        text=string_field(value, "text", name, line),
+        source=source,
+        title=optional_string_field(value, "title", name, line),
+        id=_identifier(value, name, line),
+        metadata={key: item for key, item in value.items() if key not in {"text", "title", "_id", "id"}},
+    )
+
+
+def _identifier(record: dict[str, Any], name: str, line: int) -> str | None:
+    key = next((key for key in ("_id", "id") if record.get(key) is not None), None)
+    return identifier_field(record, key, name, line) if key else None
+
+
+def _name(path: Path) -> str:
+    return STDIN_NAME if path == STDIN else str(path)

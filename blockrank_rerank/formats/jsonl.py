@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from typing import Any, NoReturn
+
+from blockrank_rerank.formats.errors import DataError
+
+
+def parse_jsonl(lines: Iterable[tuple[int, str]], name: str) -> Iterator[tuple[int, Any]]:
+    """JSON value of every line.
+
+    Parameters
+    ----------
+    lines : iterable of (int, str)
+        Numbered lines, as from `read_lines`.
+    name : str
+        File name for error messages.
+
+    Raises
+    ------
+    DataError
+        If a line is not valid JSON.
+    """
+    for number, line in lines:
+        try:
+            value = json.loads(line, parse_constant=_refuse_constant)
+        except json.JSONDecodeError as error:
+            raise DataError(f"not valid JSON: {error.msg} at column {error.colno}", name, number) from None
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"not usable JSON: {error}", name, number) from None
+        yield number, value
+
+
+def json_type(value: object) -> str:
+    """Name of a parsed value's type, for error messages."""
+    return "null" if value is None else type(value).__name__
+
+
+def string_field(record: dict[str, Any], key: str, name: str, line: int) -> str:
+    """A field that must be a string."""
+    value = record.get(key)
+    if not isinstance(value, str):
+        found = json_type(value) if key in record else "nothing"
+        raise DataError(f'expected "{key}" to be a string, got {found}', name, line)
+    return value
+
+
+def optional_string_field(record: dict[str, Any], key: str, name: str, line: int) -> str | None:
+    """A field that may be missing or null, and is a string otherwise."""
+    return None if record.get(key) is None else string_field(record, key, name, line)
+
+
+def identifier_field(record: dict[str, Any], key: str, name: str, line: int) -> str:
+    """An id: a non-empty string, or an integer, which some collections write."""
+    value = record.get(key)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if not string_field(record, key, name, line):
+        raise DataError(f'expected "{key}" to be a non-empty string, got ""', name, line)
+    return str(value)
+
+
+def _refuse_constant(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not JSON")

@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+
+def check_output_path(path: Path) -> None:
+    """Refuse an output file that could not be written, before the work is done.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the folder does not exist.
+    IsADirectoryError
+        If the path is a folder.
+    PermissionError
+        If the folder is not writable.
+    ValueError
+        If the path is a device or a pipe, which cannot be replaced.
+    """
+    folder = path.resolve().parent
+    if path.is_dir():
+        raise IsADirectoryError(f"expected an output file, got the folder {path}")
+    if path.exists() and not path.is_file():
+        raise ValueError(f"expected a regular output file, got {path}")
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no folder {folder} to write {path.name} into; create it first")
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(f"the folder {folder} is not writable")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[TextIO]:
+    """A text stream whose content takes the file's place when the block ends, or never."""
+    check_output_path(path)
+    # Through a link the file behind it is replaced, and not the link.
+    target = path.resolve()
+    # Not tempfile: its files are readable by their owner only, whatever the umask says.
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8", newline="\n") as stream:
+            yield stream
+        temporary.replace(target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

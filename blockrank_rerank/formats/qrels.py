@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+from blockrank_rerank.formats.errors import DataError
+from blockrank_rerank.formats.lines import read_lines
+
+Qrels = dict[str, dict[str, int]]
+"""Query id → document id → judgement."""
+
+# Third-column titles in circulation. Anything else on line 1 is a malformed judgement and not a header.
+HEADERS = {"score", "relevance", "rel", "label"}
+
+
+def read_qrels(path: Path) -> Qrels:
+    """Relevance judgements.
+
+    Parameters
+    ----------
+    path : Path
+        BEIR's three columns (query, document, judgement; with or without a header line), or TREC's four
+        (query, iteration, document, judgement).
+
+    Raises
+    ------
+    DataError
+        If a line is malformed, two judgements contradict each other, or there is no judgement.
+    """
+    qrels: Qrels = {}
+    first = True
+    for line, text in read_lines(path):
+        query, document, judgement = _columns(text, path, line)
+        if not (first and judgement in HEADERS):
+            _add(qrels, query, document, _integer(judgement, path, line), path, line)
+        first = False
+    if not qrels:
+        raise DataError("no judgements: expected one per line", str(path))
+    return qrels
+
+
+def _columns(text: str, path: Path, line: int) -> tuple[str, str, str]:
+    columns = text.split("\t") if "\t" in text else text.split()
+    if len(columns) not in (3, 4):
+        raise DataError(
+            "expected 3 columns (query, document, judgement) or 4 (TREC: query, iteration, document, judgement), "
+            f"got {len(columns)}",
+            str(path),
+            line,
+        )
+    query, document, judgement = (column.strip() for column in (columns[0], *columns[-2:]))
+    return query, document, judgement
+
+
+def _integer(judgement: str, path: Path, line: int) -> int:
+    try:
+        return int(judgement)
+    except ValueError:
+        raise DataError(f"expected an integer judgement, got {judgement!r}", str(path), line) from None
+
+
+def _add(qrels: Qrels, query: str, document: str, judgement: int, path: Path, line: int) -> None:
+    known = qrels.setdefault(query, {}).setdefault(document, judgement)
+    if known != judgement:
+        raise DataError(
+            f"query {query!r} and document {document!r} were judged {known} above and {judgement} here; keep one",
+            str(path),
+            line,
+        )

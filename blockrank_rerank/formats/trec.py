@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from blockrank_rerank.formats.errors import DataError
+from blockrank_rerank.formats.lines import read_lines
+from blockrank_rerank.formats.output import replacing
+
+Run = dict[str, dict[str, float]]
+"""Query id → document id → score; the order of the documents, best first, is the ranking."""
+
+
+def read_run(path: Path) -> Run:
+    """A TREC run.
+
+    Parameters
+    ----------
+    path : Path
+        Six columns: query, ``Q0``, document, rank, score, tag.
+
+    Returns
+    -------
+    Run
+        Documents by falling score; ties by rank, then by first appearance.
+
+    Raises
+    ------
+    DataError
+        If a line is malformed, a score is not finite, a document appears twice for one query, or the file
+        is empty.
+    """
+    entries: dict[str, dict[str, tuple[float, int]]] = {}
+    for line, text in read_lines(path):
+        query, document, rank, score = _entry(text, path, line)
+        ranking = entries.setdefault(query, {})
+        if document in ranking:
+            message = f"expected every document once per query, got {document!r} again for query {query!r}"
+            raise DataError(message, str(path), line)
+        ranking[document] = (-score, rank)
+    if not entries:
+        raise DataError("the run is empty: expected lines of query, Q0, document, rank, score, tag", str(path))
+    return {query: _sorted(ranking) for query, ranking in entries.items()}
+
+
+def write_run(path: Path, run: Run, tag: str = "blockrank") -> None:
+    """Write a TREC run, whole or not at all.
+
+    TREC tools order by single-precision score and break ties by document id. A score that ties with (or lies
+    below) the next one in the ranking is therefore raised by the least step of single precision, so that they
+    see the ranking given; all other scores are written unchanged, as single precision.
+
+    Parameters
+    ----------
+    path : Path
+        Output file; replaced only when the run is complete.
+    run : Run
+        Documents best first.
+    tag : str
+        Sixth column.
+
+    Raises
+    ------
+    DataError
+        If an id cannot stand in a column, or a score is not finite.
+    """
+    with replacing(path) as stream:
+        for query, ranking in run.items():
+            stream.writelines(_lines(query, ranking, tag))
+
+
+def _entry(text: str, path: Path, line: int) -> tuple[str, str, int, float]:
+    columns = text.split()
+    if len(columns) != 6:
+        message = f"expected 6 columns (query, Q0, document, rank, score, tag), got {len(columns)}"
+        raise DataError(message, str(path), line)
+    query, _, document, rank, score, _ = columns
+    return query, document, _rank(rank, path, line), _score(score, path, line)
+
+
+def _rank(text: str, path: Path, line: int) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise DataError(f"expected an integer rank, got {text!r}", str(path), line) from None
+
+
+def _score(text: str, path: Path, line: int) -> float:
+    try:
+        score = float(text)
+    except ValueError:
+        score = math.nan
+    if not math.isfinite(score):
+        raise DataError(f"expected a finite score, got {text!r}", str(path), line)
+    return score
+
+
+def _sorted(ranking: dict[str, tuple[float, int]]) -> dict[str, float]:
+    return {document: -ranking[document][0] for document in sorted(ranking, key=ranking.__getitem__)}
+
+
+def _lines(query: str, ranking: dict[str, float], tag: str) -> Iterator[str]:
+    scores = strictly_falling(list(ranking.values()))
+    for rank, (document, score) in enumerate(zip(ranking, scores, strict=True), start=1):
+        yield f"{_column(query)} Q0 {_column(document)} {rank} {score} {tag}\n"
+
+
+def strictly_falling(scores: Sequence[float]) -> list[str]:
+    """Scores of one ranking as single-precision text in which every score is below the one before it.
+
+    Raises
+    ------
+    DataError
+        If a score is not finite.
+    """
+    import numpy as np  # here, so that `blockrank --help` does not pay for it
+
+    values = np.asarray(scores, dtype=np.float32)
+    if not np.isfinite(values).all():
+        raise DataError("expected finite single-precision scores, got nan or an infinity")
+    falling: list[str] = []
+    lowest = np.float32(-np.inf)
+    for score in values[::-1]:
+        lowest = max(score, np.nextafter(lowest, np.float32(np.inf)))
+        falling.append(str(lowest))
+    return falling[::-1]
+
+
+def _column(identifier: str) -> str:
+    if identifier.split() != [identifier] or not _is_utf8(identifier):
+        raise DataError(f"the id {identifier!r} cannot stand in a TREC run: expected UTF-8 without white space")
+    return identifier
+
+
+def _is_utf8(identifier: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in identifier)

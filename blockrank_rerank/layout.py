@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from blockrank_kernels import Segments
+from blockrank_rerank.prompt import EncodedRequest
+
+
+@dataclass(frozen=True, eq=False)
+class RequestBounds:
+    """Where one request lies in the pack: ``document_offsets`` is ``[N + 1]``, ``query`` is ``(start, end)``."""
+
+    document_offsets: Tensor
+    query: tuple[int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """A packed sequence: the blocks of one or more requests with no padding.
+
+    Attributes
+    ----------
+    input_ids : Tensor
+        ``[T]`` int64 on the CPU.
+    positions : Tensor
+        ``[T]`` int64 on the CPU; documents start after the instruction, queries at a fixed offset.
+    segments : Segments
+        What each block sees when the query sees the documents.
+    segments_before : Segments
+        The same where the query sees the instruction only.
+    requests : list of RequestBounds
+        In input order.
+    signal_distance : int
+        Largest position distance between a query token and a document token of its request.
+    """
+
+    input_ids: Tensor
+    positions: Tensor
+    segments: Segments
+    segments_before: Segments
+    requests: list[RequestBounds]
+    signal_distance: int
+
+    @property
+    def num_tokens(self) -> int:
+        """``T``, the sum of the blocks' lengths."""
+        return len(self.input_ids)
+
+
+def build_layout(requests: Sequence[EncodedRequest], query_offset: int) -> Layout:
+    """Pack requests one after the other.
+
+    Parameters
+    ----------
+    requests : sequence of EncodedRequest
+        At least one; each with at least one document.
+    query_offset : int
+        Position of the first query token.
+    """
+    ids: list[int] = []
+    lengths: list[int] = []
+    contexts: list[tuple[int, int]] = []
+    contexts_before: list[tuple[int, int]] = []
+    positions: list[Tensor] = []
+    bounds: list[RequestBounds] = []
+    distance = 0
+    for request in requests:
+        start, instruction = len(ids), len(request.instruction)
+        blocks = [request.instruction, *request.documents, request.query]
+        context = (start, start + instruction)
+        seen = request.num_tokens - len(request.query)
+        for block in blocks:
+            ids.extend(block)
+        lengths += map(len, blocks)
+        first = [(start, start), *[context] * len(request.documents)]
+        contexts += [*first, (start, start + seen)]
+        contexts_before += [*first, context]
+        positions += _positions(request, query_offset)
+        offsets = torch.tensor([instruction, *map(len, request.documents)]).cumsum(0) + start
+        bounds.append(RequestBounds(offsets, (start + seen, len(ids))))
+        distance = max(distance, *_distances(request, query_offset))
+    place = torch.cat(positions)
+    # A block without tokens (an empty instruction) is no segment.
+    keep = [index for index, length in enumerate(lengths) if length]
+    return Layout(
+        input_ids=torch.tensor(ids),
+        positions=place,
+        segments=_segments(keep, lengths, contexts, place),
+        segments_before=_segments(keep, lengths, contexts_before, place),
+        requests=bounds,
+        signal_distance=distance,
+    )
+
+
+def _segments(
+    keep: list[int], lengths: list[int], contexts: list[tuple[int, int]], positions: Tensor
+) -> Segments:
+    return Segments.from_lengths([lengths[i] for i in keep], [contexts[i] for i in keep], positions)
+
+
+def _positions(request: EncodedRequest, query_offset: int) -> list[Tensor]:
+    instruction = len(request.instruction)
+    return [
+        torch.arange(instruction),
+        *[instruction + torch.arange(len(document)) for document in request.documents],
+        query_offset + torch.arange(len(request.query)),
+    ]
+
+
+def _distances(request: EncodedRequest, query_offset: int) -> tuple[int, int]:
+    first_document = len(request.instruction)
+    last_document = first_document + max(map(len, request.documents)) - 1
+    last_query = query_offset + len(request.query) - 1
+    return abs(last_query - first_document), abs(last_document - query_offset)

@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import string
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from blockrank_rerank.config import BlockRankConfig
+from blockrank_rerank.text_tokenizer import EncodedBlock, Text, TextTokenizer, as_text
+
+_USER, _ASSISTANT = "@@blockrank-user-content@@", "@@blockrank-assistant-content@@"
+
+
+@dataclass(frozen=True)
+class EncodedRequest:
+    """Token ids of one request, block by block; ``truncated[n]`` says whether document ``n`` was cut."""
+
+    instruction: list[int]
+    documents: list[list[int]]
+    query: list[int]
+    truncated: list[bool]
+
+    @property
+    def num_tokens(self) -> int:
+        """Length of the request in the pack."""
+        return len(self.instruction) + sum(map(len, self.documents)) + len(self.query)
+
+
+class PromptEncoder:
+    """Turns a query and its documents into the token ids of blocks, each tokenised on its own.
+
+    Parameters
+    ----------
+    tokenizer : transformers.PreTrainedTokenizerFast
+        The model's tokenizer, with its chat template if it has one.
+    config : BlockRankConfig
+        Prompt, query offset and document cap.
+    position_limit : int
+        Number of positions of the model; documents are cut to fit, a query must fit.
+    """
+
+    def __init__(self, tokenizer: Any, config: BlockRankConfig, position_limit: int) -> None:
+        self._tokenizer = TextTokenizer(tokenizer)
+        self._config = config
+        self._position_limit = position_limit
+        template = config.prompt
+        before, between = _chat_wrapping(tokenizer) if template.chat else ("", "")
+        self._instruction = [(before, None), *_parse(template.instruction)]
+        self._document = _parse(template.document)
+        self._query = [*_parse(template.query), (between + template.answer, None)]
+        self._answer_start: list[tuple[str, str | None]] = [(template.answer_start, None)]
+
+    def encode(self, query: str, documents: Sequence[str]) -> EncodedRequest:
+        """Encode one request; every document becomes one block, in order.
+
+        Documents longer than the cap lose the end of their text, never the template around it.
+
+        Raises
+        ------
+        ValueError
+            For a query without a single token or with too many, and a cap that leaves documents no room.
+        """
+        values = {"query": as_text(query)}
+        heads = [_fill(parts, values) for parts in (self._instruction, self._query, self._answer_start)]
+        bodies = [
+            _fill(self._document, {"text": as_text(text), "index": str(index)}) for index, text in enumerate(documents)
+        ]
+        instruction, ending, answer, *encoded = self._tokenizer.encode([*heads, *bodies])
+        query_block = ending.ids + answer.ids
+        self._check_query(query_block)
+        cap = self._document_cap(len(instruction.ids))
+        blocks = [_cut(block, cap) for block in encoded]
+        return EncodedRequest(instruction.ids, blocks, query_block, [len(block.ids) > cap for block in encoded])
+
+    def _check_query(self, block: list[int]) -> None:
+        offset, limit = self._config.query_offset, self._position_limit
+        if not block:
+            raise ValueError("query must contain text that the model's tokenizer knows; it came to no tokens")
+        if offset + len(block) > limit:
+            raise ValueError(
+                f"query must have at most {limit - offset} tokens, template included, got {len(block)}: the model has "
+                f"{limit} positions and query_offset is {offset}; shorten the query or lower query_offset"
+            )
+
+    def _document_cap(self, instruction: int) -> int:
+        room = self._position_limit - instruction
+        if room < 1:
+            raise ValueError(
+                f"query is too long: the instruction that repeats it has {instruction} tokens, and the model only "
+                f"{self._position_limit} positions"
+            )
+        wanted = self._config.max_document_tokens
+        return room if wanted is None else min(wanted, room)
+
+
+def _cut(block: EncodedBlock, cap: int) -> list[int]:
+    if len(block.ids) <= cap:
+        return block.ids
+    room = cap - block.tail
+    if room < 1:
+        raise ValueError(
+            f"max_document_tokens must exceed the {block.tail} tokens with which the document template ends, got {cap}"
+        )
+    return block.ids[:room] + block.ids[len(block.ids) - block.tail :]
+
+
+def document_text(document: str | Mapping[str, Any], index: int) -> str:
+    """The text of a document given as a string or as a mapping with ``text`` and optional ``title``.
+
+    The title comes first, after it a space: the form that the released checkpoint was trained on.
+
+    Raises
+    ------
+    TypeError
+        For anything else, naming the document's index.
+    """
+    if isinstance(document, str):
+        return document
+    if not isinstance(document, Mapping):
+        raise TypeError(
+            f'documents[{index}] must be a str or a mapping with "text" and optional "title", '
+            f"got {type(document).__name__}"
+        )
+    text, title = document.get("text"), document.get("title")
+    if not isinstance(text, str) or not isinstance(title, str | None):
+        raise TypeError(
+            f'documents[{index}] needs "text" as a str and "title" as a str or nothing, '
+            f"got {type(text).__name__} and {type(title).__name__}"
+        )
+    return f"{title} {text}" if title else text
+
+
+def _parse(template: str) -> list[tuple[str, str | None]]:
+    """``(literal, placeholder or nothing)`` parts of a format string."""
+    return [(literal, name) for literal, name, _, _ in string.Formatter().parse(template)]
+
+
+def _fill(parts: list[tuple[str, str | None]], values: Mapping[str, str]) -> list[Text]:
+    block = []
+    for literal, name in parts:
+        block.append(Text(literal, is_data=False))
+        if name is not None:
+            block.append(Text(values[name], is_data=name != "index"))
+    return block
+
+
+def _chat_wrapping(tokenizer: Any) -> tuple[str, str]:
+    """What a chat template writes before the user's content, and between it and the assistant's."""
+    if not tokenizer.chat_template:
+        return tokenizer.bos_token or "", "\n"
+    messages = [{"role": "user", "content": _USER}, {"role": "assistant", "content": _ASSISTANT}]
+    rendered = tokenizer.apply_chat_template(
+        messages,
+        tokenize=False,
+        continue_final_message=True,
+        # Templates that print today's date would give other scores tomorrow.
+        date_string="01 Jan 2025",
+    )
+    before, user, rest = rendered.partition(_USER)
+    between, assistant, _ = rest.partition(_ASSISTANT)
+    if not user or not assistant:
+        raise ValueError("the tokenizer's chat template drops messages; set chat=False in the config's prompt")
+    return before, between

@@ -1,0 +1,318 @@
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from blockrank_kernels.block_attention.api import IMPLEMENTATIONS
+from blockrank_rerank.checkpoint import Checkpoint
+from blockrank_rerank.choices import describe_choices
+from blockrank_rerank.config import BlockRankConfig
+from blockrank_rerank.handle import EngineHandle, EngineSpec
+from blockrank_rerank.prompt import EncodedRequest, document_text
+from blockrank_rerank.scoring import attention_share, check_finite, raw_score
+
+if TYPE_CHECKING:
+    from blockrank_rerank.engine import Engine
+
+__all__ = ["DEFAULT_MODEL", "BlockRankReranker", "Document", "RankedDocument", "Request", "describe_choices"]
+
+DEFAULT_MODEL = "default"
+"""The model that ships inside the package."""
+
+_DEFAULT_FOLDER = Path(__file__).parent / "default_model"
+
+Document = str | Mapping[str, Any]
+"""A text, or a mapping with ``text`` and optional ``title``."""
+
+Request = tuple[str, Sequence[Document]]
+"""A query and its candidate documents."""
+
+BUDGET_TOKENS = 32768
+"""Packed tokens of one forward pass over several requests; a request alone may be longer."""
+
+LONG_WORK_TOKENS = 65536
+"""Work from which a progress bar appears by itself: more than about a second with the default model."""
+
+
+@dataclass(frozen=True)
+class RankedDocument:
+    """One document of a ranking.
+
+    Attributes
+    ----------
+    index : int
+        Position of the document in the input list.
+    score : float
+        Attention share: relative to the list, sums to 1 over it, and is 1.0 for a single document.
+    raw_score : float
+        Mean document log-sum-exp, in the log domain and not normalised over the list.
+    text : str
+        The document's text as given, without its title.
+    truncated : bool
+        Whether the end of the document was cut off before scoring.
+    """
+
+    index: int
+    score: float
+    raw_score: float
+    text: str
+    truncated: bool
+
+
+class BlockRankReranker:
+    """Ranks documents for a query by in-context attention. Make one with :meth:`from_pretrained`.
+
+    Threads may share an instance; a copy shares the loaded model.
+    """
+
+    def __init__(self, handle: EngineHandle) -> None:
+        self._handle = handle
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str | Path = DEFAULT_MODEL,
+        *,
+        config: BlockRankConfig | None = None,
+        scoring_layer: int | None = None,
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype | None = None,
+        attention: str = "auto",
+        revision: str | None = None,
+        local_files_only: bool = False,
+        trust_remote_code: bool = False,
+    ) -> BlockRankReranker:
+        """Describe a reranker; the model is read when it is first used.
+
+        Parameters
+        ----------
+        model : str or Path
+            A folder with a Transformers model, a Hub id, or ``"default"`` for the model in the package.
+        config : BlockRankConfig, optional
+            Instead of the model's own ``blockrank_config.json``.
+        scoring_layer : int, optional
+            0-based; instead of the config's.
+        device : str or torch.device, optional
+            CUDA where there is one, else the CPU, if not given.
+        dtype : str or torch.dtype, optional
+            bf16 where the device is faster with it, else fp32, if not given. Scores are fp32 always.
+        attention : str
+            ``auto``, ``sdpa`` or ``reference``.
+        revision, local_files_only, trust_remote_code
+            As in Transformers.
+
+        Raises
+        ------
+        FileNotFoundError
+            For a folder that does not exist.
+        ValueError
+            For arguments that cannot be used. What only shows when the model is read is raised by the
+            first call that needs it.
+        """
+        if attention != "auto" and attention not in IMPLEMENTATIONS:
+            raise ValueError(f"attention must be one of auto, {', '.join(IMPLEMENTATIONS)}, got {attention!r}")
+        if config is not None and not isinstance(config, BlockRankConfig):
+            raise ValueError(f"config must be a BlockRankConfig, got {type(config).__name__}")
+        checkpoint = Checkpoint(
+            model=str(_DEFAULT_FOLDER) if model == DEFAULT_MODEL else str(model),
+            revision=revision,
+            local_files_only=local_files_only,
+            trust_remote_code=trust_remote_code,
+        )
+        spec = EngineSpec(
+            checkpoint=checkpoint,
+            config=config,
+            scoring_layer=scoring_layer,
+            device=None if device is None else str(device),
+            dtype=None if dtype is None else str(dtype),
+            attention=attention,
+        )
+        return cls(EngineHandle(spec))
+
+    @property
+    def model(self) -> str:
+        """Folder or Hub id of the model."""
+        folder = self._handle.spec.checkpoint.model
+        return DEFAULT_MODEL if folder == str(_DEFAULT_FOLDER) else folder
+
+    @property
+    def config(self) -> BlockRankConfig:
+        """Settings in force; loads the model."""
+        return self._engine.config
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the model; loads it."""
+        return self._engine.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of the model; loads it."""
+        return self._engine.dtype
+
+    def with_config(self, **changes: Any) -> BlockRankReranker:
+        """A reranker with some settings of the config changed; the model is read again when it is used."""
+        spec = replace(self._handle.spec, config=replace(self.config, **changes), scoring_layer=None)
+        return BlockRankReranker(EngineHandle(spec))
+
+    def rank(
+        self,
+        query: str,
+        documents: Sequence[Document],
+        *,
+        top_k: int | None = None,
+        threshold: float | None = None,
+    ) -> list[RankedDocument]:
+        """Rank documents for a query, best first; ties keep the input order.
+
+        Parameters
+        ----------
+        query : str
+            Not empty.
+        documents : sequence of str or mapping
+            Texts, or mappings with ``text`` and optional ``title``; never modified.
+        top_k : int, optional
+            Keep the best ``top_k``; all by default.
+        threshold : float, optional
+            Keep scores of at least this; applied before ``top_k``. The score is a share of the list.
+
+        Raises
+        ------
+        TypeError
+            For a query or document of another type, naming the index.
+        ValueError
+            For an empty or overlong query and a negative ``top_k``.
+        FloatingPointError
+            Where the model computes non-finite scores.
+        """
+        return self.rank_batch([(query, documents)], top_k=top_k, threshold=threshold, show_progress=False)[0]
+
+    def rank_batch(
+        self,
+        requests: Iterable[Request],
+        *,
+        top_k: int | None = None,
+        threshold: float | None = None,
+        show_progress: bool | None = None,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> list[list[RankedDocument]]:
+        """Rank many requests, several in one forward pass; results in input order.
+
+        Parameters
+        ----------
+        requests : iterable of (query, documents)
+            As in :meth:`rank`; may be a generator.
+        top_k, threshold
+            As in :meth:`rank`, for every request.
+        show_progress : bool, optional
+            By default a bar appears on a terminal when the work is long.
+        on_progress : callable, optional
+            Called with (requests, tokens) done since the last call, after every forward pass.
+        """
+        _check_limits(top_k, threshold)
+        checked = [_check_request(request, number) for number, request in enumerate(requests)]
+        results: list[list[RankedDocument]] = [[] for _ in checked]
+        with _progress(checked, show_progress, on_progress) as advance:
+            for pack in self._packs(checked):
+                encoded = [request for _, request in pack]
+                for (number, request), lse in zip(pack, self._engine.document_scores(encoded), strict=True):
+                    check_finite(lse)
+                    share = attention_share(lse, self.config.reduction).tolist()
+                    ranked = _ranked(checked[number][2], share, raw_score(lse).tolist(), request.truncated)
+                    results[number] = _select(ranked, top_k, threshold)
+                advance(len(encoded), sum(request.num_tokens for request in encoded))
+        return results
+
+    @property
+    def _engine(self) -> Engine:
+        return self._handle.get()
+
+    def _packs(self, checked: list[_Checked]) -> Iterator[list[tuple[int, EncodedRequest]]]:
+        """Consecutive requests whose tokens fit the budget together, encoded when their turn comes."""
+        pack: list[tuple[int, EncodedRequest]] = []
+        tokens = 0
+        for number, (query, texts, _) in enumerate(checked):
+            if not texts:
+                continue
+            request = self._engine.prompt.encode(query, texts)
+            if pack and tokens + request.num_tokens > BUDGET_TOKENS:
+                yield pack
+                pack, tokens = [], 0
+            pack.append((number, request))
+            tokens += request.num_tokens
+        if pack:
+            yield pack
+
+
+_Checked = tuple[str, list[str], Sequence[Document]]
+"""Query, the documents' texts with titles, and the documents as given."""
+
+
+def _check_request(request: Request, number: int) -> _Checked:
+    if not isinstance(request, tuple | list) or len(request) != 2:
+        raise TypeError(f"requests[{number}] must be a (query, documents) pair, got {type(request).__name__}")
+    query, documents = request
+    if not isinstance(query, str):
+        raise TypeError(f"query must be a str, got {type(query).__name__}")
+    if not query.strip():
+        raise ValueError("query must not be empty")
+    if isinstance(documents, str | Mapping) or not isinstance(documents, Iterable):
+        raise TypeError(f"documents must be a list of documents, got {type(documents).__name__}")
+    documents = list(documents)
+    return query, [document_text(document, index) for index, document in enumerate(documents)], documents
+
+
+def _check_limits(top_k: int | None, threshold: float | None) -> None:
+    if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 0):
+        raise ValueError(f"top_k must be a number of documents that is not negative, or None for all, got {top_k!r}")
+    if threshold is not None and (isinstance(threshold, bool) or not isinstance(threshold, int | float)):
+        raise ValueError(f"threshold must be a number or None, got {threshold!r}")
+
+
+def _ranked(
+    documents: Sequence[Document], shares: list[float], raw: list[float], truncated: list[bool]
+) -> list[RankedDocument]:
+    """Every document, best first; the sort is stable, so ties keep the input order."""
+    rows = zip(documents, shares, raw, truncated, strict=True)
+    ranked = [
+        RankedDocument(index, share, value, document if isinstance(document, str) else document["text"], cut)
+        for index, (document, share, value, cut) in enumerate(rows)
+    ]
+    return sorted(ranked, key=lambda document: -document.score)
+
+
+def _select(ranked: list[RankedDocument], top_k: int | None, threshold: float | None) -> list[RankedDocument]:
+    kept = ranked if threshold is None else [document for document in ranked if document.score >= threshold]
+    return kept[:top_k]
+
+
+@contextmanager
+def _progress(
+    checked: list[_Checked], show: bool | None, on_progress: Callable[[int, int], None] | None
+) -> Iterator[Callable[[int, int], None]]:
+    """A function to report (requests, tokens) to, with a bar behind it where one is wanted."""
+    report = on_progress or (lambda requests, tokens: None)
+    if show is None:
+        # Four characters a token is close enough to decide whether a bar is worth drawing.
+        characters = sum(len(text) for _, texts, _ in checked for text in texts)
+        show = len(checked) > 1 and characters > 4 * LONG_WORK_TOKENS and sys.stderr.isatty() and not on_progress
+    if not show:
+        yield report
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True)) as bar:
+        task = bar.add_task("reranking", total=len(checked))
+
+        def advance(requests: int, tokens: int) -> None:
+            bar.advance(task, requests)
+            report(requests, tokens)
+
+        yield advance
