@@ -4,10 +4,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from blockrank_kernels import block_attention, document_scores
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 
-from blockrank_kernels import block_attention, document_scores
 from blockrank_rerank.checkpoint import Checkpoint
 from blockrank_rerank.config import BlockRankConfig
 from blockrank_rerank.layout import Layout
@@ -35,7 +35,7 @@ class Pass:
 
 
 def _attention(
-    module: nn.Module,
+    module: Any,
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -150,7 +150,9 @@ class Backbone(nn.Module):
         if config.scoring_head:
             path = checkpoint.file(SCORING_HEAD_NAME)
             if path is None:
-                raise FileNotFoundError(f"model {checkpoint.model!r} has no {SCORING_HEAD_NAME}, which its config needs")
+                raise FileNotFoundError(
+                    f"model {checkpoint.model!r} has no {SCORING_HEAD_NAME}, which its config needs"
+                )
             head = ScoringHead.load(path, model_config.hidden_size).to(dtype).eval().requires_grad_(False)
         backbone = cls(model, config, head, attention).to(device)
         backbone._refuse_nonfinite_weights(checkpoint.model)

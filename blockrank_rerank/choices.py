@@ -59,7 +59,11 @@ def describe_choices() -> list[Choice]:
     return [
         Choice("device cuda", cuda, cuda_reason),
         Choice("device mps", mps, "Apple GPU; only used when named" if mps else "no Apple GPU on this machine"),
-        Choice("device cpu", True, f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"),
+        Choice(
+            "device cpu",
+            True,
+            f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}",
+        ),
         Choice("dtype bfloat16", *_fast_bf16(device)[1:]),
         Choice("dtype float32", True, "always; the default where bfloat16 is not faster"),
         Choice("attention sdpa", True, "torch's own attention over length buckets; what auto picks"),

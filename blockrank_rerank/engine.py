@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,12 +37,13 @@ class Engine:
             Where it cannot be used as asked.
         """
         checkpoint = spec.checkpoint
-        model_config = checkpoint.model_config()
-        config = spec.config or checkpoint.blockrank_config(model_config, spec.scoring_layer)
-        config = with_scoring_layer(config, spec.scoring_layer)
-        check_fits(config, model_config)
+        model_config, config = resolve_config(spec)
         prompt = PromptEncoder(checkpoint.tokenizer(), config, position_limit(config, model_config))
         device = resolve_device(spec.device)
+        if device.type == "cpu":
+            # oneDNN keeps a primitive of several MB for each of the last 1,024 matrix shapes, and every pack
+            # has a new one: gigabytes after a few hundred calls. Read by oneDNN at its first matrix product.
+            os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
         backbone = Backbone.load(
             checkpoint, model_config, config, device, resolve_dtype(spec.dtype, device), spec.attention
         )
@@ -60,3 +63,20 @@ class Engine:
     def document_scores(self, requests: Sequence[EncodedRequest]) -> list[Tensor]:
         """Document log-sum-exps ``[S, H, N]`` of every request, computed in one pack."""
         return self.backbone.document_scores(build_layout(requests, self.config.query_offset))
+
+
+def resolve_config(spec: EngineSpec) -> tuple[Any, BlockRankConfig]:
+    """The Transformers config of a model and the settings in force for it; reads no weights.
+
+    Raises
+    ------
+    FileNotFoundError
+        Where the model is not found.
+    ValueError
+        For settings that do not fit it.
+    """
+    model_config = spec.checkpoint.model_config()
+    config = spec.config or spec.checkpoint.blockrank_config(model_config, spec.scoring_layer)
+    config = with_scoring_layer(config, spec.scoring_layer)
+    check_fits(config, model_config)
+    return model_config, config

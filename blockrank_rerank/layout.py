@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from blockrank_kernels import Segments
 from torch import Tensor
 
-from blockrank_kernels import Segments
 from blockrank_rerank.prompt import EncodedRequest
 
 
@@ -96,9 +96,7 @@ def build_layout(requests: Sequence[EncodedRequest], query_offset: int) -> Layou
     )
 
 
-def _segments(
-    keep: list[int], lengths: list[int], contexts: list[tuple[int, int]], positions: Tensor
-) -> Segments:
+def _segments(keep: list[int], lengths: list[int], contexts: list[tuple[int, int]], positions: Tensor) -> Segments:
     return Segments.from_lengths([lengths[i] for i in keep], [contexts[i] for i in keep], positions)
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-
 from blockrank_kernels.block_attention.api import IMPLEMENTATIONS
+
 from blockrank_rerank.checkpoint import Checkpoint
 from blockrank_rerank.choices import describe_choices
 from blockrank_rerank.config import BlockRankConfig
@@ -33,8 +33,14 @@ Document = str | Mapping[str, Any]
 Request = tuple[str, Sequence[Document]]
 """A query and its candidate documents."""
 
-BUDGET_TOKENS = 32768
-"""Packed tokens of one forward pass over several requests; a request alone may be longer."""
+BUDGET_TOKENS = {"cpu": 8192}
+"""Packed tokens of one forward pass over several requests, by device; a request alone may be longer.
+
+Throughput on a CPU is flat from about 2,000 tokens (docs/LOG.md); memory is not.
+"""
+
+ACCELERATOR_BUDGET_TOKENS = 65536
+"""The same on every other device."""
 
 LONG_WORK_TOKENS = 65536
 """Work from which a progress bar appears by itself: more than about a second with the default model."""
@@ -143,8 +149,10 @@ class BlockRankReranker:
 
     @property
     def config(self) -> BlockRankConfig:
-        """Settings in force; loads the model."""
-        return self._engine.config
+        """Settings in force; reads the model's config files, not its weights."""
+        from blockrank_rerank.engine import resolve_config
+
+        return resolve_config(self._handle.spec)[1]
 
     @property
     def device(self) -> torch.device:
@@ -223,7 +231,7 @@ class BlockRankReranker:
                 encoded = [request for _, request in pack]
                 for (number, request), lse in zip(pack, self._engine.document_scores(encoded), strict=True):
                     check_finite(lse)
-                    share = attention_share(lse, self.config.reduction).tolist()
+                    share = attention_share(lse, self._engine.config.reduction).tolist()
                     ranked = _ranked(checked[number][2], share, raw_score(lse).tolist(), request.truncated)
                     results[number] = _select(ranked, top_k, threshold)
                 advance(len(encoded), sum(request.num_tokens for request in encoded))
@@ -237,11 +245,12 @@ class BlockRankReranker:
         """Consecutive requests whose tokens fit the budget together, encoded when their turn comes."""
         pack: list[tuple[int, EncodedRequest]] = []
         tokens = 0
+        budget = BUDGET_TOKENS.get(self.device.type, ACCELERATOR_BUDGET_TOKENS)
         for number, (query, texts, _) in enumerate(checked):
             if not texts:
                 continue
             request = self._engine.prompt.encode(query, texts)
-            if pack and tokens + request.num_tokens > BUDGET_TOKENS:
+            if pack and tokens + request.num_tokens > budget:
                 yield pack
                 pack, tokens = [], 0
             pack.append((number, request))

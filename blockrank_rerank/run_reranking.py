@@ -129,9 +129,7 @@ def rerank_run(
 
     requests = [(queries[query], [corpus[document] for document in ranking]) for query, ranking in run.items()]
     start = time.perf_counter()
-    rankings = ranker.rank_batch(
-        requests, top_k=top_k, threshold=threshold, show_progress=False, on_progress=count
-    )
+    rankings = ranker.rank_batch(requests, top_k=top_k, threshold=threshold, show_progress=False, on_progress=count)
     return RerankedRun(
         run=dict(zip(run, map(_with_ids, rankings, run.values()), strict=True)),
         documents=sum(map(len, run.values())),

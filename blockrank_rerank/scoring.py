@@ -39,6 +39,5 @@ def check_finite(lse: Tensor) -> None:
     """
     if not bool(torch.isfinite(lse).all()):
         raise FloatingPointError(
-            "the model produced non-finite attention scores; load it with dtype='float32' "
-            "or check its weights for NaN"
+            "the model produced non-finite attention scores; load it with dtype='float32' or check its weights for NaN"
         )

@@ -3,11 +3,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from blockrank_kernels import document_scores
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from blockrank_kernels import document_scores
 from blockrank_rerank.layout import Layout, RequestBounds
 
 SCORING_HEAD_NAME = "scoring_head.safetensors"
@@ -46,12 +46,15 @@ class ScoringHead(nn.Module):
         """Document log-sum-exps ``[S, H, N]`` of every request, from final states ``[T, hidden]``."""
         heads = len(self.log_temperature)
         keys = F.normalize(self.key(states).unflatten(-1, (heads, -1)).float(), dim=-1)
-        return [
-            self._scores(states, keys, request, signal_tokens, implementation) for request in layout.requests
-        ]
+        return [self._scores(states, keys, request, signal_tokens, implementation) for request in layout.requests]
 
     def _scores(
-        self, states: Tensor, keys: Tensor, request: RequestBounds, signal_tokens: int | str, implementation: str
+        self,
+        states: Tensor,
+        keys: Tensor,
+        request: RequestBounds,
+        signal_tokens: int | str,
+        implementation: str,
     ) -> Tensor:
         heads = len(self.log_temperature)
         signals = states[slice(*signal_span(request, signal_tokens))]

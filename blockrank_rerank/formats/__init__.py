@@ -1,6 +1,7 @@
 """Files the field exchanges: documents, BEIR collections, judgements, TREC runs."""
 
 from blockrank_rerank.formats.beir import Corpus, Queries, read_corpus, read_queries
+from blockrank_rerank.formats.collection import Collection, read_collection
 from blockrank_rerank.formats.documents import Document, read_documents
 from blockrank_rerank.formats.errors import DataError
 from blockrank_rerank.formats.output import check_output_path
@@ -8,6 +9,7 @@ from blockrank_rerank.formats.qrels import Qrels, read_qrels
 from blockrank_rerank.formats.trec import Run, read_run, write_run
 
 __all__ = [
+    "Collection",
     "Corpus",
     "DataError",
     "Document",
@@ -15,6 +17,7 @@ __all__ = [
     "Queries",
     "Run",
     "check_output_path",
+    "read_collection",
     "read_corpus",
     "read_documents",
     "read_qrels",

@@ -42,7 +42,7 @@ def _columns(text: str, path: Path, line: int) -> tuple[str, str, str]:
     columns = text.split("\t") if "\t" in text else text.split()
     if len(columns) not in (3, 4):
         raise DataError(
-            "expected 3 columns (query, document, judgement) or 4 (TREC: query, iteration, document, judgement), "
+            "expected 3 columns (query, document, judgement) or 4 (query, iteration, document, judgement), "
             f"got {len(columns)}",
             str(path),
             line,
@@ -62,7 +62,7 @@ def _add(qrels: Qrels, query: str, document: str, judgement: int, path: Path, li
     known = qrels.setdefault(query, {}).setdefault(document, judgement)
     if known != judgement:
         raise DataError(
-            f"query {query!r} and document {document!r} were judged {known} above and {judgement} here; keep one",
+            f"query {query!r}, document {document!r}: judged {known} above and {judgement} here; keep one",
             str(path),
             line,
         )

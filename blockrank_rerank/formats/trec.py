@@ -116,7 +116,8 @@ def strictly_falling(scores: Sequence[float]) -> list[str]:
     """
     import numpy as np  # here, so that `blockrank --help` does not pay for it
 
-    values = np.asarray(scores, dtype=np.float32)
+    with np.errstate(over="ignore"):
+        values = np.asarray(scores, dtype=np.float32)
     if not np.isfinite(values).all():
         raise DataError("expected finite single-precision scores, got nan or an infinity")
     falling: list[str] = []

@@ -27,8 +27,7 @@ def check_heads(query: Tensor, key: Tensor) -> None:
     """Refuse tensors that are not ``[rows, Hq, D]`` and ``[T, Hk, D]`` with ``Hq`` a multiple of ``Hk``."""
     if query.dim() != 3 or key.dim() != 3:
         raise ValueError(
-            "query and key must be packed as [tokens, heads, head_dim], got "
-            f"{list(query.shape)} and {list(key.shape)}"
+            f"query and key must be packed as [tokens, heads, head_dim], got {list(query.shape)} and {list(key.shape)}"
         )
     if query.shape[2] != key.shape[2]:
         raise ValueError(f"query and key differ in head_dim: {query.shape[2]} and {key.shape[2]}")

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from blockrank_kernels import Segments, block_attention
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blockrank_kernels import Segments, block_attention
 from tests.kernels.conftest import assert_no_worse_than_eager, pack, random_qkv
 
 PACKS = {

@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from blockrank_kernels import document_scores
+from blockrank_kernels.document_scores import sdpa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blockrank_kernels import document_scores
-from blockrank_kernels.document_scores import sdpa
 from tests.kernels.conftest import assert_no_worse_than_eager
 
 
@@ -40,7 +40,9 @@ def test_the_softmax_over_documents_is_the_attention_summed_per_document():
 @settings(max_examples=40, deadline=None)
 @given(lengths=st.lists(st.integers(1, 30), min_size=1, max_size=30), budget=st.integers(1, 500))
 def test_grouping_documents_changes_no_score_and_no_gradient(lengths, budget):
-    query, key, offsets = (t.requires_grad_() if t.is_floating_point() else t for t in inputs(lengths, dtype=torch.float64))
+    query, key, offsets = (
+        t.requires_grad_() if t.is_floating_point() else t for t in inputs(lengths, dtype=torch.float64)
+    )
     results = []
     for elements in (budget, 1 << 30):
         sdpa.GROUP_ELEMENTS, saved = elements, sdpa.GROUP_ELEMENTS

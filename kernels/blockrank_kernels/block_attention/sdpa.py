@@ -80,9 +80,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, bucket: Bucket, scale: float, softc
     ).transpose(1, 2)
 
 
-def _attend_softcapped(
-    q: Tensor, k: Tensor, v: Tensor, bucket: Bucket, scale: float, softcap: float
-) -> Tensor:
+def _attend_softcapped(q: Tensor, k: Tensor, v: Tensor, bucket: Bucket, scale: float, softcap: float) -> Tensor:
     """Torch's attention knows no soft-capping; the heads of a group share their keys as rows."""
     batch, heads, length, _ = q.shape
     group = heads // k.shape[1]
@@ -125,9 +123,7 @@ def _group(segments: Segments) -> list[list[int]]:
     return groups
 
 
-def _bucket(
-    segments: Segments, group: list[int], causal: bool, window: int | None, device: torch.device
-) -> Bucket:
+def _bucket(segments: Segments, group: list[int], causal: bool, window: int | None, device: torch.device) -> Bucket:
     chosen = torch.tensor(group)
     starts, lengths = segments.offsets[chosen], segments.offsets.diff()[chosen]
     context_starts = segments.context_starts[chosen]

@@ -1,0 +1,5 @@
+import sys
+
+from blockrank_rerank.cli.app import main
+
+sys.exit(main())

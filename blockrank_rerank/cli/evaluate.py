@@ -1,0 +1,221 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from blockrank_rerank.cli import options as opt
+from blockrank_rerank.cli.console import literal, print_json, print_line, print_table
+from blockrank_rerank.cli.progress import request_progress
+from blockrank_rerank.cli.ranker import load_ranker
+from blockrank_rerank.evaluation import (
+    Evaluation,
+    bm25_run,
+    evaluate_ranker,
+    read_candidates,
+    require_extra,
+)
+from blockrank_rerank.formats import (
+    Collection,
+    Corpus,
+    Run,
+    check_output_path,
+    read_collection,
+    read_corpus,
+    read_run,
+    write_run,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions:
+    """What `blockrank evaluate` was asked."""
+
+    folder: Path
+    run: Path | None
+    split: str
+    depth: int
+    min_relevance: int
+    queries_limit: int | None
+    seed: int
+
+    @property
+    def first_stage_name(self) -> str:
+        """The first stage, for the report."""
+        return "BM25 (bm25s)" if self.run is None else str(self.run)
+
+
+def evaluate(
+    folder: Annotated[
+        Path,
+        typer.Argument(help="BEIR folder: corpus.jsonl, queries.jsonl, qrels/<split>.tsv.", show_default=False),
+    ],
+    run: Annotated[
+        Path | None,
+        typer.Option("--run", metavar="TREC", help="First-stage run. Default: BM25 over title and text."),
+    ] = None,
+    split: Annotated[str, typer.Option("--split", help="Which qrels/<split>.tsv.")] = "test",
+    depth: Annotated[int, typer.Option("--depth", min=1, help="Candidates per query.")] = 100,
+    min_relevance: Annotated[
+        int,
+        typer.Option(
+            "--min-relevance",
+            min=1,
+            help="Least judgement that is relevant to RR and recall (2 for TREC DL passages).",
+        ),
+    ] = 1,
+    queries_limit: Annotated[
+        int | None,
+        typer.Option("--queries-limit", min=1, metavar="N", help="Draw N of the queries at random."),
+    ] = None,
+    seed: Annotated[
+        int, typer.Option("--seed", help="Seed of that draw and of the order in which candidates are scored.")
+    ] = 0,
+    output: Annotated[Path | None, typer.Option("--output", metavar="TREC", help="Keep the reranked run.")] = None,
+    json: opt.Json = False,
+    model: opt.Model = None,
+    revision: opt.Revision = None,
+    scoring_layer: opt.ScoringLayer = None,
+    device: opt.Device = None,
+    dtype: opt.Dtype = None,
+    attention: opt.Attention = "auto",
+    max_document_tokens: opt.MaxDocumentTokens = None,
+    local_files_only: opt.LocalFilesOnly = False,
+    trust_remote_code: opt.TrustRemoteCode = False,
+) -> None:
+    """Measure nDCG@10, RR@10 and recall before and after reranking a BEIR collection.
+
+    Means are over the judged queries that have a relevant document; one without candidates counts as 0.
+    Candidates are shuffled before they are scored, so that no model profits from the first stage's order.
+
+    For example:
+
+    blockrank evaluate data/scifact
+
+    blockrank evaluate data/trec-dl19 --run data/trec-dl19/bm25.trec --split full_pool --min-relevance 2
+    """
+    model_options = opt.ModelOptions(
+        model=model,
+        revision=revision,
+        scoring_layer=scoring_layer,
+        device=device,
+        dtype=dtype,
+        attention=attention,
+        max_document_tokens=max_document_tokens,
+        local_files_only=local_files_only,
+        trust_remote_code=trust_remote_code,
+    )
+    asked = EvaluateOptions(
+        folder=folder,
+        run=run,
+        split=split,
+        depth=depth,
+        min_relevance=min_relevance,
+        queries_limit=queries_limit,
+        seed=seed,
+    )
+    _evaluate(asked, output, json, model_options)
+
+
+def _evaluate(asked: EvaluateOptions, output: Path | None, as_json: bool, model_options: opt.ModelOptions) -> None:
+    require_extra()
+    if output:
+        check_output_path(output)
+    collection = _read_queries(asked)
+    corpus, first_stage = _read_first_stage(asked, collection)
+    ranker = load_ranker(model_options)
+    with request_progress(sum(bool(first_stage.get(query)) for query in collection.queries)) as advance:
+        evaluation = evaluate_ranker(
+            ranker,
+            collection,
+            corpus,
+            first_stage,
+            depth=asked.depth,
+            min_relevance=asked.min_relevance,
+            seed=asked.seed,
+            on_progress=advance,
+        )
+    if output:
+        write_run(output, evaluation.reranked.run)
+    report = _report(asked, collection, evaluation, str(ranker.model))
+    print_json(report) if as_json else _print_report(report)
+
+
+def _read_queries(asked: EvaluateOptions) -> Collection:
+    collection = read_collection(asked.folder, asked.split, asked.min_relevance)
+    return collection if asked.queries_limit is None else collection.sample(asked.queries_limit, asked.seed)
+
+
+def _read_first_stage(asked: EvaluateOptions, collection: Collection) -> tuple[Corpus, Run]:
+    if asked.run is None:
+        corpus = read_corpus(asked.folder / "corpus.jsonl")
+        return corpus, bm25_run(collection.queries, corpus, asked.depth)
+    run = {query: ranking for query, ranking in read_run(asked.run).items() if query in collection.queries}
+    return read_candidates(asked.folder, run), run
+
+
+def _report(asked: EvaluateOptions, collection: Collection, evaluation: Evaluation, model: str) -> dict[str, Any]:
+    reranked = evaluation.reranked
+    return {
+        "folder": str(asked.folder),
+        "split": asked.split,
+        "first_stage": asked.first_stage_name,
+        "model": model,
+        "depth": asked.depth,
+        "min_relevance": asked.min_relevance,
+        "seed": asked.seed,
+        "queries": evaluation.queries,
+        "queries_without_relevant": len(collection.without_positive),
+        "queries_without_candidates": evaluation.without_candidates,
+        "queries_unranked": evaluation.unranked,
+        "documents": reranked.documents,
+        "documents_per_query": reranked.documents / max(1, len(reranked.run)),
+        "documents_truncated": reranked.truncated,
+        "tokens": reranked.tokens,
+        "seconds": reranked.seconds,
+        "tokens_per_second": reranked.tokens_per_second,
+        "before": evaluation.before,
+        "after": evaluation.after,
+    }
+
+
+def _print_report(report: dict[str, Any]) -> None:
+    print_table(_measures(report))
+    for line in (*_facts(report), *_caveats(report)):
+        print_line(line)
+
+
+def _measures(report: dict[str, Any]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column(literal(f"{report['folder']} ({report['split']})"))
+    for heading in ("before", "after", "difference"):
+        table.add_column(heading, justify="right")
+    for measure in ("nDCG@10", "RR@10", "R@10"):
+        before, after = report["before"][measure], report["after"][measure]
+        table.add_row(measure, f"{before:.4f}", f"{after:.4f}", f"{after - before:+.4f}")
+    return table
+
+
+def _facts(report: dict[str, Any]) -> list[str]:
+    ceiling = f"R@{report['depth']}"
+    return [
+        f"first stage: {report['first_stage']}, with {ceiling} = {report['before'][ceiling]:.4f}, "
+        "which reranking does not change",
+        f"model: {report['model']}",
+        f"{report['queries']:,} queries, {report['documents_per_query']:.1f} documents per query "
+        f"({report['documents_truncated']:,} of {report['documents']:,} truncated)",
+        f"{report['tokens']:,} tokens in {report['seconds']:.1f} s ({report['tokens_per_second']:,.0f} tokens/s)",
+    ]
+
+
+def _caveats(report: dict[str, Any]) -> list[str]:
+    least = report["min_relevance"]
+    sentences = {
+        "queries_without_relevant": f"judged queries have no document judged {least} or higher: left out",
+        "queries_without_candidates": "queries have no candidates and count as 0",
+        "queries_unranked": "queries have candidates of one and the same score: 'before' shuffles those",
+    }
+    return [f"{report[name]:,} {sentence}" for name, sentence in sentences.items() if report[name]]

@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import typer
+
+MODEL_PANEL = "Model"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """What the common options say about the model; None leaves the choice to the engine."""
+
+    model: str | None = None
+    revision: str | None = None
+    scoring_layer: int | None = None
+    device: str | None = None
+    dtype: str | None = None
+    attention: str = "auto"
+    max_document_tokens: int | None = None
+    local_files_only: bool = False
+    trust_remote_code: bool = False
+
+
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        metavar="FOLDER|ID",
+        rich_help_panel=MODEL_PANEL,
+        help="Local folder or Hugging Face id. Default: the small model inside this package, no download.",
+    ),
+]
+Revision = Annotated[
+    str | None,
+    typer.Option("--revision", rich_help_panel=MODEL_PANEL, help="Branch, tag or commit of a Hugging Face id."),
+]
+ScoringLayer = Annotated[
+    int | None,
+    typer.Option(
+        "--scoring-layer",
+        rich_help_panel=MODEL_PANEL,
+        help="0-based layer whose attention is the score. Default: what the model's folder says.",
+    ),
+]
+Device = Annotated[
+    str | None,
+    typer.Option("--device", rich_help_panel=MODEL_PANEL, help="cpu, cuda, cuda:1, … Default: the best there is."),
+]
+Dtype = Annotated[
+    str | None,
+    typer.Option(
+        "--dtype",
+        rich_help_panel=MODEL_PANEL,
+        help="float32, bfloat16, float16. Default: chosen for the device.",
+    ),
+]
+Attention = Annotated[
+    str,
+    typer.Option(
+        "--attention",
+        rich_help_panel=MODEL_PANEL,
+        help="Attention implementation; 'blockrank doctor' lists those usable here.",
+    ),
+]
+MaxDocumentTokens = Annotated[
+    int | None,
+    typer.Option(
+        "--max-document-tokens",
+        rich_help_panel=MODEL_PANEL,
+        help="Longest document in tokens; longer ones are cut and marked. Default: the model's own.",
+    ),
+]
+LocalFilesOnly = Annotated[
+    bool,
+    typer.Option("--local-files-only", rich_help_panel=MODEL_PANEL, help="Never use the network."),
+]
+TrustRemoteCode = Annotated[
+    bool,
+    typer.Option("--trust-remote-code", rich_help_panel=MODEL_PANEL, help="Run Python code that comes with the model."),
+]
+TopK = Annotated[int | None, typer.Option("--top-k", metavar="K", help="Keep the best K documents.")]
+Threshold = Annotated[
+    float | None,
+    typer.Option(
+        "--threshold",
+        help="Drop documents scored below this. Scores are shares: they sum to 1 over the list, "
+        "so that documents of longer lists have lower ones.",
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]

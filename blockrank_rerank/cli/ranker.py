@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from blockrank_rerank.cli.options import ModelOptions
+
+if TYPE_CHECKING:
+    from blockrank_rerank import BlockRankReranker
+
+
+def load_ranker(options: ModelOptions) -> BlockRankReranker:
+    """Load the model that the options name, completely, so that timings afterwards are ranking alone.
+
+    Raises
+    ------
+    FileNotFoundError, ImportError, ValueError
+        As the engine raises them.
+    """
+    from blockrank_rerank import DEFAULT_MODEL, BlockRankReranker
+
+    ranker = BlockRankReranker.from_pretrained(
+        DEFAULT_MODEL if options.model is None else options.model,
+        revision=options.revision,
+        scoring_layer=options.scoring_layer,
+        device=options.device,
+        dtype=options.dtype,
+        attention=options.attention,
+        local_files_only=options.local_files_only,
+        trust_remote_code=options.trust_remote_code,
+    )
+    if options.max_document_tokens is not None:
+        ranker = ranker.with_config(max_document_tokens=options.max_document_tokens)
+    _ = ranker.device  # loading is lazy
+    return ranker

@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from blockrank_rerank.cli import options as opt
+from blockrank_rerank.cli.rerank_documents import rerank_documents
+from blockrank_rerank.cli.rerank_trec import TrecPaths, rerank_trec
+
+RUN_PANEL = "Reranking a TREC run"
+DEFAULT_DEPTH = 100
+T = TypeVar("T")
+
+
+def rerank(
+    query: Annotated[
+        str | None,
+        typer.Argument(metavar="QUERY", help="What the documents should answer.", show_default=False),
+    ] = None,
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="FILE",
+            show_default=False,
+            help="Text files with one document per line, .jsonl files of strings or of objects with "
+            '"text" and optional "title" and "_id", or - for standard input.',
+        ),
+    ] = None,
+    top_k: opt.TopK = None,
+    threshold: opt.Threshold = None,
+    json: opt.Json = False,
+    queries: Annotated[
+        Path | None,
+        typer.Option("--queries", metavar="JSONL", rich_help_panel=RUN_PANEL, help='{"_id", "text"} per line.'),
+    ] = None,
+    corpus: Annotated[
+        Path | None,
+        typer.Option("--corpus", metavar="JSONL", rich_help_panel=RUN_PANEL, help='{"_id", "title", "text"} per line.'),
+    ] = None,
+    run: Annotated[
+        Path | None,
+        typer.Option("--run", metavar="TREC", rich_help_panel=RUN_PANEL, help="Candidates of the first stage."),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            metavar="TREC",
+            rich_help_panel=RUN_PANEL,
+            help="Reranked run, written whole or not at all. Where scores tie in single precision, the "
+            "higher-ranked is raised by the least step, so that TREC tools keep the order.",
+        ),
+    ] = None,
+    depth: Annotated[
+        int | None,
+        typer.Option(
+            "--depth",
+            min=1,
+            rich_help_panel=RUN_PANEL,
+            help=f"Candidates per query; deeper ones are left out. Default: {DEFAULT_DEPTH}.",
+        ),
+    ] = None,
+    model: opt.Model = None,
+    revision: opt.Revision = None,
+    scoring_layer: opt.ScoringLayer = None,
+    device: opt.Device = None,
+    dtype: opt.Dtype = None,
+    attention: opt.Attention = "auto",
+    max_document_tokens: opt.MaxDocumentTokens = None,
+    local_files_only: opt.LocalFilesOnly = False,
+    trust_remote_code: opt.TrustRemoteCode = False,
+) -> None:
+    """Rank the documents of files for a query, or rerank a TREC run.
+
+    For example:
+
+    blockrank rerank "how do fleas reproduce" notes.txt pages.jsonl --top-k 5
+
+    blockrank rerank --queries queries.jsonl --corpus corpus.jsonl --run bm25.trec --output reranked.trec
+    """
+    model_options = opt.ModelOptions(
+        model=model,
+        revision=revision,
+        scoring_layer=scoring_layer,
+        device=device,
+        dtype=dtype,
+        attention=attention,
+        max_document_tokens=max_document_tokens,
+        local_files_only=local_files_only,
+        trust_remote_code=trust_remote_code,
+    )
+    of_run = {"--queries": queries, "--corpus": corpus, "--run": run, "--output": output}
+    of_documents: dict[str, Any] = {"QUERY": query, "FILE": files or None}
+    _refuse_both(of_run | {"--depth": depth}, of_documents | {"--json": json or None})
+    if any(map(_given, (*of_run.values(), depth))):
+        rerank_trec(TrecPaths(*_complete(of_run)), depth or DEFAULT_DEPTH, top_k, threshold, model_options)
+    else:
+        _complete(of_documents)
+        rerank_documents(query or "", files or [], top_k, threshold, json, model_options)
+
+
+def _given(value: object) -> bool:
+    return value is not None
+
+
+def _names(parts: dict[str, Any], given: bool) -> str:
+    return ", ".join(name for name, value in parts.items() if _given(value) is given)
+
+
+def _refuse_both(of_run: dict[str, Any], of_documents: dict[str, Any]) -> None:
+    run, documents = _names(of_run, given=True), _names(of_documents, given=True)
+    if run and documents:
+        raise ValueError(f"{documents} (ranking documents) cannot go together with {run} (reranking a TREC run)")
+
+
+def _complete(parts: dict[str, T | None]) -> list[T]:
+    missing = _names(parts, given=False)
+    if missing:
+        form = "reranking a TREC run" if "--run" in parts else "ranking documents"
+        raise ValueError(f"{form} needs {' '.join(parts)}; missing: {missing}; see: blockrank rerank --help")
+    return [value for value in parts.values() if value is not None]

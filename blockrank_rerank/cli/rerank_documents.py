@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+from rich.text import Text
+
+from blockrank_rerank.cli.console import is_unicode, literal, print_json, print_line, print_table
+from blockrank_rerank.cli.options import ModelOptions
+from blockrank_rerank.cli.ranker import load_ranker
+from blockrank_rerank.formats import Document, read_documents
+
+if TYPE_CHECKING:
+    from blockrank_rerank import RankedDocument
+
+TRUNCATED_MARK = "*"
+NAME_WIDTH = 32
+
+
+def rerank_documents(
+    query: str,
+    paths: Sequence[Path],
+    top_k: int | None,
+    threshold: float | None,
+    as_json: bool,
+    model_options: ModelOptions,
+) -> None:
+    """Rank the documents of files and print the ranking."""
+    documents = read_documents(paths)
+    ranker = load_ranker(model_options)
+    ranking = ranker.rank(query, [document.content for document in documents], top_k=top_k, threshold=threshold)
+    if as_json:
+        print_json([_record(rank, ranked, documents[ranked.index]) for rank, ranked in enumerate(ranking, start=1)])
+    else:
+        _print_ranking(ranking, documents)
+
+
+def _record(rank: int, ranked: RankedDocument, document: Document) -> dict[str, Any]:
+    return {
+        "rank": rank,
+        "index": ranked.index,
+        "id": document.id,
+        "source": document.source,
+        "score": ranked.score,
+        "raw_score": ranked.raw_score,
+        "truncated": ranked.truncated,
+        "title": document.title,
+        "text": document.text,
+        "metadata": document.metadata,
+    }
+
+
+def _print_ranking(ranking: Sequence[RankedDocument], documents: Sequence[Document]) -> None:
+    if ranking:
+        print_table(_table(ranking, documents))
+    if len(ranking) < len(documents):
+        print_line(f"{len(ranking)} of {len(documents)} documents shown")
+    truncated = sum(ranked.truncated for ranked in ranking)
+    if truncated:
+        print_line(
+            f"{TRUNCATED_MARK} {truncated} of these documents were longer than the model reads and were cut "
+            "(--max-document-tokens)"
+        )
+
+
+def _table(ranking: Sequence[RankedDocument], documents: Sequence[Document]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("rank", justify="right", no_wrap=True)
+    table.add_column("score", justify="right", no_wrap=True)
+    table.add_column("document", no_wrap=True)
+    table.add_column("text")  # the one column that may shrink, so that the others do not
+    for rank, ranked in enumerate(ranking, start=1):
+        document = documents[ranked.index]
+        mark = TRUNCATED_MARK if ranked.truncated else ""
+        table.add_row(str(rank), f"{ranked.score:.4f}", literal(mark + _name(document)), _text(document))
+    return table
+
+
+def _name(document: Document) -> str:
+    name = document.id or document.source
+    # A path says most at its end: file name and line.
+    return name if len(name) <= NAME_WIDTH else f"{_ellipsis()}{name[-NAME_WIDTH:]}"
+
+
+def _text(document: Document) -> Text:
+    shown = literal(f"{document.title} | {document.text}" if document.title else document.text)
+    shown.no_wrap = True
+    shown.overflow = "ellipsis" if _ellipsis() else "crop"
+    return shown
+
+
+def _ellipsis() -> str:
+    # An ASCII terminal has none, and six characters of escape would stand there instead.
+    return "…" if is_unicode(sys.stdout) else ""

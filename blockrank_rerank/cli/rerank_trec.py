@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from blockrank_rerank.cli.console import print_note
+from blockrank_rerank.cli.options import ModelOptions
+from blockrank_rerank.cli.progress import request_progress
+from blockrank_rerank.cli.ranker import load_ranker
+from blockrank_rerank.formats import check_output_path, read_corpus, read_queries, read_run, write_run
+from blockrank_rerank.run_reranking import RerankedRun, check_run, document_ids, first_documents, rerank_run
+
+
+class TrecPaths(NamedTuple):
+    """Files of one reranking."""
+
+    queries: Path
+    corpus: Path
+    run: Path
+    output: Path
+
+
+def rerank_trec(
+    paths: TrecPaths, depth: int, top_k: int | None, threshold: float | None, model_options: ModelOptions
+) -> None:
+    """Rerank a TREC run into another one."""
+    # Everything that can be refused is refused before a model is loaded.
+    check_output_path(paths.output)
+    first_stage = read_run(paths.run)
+    candidates = first_documents(first_stage, depth)
+    queries = read_queries(paths.queries)
+    corpus = read_corpus(paths.corpus, keep=document_ids(candidates))
+    check_run(candidates, queries, corpus)
+    ranker = load_ranker(model_options)
+    with request_progress(len(candidates)) as advance:
+        reranked = rerank_run(
+            ranker, candidates, queries, corpus, top_k=top_k, threshold=threshold, on_progress=advance
+        )
+    write_run(paths.output, reranked.run)
+    print_note(_summary(reranked, paths.output))
+    _note_left_out(sum(map(len, first_stage.values())) - reranked.documents, depth)
+
+
+def _summary(reranked: RerankedRun, output: Path) -> str:
+    return (
+        f"reranked {len(reranked.run):,} queries with {reranked.documents:,} documents "
+        f"({reranked.truncated:,} truncated), {reranked.tokens:,} tokens in {reranked.seconds:.1f} s "
+        f"({reranked.tokens_per_second:,.0f} tokens/s), into {output}"
+    )
+
+
+def _note_left_out(count: int, depth: int) -> None:
+    if count:
+        print_note(f"{count:,} documents below rank {depth} were not reranked and are not in the output (--depth)")

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+from blockrank_rerank.formats.beir import Queries, read_queries
+from blockrank_rerank.formats.errors import DataError
+from blockrank_rerank.formats.qrels import Qrels, read_qrels
+
+
+@dataclass(frozen=True, kw_only=True)
+class Collection:
+    """Judged queries of one split.
+
+    Parameters
+    ----------
+    queries : Queries
+        Only queries with a positive judgement.
+    qrels : Qrels
+        Judgements of these queries.
+    without_positive : tuple of str
+        Queries of the split that have judgements but no positive one: no ranking of them is right or wrong.
+    """
+
+    queries: Queries
+    qrels: Qrels
+    without_positive: tuple[str, ...]
+
+    def sample(self, limit: int, seed: int) -> Collection:
+        """At most `limit` queries, drawn at random."""
+        if limit >= len(self.queries):
+            return self
+        drawn = set(random.Random(seed).sample(sorted(self.queries), limit))
+        return Collection(
+            queries={query: text for query, text in self.queries.items() if query in drawn},
+            qrels={query: judged for query, judged in self.qrels.items() if query in drawn},
+            without_positive=self.without_positive,
+        )
+
+
+def read_collection(folder: Path, split: str = "test", min_relevance: int = 1) -> Collection:
+    """Judged queries of a BEIR folder.
+
+    Parameters
+    ----------
+    folder : Path
+        Holds ``queries.jsonl`` and ``qrels/<split>.tsv``.
+    split : str
+        Name of the judgements.
+    min_relevance : int
+        Least judgement that counts as positive.
+
+    Raises
+    ------
+    FileNotFoundError
+        If a file is missing; names the splits that there are.
+    DataError
+        If a file is malformed, a judged query has no text, or no query has a positive judgement.
+    """
+    qrels = read_qrels(_qrels_path(folder, split))
+    positive = {query for query, judged in qrels.items() if max(judged.values()) >= min_relevance}
+    if not positive:
+        raise DataError(f"no document of split {split!r} is judged {min_relevance} or higher")
+    texts = read_queries(folder / "queries.jsonl")
+    return Collection(
+        queries={query: _text(texts, query, folder) for query in qrels if query in positive},
+        qrels={query: judged for query, judged in qrels.items() if query in positive},
+        without_positive=tuple(query for query in qrels if query not in positive),
+    )
+
+
+def _qrels_path(folder: Path, split: str) -> Path:
+    path = folder / "qrels" / f"{split}.tsv"
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no such folder: {folder}")
+    if not path.is_file():
+        splits = ", ".join(sorted(known.stem for known in path.parent.glob("*.tsv"))) or "none"
+        raise FileNotFoundError(f"no judgements {path}; splits available: {splits}")
+    return path
+
+
+def _text(texts: Queries, query: str, folder: Path) -> str:
+    if query not in texts:
+        raise DataError(f"query {query!r} is judged but has no text", str(folder / "queries.jsonl"))
+    return texts[query]

@@ -1,0 +1,587 @@
+import io
+import json
+import os
+import subprocess
+import sys
+import warnings
+from importlib.util import find_spec
+from types import SimpleNamespace
+
+import pytest
+
+import blockrank_rerank.reranker
+from blockrank_rerank.cli import doctor as doctor_module
+from blockrank_rerank.cli import evaluate as evaluate_module
+from blockrank_rerank.cli import rerank_documents as rerank_documents_module
+from blockrank_rerank.cli import rerank_trec as rerank_trec_module
+from blockrank_rerank.cli.app import main
+from blockrank_rerank.cli.options import ModelOptions
+from blockrank_rerank.cli.ranker import load_ranker
+from tests.core.fake_ranker import FakeRanker
+
+needs_extra = pytest.mark.skipif(find_spec("ir_measures") is None or find_spec("bm25s") is None, reason="eval extra")
+
+QUERY = "how long do fleas live"
+FLEAS, CONCRETE, DOGS = "fleas live for three months", "concrete is poured", "dogs carry fleas"
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    ranker = FakeRanker()
+    ranker.options = []
+
+    def load(options):
+        ranker.options.append(options)
+        return ranker
+
+    for module in (doctor_module, evaluate_module, rerank_documents_module, rerank_trec_module):
+        monkeypatch.setattr(module, "load_ranker", load)
+    return ranker
+
+
+@pytest.fixture(autouse=True)
+def surroundings(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("BLOCKRANK_DEBUG", raising=False)
+    monkeypatch.setenv("COLUMNS", "100")
+
+
+@pytest.fixture
+def files(tmp_path):
+    (tmp_path / "a.txt").write_text(f"{CONCRETE}\n\n{FLEAS}\n")
+    (tmp_path / "b.jsonl").write_text(json.dumps({"_id": "dogs", "title": "Dogs", "text": DOGS, "year": 1}) + "\n")
+    return ["a.txt", "b.jsonl"]
+
+
+@pytest.fixture
+def collection(tmp_path):
+    documents = {"fleas": FLEAS, "concrete": CONCRETE, "dogs": DOGS}
+    _write_jsonl(tmp_path / "corpus.jsonl", documents)
+    _write_jsonl(tmp_path / "queries.jsonl", {"q1": QUERY, "q2": "poured concrete", "q3": "irrelevant"})
+    (tmp_path / "qrels").mkdir()
+    (tmp_path / "qrels" / "test.tsv").write_text(
+        "query-id\tcorpus-id\tscore\nq1\tfleas\t1\nq2\tconcrete\t1\nq3\tdogs\t0\n"
+    )
+    (tmp_path / "first.trec").write_text(
+        "q1 Q0 concrete 1 3 t\nq1 Q0 dogs 2 2 t\nq1 Q0 fleas 3 1 t\nq2 Q0 dogs 1 2 t\nq2 Q0 concrete 2 1 t\n"
+    )
+    return tmp_path
+
+
+TREC = ["rerank", "--queries", "queries.jsonl", "--corpus", "corpus.jsonl", "--run", "first.trec"]
+
+
+def _write_jsonl(path, texts):
+    path.write_text("".join(json.dumps({"_id": key, "text": text}) + "\n" for key, text in texts.items()))
+
+
+def refusal(capsys, arguments, code):
+    """The one line on stderr of a command that must fail."""
+    assert main(arguments) == code
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("blockrank: error: ")
+    assert captured.err.count("\n") == 1
+    assert "Traceback" not in captured.err
+    return captured.err.removeprefix("blockrank: error: ").strip()
+
+
+def blockrank(*arguments, stdin=None, **environment):
+    return subprocess.run(
+        [sys.executable, "-m", "blockrank_rerank.cli", *arguments],
+        input=stdin,
+        capture_output=True,
+        env=os.environ | environment,
+        timeout=60,
+    )
+
+
+# Ranking documents
+
+
+def test_documents_of_several_files_are_ranked_in_a_table(fake, files, capsys):
+    assert main(["rerank", QUERY, *files]) == 0
+    header, *rows = capsys.readouterr().out.splitlines()
+    assert header.split() == ["rank", "score", "document", "text"]
+    assert [row.split()[0] for row in rows] == ["1", "2", "3"]
+    assert "a.txt:3" in rows[0]
+    assert FLEAS in rows[0]
+    assert "dogs" in rows[1]
+    assert f"Dogs | {DOGS}" in rows[1]
+
+
+def test_json_holds_everything_about_every_document(fake, files, capsys):
+    assert main(["rerank", QUERY, *files, "--json"]) == 0
+    ranking = json.loads(capsys.readouterr().out)
+    assert [document["rank"] for document in ranking] == [1, 2, 3]
+    assert [document["index"] for document in ranking] == [1, 2, 0]
+    assert ranking[1] == {
+        "rank": 2,
+        "index": 2,
+        "id": "dogs",
+        "source": "b.jsonl:1",
+        "score": ranking[1]["score"],
+        "raw_score": 1.0,
+        "truncated": False,
+        "title": "Dogs",
+        "text": DOGS,
+        "metadata": {"year": 1},
+    }
+
+
+def test_top_k_and_threshold_say_how_many_documents_are_left_out(fake, files, capsys):
+    assert main(["rerank", QUERY, *files, "--top-k", "1"]) == 0
+    assert capsys.readouterr().out.endswith("1 of 3 documents shown\n")
+    assert main(["rerank", QUERY, *files, "--top-k", "0"]) == 0
+    assert capsys.readouterr().out == "0 of 3 documents shown\n"
+    assert main(["rerank", QUERY, *files, "--threshold", "0.3"]) == 0
+    assert capsys.readouterr().out.endswith("1 of 3 documents shown\n")
+    assert main(["rerank", QUERY, *files, "--threshold", "0.9", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == []
+
+
+def test_truncated_documents_are_marked_and_counted(fake, tmp_path, capsys):
+    (tmp_path / "long.txt").write_text("word " * 100 + "\nshort\n")
+    assert main(["rerank", "word", "long.txt"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "*long.txt:1" in lines[1]
+    assert "*" not in lines[2]
+    assert lines[-1].startswith("* 1 of these documents were longer than the model reads")
+
+
+def test_long_text_is_cut_to_the_width_of_the_terminal(fake, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    (tmp_path / "long.txt").write_text("word " * 100_000)
+    assert main(["rerank", "word", "long.txt"]) == 0
+    table = capsys.readouterr().out.splitlines()[:2]
+    assert all(len(line) <= 60 for line in table)
+
+
+def test_a_long_path_keeps_its_end_in_the_table(fake, tmp_path, capsys):
+    folder = tmp_path / "a-folder-with-a-long-name"
+    folder.mkdir()
+    (folder / "document-file.txt").write_text("word")
+    assert main(["rerank", "word", str(folder / "document-file.txt")]) == 0
+    assert "ng-name/document-file.txt:1 " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[bold]x[/]", "[/] [link=http://x]y[/link]", "</s> [INST] [SEP]", "👩‍👩‍👧 مرحبا", ":smile: {curly} %s"],
+)
+def test_user_text_is_printed_literally(fake, tmp_path, capsys, text):
+    (tmp_path / "a.txt").write_text(text)
+    assert main(["rerank", text, "a.txt"]) == 0
+    assert text in capsys.readouterr().out
+    assert main(["rerank", text, "a.txt", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["text"] == text
+
+
+def test_a_document_cannot_send_escape_sequences_to_the_terminal(fake, tmp_path, capsys):
+    (tmp_path / "a.txt").write_text("before \x1b[2J\x1b]0;title\x07 \x9b31m after\x00")
+    assert main(["rerank", "before", "a.txt"]) == 0
+    assert not set(capsys.readouterr().out) & set("\x1b\x07\x9b\x00")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1"])
+def test_no_character_crashes_the_output_whatever_the_terminal_shows(fake, tmp_path, monkeypatch, encoding):
+    (tmp_path / "a.jsonl").write_text('"half \\ud83d pair, é, 🎉, word"\n')
+    for flags in ([], ["--json"]):
+        stdout = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+        monkeypatch.setattr(sys, "stdout", stdout)
+        assert main(["rerank", "word", "a.jsonl", *flags]) == 0
+        printed = stdout.buffer.getvalue().decode(encoding)
+        assert "word" in printed
+        if flags:
+            assert json.loads(printed)[0]["text"] == "half \ud83d pair, é, 🎉, word"
+
+
+def test_documents_come_from_standard_input(fake, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(f"{DOGS}\r\n{FLEAS}\r\n".encode())))
+    assert main(["rerank", QUERY, "-", "--json"]) == 0
+    ranking = json.loads(capsys.readouterr().out)
+    assert [(document["source"], document["text"]) for document in ranking] == [
+        ("<stdin>:2", FLEAS),
+        ("<stdin>:1", DOGS),
+    ]
+
+
+def test_the_title_reaches_the_ranker_apart_from_the_text(fake, files):
+    assert main(["rerank", QUERY, *files]) == 0
+    assert fake.requests == [(QUERY, [CONCRETE, FLEAS, {"title": "Dogs", "text": DOGS}])]
+
+
+def test_all_model_options_reach_the_loader(fake, files):
+    flags = ["--model=m", "--revision=r", "--scoring-layer=0", "--device=cpu", "--dtype=float32"]
+    flags += ["--attention=sdpa", "--max-document-tokens=9", "--local-files-only", "--trust-remote-code"]
+    assert main(["rerank", QUERY, *files, *flags]) == 0
+    assert fake.options == [
+        ModelOptions(
+            model="m",
+            revision="r",
+            scoring_layer=0,
+            device="cpu",
+            dtype="float32",
+            attention="sdpa",
+            max_document_tokens=9,
+            local_files_only=True,
+            trust_remote_code=True,
+        )
+    ]
+
+
+def test_the_loader_hands_every_option_to_the_engine(monkeypatch):
+    calls = []
+
+    class Reranker:
+        device = "cpu"
+
+        @classmethod
+        def from_pretrained(cls, model, **options):
+            calls.append((model, options))
+            return cls()
+
+        def with_config(self, **changes):
+            calls.append(changes)
+            return self
+
+    monkeypatch.setattr("blockrank_rerank.BlockRankReranker", Reranker)
+    load_ranker(ModelOptions(model="m", scoring_layer=0, max_document_tokens=9))
+    load_ranker(ModelOptions())
+    (model, options), changes, (default, _) = calls
+    assert (model, default) == ("m", blockrank_rerank.reranker.DEFAULT_MODEL)
+    assert options == {
+        "revision": None,
+        "scoring_layer": 0,
+        "device": None,
+        "dtype": None,
+        "attention": "auto",
+        "local_files_only": False,
+        "trust_remote_code": False,
+    }
+    assert changes == {"max_document_tokens": 9}
+
+
+# Arguments that cannot be used
+
+
+@pytest.mark.parametrize(
+    ("arguments", "found"),
+    [
+        (["rerank", "--nope"], "see: blockrank rerank --help"),
+        (["nope"], "No such command 'nope'; see: blockrank --help"),
+        (["--nope"], "No such option: --nope"),
+        (["rerank", "q", "f", "--top-k", "many"], "--top-k"),
+        (["rerank", "--depth", "0"], "--depth"),
+        (["evaluate"], "Missing argument"),
+        (["rerank"], "ranking documents needs QUERY FILE; missing: QUERY, FILE"),
+        (["rerank", "query only"], "missing: FILE"),
+        (["rerank", "--run", "r", "--corpus", "c"], "missing: --queries, --output"),
+        (["rerank", "--depth", "5"], "missing: --queries, --corpus, --run, --output"),
+        (["rerank", "q", "f", "--run", "r"], "QUERY, FILE (ranking documents) cannot go together with --run"),
+        (["rerank", "q", "f", "--depth", "5"], "cannot go together with --depth"),
+        ([*TREC, "--output", "o", "--json"], "--json (ranking documents) cannot go together with --queries"),
+    ],
+)
+def test_arguments_that_cannot_be_used_are_refused_in_one_line(capsys, arguments, found):
+    assert found in refusal(capsys, arguments, 2)
+
+
+def test_what_the_engine_refuses_is_an_argument_error(fake, files, capsys):
+    assert refusal(capsys, ["rerank", " ", *files], 2) == "query must not be empty"
+
+
+def test_no_arguments_print_the_help(capsys):
+    assert main([]) == 0
+    assert "rerank" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["rerank", "evaluate", "doctor"])
+def test_every_help_text_holds_an_example(command, capsys):
+    assert main([command, "--help"]) == 0
+    assert f"blockrank {command} " in capsys.readouterr().out
+
+
+def test_the_version_is_printed(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"blockrank-rerank {blockrank_rerank.__version__}\n"
+
+
+# Files and data that cannot be used
+
+
+def test_a_missing_file_is_named(fake, capsys):
+    assert refusal(capsys, ["rerank", QUERY, "absent.txt"], 4) == "No such file or directory: absent.txt"
+
+
+def test_a_folder_in_place_of_a_file_is_named(fake, tmp_path, capsys):
+    (tmp_path / "folder").mkdir()
+    assert refusal(capsys, ["rerank", QUERY, "folder"], 4) == "Is a directory: folder"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "found"),
+    [
+        ("a.txt", b"", "no documents in a.txt: expected one document per non-empty line"),
+        ("a.jsonl", b'"x"\n[]\n', 'a.jsonl:2: expected a string or a JSON object with "text", got list'),
+        ("a.jsonl", b"\n\n{oops\n", "a.jsonl:3: not valid JSON"),
+        ("a.txt", b"fine\n\xff\n", "a.txt:2: expected UTF-8 text, got byte 0xff"),
+    ],
+    ids=["empty", "wrong-type", "malformed", "not-utf8"],
+)
+def test_bad_documents_are_refused_with_file_and_line(fake, tmp_path, capsys, name, content, found):
+    (tmp_path / name).write_bytes(content)
+    assert refusal(capsys, ["rerank", QUERY, name], 5).startswith(found)
+    assert not fake.options, "bad data must be refused before a model is loaded"
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ImportError("no module"), 3),
+        (FileNotFoundError("no model there"), 4),
+        (ValueError("bad\n  value"), 2),
+        (UnicodeEncodeError("utf-8", "\ud800", 0, 1, "surrogates not allowed"), 6),
+        (FloatingPointError("scores are nan"), 6),
+        (RuntimeError(), 6),
+        (OSError(28, "No space left on device", "out.trec"), 6),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_every_kind_of_failure_has_its_exit_code_and_one_line(fake, files, monkeypatch, capsys, error, code):
+    monkeypatch.setattr(fake, "rank", _raise(error))
+    refusal(capsys, ["rerank", QUERY, *files], code)
+
+
+def test_a_traceback_appears_on_request_only(fake, files, monkeypatch, capsys):
+    monkeypatch.setattr(fake, "rank", _raise(RuntimeError("broken")))
+    assert refusal(capsys, ["rerank", QUERY, *files], 6) == "broken (BLOCKRANK_DEBUG=1 shows the traceback)"
+    assert main(["--debug", "rerank", QUERY, *files]) == 6
+    assert "Traceback" in capsys.readouterr().err
+    monkeypatch.setenv("BLOCKRANK_DEBUG", "1")
+    assert main(["rerank", QUERY, *files]) == 6
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_an_interrupt_ends_with_its_own_code(fake, files, monkeypatch, capsys):
+    monkeypatch.setattr(fake, "rank", _raise(KeyboardInterrupt()))
+    assert main(["rerank", QUERY, *files]) == 130
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_warning_is_one_line_on_stderr(fake, files, monkeypatch, capsys):
+    def rank(*_, **__):
+        warnings.warn("scoring_layer was\nguessed", UserWarning, stacklevel=2)
+        return []
+
+    monkeypatch.setattr(fake, "rank", rank)
+    before = warnings.showwarning
+    assert main(["rerank", QUERY, *files]) == 0
+    assert capsys.readouterr().err == "blockrank: warning: scoring_layer was guessed\n"
+    assert warnings.showwarning is before
+
+
+def _raise(error):
+    def fail(*_, **__):
+        raise error
+
+    return fail
+
+
+# Reranking a TREC run
+
+
+def test_a_run_is_reranked_into_another_run(fake, collection, capsys):
+    assert main([*TREC, "--output", "out.trec"]) == 0
+    lines = [line.split() for line in (collection / "out.trec").read_text().splitlines()]
+    assert [(query, document, rank) for query, _, document, rank, _, _ in lines] == [
+        ("q1", "fleas", "1"),
+        ("q1", "dogs", "2"),
+        ("q1", "concrete", "3"),
+        ("q2", "concrete", "1"),
+        ("q2", "dogs", "2"),
+    ]
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.splitlines()[-1].startswith("reranked 2 queries with 5 documents (0 truncated), ")
+    assert captured.err.endswith("into out.trec\n")
+
+
+def test_documents_below_the_depth_are_left_out_and_counted(fake, collection, capsys):
+    assert main([*TREC, "--output", "out.trec", "--depth", "1"]) == 0
+    assert len((collection / "out.trec").read_text().splitlines()) == 2
+    assert "3 documents below rank 1 were not reranked and are not in the output" in capsys.readouterr().err
+
+
+def test_top_k_shortens_the_new_run(fake, collection):
+    assert main([*TREC, "--output", "out.trec", "--top-k", "1"]) == 0
+    assert [line.split()[2] for line in (collection / "out.trec").read_text().splitlines()] == [
+        "fleas",
+        "concrete",
+    ]
+
+
+def test_a_run_naming_unknown_documents_is_refused_before_anything_is_written(fake, collection, capsys):
+    run = collection / "first.trec"
+    run.write_text(run.read_text() + "".join(f"q2 Q0 absent{i} {i} -{i} t\n" for i in range(3, 9)))
+    found = refusal(capsys, [*TREC, "--output", "out.trec"], 5)
+    assert found == "the run names 6 documents without text: absent3, absent4, absent5, absent6, absent7, …"
+    assert not (collection / "out.trec").exists()
+    assert not fake.options
+
+
+def test_a_run_naming_unknown_queries_is_refused_before_anything_is_written(fake, collection, capsys):
+    run = collection / "first.trec"
+    run.write_text(run.read_text() + "q9 Q0 dogs 1 1 t\n")
+    assert refusal(capsys, [*TREC, "--output", "out.trec"], 5) == "the run names 1 queries without text: q9"
+    assert not (collection / "out.trec").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "found"),
+    [
+        ("first.trec", "q1 Q0 fleas 1 0.5\n", "first.trec:1: expected 6 columns"),
+        ("first.trec", "q1 Q0 fleas 1 nan t\n", "first.trec:1: expected a finite score"),
+        ("first.trec", "", "first.trec: the run is empty"),
+        (
+            "corpus.jsonl",
+            '{"_id": "fleas"}\n',
+            'corpus.jsonl:1: expected a JSON object with "_id" and "text"',
+        ),
+        ("queries.jsonl", "[]\n", 'queries.jsonl:1: expected a JSON object with "_id" and "text", got list'),
+    ],
+)
+def test_a_malformed_collection_is_refused_with_file_and_line(fake, collection, capsys, name, content, found):
+    (collection / name).write_text(content)
+    (collection / "out.trec").write_text("old")
+    assert refusal(capsys, [*TREC, "--output", "out.trec"], 5).startswith(found)
+    assert (collection / "out.trec").read_text() == "old"
+
+
+def test_a_failure_while_ranking_leaves_the_old_output_alone(fake, collection, monkeypatch, capsys):
+    (collection / "out.trec").write_text("old")
+    monkeypatch.setattr(fake, "rank_batch", _raise(FloatingPointError("scores are nan")))
+    assert main([*TREC, "--output", "out.trec"]) == 6
+    assert (collection / "out.trec").read_text() == "old"
+
+
+def test_an_output_in_no_folder_is_refused_before_a_model_is_loaded(fake, collection, capsys):
+    assert "create it first" in refusal(capsys, [*TREC, "--output", "absent/out.trec"], 4)
+    assert not fake.options
+
+
+# Evaluating
+
+
+@needs_extra
+def test_evaluation_reports_measures_before_and_after(fake, collection, capsys):
+    assert main(["evaluate", ".", "--run", "first.trec"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == [".", "(test)", "before", "after", "difference"]
+    assert lines[2].split() == ["RR@10", "0.4167", "1.0000", "+0.5833"]
+    assert "model: fake" in lines
+    assert "1 judged queries have no document judged 1 or higher: left out" in lines
+    assert any(line.startswith("2 queries, 2.5 documents per query") for line in lines)
+
+
+@needs_extra
+def test_evaluation_without_a_run_uses_bm25_and_prints_json(fake, collection, capsys):
+    assert main(["evaluate", ".", "--json", "--output", "out.trec"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["first_stage"] == "BM25 (bm25s)"
+    assert report["before"].keys() == report["after"].keys() == {"nDCG@10", "RR@10", "R@10", "R@100"}
+    assert (report["queries"], report["queries_without_relevant"]) == (2, 1)
+    assert (collection / "out.trec").is_file()
+
+
+@needs_extra
+def test_a_sample_of_the_queries_is_evaluated(fake, collection, capsys):
+    assert main(["evaluate", ".", "--json", "--queries-limit", "1", "--seed", "3"]) == 0
+    assert json.loads(capsys.readouterr().out)["queries"] == 1
+    assert len(fake.requests) == 1
+
+
+@needs_extra
+def test_an_unknown_split_lists_those_available(fake, collection, capsys):
+    assert refusal(capsys, ["evaluate", ".", "--split", "dev"], 4).endswith("splits available: test")
+
+
+def test_evaluation_without_its_extra_names_the_install_line(fake, collection, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ir_measures", None)
+    assert refusal(capsys, ["evaluate", "."], 3).endswith("run: pip install 'blockrank-rerank[eval]'")
+
+
+@needs_extra
+def test_an_evaluation_run_naming_unknown_documents_is_refused(fake, collection, capsys):
+    (collection / "first.trec").write_text("q1 Q0 absent 1 1 t\n")
+    found = refusal(capsys, ["evaluate", ".", "--run", "first.trec"], 5)
+    assert found == "the run names 1 documents without text: absent"
+    assert not fake.options
+
+
+# Doctor
+
+
+def test_doctor_reports_versions_choices_and_a_real_request(fake, capsys):
+    assert main(["doctor", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert {finding["what"] for finding in report["versions"]} >= {
+        "python",
+        "torch",
+        "transformers",
+        "triton",
+    }
+    assert {finding["what"] for finding in report["optional"]} >= {
+        "ir-measures",
+        "llama-index-core",
+        "haystack-ai",
+    }
+    assert all(finding["detail"] for findings in report.values() for finding in findings)
+    assert "ranked 2 documents" in report["model"][0]["detail"]
+    assert main(["doctor"]) == 0
+    assert "ranked 2 documents" in " ".join(capsys.readouterr().out.split())
+
+
+def test_doctor_says_what_a_missing_package_means(fake, capsys, monkeypatch):
+    missing = doctor_module.Package("surely-not-installed", "needed for nothing")
+    monkeypatch.setattr(doctor_module, "OPTIONAL", (missing,))
+    assert main(["doctor", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["optional"] == [
+        {"what": "surely-not-installed", "usable": False, "detail": "not installed; needed for nothing"}
+    ]
+
+
+def test_doctor_fails_when_the_default_model_does(fake, capsys, monkeypatch):
+    monkeypatch.setattr(doctor_module, "load_ranker", _raise(OSError(2, "No such file", "model.safetensors")))
+    assert main(["doctor", "--json"]) == 6
+    assert json.loads(capsys.readouterr().out)["model"] == [
+        {"what": "default model", "usable": False, "detail": "No such file: model.safetensors"}
+    ]
+
+
+# The installed command
+
+
+def test_help_does_not_import_the_engine():
+    code = "import sys; from blockrank_rerank.cli.app import main; main(['rerank', '--help']); " + (
+        "sys.exit(bool({'torch', 'transformers', 'numpy'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60).returncode == 0
+
+
+def test_a_reader_that_goes_away_causes_no_noise():
+    process = subprocess.Popen(
+        [sys.executable, "-m", "blockrank_rerank.cli", "evaluate", "--help"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait(timeout=60) == 1
+
+
+def test_the_process_ends_with_the_exit_code_and_one_line():
+    result = blockrank("rerank", "q", "absent-\udcff.txt", PYTHONIOENCODING="ascii")
+    assert result.returncode == 4
+    assert result.stderr == b"blockrank: error: No such file or directory: absent-\\udcff.txt\n"
+    assert result.stdout == b""
