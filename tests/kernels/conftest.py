@@ -32,6 +32,15 @@ def random_qkv(tokens: int, heads: int, key_heads: int, dim: int, dtype: torch.d
     return [torch.randn(shape, generator=generator).to(dtype) for shape in shapes]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """Tensors this small are slower on several threads, far slower where other processes use the cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(autouse=True)
 def poison_uninitialised_memory(monkeypatch):
     """Whatever an operation forgets to write stays NaN."""
