@@ -11,7 +11,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from blockrank_rerank.checkpoint import Checkpoint
 from blockrank_rerank.config import BlockRankConfig
 from blockrank_rerank.layout import Layout
-from blockrank_rerank.scoring_head import SCORING_HEAD_NAME, ScoringHead, signal_span
+from blockrank_rerank.scoring_head import SCORING_HEAD_NAME, ScoringHead
+from blockrank_rerank.signals import scored_offsets, signal_rows
 
 ATTENTION_NAME = "blockrank"
 
@@ -24,13 +25,14 @@ class _Scored(Exception):
 class Pass:
     """One forward pass, as the attention function sees it.
 
-    ``lse`` receives each request's document log-sum-exps ``[S, H, N]`` where the scoring layer is one of
-    the model's own.
+    ``stop`` says whether the pass ends inside the scoring layer; training of a language model goes on.
+    ``lse`` receives each request's log-sum-exps where the scoring layer is one of the model's own.
     """
 
     layout: Layout
     config: BlockRankConfig
     implementation: str
+    stop: bool = True
     lse: list[Tensor] = field(default_factory=list)
 
 
@@ -54,7 +56,8 @@ def _attention(
     if layer == config.scoring_layer:
         _refuse_window_at_scoring_layer(layer, sliding_window, layout)
         blockrank.lse.extend(_layer_scores(query, key, blockrank, scaling, softcap))
-        raise _Scored
+        if blockrank.stop:
+            raise _Scored
     sees_documents = layer >= config.query_documents_from_layer
     out = block_attention(
         query,
@@ -80,9 +83,9 @@ def _layer_scores(
         key = key[:, [head // group for head in config.heads]]
     return [
         document_scores(
-            query[slice(*signal_span(request, config.signal_tokens))],
+            query[signal_rows(request, config)],
             key,
-            request.document_offsets,
+            scored_offsets(request, config),
             scale=scale,
             softcap=softcap,
             implementation=blockrank.implementation,
@@ -159,12 +162,13 @@ class Backbone(nn.Module):
         return backbone
 
     def document_scores(self, layout: Layout) -> list[Tensor]:
-        """Document log-sum-exps of every request in a pack.
+        """Log-sum-exps of the scored blocks of every request in a pack.
 
         Returns
         -------
         list of Tensor
-            ``[S, H, N]`` per request, fp32, on the model's device.
+            ``[S, H, N]`` per request, fp32, on the model's device; ``[S, H, N + 1]`` with the instruction
+            first where the config has ``abstention``.
         """
         device = next(self.model.parameters()).device
         state = Pass(layout, self.config, self.attention)
@@ -178,7 +182,7 @@ class Backbone(nn.Module):
             return state.lse
         if self.head is None:
             raise RuntimeError(f"the model never reached scoring_layer {self.config.scoring_layer}")
-        return self.head(out.last_hidden_state[0], layout, self.config.signal_tokens, self.attention)
+        return self.head(out.last_hidden_state[0], layout, self.config, self.attention)
 
     def _refuse_nonfinite_weights(self, name: str) -> None:
         for parameter, tensor in self.named_parameters():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import os
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -46,9 +45,8 @@ class Checkpoint:
 
     def __post_init__(self) -> None:
         """Refuse a path that is not there before anything is asked of the Hub."""
-        if not isinstance(self.model, str | os.PathLike) or not str(self.model):
+        if not isinstance(self.model, str) or not self.model:
             raise ValueError(f"model must be a folder or a Hub id, got {self.model!r}")
-        object.__setattr__(self, "model", str(self.model))
         path = Path(self.model)
         looks_local = path.is_absolute() or self.model.startswith((".", "~")) or self.model.count("/") > 1
         if (looks_local and not path.is_dir()) or path.is_file():
@@ -121,19 +119,30 @@ class Checkpoint:
             )
         return with_scoring_layer(config or RELEASED, scoring_layer)
 
-    def truncated_model(self, model_config: Any, layers: int, dtype: torch.dtype, attention: str) -> nn.Module:
-        """The base model with its first ``layers`` layers; the others and the LM head are never allocated.
+    def truncated_model(
+        self,
+        model_config: Any,
+        layers: int,
+        dtype: torch.dtype,
+        attention: str,
+        *,
+        language_model: bool = False,
+    ) -> nn.Module:
+        """The model with its first ``layers`` layers; later ones are never allocated.
+
+        Without ``language_model`` neither is the LM head: only the base model is read.
 
         Raises
         ------
         ValueError
             For missing, damaged or ill-fitting weights.
         """
-        from transformers import AutoModel
+        from transformers import AutoModel, AutoModelForCausalLM
 
+        loader = AutoModelForCausalLM if language_model else AutoModel
         extra = {"add_pooling_layer": False} if model_config.model_type == "bert" else {}
-        with _readable(self.model, "the weights"), _quiet():
-            model, report = AutoModel.from_pretrained(
+        with _readable(self.model, "the weights"), quiet():
+            model, report = loader.from_pretrained(
                 self.model,
                 config=truncate(model_config, layers),
                 dtype=dtype,
@@ -193,8 +202,8 @@ def _readable(model: str, part: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Truncation leaves weights unused by design; Transformers would report every one of them."""
+def quiet() -> Iterator[None]:
+    """Silence Transformers: truncation leaves weights unused by design, and it would report every one."""
     from transformers.utils import logging
 
     level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()

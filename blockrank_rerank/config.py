@@ -15,6 +15,14 @@ _SIGNALS = ("all", "mean")
 _REDUCTIONS = ("mean_of_softmax", "softmax_of_mean")
 
 
+QUERY_FREE_INSTRUCTION = (
+    "You will be given a list of documents and then a query. Each document will be formatted as ID: <id> | "
+    "CONTENT: <content> | END ID: <id>. You need to read carefully and understand all of them and your goal "
+    "is to find all document(s) from the list that can help answer the query.\n\nDocuments:"
+)
+"""The released instruction without the query, for documents that are prepared before a query is known."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class PromptTemplate:
     """The text around a query and its documents, one template per block.
@@ -26,6 +34,8 @@ class PromptTemplate:
     ----------
     instruction : str
         May contain ``{query}``; without it, documents do not depend on the query.
+    query_free_instruction : str
+        Takes the instruction's place where documents are processed before the query is known.
     document : str
         Must contain ``{text}`` and something beside it, so that an empty document still has a token.
         May contain ``{index}``, the position in the list. A title goes before the text, after a space.
@@ -44,6 +54,7 @@ class PromptTemplate:
         "CONTENT: <content> | END ID: <id>. You need to read carefully and understand all of them and your goal "
         "is to find all document(s) from the list that can help answer the query.\nQuery: {query}\n\nDocuments:"
     )
+    query_free_instruction: str = QUERY_FREE_INSTRUCTION
     document: str = "\nID: {index} | CONTENT: {text} | END ID: {index}"
     query: str = (
         "\n\n====== Now let's start! ======\nWhich document is most relevant to answer the query? Print out the "
@@ -56,8 +67,13 @@ class PromptTemplate:
     def __post_init__(self) -> None:
         """Check placeholders."""
         _check_types(self)
-        allowed = {"instruction": {"query"}, "document": {"text", "index"}, "query": {"query"}}
-        required = {"instruction": set(), "document": {"text"}, "query": {"query"}}
+        allowed = {
+            "instruction": {"query"},
+            "query_free_instruction": set(),
+            "document": {"text", "index"},
+            "query": {"query"},
+        }
+        required = {"instruction": set(), "query_free_instruction": set(), "document": {"text"}, "query": {"query"}}
         for name, names in allowed.items():
             found = placeholders(getattr(self, name), name)
             if not required[name] <= found <= names:
@@ -72,14 +88,6 @@ class PromptTemplate:
     def query_free(self) -> bool:
         """Whether documents can be processed before the query is known."""
         return "query" not in placeholders(self.instruction, "instruction")
-
-
-QUERY_FREE_INSTRUCTION = (
-    "You will be given a list of documents and then a query. Each document will be formatted as ID: <id> | "
-    "CONTENT: <content> | END ID: <id>. You need to read carefully and understand all of them and your goal "
-    "is to find all document(s) from the list that can help answer the query.\n\nDocuments:"
-)
-"""The released instruction without the query, for documents that are prepared before a query is known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +109,9 @@ class BlockRankConfig:
     reduction : str
         ``"mean_of_softmax"`` (the paper): the mean over signals and heads of each one's softmax over
         documents. ``"softmax_of_mean"``: the softmax over documents of the mean log-sum-exp.
+    abstention : bool
+        Whether the model was trained to attend to the instruction block where no document is relevant; then
+        every document also gets a probability of relevance that does not depend on the list.
     query_offset : int
         Position of the first token of the query block.
     query_documents_from_layer : int
@@ -119,6 +130,7 @@ class BlockRankConfig:
     heads: tuple[int, ...] | None = None
     signal_tokens: int | str = 2
     reduction: str = "mean_of_softmax"
+    abstention: bool = False
     query_offset: int = 16384  # released code, block_icr_collate_fn; the paper's text says 8192
     query_documents_from_layer: int = 0
     max_document_tokens: int | None = 512  # released configs, max_block_length
@@ -217,6 +229,8 @@ def _check_ranges(config: BlockRankConfig) -> None:
     for name in ("scoring_layer", "query_offset", "query_documents_from_layer"):
         if getattr(config, name) < 0:
             raise ValueError(f"{name} must not be negative, got {getattr(config, name)}")
+    if config.version != FORMAT_VERSION:
+        raise ValueError(f"version must be {FORMAT_VERSION}, the format of this release, got {config.version}")
     signals = config.signal_tokens
     if signals not in _SIGNALS if isinstance(signals, str) else signals < 1:
         raise ValueError(f"signal_tokens must be a positive number or one of {_SIGNALS}, got {signals!r}")

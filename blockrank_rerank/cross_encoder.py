@@ -65,7 +65,9 @@ class BlockRankCrossEncoder:
         ValueError
             For anything that is not a list of pairs.
         """
-        if isinstance(sentences, str) or any(isinstance(pair, str) or len(pair) != 2 for pair in sentences):
+        if isinstance(sentences, str) or not all(
+            isinstance(pair, tuple | list) and len(pair) == 2 for pair in sentences
+        ):
             raise ValueError("sentences must be a list of (query, document) pairs")
         requests = [
             (query, [document for _, document in pairs]) for query, pairs in groupby(sentences, lambda pair: pair[0])

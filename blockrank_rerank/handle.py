@@ -29,9 +29,9 @@ class EngineHandle:
     A deep copy shares the engine, whose weights never change; a pickle carries the spec alone.
     """
 
-    def __init__(self, spec: EngineSpec) -> None:
+    def __init__(self, spec: EngineSpec, engine: Engine | None = None) -> None:
         self.spec = spec
-        self._engine: Engine | None = None
+        self._engine = engine
         self._lock = threading.Lock()
 
     def get(self) -> Engine:
@@ -43,6 +43,15 @@ class EngineHandle:
 
                     self._engine = Engine.load(self.spec)
         return self._engine
+
+    @property
+    def config(self) -> BlockRankConfig:
+        """Settings in force; of a model that is not loaded, its config files are read and not its weights."""
+        if self._engine is not None:
+            return self._engine.config
+        from blockrank_rerank.engine import resolve_config
+
+        return resolve_config(self.spec)[1]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> EngineHandle:
         return self

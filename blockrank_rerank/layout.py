@@ -12,10 +12,20 @@ from blockrank_rerank.prompt import EncodedRequest
 
 @dataclass(frozen=True, eq=False)
 class RequestBounds:
-    """Where one request lies in the pack: ``document_offsets`` is ``[N + 1]``, ``query`` is ``(start, end)``."""
+    """Where one request lies in the pack.
 
+    Attributes
+    ----------
+    instruction, query, answer : tuple of int
+        Packed ``(start, end)``; the answer, mostly empty, continues the query block.
+    document_offsets : Tensor
+        ``[N + 1]`` int64 on the CPU; documents follow the instruction.
+    """
+
+    instruction: tuple[int, int]
     document_offsets: Tensor
     query: tuple[int, int]
+    answer: tuple[int, int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,9 +80,9 @@ def build_layout(requests: Sequence[EncodedRequest], query_offset: int) -> Layou
     distance = 0
     for request in requests:
         start, instruction = len(ids), len(request.instruction)
-        blocks = [request.instruction, *request.documents, request.query]
+        blocks = [request.instruction, *request.documents, request.query + request.answer]
         context = (start, start + instruction)
-        seen = request.num_tokens - len(request.query)
+        seen = request.num_tokens - len(blocks[-1])
         for block in blocks:
             ids.extend(block)
         lengths += map(len, blocks)
@@ -81,7 +91,8 @@ def build_layout(requests: Sequence[EncodedRequest], query_offset: int) -> Layou
         contexts_before += [*first, context]
         positions += _positions(request, query_offset)
         offsets = torch.tensor([instruction, *map(len, request.documents)]).cumsum(0) + start
-        bounds.append(RequestBounds(offsets, (start + seen, len(ids))))
+        query_end = start + seen + len(request.query)
+        bounds.append(RequestBounds(context, offsets, (start + seen, query_end), (query_end, len(ids))))
         distance = max(distance, *_distances(request, query_offset))
     place = torch.cat(positions)
     # A block without tokens (an empty instruction) is no segment.
@@ -105,7 +116,7 @@ def _positions(request: EncodedRequest, query_offset: int) -> list[Tensor]:
     return [
         torch.arange(instruction),
         *[instruction + torch.arange(len(document)) for document in request.documents],
-        query_offset + torch.arange(len(request.query)),
+        query_offset + torch.arange(len(request.query) + len(request.answer)),
     ]
 
 

@@ -2,28 +2,33 @@ from __future__ import annotations
 
 import string
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from blockrank_rerank.config import BlockRankConfig
 from blockrank_rerank.text_tokenizer import EncodedBlock, Text, TextTokenizer, as_text
 
+_DROPPED = "the tokenizer's chat template drops messages; set chat=False in the config's prompt"
 _USER, _ASSISTANT = "@@blockrank-user-content@@", "@@blockrank-assistant-content@@"
 
 
 @dataclass(frozen=True)
 class EncodedRequest:
-    """Token ids of one request, block by block; ``truncated[n]`` says whether document ``n`` was cut."""
+    """Token ids of one request, block by block; ``truncated[n]`` says whether document ``n`` was cut.
+
+    ``answer`` continues the query block after its signal tokens: what a model is trained to say.
+    """
 
     instruction: list[int]
     documents: list[list[int]]
     query: list[int]
     truncated: list[bool]
+    answer: list[int] = field(default_factory=list)
 
     @property
     def num_tokens(self) -> int:
         """Length of the request in the pack."""
-        return len(self.instruction) + sum(map(len, self.documents)) + len(self.query)
+        return len(self.instruction) + sum(map(len, self.documents)) + len(self.query) + len(self.answer)
 
 
 class PromptEncoder:
@@ -48,6 +53,7 @@ class PromptEncoder:
         self._instruction = [(before, None), *_parse(template.instruction)]
         self._document = _parse(template.document)
         self._query = [*_parse(template.query), (between + template.answer, None)]
+        self._end_of_turn = tokenizer.eos_token or ""
         self._answer_start: list[tuple[str, str | None]] = [(template.answer_start, None)]
 
     def encode(self, query: str, documents: Sequence[str]) -> EncodedRequest:
@@ -71,6 +77,11 @@ class PromptEncoder:
         cap = self._document_cap(len(instruction.ids))
         blocks = [_cut(block, cap) for block in encoded]
         return EncodedRequest(instruction.ids, blocks, query_block, [len(block.ids) > cap for block in encoded])
+
+    def encode_answer(self, indices: Sequence[int]) -> list[int]:
+        """What follows the answer's start in a released training example: ``0, 3]`` and the end of the turn."""
+        text = Text(", ".join(map(str, indices)) + "]" + self._end_of_turn, is_data=False)
+        return self._tokenizer.encode([[text]])[0].ids
 
     def _check_query(self, block: list[int]) -> None:
         offset, limit = self._config.query_offset, self._position_limit
@@ -107,7 +118,8 @@ def _cut(block: EncodedBlock, cap: int) -> list[int]:
 def document_text(document: str | Mapping[str, Any], index: int) -> str:
     """The text of a document given as a string or as a mapping with ``text`` and optional ``title``.
 
-    The title comes first, after it a space: the form that the released checkpoint was trained on.
+    The title comes first, after it a space, and surrounding whitespace goes: the form that the released
+    checkpoint was trained on (released utils, format_doc).
 
     Raises
     ------
@@ -115,7 +127,7 @@ def document_text(document: str | Mapping[str, Any], index: int) -> str:
         For anything else, naming the document's index.
     """
     if isinstance(document, str):
-        return document
+        return document.strip()
     if not isinstance(document, Mapping):
         raise TypeError(
             f'documents[{index}] must be a str or a mapping with "text" and optional "title", '
@@ -127,7 +139,7 @@ def document_text(document: str | Mapping[str, Any], index: int) -> str:
             f'documents[{index}] needs "text" as a str and "title" as a str or nothing, '
             f"got {type(text).__name__} and {type(title).__name__}"
         )
-    return f"{title} {text}" if title else text
+    return f"{title} {text}".strip() if title else text.strip()
 
 
 def _parse(template: str) -> list[tuple[str, str | None]]:
@@ -149,15 +161,19 @@ def _chat_wrapping(tokenizer: Any) -> tuple[str, str]:
     if not tokenizer.chat_template:
         return tokenizer.bos_token or "", "\n"
     messages = [{"role": "user", "content": _USER}, {"role": "assistant", "content": _ASSISTANT}]
-    rendered = tokenizer.apply_chat_template(
-        messages,
-        tokenize=False,
-        continue_final_message=True,
-        # Templates that print today's date would give other scores tomorrow.
-        date_string="01 Jan 2025",
-    )
+    try:
+        rendered = tokenizer.apply_chat_template(
+            messages,
+            tokenize=False,
+            continue_final_message=True,
+            # Templates that print today's date would give other scores tomorrow.
+            date_string="01 Jan 2025",
+        )
+    except Exception as error:
+        # Templates raise whatever their authors chose.
+        raise ValueError(f"{_DROPPED} ({' '.join(str(error).split())[:200]})") from error
     before, user, rest = rendered.partition(_USER)
     between, assistant, _ = rest.partition(_ASSISTANT)
     if not user or not assistant:
-        raise ValueError("the tokenizer's chat template drops messages; set chat=False in the config's prompt")
+        raise ValueError(_DROPPED)
     return before, between

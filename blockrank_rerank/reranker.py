@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from blockrank_rerank.choices import describe_choices
 from blockrank_rerank.config import BlockRankConfig
 from blockrank_rerank.handle import EngineHandle, EngineSpec
 from blockrank_rerank.prompt import EncodedRequest, document_text
-from blockrank_rerank.scoring import attention_share, check_finite, raw_score
+from blockrank_rerank.scoring import Scores, scores
 
 if TYPE_CHECKING:
     from blockrank_rerank.engine import Engine
@@ -62,6 +63,9 @@ class RankedDocument:
         The document's text as given, without its title.
     truncated : bool
         Whether the end of the document was cut off before scoring.
+    probability : float or None
+        Probability of relevance in 0–1, which does not depend on the other documents; nothing for models
+        that were not trained to abstain.
     """
 
     index: int
@@ -69,6 +73,7 @@ class RankedDocument:
     raw_score: float
     text: str
     truncated: bool
+    probability: float | None = None
 
 
 class BlockRankReranker:
@@ -126,7 +131,7 @@ class BlockRankReranker:
         if config is not None and not isinstance(config, BlockRankConfig):
             raise ValueError(f"config must be a BlockRankConfig, got {type(config).__name__}")
         checkpoint = Checkpoint(
-            model=str(_DEFAULT_FOLDER) if model == DEFAULT_MODEL else str(model),
+            model=model_folder(model),
             revision=revision,
             local_files_only=local_files_only,
             trust_remote_code=trust_remote_code,
@@ -150,9 +155,7 @@ class BlockRankReranker:
     @property
     def config(self) -> BlockRankConfig:
         """Settings in force; reads the model's config files, not its weights."""
-        from blockrank_rerank.engine import resolve_config
-
-        return resolve_config(self._handle.spec)[1]
+        return self._handle.config
 
     @property
     def device(self) -> torch.device:
@@ -230,9 +233,8 @@ class BlockRankReranker:
             for pack in self._packs(checked):
                 encoded = [request for _, request in pack]
                 for (number, request), lse in zip(pack, self._engine.document_scores(encoded), strict=True):
-                    check_finite(lse)
-                    share = attention_share(lse, self._engine.config.reduction).tolist()
-                    ranked = _ranked(checked[number][2], share, raw_score(lse).tolist(), request.truncated)
+                    values = scores(_equal_where_identical(lse, request.documents), self._engine.config)
+                    ranked = _ranked(checked[number][2], values, request.truncated)
                     results[number] = _select(ranked, top_k, threshold)
                 advance(len(encoded), sum(request.num_tokens for request in encoded))
         return results
@@ -241,22 +243,32 @@ class BlockRankReranker:
     def _engine(self) -> Engine:
         return self._handle.get()
 
+    @property
+    def _budget_tokens(self) -> int:
+        return BUDGET_TOKENS.get(self.device.type, ACCELERATOR_BUDGET_TOKENS)
+
     def _packs(self, checked: list[_Checked]) -> Iterator[list[tuple[int, EncodedRequest]]]:
         """Consecutive requests whose tokens fit the budget together, encoded when their turn comes."""
         pack: list[tuple[int, EncodedRequest]] = []
         tokens = 0
-        budget = BUDGET_TOKENS.get(self.device.type, ACCELERATOR_BUDGET_TOKENS)
         for number, (query, texts, _) in enumerate(checked):
             if not texts:
                 continue
             request = self._engine.prompt.encode(query, texts)
-            if pack and tokens + request.num_tokens > budget:
+            if pack and tokens + request.num_tokens > self._budget_tokens:
                 yield pack
                 pack, tokens = [], 0
             pack.append((number, request))
             tokens += request.num_tokens
         if pack:
             yield pack
+
+
+def model_folder(model: str | Path) -> str:
+    """The folder or Hub id that a model name stands for."""
+    if model == DEFAULT_MODEL:
+        return str(_DEFAULT_FOLDER)
+    return str(model) if isinstance(model, Path) else model
 
 
 _Checked = tuple[str, list[str], Sequence[Document]]
@@ -280,18 +292,34 @@ def _check_request(request: Request, number: int) -> _Checked:
 def _check_limits(top_k: int | None, threshold: float | None) -> None:
     if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 0):
         raise ValueError(f"top_k must be a number of documents that is not negative, or None for all, got {top_k!r}")
-    if threshold is not None and (isinstance(threshold, bool) or not isinstance(threshold, int | float)):
+    number = isinstance(threshold, int | float) and not isinstance(threshold, bool) and not math.isnan(threshold)
+    if threshold is not None and not number:
         raise ValueError(f"threshold must be a number or None, got {threshold!r}")
 
 
-def _ranked(
-    documents: Sequence[Document], shares: list[float], raw: list[float], truncated: list[bool]
-) -> list[RankedDocument]:
+def _equal_where_identical(lse: torch.Tensor, documents: list[list[int]]) -> torch.Tensor:
+    """Give identical documents the score of the first: rounding depends on a row's place in the batch."""
+    extra = lse.shape[-1] - len(documents)
+    first: dict[tuple[int, ...], int] = {}
+    columns = [first.setdefault(tuple(document), index) + extra for index, document in enumerate(documents)]
+    if len(first) == len(documents):
+        return lse
+    return lse[..., [*range(extra), *columns]]
+
+
+def _ranked(documents: Sequence[Document], values: Scores, truncated: list[bool]) -> list[RankedDocument]:
     """Every document, best first; the sort is stable, so ties keep the input order."""
-    rows = zip(documents, shares, raw, truncated, strict=True)
+    rows = zip(documents, values.share, values.raw, values.probability, truncated, strict=True)
     ranked = [
-        RankedDocument(index, share, value, document if isinstance(document, str) else document["text"], cut)
-        for index, (document, share, value, cut) in enumerate(rows)
+        RankedDocument(
+            index=index,
+            score=share,
+            raw_score=raw,
+            probability=probability,
+            text=document if isinstance(document, str) else document["text"],
+            truncated=cut,
+        )
+        for index, (document, share, raw, probability, cut) in enumerate(rows)
     ]
     return sorted(ranked, key=lambda document: -document.score)
 

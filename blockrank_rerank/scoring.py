@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
+
+from blockrank_rerank.config import BlockRankConfig
 
 
 def attention_share(lse: Tensor, reduction: str) -> Tensor:
@@ -29,15 +33,51 @@ def raw_score(lse: Tensor) -> Tensor:
     return lse.mean((0, 1))
 
 
-def check_finite(lse: Tensor) -> None:
-    """Refuse NaN and infinite values.
+def relevance(lse: Tensor, nothing: Tensor, reduction: str) -> Tensor:
+    """Probability that each document is relevant: the odds of looking at it rather than at nothing.
+
+    Parameters
+    ----------
+    lse : Tensor
+        ``[S, H, N]`` document log-sum-exps.
+    nothing : Tensor
+        ``[S, H, 1]`` log-sum-exp of the instruction block, the document that is not there.
+    reduction : str
+        As for :func:`attention_share`.
+
+    Returns
+    -------
+    Tensor
+        ``[N]`` in 0–1; no document's value depends on another's.
+    """
+    if reduction == "softmax_of_mean":
+        return (raw_score(lse) - raw_score(nothing)).sigmoid()
+    return (lse - nothing).sigmoid().mean((0, 1))
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of one request's documents, each a list of N floats."""
+
+    share: list[float]
+    raw: list[float]
+    probability: list[float] | list[None]
+
+
+def scores(lse: Tensor, config: BlockRankConfig) -> Scores:
+    """All scores of one request, from the log-sum-exps of its scored blocks as :class:`Backbone` gives them.
 
     Raises
     ------
     FloatingPointError
-        Where there are any.
+        Where the model computed NaN or infinite values.
     """
     if not bool(torch.isfinite(lse).all()):
         raise FloatingPointError(
             "the model produced non-finite attention scores; load it with dtype='float32' or check its weights for NaN"
         )
+    documents = lse[..., 1:] if config.abstention else lse
+    share, raw = attention_share(documents, config.reduction).tolist(), raw_score(documents).tolist()
+    if not config.abstention:
+        return Scores(share, raw, [None] * len(share))
+    return Scores(share, raw, relevance(documents, lse[..., :1], config.reduction).tolist())

@@ -8,7 +8,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from blockrank_rerank.config import BlockRankConfig
 from blockrank_rerank.layout import Layout, RequestBounds
+from blockrank_rerank.signals import scored_offsets, signal_rows
 
 SCORING_HEAD_NAME = "scoring_head.safetensors"
 
@@ -42,30 +44,29 @@ class ScoringHead(nn.Module):
         nn.init.eye_(self.query.weight)
         nn.init.eye_(self.key.weight)
 
-    def forward(self, states: Tensor, layout: Layout, signal_tokens: int | str, implementation: str) -> list[Tensor]:
-        """Document log-sum-exps ``[S, H, N]`` of every request, from final states ``[T, hidden]``."""
-        heads = len(self.log_temperature)
-        keys = F.normalize(self.key(states).unflatten(-1, (heads, -1)).float(), dim=-1)
-        return [self._scores(states, keys, request, signal_tokens, implementation) for request in layout.requests]
+    def forward(self, states: Tensor, layout: Layout, config: BlockRankConfig, implementation: str) -> list[Tensor]:
+        """Log-sum-exps of every request's scored blocks, as :class:`Backbone` returns them.
+
+        ``states`` is ``[T, hidden]``, the encoder's final states.
+        """
+        keys = self._unit(self.key(states))
+        return [self._scores(states, keys, request, config, implementation) for request in layout.requests]
 
     def _scores(
-        self,
-        states: Tensor,
-        keys: Tensor,
-        request: RequestBounds,
-        signal_tokens: int | str,
-        implementation: str,
+        self, states: Tensor, keys: Tensor, request: RequestBounds, config: BlockRankConfig, implementation: str
     ) -> Tensor:
-        heads = len(self.log_temperature)
-        signals = states[slice(*signal_span(request, signal_tokens))]
-        if signal_tokens == "mean":
+        signals = states[signal_rows(request, config)]
+        if config.signal_tokens == "mean":
             signals = signals.mean(0, keepdim=True)
-        queries = F.normalize(self.query(signals).unflatten(-1, (heads, -1)).float(), dim=-1)
-        queries = queries / self.log_temperature.float().exp()[:, None]
-        offsets = request.document_offsets
+        queries = self._unit(self.query(signals)) / self.log_temperature.float().exp()[:, None]
+        offsets = scored_offsets(request, config)
         lse = document_scores(queries, keys, offsets, scale=1.0, implementation=implementation)
         lengths = offsets.diff().to(lse.device, lse.dtype)
         return lse + self.length_weight.float()[:, None] * lengths.log()
+
+    def _unit(self, projected: Tensor) -> Tensor:
+        """``[rows, H, D]`` of length 1, in fp32."""
+        return F.normalize(projected.unflatten(-1, (len(self.log_temperature), -1)).float(), dim=-1)
 
     def save(self, folder: str | Path) -> None:
         """Write ``scoring_head.safetensors`` in fp32."""
@@ -88,9 +89,3 @@ class ScoringHead(nn.Module):
         except Exception as error:
             raise ValueError(f"{path} is no scoring head for hidden size {hidden_size}: {error}") from error
         return head
-
-
-def signal_span(request: RequestBounds, signal_tokens: int | str) -> tuple[int, int]:
-    """Packed ``(start, end)`` of the signal tokens: the whole query block, or its last few tokens."""
-    start, end = request.query
-    return (max(start, end - signal_tokens), end) if isinstance(signal_tokens, int) else (start, end)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+import secrets
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,8 +29,10 @@ class EncodedBlock:
 class TextTokenizer:
     """Encodes blocks so that only template text can produce special tokens.
 
-    Works on a private copy of a fast tokenizer that knows no special tokens at all and is never changed
-    after construction, so that threads can share it.
+    Works on a private copy of a fast tokenizer in which every special token is spelled in a way that
+    nobody can guess. Template text is rewritten to that spelling, data is not. Everything else about the
+    tokenizer stays, so that a block without markers in its data gets the ids that the original gives it.
+    The copy is never changed after construction: threads can share it.
 
     Parameters
     ----------
@@ -51,78 +54,74 @@ class TextTokenizer:
                 f"{type(tokenizer).__name__} has no fast (tokenizers) backend; save the model with a tokenizer.json"
             )
         content = json.loads(backend.to_str())
+        content.update(post_processor=None, truncation=None, padding=None)
         added = content.get("added_tokens") or []
+        original = {token["content"]: token["id"] for token in added}
         # Runs of whitespace are ordinary text even where a tokenizer lists them as added tokens (Gemma).
-        plain = [token for token in added if not token["special"] and not token["content"].strip(" \n\t▁")]
-        content.update(added_tokens=plain, post_processor=None, truncation=None, padding=None)
-        self._plain = Tokenizer.from_str(json.dumps(content))
-        kept = {token["content"] for token in plain}
-        self._special = {token["content"]: token["id"] for token in added if token["content"] not in kept}
-        unknown = content["model"].get("unk_token")
-        self._forbidden = {number for text, number in self._special.items() if text != unknown}
-        names = sorted(self._special, key=len, reverse=True)
-        self._pattern = re.compile("(" + "|".join(map(re.escape, names)) + ")") if names else None
+        markers = [token["content"] for token in added if token["special"] or token["content"].strip(" \n\t▁")]
+        prefix = secrets.token_hex(16)
+        self._spelling = {marker: f"<{prefix}-{number}>" for number, marker in enumerate(markers)}
+        _respell(content, self._spelling)
+        self._tokenizer = Tokenizer.from_str(json.dumps(content))
+        ids = {self._tokenizer.token_to_id(self._spelling.get(text, text)): number for text, number in original.items()}
+        # Special tokens outside the model's vocabulary are numbered anew when a tokenizer is read.
+        self._renumbered = {private: number for private, number in ids.items() if private != number}
+        names = sorted(map(re.escape, markers), key=len, reverse=True)
+        self._pattern = re.compile("|".join(names)) if names else None
 
     def encode(self, blocks: list[list[Text]]) -> list[EncodedBlock]:
         """Encode blocks, each on its own."""
-        split = [self._split(block) for block in blocks]
-        encodings = iter(
-            self._plain.encode_batch([_joined(run) for runs in split for run in runs if not isinstance(run, int)])
-        )
-        return [self._block(runs, encodings) for runs in split]
+        spelled = [[Text(self._spell(piece), piece.is_data) for piece in block] for block in blocks]
+        texts = ["".join(piece.content for piece in block) for block in spelled]
+        encodings = self._tokenizer.encode_batch(texts, add_special_tokens=False)
+        return [self._block(block, encoding) for block, encoding in zip(spelled, encodings, strict=True)]
 
-    def _split(self, block: list[Text]) -> list[int | list[Text]]:
-        """Special-token ids, and between them runs of text that are encoded as one string."""
-        runs: list[int | list[Text]] = []
-        for piece in block:
-            for part in self._pattern.split(piece.content) if self._pattern and not piece.is_data else [piece.content]:
-                if not piece.is_data and part in self._special:
-                    runs.append(self._special[part])
-                elif part and runs and isinstance(runs[-1], list):
-                    runs[-1].append(Text(part, piece.is_data))
-                elif part:
-                    runs.append([Text(part, piece.is_data)])
-        return runs
+    def _spell(self, piece: Text) -> str:
+        if piece.is_data or self._pattern is None:
+            return piece.content
+        return self._pattern.sub(lambda found: self._spelling[found.group()], piece.content)
 
-    def _block(self, runs: list[int | list[Text]], encodings: Any) -> EncodedBlock:
-        ids: list[int] = []
-        data_end = 0
-        for run in runs:
-            if isinstance(run, int):
-                ids.append(run)
-                continue
-            tokens = self._safe(_joined(run), next(encodings))
-            end = _data_end(run)
-            if end is not None:
-                data_end = len(ids) + sum(start < end for _, start in tokens)
-            ids.extend(number for number, _ in tokens)
-        return EncodedBlock(ids, len(ids) - data_end)
-
-    def _safe(self, text: str, encoding: Any) -> list[tuple[int, int]]:
-        """``(id, start)`` per token; a token that would be special is cut in two and encoded again.
-
-        Unigram and some BPE vocabularies hold their special tokens as ordinary pieces.
-        """
-        tokens = [(number, start) for number, (start, _) in zip(encoding.ids, encoding.offsets, strict=True)]
-        for number, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
-            if number in self._forbidden and end - start > 1:
-                halves = ((text[: start + 1], 0), (text[start + 1 :], start + 1))
-                return [
-                    (number, offset + start)
-                    for half, offset in halves
-                    for number, start in self._safe(half, self._plain.encode(half))
-                ]
-        return tokens
+    def _block(self, block: list[Text], encoding: Any) -> EncodedBlock:
+        ids = encoding.ids
+        if self._renumbered:
+            ids = [self._renumbered.get(number, number) for number in ids]
+        end = _data_end(block)
+        tail = 0
+        for start, _ in reversed(encoding.offsets if end < sum(len(piece.content) for piece in block) else []):
+            if start < end:
+                break
+            tail += 1
+        return EncodedBlock(ids, tail)
 
 
-def _joined(run: list[Text]) -> str:
-    return "".join(piece.content for piece in run)
+def _respell(content: dict[str, Any], spelling: dict[str, str]) -> None:
+    """Rename markers in a serialised tokenizer, in its added tokens and in the vocabulary of its model.
+
+    Some vocabularies hold their markers as ordinary pieces, which text could otherwise match. The piece for
+    unknown characters keeps its name: the model refers to it, and it opens or closes nothing.
+    """
+    model = content["model"]
+    unknown = model.get("unk_token")
+    for token in content["added_tokens"]:
+        token["content"] = spelling.get(token["content"], token["content"])
+    renamed = {old: new for old, new in spelling.items() if old != unknown}
+    if isinstance(model["vocab"], dict):
+        model["vocab"] = {renamed.get(piece, piece): number for piece, number in model["vocab"].items()}
+    else:
+        keep = model.get("unk_id")
+        model["vocab"] = [
+            [piece if number == keep else renamed.get(piece, piece), score]
+            for number, (piece, score) in enumerate(model["vocab"])
+        ]
+    if "merges" in model:
+        pairs = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
+        model["merges"] = [pair for pair in pairs if not renamed.keys() & {*pair, "".join(pair)}]
 
 
-def _data_end(run: list[Text]) -> int | None:
-    """Character where the last data piece of a run ends; nothing where the run has no data."""
-    end, position = None, 0
-    for piece in run:
+def _data_end(block: list[Text]) -> int:
+    """Character where the last data piece of a block ends."""
+    end = position = 0
+    for piece in block:
         position += len(piece.content)
         if piece.is_data:
             end = position

@@ -1,18 +1,15 @@
 from __future__ import annotations
 
-import os
-import sys
-import warnings
 from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 
-from blockrank_rerank.cli.console import harden_streams, show_warnings_as_lines
 from blockrank_rerank.cli.doctor import doctor
 from blockrank_rerank.cli.evaluate import evaluate
-from blockrank_rerank.cli.failures import DEBUG_VARIABLE, INTERRUPTED, OK, debugging, report
+from blockrank_rerank.cli.failures import DEBUG_VARIABLE
 from blockrank_rerank.cli.rerank import rerank
+from blockrank_rerank.cli.run import run_app
 
 app = typer.Typer(name="blockrank", no_args_is_help=True, add_completion=False, rich_markup_mode="rich")
 app.command()(rerank)
@@ -45,41 +42,5 @@ def blockrank(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line.
-
-    Parameters
-    ----------
-    arguments : sequence of str, optional
-        Arguments after the program's name; those of the process by default.
-
-    Returns
-    -------
-    int
-        Exit code: 0 ok, 2 arguments, 3 missing dependency, 4 missing file, 5 bad data, 6 run-time,
-        130 interrupted; 1 where the reader of the output went away.
-    """
-    # No arguments is a question and not a mistake.
-    given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
-    harden_streams()
-    with warnings.catch_warnings():
-        show_warnings_as_lines()
-        return _run(given)
-
-
-def _run(arguments: list[str]) -> int:
-    try:
-        code = typer.main.get_command(app).main(arguments, prog_name="blockrank", standalone_mode=False)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        _discard_output()
-        return 1
-    except (KeyboardInterrupt, typer.Abort):
-        return INTERRUPTED
-    except Exception as error:
-        return report(error, debugging(arguments))
-    return code or OK
-
-
-def _discard_output() -> None:
-    # Python flushes stdout once more when it ends, and would complain about the closed pipe.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    """Run the command line; see :func:`blockrank_rerank.cli.run.run_app`."""
+    return run_app(app, "blockrank", arguments)

@@ -58,7 +58,7 @@ def read_collection(folder: Path, split: str = "test", min_relevance: int = 1) -
     DataError
         If a file is malformed, a judged query has no text, or no query has a positive judgement.
     """
-    qrels = read_qrels(_qrels_path(folder, split))
+    qrels = read_qrels(qrels_path(folder, split))
     positive = {query for query, judged in qrels.items() if max(judged.values()) >= min_relevance}
     if not positive:
         raise DataError(f"no document of split {split!r} is judged {min_relevance} or higher")
@@ -70,7 +70,8 @@ def read_collection(folder: Path, split: str = "test", min_relevance: int = 1) -
     )
 
 
-def _qrels_path(folder: Path, split: str) -> Path:
+def qrels_path(folder: Path, split: str) -> Path:
+    """File of a split's judgements; raises FileNotFoundError that names the splits there are."""
     path = folder / "qrels" / f"{split}.tsv"
     if not folder.is_dir():
         raise FileNotFoundError(f"no such folder: {folder}")

@@ -33,12 +33,13 @@ def decode_lines(stream: Iterable[bytes], name: str) -> Iterator[tuple[int, str]
     """Non-blank lines of a binary stream; see `read_lines`."""
     # str.splitlines would also split at U+2028 and form feeds, which are legal inside a JSON string.
     for number, raw in enumerate(stream, start=1):
-        line = _decode(raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw, name, number)
+        line = decode(raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw, name, number)
         if line.strip():
             yield number, line.rstrip("\r\n")
 
 
-def _decode(raw: bytes, name: str, number: int) -> str:
+def decode(raw: bytes, name: str, number: int) -> str:
+    """One line as text; raises DataError that names the first byte that is no UTF-8."""
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:

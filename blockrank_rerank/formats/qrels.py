@@ -29,16 +29,17 @@ def read_qrels(path: Path) -> Qrels:
     qrels: Qrels = {}
     first = True
     for line, text in read_lines(path):
-        query, document, judgement = _columns(text, path, line)
+        query, document, judgement = split_columns(text, path, line)
         if not (first and judgement in HEADERS):
-            _add(qrels, query, document, _integer(judgement, path, line), path, line)
+            _add(qrels, query, document, read_grade(judgement, path, line), path, line)
         first = False
     if not qrels:
         raise DataError("no judgements: expected one per line", str(path))
     return qrels
 
 
-def _columns(text: str, path: Path, line: int) -> tuple[str, str, str]:
+def split_columns(text: str, path: Path, line: int) -> tuple[str, str, str]:
+    """Query, document and judgement of one line, of BEIR's three columns or TREC's four."""
     columns = text.split("\t") if "\t" in text else text.split()
     if len(columns) not in (3, 4):
         raise DataError(
@@ -51,7 +52,8 @@ def _columns(text: str, path: Path, line: int) -> tuple[str, str, str]:
     return query, document, judgement
 
 
-def _integer(judgement: str, path: Path, line: int) -> int:
+def read_grade(judgement: str, path: Path, line: int) -> int:
+    """A judgement as an integer; raises DataError for anything else."""
     try:
         return int(judgement)
     except ValueError:

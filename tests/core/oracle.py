@@ -87,7 +87,7 @@ def run(
     """Every layer of the untruncated model; in the first ``blind_layers`` the query sees no documents."""
     model = AutoModel.from_pretrained(folder, attn_implementation="eager", dtype=dtype).eval()
     config = model.config
-    causal = "bert" not in config.model_type
+    causal = "bert" not in config.model_type and not getattr(config, "use_bidirectional_attention", False)
 
     def additive(window: int | None, sees: bool) -> torch.Tensor:
         dense = mask(requests, query_offset, causal=causal, window=window, query_sees_documents=sees)
@@ -101,8 +101,7 @@ def run(
 
     states: list[torch.Tensor] = []
     handles = [
-        layer.register_forward_hook(lambda *call: states.append(_tensor(call[2])[0]))
-        for layer in layers_of(model)
+        layer.register_forward_hook(lambda *call: states.append(tensor(call[2])[0])) for layer in layers_of(model)
     ]
     if blind_layers:
         blind = given(False)
@@ -138,7 +137,7 @@ def _replace_mask(new: torch.Tensor):
     return hook
 
 
-def _tensor(output) -> torch.Tensor:
+def tensor(output) -> torch.Tensor:
     return output[0] if isinstance(output, tuple) else output
 
 

@@ -60,9 +60,7 @@ def test_positions_equal_the_released_code(number):
 @pytest.mark.parametrize("attention", ["sdpa", "reference"])
 @pytest.mark.parametrize("number", NUMBERS)
 def test_scores_equal_the_released_code(ranker, number, attention):
-    chosen = BlockRankReranker.from_pretrained(
-        FOLDER, config=ranker.config, dtype="float32", attention=attention
-    )
+    chosen = BlockRankReranker.from_pretrained(FOLDER, config=ranker.config, dtype="float32", attention=attention)
     ranking = chosen.rank(REQUESTS[number]["query"], REQUESTS[number]["documents"])
     torch.testing.assert_close(scores(ranking), expected_scores(number, ranker), atol=1e-5, rtol=0)
 

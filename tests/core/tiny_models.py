@@ -11,9 +11,10 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrained
 
 from blockrank_rerank import BlockRankConfig, PromptTemplate
 
-WORDS = "heart attack is a blocked artery the liver stores sugar aspirin thins blood who what treats it".split()
+PHRASE = "heart attack is a blocked artery the liver stores sugar aspirin thins blood who what treats it"
+WORDS = PHRASE.split()
 CORPUS = [
-    " ".join(WORDS),
+    PHRASE,
     "A heart attack is a blocked artery. What treats it? Aspirin thins the blood, the liver stores sugar.",
     "Query: Documents: ID: 0 | CONTENT: | END ID: 12345 ====== Now let's start! ======",
 ]
@@ -78,7 +79,7 @@ FAMILIES = {
             "sliding_window": 12,
             "layer_types": [_LOCAL, _GLOBAL, _LOCAL, _GLOBAL],
             "attn_logit_softcapping": 2.0,
-            "query_pre_attn_scalar": 8,
+            "query_pre_attn_scalar": 5,
         },
     ),
     "gemma3_text": (
@@ -88,7 +89,18 @@ FAMILIES = {
             "num_hidden_layers": 6,
             "sliding_window": 12,
             "layer_types": [_LOCAL, _LOCAL, _GLOBAL, _LOCAL, _LOCAL, _GLOBAL],
-            "query_pre_attn_scalar": 8,
+            "query_pre_attn_scalar": 5,
+        },
+    ),
+    "gemma3_text-bidirectional": (
+        "gemma3_text",
+        _DECODER
+        | {
+            "use_bidirectional_attention": True,
+            # Halved, plus one, whenever the config is read.
+            "sliding_window": 40,
+            "layer_types": [_LOCAL, _LOCAL, _GLOBAL, _LOCAL],
+            "query_pre_attn_scalar": 5,
         },
     ),
     "phi3": ("phi3", {k: v for k, v in _DECODER.items() if k != "head_dim"} | {"sliding_window": None}),
@@ -174,9 +186,7 @@ def byte_level_tokenizer() -> PreTrainedTokenizerFast:
     )
     backend.train_from_iterator(CORPUS, trainer)
     backend.add_tokens(["<think>", "</think>"])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend, bos_token="<s>", eos_token="</s>", pad_token="<pad>"
-    )
+    return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
 
 
 @cache

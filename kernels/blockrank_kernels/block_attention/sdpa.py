@@ -7,6 +7,7 @@ packed tokens. The tables that describe the buckets are made once per layout and
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,19 +24,79 @@ BUCKET_TOKENS = 16384
 
 @dataclass(frozen=True)
 class Bucket:
-    """Segments that share one attention call.
+    """Segments that share one attention call of ``B`` lists of ``L`` rows and ``K`` keys.
 
-    ``rows`` ``[B, L]`` and ``keys`` ``[B, K]`` are packed token indices (padding repeats a segment's last
-    token); ``mask`` broadcasts to ``[B, 1, L, K]``. ``source`` ``[R]`` and ``target`` ``[R]`` say which of
-    the ``B * L`` rows are real and where they belong. One segment alone is a slice and needs no copy.
+    ``mask`` broadcasts to ``[B, 1, L, K]``; ``causal`` stands for a plain triangle.
     """
 
-    rows: Tensor | slice
-    keys: Tensor | slice
+    lists: int
+    rows: int
+    keys: int
     mask: Tensor | None
     causal: bool
-    source: Tensor | None
-    target: Tensor | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All buckets of a layout; one gather of rows, keys and results serves all of them.
+
+    Attributes
+    ----------
+    buckets : list of Bucket
+        In the order of their rows.
+    rows, keys : Tensor
+        ``[R]`` and ``[K]`` packed token indices, bucket after bucket; padding repeats a segment's last token.
+    row_place, key_place : Tensor
+        ``[T]``: where each token stands among the rows, and among the keys of its own segment.
+    contexts : Tensor
+        ``[C]``: the places among the keys that belong to a context and not to the segment itself.
+    """
+
+    buckets: list[Bucket]
+    rows: Tensor
+    keys: Tensor
+    row_place: Tensor
+    key_place: Tensor
+    contexts: Tensor
+
+
+class _Gather(torch.autograd.Function):
+    """``tensor[index]`` whose backward is a gather too.
+
+    Torch would add every row into zeros. But a token stands once at its own place, and padding gets no
+    gradient, so all but the shared contexts is a permutation.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, index: Tensor, place: Tensor, shared: Tensor | None) -> Tensor:
+        ctx.save_for_backward(index, place, shared)
+        return tensor.index_select(0, index)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        index, place, shared = ctx.saved_tensors
+        own = grad.index_select(0, place)
+        if shared is None or not len(shared):
+            return own, None, None, None
+        # Hundreds of documents add to one instruction token: not in half precision.
+        total = own.to(torch.promote_types(own.dtype, torch.float32))
+        total.index_add_(0, index[shared], grad.index_select(0, shared).to(total.dtype))
+        return total.to(own.dtype), None, None, None
+
+
+class _Scatter(torch.autograd.Function):
+    """``rows[place]`` where no row is taken twice, so that backward needs no addition."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, place: Tensor) -> Tensor:
+        ctx.save_for_backward(place)
+        ctx.count = len(rows)
+        return rows.index_select(0, place)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (place,) = ctx.saved_tensors
+        return grad.new_zeros(ctx.count, *grad.shape[1:]).index_copy_(0, place, grad), None
 
 
 def block_attention(
@@ -49,19 +110,16 @@ def block_attention(
     window: int | None,
 ) -> Tensor:
     """Bucketed attention; see :func:`blockrank_kernels.block_attention`."""
-    out = query.new_empty(query.shape[0], query.shape[1], value.shape[2])
-    for bucket in _plan(segments, causal, window, query.device):
-        q, k, v = _take(query, bucket.rows), _take(key, bucket.keys), _take(value, bucket.keys)
-        result = _attend(q, k, v, bucket, scale, softcap)
-        if bucket.target is None:
-            out[bucket.rows] = result[0]
-        else:
-            out[bucket.target] = result.flatten(0, 1)[bucket.source]
-    return out
-
-
-def _take(tensor: Tensor, index: Tensor | slice) -> Tensor:
-    return tensor[index].unsqueeze(0) if isinstance(index, slice) else tensor[index]
+    plan = _plan(segments, causal, window, query.device)
+    row_counts = [bucket.lists * bucket.rows for bucket in plan.buckets]
+    key_counts = [bucket.lists * bucket.keys for bucket in plan.buckets]
+    queries = _Gather.apply(query, plan.rows, plan.row_place, None).split(row_counts)
+    keys, values = (_Gather.apply(t, plan.keys, plan.key_place, plan.contexts).split(key_counts) for t in (key, value))
+    parts = []
+    for q, k, v, bucket in zip(queries, keys, values, plan.buckets, strict=True):
+        q, k, v = (tensor.unflatten(0, (bucket.lists, -1)) for tensor in (q, k, v))
+        parts.append(_attend(q, k, v, bucket, scale, softcap).flatten(0, 1))
+    return _Scatter.apply(torch.cat(parts), plan.row_place)
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, bucket: Bucket, scale: float, softcap: float | None) -> Tensor:
@@ -95,12 +153,39 @@ def _attend_softcapped(q: Tensor, k: Tensor, v: Tensor, bucket: Bucket, scale: f
     return out.unflatten(2, (group, length)).reshape(batch, heads, length, v.shape[-1])
 
 
-def _plan(segments: Segments, causal: bool, window: int | None, device: torch.device) -> list[Bucket]:
+def _plan(segments: Segments, causal: bool, window: int | None, device: torch.device) -> Plan:
     name = ("sdpa", causal, window, device)
     if name not in segments.plans:
-        groups = _group(segments)
-        segments.plans[name] = [_bucket(segments, group, causal, window, device) for group in groups]
+        segments.plans[name] = _make_plan(segments, causal, window, device)
     return segments.plans[name]
+
+
+def _make_plan(segments: Segments, causal: bool, window: int | None, device: torch.device) -> Plan:
+    buckets, rows, keys, real_rows, real_keys, contexts = [], [], [], [], [], []
+    for group in _group(segments):
+        bucket, bucket_rows, bucket_keys, real = _bucket(segments, group, causal, window, device)
+        context = torch.zeros(bucket.lists, bucket.keys - bucket.rows, dtype=torch.bool)
+        buckets.append(bucket)
+        rows.append(bucket_rows.flatten())
+        keys.append(bucket_keys.flatten())
+        real_rows.append(real.flatten())
+        real_keys.append(torch.cat([context, real], 1).flatten())
+        contexts.append(torch.cat([~context, torch.zeros_like(real)], 1).flatten())
+    all_rows, all_keys = torch.cat(rows), torch.cat(keys)
+    return Plan(
+        buckets,
+        all_rows.to(device),
+        all_keys.to(device),
+        _places(all_rows, torch.cat(real_rows)).to(device),
+        _places(all_keys, torch.cat(real_keys)).to(device),
+        torch.cat(contexts).nonzero()[:, 0].to(device),
+    )
+
+
+def _places(index: Tensor, real: Tensor) -> Tensor:
+    """The inverse of ``index`` over its real entries, each token of which occurs once."""
+    chosen = real.nonzero()[:, 0]
+    return torch.empty_like(chosen).index_copy_(0, index[chosen], chosen)
 
 
 def _group(segments: Segments) -> list[list[int]]:
@@ -123,7 +208,10 @@ def _group(segments: Segments) -> list[list[int]]:
     return groups
 
 
-def _bucket(segments: Segments, group: list[int], causal: bool, window: int | None, device: torch.device) -> Bucket:
+def _bucket(
+    segments: Segments, group: list[int], causal: bool, window: int | None, device: torch.device
+) -> tuple[Bucket, Tensor, Tensor, Tensor]:
+    """A bucket with its rows ``[B, L]``, keys ``[B, K]``, and which rows are real ``[B, L]``."""
     chosen = torch.tensor(group)
     starts, lengths = segments.offsets[chosen], segments.offsets.diff()[chosen]
     context_starts = segments.context_starts[chosen]
@@ -132,14 +220,10 @@ def _bucket(segments: Segments, group: list[int], causal: bool, window: int | No
     rows = starts[:, None] + torch.minimum(steps, lengths[:, None] - 1)
     keys = torch.cat([context_starts[:, None] + torch.arange(context), rows], 1)
     mask = _mask(segments, rows, keys, lengths, causal, window)
-    plain_causal = causal and context == 0 and mask is not None and mask.shape[0] == 1 and window is None
-    mask = None if mask is None or plain_causal else mask.unsqueeze(1).to(device)
-    if len(group) == 1 and (context == 0 or context_starts[0] + context == starts[0]):
-        start, end = int(starts[0]), int(starts[0] + lengths[0])
-        return Bucket(slice(start, end), slice(start - context, end), mask, plain_causal, None, None)
-    real = (steps < lengths[:, None]).flatten()
-    target = rows.flatten()[real].to(device)
-    return Bucket(rows.to(device), keys.to(device), mask, plain_causal, real.nonzero()[:, 0].to(device), target)
+    triangle = causal and context == 0 and mask is not None and window is None
+    mask = None if mask is None or triangle else mask.unsqueeze(1).to(device)
+    bucket = Bucket(len(group), rows.shape[1], keys.shape[1], mask, triangle)
+    return bucket, rows, keys, steps < lengths[:, None]
 
 
 def _mask(

@@ -58,4 +58,6 @@ def document_scores(
     if offsets[0] < 0 or offsets[-1] > key.shape[0] or bool((offsets.diff() <= 0).any()):
         raise ValueError(f"offsets must rise strictly within the {key.shape[0]} keys; empty documents have no score")
     run = choose(implementation, IMPLEMENTATIONS, best="sdpa")
-    return run(query, key, offsets, default_scale(query, scale), softcap)
+    # Under autocast a training loop would round the logits to half precision; scores are fp32 always.
+    with torch.autocast(query.device.type, enabled=False):
+        return run(query, key, offsets, default_scale(query, scale), softcap)

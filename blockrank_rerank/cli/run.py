@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+
+import typer
+
+from blockrank_rerank.cli.console import harden_streams, show_warnings_as_lines
+from blockrank_rerank.cli.failures import INTERRUPTED, OK, debugging, report
+
+
+def run_app(app: typer.Typer, name: str, arguments: Sequence[str] | None = None) -> int:
+    """Run one of our command lines.
+
+    Parameters
+    ----------
+    app : typer.Typer
+        Its commands.
+    name : str
+        What the program is called.
+    arguments : sequence of str, optional
+        Arguments after the program's name; those of the process by default.
+
+    Returns
+    -------
+    int
+        Exit code: 0 ok, 2 arguments, 3 missing dependency, 4 missing file, 5 bad data, 6 run-time,
+        130 interrupted; 1 where the reader of the output went away.
+    """
+    # No arguments is a question and not a mistake.
+    given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    harden_streams()
+    with warnings.catch_warnings():
+        show_warnings_as_lines()
+        return _run(app, name, given)
+
+
+def _run(app: typer.Typer, name: str, arguments: list[str]) -> int:
+    try:
+        code = typer.main.get_command(app).main(arguments, prog_name=name, standalone_mode=False)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _discard_output()
+        return 1
+    except (KeyboardInterrupt, typer.Abort):
+        return INTERRUPTED
+    except Exception as error:
+        return report(error, debugging(arguments))
+    return code or OK
+
+
+def _discard_output() -> None:
+    # Python flushes stdout once more when it ends, and would complain about the closed pipe.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

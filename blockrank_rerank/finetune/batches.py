@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch.utils.data import Dataset
+
+from blockrank_rerank.config import BlockRankConfig
+from blockrank_rerank.finetune.data import Candidate, ListSampler, MixtureSampler, TrainingExample
+from blockrank_rerank.finetune.settings import FinetuneSettings
+from blockrank_rerank.finetune.training_model import Targets
+from blockrank_rerank.layout import Layout, build_layout
+from blockrank_rerank.prompt import EncodedRequest, PromptEncoder
+
+
+@dataclass(frozen=True)
+class TrainingList:
+    """A query with candidates in the order in which the model sees them."""
+
+    query: str
+    candidates: list[Candidate]
+    query_free: bool
+
+
+class TrainingLists(Dataset[TrainingList]):
+    """Every list of a run; list ``i`` depends on the seed and ``i`` alone, so that a run can go on anywhere.
+
+    Parameters
+    ----------
+    collections : sequence of sequences of TrainingExample
+        One per source of the settings.
+    settings : FinetuneSettings
+        Size of the lists and of the run.
+    count : int
+        Lists in the run.
+    """
+
+    def __init__(
+        self, collections: Sequence[Sequence[TrainingExample]], settings: FinetuneSettings, count: int
+    ) -> None:
+        self._collections, self._settings, self._count = collections, settings, count
+        weights = [source.weight for source in settings.data]
+        given = None if None in weights else [float(weight) for weight in weights if weight is not None]
+        self._mixture = MixtureSampler([len(c) for c in collections], weights=given, seed=settings.seed)
+        self._sampler = ListSampler(settings.max_positives)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> TrainingList:
+        settings = self._settings
+        source, number = self._mixture[index]
+        collection = self._collections[source]
+        generator = random.Random(f"{settings.seed}:list:{index}")
+        example = collection[number]
+        empty = generator.random() < settings.empty_share
+        query_free = generator.random() < settings.query_free_share
+        candidates = self._sampler.sample(
+            example, settings.documents_per_list, generator, collection, without_positives=empty
+        )
+        return TrainingList(example.query, candidates, query_free)
+
+
+class Collator:
+    """Encodes lists into one pack.
+
+    Parameters
+    ----------
+    prompt, query_free_prompt : PromptEncoder
+        The model's prompt, and the one whose instruction holds no query.
+    config : BlockRankConfig
+        Settings of the model.
+    with_answers : bool
+        Whether the answer follows the query, for the next-token loss.
+    """
+
+    def __init__(
+        self, prompt: PromptEncoder, query_free_prompt: PromptEncoder, config: BlockRankConfig, with_answers: bool
+    ) -> None:
+        self._prompt, self._query_free, self._config = prompt, query_free_prompt, config
+        self._with_answers = with_answers
+
+    def __call__(self, lists: list[TrainingList]) -> dict[str, Layout | list[Targets]]:
+        """The arguments of :class:`TrainingModel` for these lists."""
+        requests = [self._encode(one) for one in lists]
+        return {
+            "layout": build_layout(requests, self._config.query_offset),
+            "targets": [_targets(one.candidates) for one in lists],
+        }
+
+    def _encode(self, one: TrainingList) -> EncodedRequest:
+        prompt = self._query_free if one.query_free else self._prompt
+        request = prompt.encode(one.query, [candidate.text for candidate in one.candidates])
+        if self._with_answers:
+            relevant = [index for index, candidate in enumerate(one.candidates) if candidate.grade > 0]
+            request.answer.extend(prompt.encode_answer(relevant))
+        return request
+
+
+def _targets(candidates: list[Candidate]) -> Targets:
+    scores = [candidate.teacher_score for candidate in candidates]
+    known = [score for score in scores if score is not None]
+    return Targets(
+        grades=torch.tensor([float(candidate.grade) for candidate in candidates]),
+        teacher=torch.tensor(known) if len(known) == len(scores) else None,
+    )

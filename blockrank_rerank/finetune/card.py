@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from blockrank_rerank.config import BlockRankConfig
+from blockrank_rerank.finetune.settings import FinetuneSettings
+
+
+def write_card(
+    folder: Path,
+    settings: FinetuneSettings,
+    config: BlockRankConfig,
+    before: Mapping[str, float],
+    after: Mapping[str, float],
+) -> None:
+    """Write ``README.md``, the model card: data, settings, and measures where there are any."""
+    sections = [_head(settings), _use(folder), _data(settings), _measures(settings, before, after), _settings(settings)]
+    (folder / "README.md").write_text("\n".join(sections), encoding="utf-8")
+
+
+def _head(settings: FinetuneSettings) -> str:
+    return (
+        "---\nlibrary_name: blockrank-rerank\npipeline_tag: text-ranking\n---\n"
+        f"# {Path(settings.output).name}\n\n"
+        f"A BlockRank reranker (arXiv 2510.05396), fine-tuned from `{settings.model}` with `blockrank-finetune`.\n"
+    )
+
+
+def _use(folder: Path) -> str:
+    return (
+        "## Use\n\n```python\nfrom blockrank_rerank import BlockRankReranker\n\n"
+        'ranker = BlockRankReranker.from_pretrained("PATH_OF_THIS_FOLDER")\n'
+        'ranker.rank("a query", ["a document", "another"])\n```\n'
+    )
+
+
+def _data(settings: FinetuneSettings) -> str:
+    rows = [
+        f"| {source.path} | {source.split} | {_or(source.weight)} | {_or(source.limit)} |" for source in settings.data
+    ]
+    return "## Training data\n\n| collection | split | weight | limit |\n|---|---|---|---|\n" + "\n".join(rows) + "\n"
+
+
+def _measures(settings: FinetuneSettings, before: Mapping[str, float], after: Mapping[str, float]) -> str:
+    if not after:
+        return "## Measures\n\nNot measured: the run had no evaluation collections.\n"
+    names = ["mean_", *(f"{source.path}/" for source in settings.evaluation)]
+    rows = [
+        f"| {name.rstrip('_/')} | {after[name + 'first_stage_ndcg@10']:.4f} | {before[name + 'ndcg@10']:.4f} | "
+        f"{after[name + 'ndcg@10']:.4f} | {after[name + 'mrr@10']:.4f} |"
+        for name in names
+    ]
+    head = (
+        "| collection | first stage nDCG@10 | before nDCG@10 | after nDCG@10 | after MRR@10 |\n|---|---|---|---|---|\n"
+    )
+    note = "\nThe best checkpoint was chosen by the mean of these collections.\n"
+    return "## Measures\n\n" + head + "\n".join(rows) + "\n" + note
+
+
+def _settings(settings: FinetuneSettings) -> str:
+    return f"## Settings\n\n```yaml\n{settings.to_yaml()}```\n"
+
+
+def _or(value: float | None) -> str:
+    return "" if value is None else f"{value:g}"

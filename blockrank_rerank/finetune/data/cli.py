@@ -1,0 +1,234 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from blockrank_rerank.cli import options as opt
+from blockrank_rerank.cli.console import print_json, print_line, print_table
+from blockrank_rerank.finetune.data.mining import METHODS, Method, mine_negatives
+from blockrank_rerank.finetune.data.mining_report import MiningReport
+from blockrank_rerank.finetune.data.progress import stage_progress
+from blockrank_rerank.finetune.data.reader import FORMATS
+from blockrank_rerank.finetune.data.report import DataReport
+from blockrank_rerank.finetune.data.row import refuse, text_rows
+from blockrank_rerank.finetune.data.validation import validate
+from blockrank_rerank.finetune.data.writer import write_examples
+from blockrank_rerank.formats import DataError, check_output_path
+
+Split = Annotated[str, typer.Option("--split", help="Which qrels/<split>.tsv, or which split of a Hub dataset.")]
+Format = Annotated[
+    str,
+    typer.Option("--format", metavar="|".join(FORMATS), help="Form of the data. auto: by the path and the first line."),
+]
+Column = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--column",
+        metavar="KNOWN=YOURS",
+        help="Name a column, for instance pos=answer; may be repeated. Others that are not known are then ignored.",
+    ),
+]
+
+
+def validate_data(
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="DATA...",
+            show_default=False,
+            help="JSONL files, BEIR folders, Hub datasets (owner/name or owner/name:configuration).",
+        ),
+    ],
+    split: Split = "train",
+    format: Format = "auto",
+    column: Column = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option("--tokenizer", metavar="FOLDER|ID", help="Count the documents that are longer than --token-cap."),
+    ] = None,
+    token_cap: Annotated[
+        int | None, typer.Option("--token-cap", min=1, metavar="N", help="Most tokens of a document.")
+    ] = None,
+    max_faults: Annotated[int, typer.Option("--max-faults", min=1, help="Faults to print; all are counted.")] = 20,
+    json: opt.Json = False,
+) -> None:
+    """Check training data: every fault with file and line, and statistics.
+
+    For example:
+
+    blockrank-finetune validate-data train.jsonl data/scifact
+
+    blockrank-finetune validate-data owner/pairs --column query=question --column pos=answer
+    """
+    report = validate(
+        *sources,
+        split=split,
+        format=format,
+        columns=parse_columns(column),
+        tokenizer=None if tokenizer is None else _tokenizer(tokenizer),
+        token_cap=token_cap,
+        max_faults=max_faults,
+    )
+    print_json(report.as_json()) if json else _print_report(report)
+    if not report.usable:
+        raise DataError(f"{report.fault_count:,} faults in {', '.join(report.sources)}; training will not start")
+
+
+def mine_negatives_command(
+    source: Annotated[
+        str,
+        typer.Argument(metavar="DATA", show_default=False, help="BEIR folder, JSONL file, or Hub dataset."),
+    ],
+    output: Annotated[
+        Path,
+        typer.Option("--output", metavar="JSONL", show_default=False, help="Written whole or not at all."),
+    ],
+    split: Split = "train",
+    format: Format = "auto",
+    column: Column = None,
+    method: Annotated[
+        str,
+        typer.Option(
+            "--method",
+            metavar="|".join(METHODS),
+            help="Where candidates come from; given: only filter and score the negatives of the data.",
+        ),
+    ] = "bm25",
+    model: Annotated[
+        str | None,
+        typer.Option("--model", metavar="FOLDER|ID", help="sentence-transformers model of --method embeddings."),
+    ] = None,
+    depth: Annotated[int, typer.Option("--depth", min=1, help="Documents of each ranking to look at.")] = 100,
+    skip_top: Annotated[
+        int, typer.Option("--skip-top", min=0, help="Unjudged documents to leave out at the top of each ranking.")
+    ] = 0,
+    per_query: Annotated[int, typer.Option("--per-query", min=1, help="Negatives per query.")] = 20,
+    teacher: Annotated[
+        str | None,
+        typer.Option(
+            "--teacher",
+            metavar="FOLDER|ID",
+            help="sentence-transformers model that scores all documents and refuses false negatives.",
+        ),
+    ] = None,
+    teacher_margin: Annotated[
+        float,
+        typer.Option(
+            "--teacher-margin",
+            help="Refuse negatives that score at least this share of the best positive's score.",
+        ),
+    ] = 0.95,
+    queries_limit: Annotated[
+        int | None, typer.Option("--queries-limit", min=1, metavar="N", help="Draw N of the queries at random.")
+    ] = None,
+    exclude_queries: Annotated[
+        Path | None, typer.Option("--exclude-queries", metavar="FILE", help="Ids to leave out, one per line.")
+    ] = None,
+    exclude_documents: Annotated[
+        Path | None,
+        typer.Option("--exclude-documents", metavar="FILE", help="Ids that must occur nowhere, one per line."),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of random draws.")] = 0,
+    device: opt.Device = None,
+    dtype: opt.Dtype = None,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Texts per forward pass.")] = 64,
+    json: opt.Json = False,
+) -> None:
+    """Find hard negatives, leave out false ones, and write {"query", "pos", "neg"} with the teacher's scores.
+
+    For example:
+
+    blockrank-finetune mine-negatives data/scifact --teacher sentence-transformers/all-MiniLM-L6-v2 --output train.jsonl
+    """
+    check_output_path(output)
+    with stage_progress() as show:
+        mining = mine_negatives(
+            source,
+            split=split,
+            format=format,
+            columns=parse_columns(column),
+            method=_method(method),
+            model=model,
+            depth=depth,
+            skip_top=skip_top,
+            per_query=per_query,
+            teacher=teacher,
+            teacher_margin=teacher_margin,
+            queries_limit=queries_limit,
+            exclude_queries=_ids(exclude_queries),
+            exclude_documents=_ids(exclude_documents),
+            seed=seed,
+            device=device,
+            dtype=dtype,
+            batch_size=batch_size,
+            on_progress=show,
+        )
+    write_examples(output, mining.examples)
+    print_json(mining.report.as_json()) if json else _print_mining(mining.report, output)
+
+
+def parse_columns(pairs: list[str] | None) -> dict[str, str] | None:
+    """The mapping that ``--column KNOWN=YOURS`` options spell.
+
+    Raises
+    ------
+    ValueError
+        If one has no equals sign or an empty side.
+    """
+    columns = {}
+    for pair in pairs or []:
+        known, _, theirs = pair.partition("=")
+        if not known or not theirs:
+            raise ValueError(f"--column must be KNOWN=YOURS, for instance pos=answer, got {pair!r}")
+        columns[known] = theirs
+    return columns or None
+
+
+def _tokenizer(model: str) -> Any:
+    from blockrank_rerank.checkpoint import Checkpoint
+
+    return Checkpoint(model=model).tokenizer()
+
+
+def _ids(path: Path | None) -> frozenset[str]:
+    return frozenset() if path is None else frozenset(row.value.strip() for row in text_rows(path, refuse))
+
+
+def _method(name: str) -> Method:
+    known: dict[str, Method] = {"bm25": "bm25", "embeddings": "embeddings", "random": "random", "given": "given"}
+    if name not in known:
+        raise ValueError(f"--method must be one of {', '.join(METHODS)}, got {name!r}")
+    return known[name]
+
+
+def _print_report(report: DataReport) -> None:
+    for fault in report.faults:
+        print_line(" ".join(str(fault).split()))
+    if report.fault_count > len(report.faults):
+        print_line(f"… and {report.fault_count - len(report.faults):,} more faults (--max-faults)")
+    if report.statistics.examples:
+        print_table(report)
+    for line in (*report.facts(), *report.warnings()):
+        print_line(line)
+
+
+def _print_mining(report: MiningReport, output: Path) -> None:
+    print_line(
+        f"{report.queries:,} queries with {report.positives:,} positives and {report.negatives:,} negatives in {output}"
+    )
+    print_line(f"negatives: {report.mined:,} mined, {report.given:,} from the data, {report.random:,} random")
+    if report.considered:
+        share = report.refused_by_teacher / report.considered
+        print_line(
+            f"the teacher refused {report.refused_by_teacher:,} of {report.considered:,} candidates ({share:.1%}) "
+            "as likely relevant"
+        )
+    for count, sentence in (
+        (report.queries_without_mined, "queries have no mined negative"),
+        (report.queries_short, "queries have fewer negatives than asked for"),
+        (report.positives_below_best_negative, "queries have a candidate that the teacher prefers to every positive"),
+    ):
+        if count:
+            print_line(f"{count:,} {sentence}")

@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from typing import Any
+
+from blockrank_rerank.finetune.data.row import Row
+
+INSTALL_LINE = "pip install 'blockrank-rerank[train]'"
+
+
+def require(module: str, what: str) -> Any:
+    """Import an optional dependency.
+
+    Raises
+    ------
+    ImportError
+        With the line that installs it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ImportError(f"{what} needs {module}, which cannot be imported; run: {INSTALL_LINE}") from error
+
+
+def hub_rows(dataset: str, split: str) -> Iterator[Row]:
+    """Rows of a dataset of the Hugging Face Hub, or of a local folder that `datasets` can load.
+
+    Parameters
+    ----------
+    dataset : str
+        ``owner/name``, or ``owner/name:configuration``.
+    split : str
+        As `datasets` names it, slices such as ``train[:1000]`` included.
+
+    Raises
+    ------
+    ImportError
+        If `datasets` is not installed.
+    """
+    datasets = require("datasets", f"the Hub dataset {dataset}")
+    name, _, configuration = dataset.partition(":")
+    rows = datasets.load_dataset(name, configuration or None, split=split)
+    for number, value in enumerate(rows, start=1):
+        yield Row(f"{dataset}[{split}]", number, value)

@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import random
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from blockrank_rerank.finetune.data.example import Candidate, TrainingExample
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgedCorpus:
+    """Queries, the documents around them, and what is known about the pairs.
+
+    Every text has one document id only: a copy of a relevant document under another id would otherwise be
+    mined as a negative.
+
+    Parameters
+    ----------
+    documents : dict
+        Document id → text.
+    copies : dict
+        Id of every document left out because its text is that of another → the other's id.
+    queries : dict
+        Key → text, for queries with a positive. Keys are query ids where these are unique.
+    query_ids : dict
+        Key → query id, where the data has one.
+    sources : dict
+        Key → ``path:line``.
+    positives : dict
+        Key → document id → grade, above 0.
+    negatives : dict
+        Key → ids of documents given as not relevant.
+    negatives_are_judged : bool
+        Whether someone looked at those, so that no teacher needs to be asked about them.
+    """
+
+    documents: dict[str, str]
+    copies: dict[str, str]
+    queries: dict[str, str]
+    query_ids: dict[str, str | None]
+    sources: dict[str, str]
+    positives: dict[str, dict[str, float]]
+    negatives: dict[str, list[str]]
+    negatives_are_judged: bool
+
+    @classmethod
+    def from_examples(cls, examples: Sequence[TrainingExample]) -> JudgedCorpus:
+        """The documents of all examples together, as one corpus."""
+        texts = dict.fromkeys(candidate.text for example in examples for candidate in example.candidates)
+        names = {text: f"d{number}" for number, text in enumerate(texts)}
+        keyed = {f"q{number}": example for number, example in enumerate(examples)}
+        positives = {
+            key: {names[candidate.text]: candidate.grade for candidate in example.positives}
+            for key, example in keyed.items()
+        }
+        negatives = {
+            key: list(dict.fromkeys(names[candidate.text] for candidate in example.negatives))
+            for key, example in keyed.items()
+        }
+        return cls(
+            documents={name: text for text, name in names.items()},
+            copies={},
+            queries={key: example.query for key, example in keyed.items()},
+            query_ids={key: example.query_id for key, example in keyed.items()},
+            sources={key: example.source for key, example in keyed.items()},
+            positives=positives,
+            negatives={key: [name for name in found if name not in positives[key]] for key, found in negatives.items()},
+            negatives_are_judged=False,
+        )
+
+    def judged(self, query: str) -> set[str]:
+        """Documents that must not be mined as negatives of a query."""
+        return self.positives[query].keys() | set(self.negatives[query])
+
+    def sample(self, limit: int | None, seed: int) -> JudgedCorpus:
+        """At most `limit` queries, drawn at random, in the order in which they were; all documents."""
+        if limit is None or limit >= len(self.queries):
+            return self
+        return self.only(random.Random(seed).sample(list(self.queries), limit))
+
+    def only(self, queries: Collection[str]) -> JudgedCorpus:
+        """Some queries; all documents."""
+        kept = set(queries)
+        return replace(self, queries={key: text for key, text in self.queries.items() if key in kept})
+
+    def without(self, queries: Collection[str], documents: Collection[str]) -> JudgedCorpus:
+        """Everything but some query ids, and some documents with their copies; a query needs a positive to stay."""
+        if not queries and not documents:
+            return self
+        documents = {self.copies.get(name, name) for name in documents}
+        positives = {key: _without(judged, documents) for key, judged in self.positives.items()}
+        kept = {
+            key for key in self.queries if positives[key] and key not in queries and self.query_ids[key] not in queries
+        }
+        rest = replace(
+            self,
+            documents=_without(self.documents, documents),
+            positives=positives,
+            negatives={key: [name for name in found if name not in documents] for key, found in self.negatives.items()},
+        )
+        return rest.only(kept)
+
+    def example(self, query: str, negatives: Sequence[str]) -> TrainingExample:
+        """A query with its positives and the negatives named."""
+        candidates = [Candidate(self.documents[name], grade) for name, grade in self.positives[query].items()]
+        candidates += [Candidate(self.documents[name], 0.0) for name in negatives]
+        return TrainingExample(self.queries[query], tuple(candidates), self.sources[query], self.query_ids[query])
+
+
+def _without(values: dict[str, T], names: Collection[str]) -> dict[str, T]:
+    return {key: value for key, value in values.items() if key not in names}

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from blockrank_rerank.finetune.data.row import Row
+from blockrank_rerank.formats import DataError
+from blockrank_rerank.formats.jsonl import identifier_field, json_type
+from blockrank_rerank.prompt import document_text
+
+
+class Record:
+    """A row whose columns carry this package's names, with checked access to them.
+
+    Parameters
+    ----------
+    row : Row
+        Where the values came from.
+    values : mapping
+        Column name → value; None is as good as missing, since tables have no other way to say so.
+    texts : dict
+        Every text seen so far, by itself: documents that many examples share are kept once.
+    """
+
+    def __init__(self, row: Row, values: Mapping[str, Any], texts: dict[str, str]) -> None:
+        self.row = row
+        self._values = {key: value for key, value in values.items() if value is not None}
+        self._texts = texts
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._values
+
+    def fault(self, message: str) -> DataError:
+        """An error that names the row."""
+        return self.row.fault(message)
+
+    def query(self) -> str:
+        """The query, never blank."""
+        query = self._values["query"]
+        if not isinstance(query, str):
+            raise self.fault(f'expected "query" to be a string, got {json_type(query)}')
+        if not query.strip():
+            raise self.fault('expected "query" to hold text, got an empty one; remove the line')
+        return query
+
+    def identifier(self, key: str) -> str | None:
+        """An id, if there is one."""
+        return identifier_field(self._values, key, self.row.name, self.row.line) if key in self else None
+
+    def items(self, key: str) -> list[Any]:
+        """A list; empty if the column is missing."""
+        items = self._values.get(key, [])
+        if not isinstance(items, list | tuple):
+            raise self.fault(f'expected "{key}" to be a list, got {json_type(items)}')
+        return list(items)
+
+    def documents(self, key: str) -> list[str]:
+        """Texts of a list of documents; a lone string, as tables of triplets have it, is a list of one."""
+        value = self._values.get(key)
+        items = [value] if isinstance(value, str) else self.items(key)
+        return [self._document(item, key, index) for index, item in enumerate(items)]
+
+    def numbers(self, key: str, count: int, beside: str) -> list[float | None] | None:
+        """One finite number or null for each of `count` documents; None if the column is missing."""
+        if key not in self:
+            return None
+        numbers = self.items(key)
+        if len(numbers) != count:
+            raise self.fault(
+                f'expected "{key}" to hold one number for each of the {count} documents of "{beside}", '
+                f"got {len(numbers)}"
+            )
+        return [self._number(number, key, index) for index, number in enumerate(numbers)]
+
+    def _document(self, item: Any, key: str, index: int) -> str:
+        try:
+            text = document_text(item, index)
+        except TypeError as error:
+            raise self.fault(str(error).replace("documents[", f"{key}[", 1)) from None
+        return self._texts.setdefault(text, text)
+
+    def _number(self, number: Any, key: str, index: int) -> float | None:
+        if number is None:
+            return None
+        if isinstance(number, bool) or not isinstance(number, int | float):
+            raise self.fault(f"expected {key}[{index}] to be a number, got {json_type(number)}")
+        if not math.isfinite(number):
+            raise self.fault(f"expected {key}[{index}] to be finite, got {number}")
+        return float(number)

@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import random
+
+from blockrank_rerank.evaluation import bm25_run
+from blockrank_rerank.finetune.data.judged_corpus import JudgedCorpus
+
+Ranking = dict[str, list[str]]
+"""Query → document ids, best first, none of them judged."""
+
+
+def bm25_ranking(corpus: JudgedCorpus, depth: int) -> Ranking:
+    """Unjudged documents among each query's first `depth` by BM25."""
+    run = bm25_run(corpus.queries, dict(corpus.documents), depth)
+    return {query: unjudged(corpus, query, list(run.pop(query))) for query in corpus.queries}
+
+
+def random_ranking(corpus: JudgedCorpus, depth: int, seed: int) -> Ranking:
+    """Unjudged documents at random."""
+    names = list(corpus.documents)
+    return {query: random_documents(corpus, query, names, depth, seed) for query in corpus.queries}
+
+
+def random_documents(
+    corpus: JudgedCorpus, query: str, names: list[str], count: int, seed: int, beside: frozenset[str] = frozenset()
+) -> list[str]:
+    """At most `count` documents that are neither judged nor among `beside`.
+
+    They depend on the seed and the query, and not on which other queries there are.
+    """
+    refused = corpus.judged(query) | beside
+    # So many distinct documents cannot all be refused, unless there are no more.
+    drawn = random.Random(f"{seed}:{query}").sample(range(len(names)), min(len(names), count + len(refused)))
+    return [names[index] for index in drawn if names[index] not in refused][:count]
+
+
+def unjudged(corpus: JudgedCorpus, query: str, ranking: list[str]) -> list[str]:
+    """A ranking without the documents that are known to be relevant, or not to be."""
+    judged = corpus.judged(query)
+    return [name for name in ranking if name not in judged]

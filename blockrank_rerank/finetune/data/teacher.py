@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blockrank_rerank.finetune.data.embeddings import EmbeddingTable, Encode, OnProgress
+from blockrank_rerank.finetune.data.example import TrainingExample
+
+
+class Teacher:
+    """An embedding model that scores pairs by cosine; every text is embedded once.
+
+    Parameters
+    ----------
+    encode : Encode
+        The model.
+    on_progress : OnProgress, optional
+        Told the texts embedded.
+    """
+
+    def __init__(self, encode: Encode, on_progress: OnProgress | None = None) -> None:
+        self.queries = EmbeddingTable(encode, "query", on_progress)
+        self.documents = EmbeddingTable(encode, "document", on_progress)
+
+    def read(self, queries: Iterable[str], documents: Iterable[str]) -> None:
+        """Embed what is to be scored, all at once, so that batches can be sorted by length."""
+        self.queries.add(queries)
+        self.documents.add(documents)
+
+    def scores(self, query: str, documents: Sequence[str]) -> NDArray[np.float32]:
+        """Cosines of texts that were read."""
+        return self.documents[documents] @ self.queries[[query]][0] if documents else np.zeros(0, np.float32)
+
+    def scored(self, example: TrainingExample) -> TrainingExample:
+        """The example with the teacher's scores."""
+        scores = self.scores(example.query, [candidate.text for candidate in example.candidates])
+        candidates = (
+            replace(candidate, teacher_score=round(float(score), 6))
+            for candidate, score in zip(example.candidates, scores, strict=True)
+        )
+        return replace(example, candidates=tuple(candidates))
+
+
+def is_false_negative(
+    negatives: NDArray[np.float32], positives: NDArray[np.float32], margin: float
+) -> NDArray[np.bool_]:
+    """Which negatives a teacher scores so near to the best positive, or above it, that they may well be relevant.
+
+    A negative is refused from ``margin`` times the best positive's score on: the threshold relative to the
+    positive (TopK-PercPos) of NV-Retriever (Moreira et al. 2024, arXiv 2407.15831), which took 0.95.
+    Where the best positive scores below 0, the threshold lies as far below it, not above.
+    """
+    best = float(positives.max())
+    threshold = best - (1 - margin) * abs(best)
+    return np.asarray(negatives >= threshold)

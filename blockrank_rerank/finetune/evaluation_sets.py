@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from blockrank_rerank.evaluation import bm25_run, evaluate_ranker
+from blockrank_rerank.finetune.settings import EvaluationSource
+from blockrank_rerank.formats import Collection, Corpus, Run, read_collection, read_corpus, read_run
+from blockrank_rerank.reranker import BlockRankReranker
+
+
+@dataclass(frozen=True)
+class EvaluationSet:
+    """Judged queries with their candidates, read once and ranked many times.
+
+    Attributes
+    ----------
+    name : str
+        Folder of the collection.
+    collection, corpus, run
+        Queries with judgements, candidates' texts, first stage.
+    depth : int
+        Candidates per query.
+    """
+
+    name: str
+    collection: Collection
+    corpus: Corpus
+    run: Run
+    depth: int
+
+    @classmethod
+    def read(cls, source: EvaluationSource, seed: int) -> EvaluationSet:
+        """Read a BEIR folder, sample queries, and find candidates by BM25 where no run is given."""
+        folder = Path(source.path)
+        collection = read_collection(folder, source.split).sample(source.queries, seed)
+        corpus = read_corpus(folder / "corpus.jsonl")
+        run = read_run(Path(source.run)) if source.run else bm25_run(collection.queries, corpus, source.depth)
+        run = {query: ranking for query, ranking in run.items() if query in collection.queries}
+        named = {document for ranking in run.values() for document in ranking}
+        kept = {document: text for document, text in corpus.items() if document in named}
+        return cls(source.path, collection, kept, run, source.depth)
+
+    def measure(self, ranker: BlockRankReranker, seed: int) -> dict[str, float]:
+        """nDCG@10 and RR@10 of the first stage and of its reranking."""
+        result = evaluate_ranker(ranker, self.collection, self.corpus, self.run, depth=self.depth, seed=seed)
+        return {
+            "first_stage_ndcg@10": result.before["nDCG@10"],
+            "ndcg@10": result.after["nDCG@10"],
+            "first_stage_mrr@10": result.before["RR@10"],
+            "mrr@10": result.after["RR@10"],
+        }

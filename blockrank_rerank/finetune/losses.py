@@ -1,0 +1,49 @@
+"""Losses on the log-sum-exps of one list. All take fp32 tensors and return a scalar."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from blockrank_rerank.scoring import attention_share, raw_score
+
+
+def list_logits(lse: Tensor, reduction: str, temperature: float) -> Tensor:
+    """``[N]`` logits over the documents of a list, from ``lse`` ``[S, H, N]``.
+
+    The paper divides attention shares by a temperature; where a score is the softmax of the mean
+    log-sum-exp, that mean is a logit already and is divided directly.
+    """
+    if reduction == "softmax_of_mean":
+        return raw_score(lse) / temperature
+    return attention_share(lse, reduction) / temperature
+
+
+def contrastive(logits: Tensor, grades: Tensor) -> Tensor:
+    """InfoNCE with several positives: ``-log sum_n g_n softmax(logits)_n``.
+
+    Grades are divided by the best one, so that equal grades give the loss of the released code and a
+    lower grade earns less.
+    """
+    weights = grades.clamp_min(0) / grades.max()
+    return -torch.logsumexp(logits + weights.log(), -1) + torch.logsumexp(logits, -1)
+
+
+def distillation(logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """Listwise KL divergence from the teacher's softmax at a temperature to the student's."""
+    target = (teacher / temperature).softmax(-1)
+    return F.kl_div(logits.log_softmax(-1), target, reduction="sum")
+
+
+def abstention(lse: Tensor, nothing: Tensor, grades: Tensor, reduction: str) -> Tensor:
+    """Cross-entropy of each document's probability of relevance, mean over the list.
+
+    ``nothing`` ``[S, H, 1]`` is the log-sum-exp of the instruction block: a document is relevant where the
+    query looks at it rather than at nothing. Lists without a relevant document belong in the data.
+    """
+    relevant = (grades > 0).to(lse.dtype)
+    if reduction == "softmax_of_mean":
+        return F.binary_cross_entropy_with_logits(raw_score(lse) - raw_score(nothing), relevant)
+    probability = (lse - nothing).sigmoid().mean((0, 1))
+    return F.binary_cross_entropy(probability.clamp(1e-6, 1 - 1e-6), relevant)

@@ -1,0 +1,220 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from blockrank_rerank.backbone import position_limit
+from blockrank_rerank.checkpoint import Checkpoint
+from blockrank_rerank.config import BlockRankConfig
+from blockrank_rerank.engine import Engine, resolve_config
+from blockrank_rerank.finetune.batches import Collator, TrainingLists
+from blockrank_rerank.finetune.card import write_card
+from blockrank_rerank.finetune.data import TrainingExample, read_examples
+from blockrank_rerank.finetune.evaluation_sets import EvaluationSet
+from blockrank_rerank.finetune.settings import SETTINGS_NAME, FinetuneSettings, TrainingSource
+from blockrank_rerank.finetune.trainer import (
+    Evaluate,
+    ListTrainer,
+    MarkComplete,
+    checkpoints,
+    remove_incomplete,
+    training_arguments,
+)
+from blockrank_rerank.finetune.training_model import TrainingModel, training_config
+from blockrank_rerank.handle import EngineHandle, EngineSpec
+from blockrank_rerank.prompt import PromptEncoder
+from blockrank_rerank.reranker import BlockRankReranker, model_folder
+
+
+@dataclass(frozen=True)
+class FinetuneResult:
+    """What a run produced.
+
+    Attributes
+    ----------
+    folder : Path
+        The model, loadable with ``BlockRankReranker.from_pretrained``.
+    before, after : dict
+        Measures of the starting model and of the result by name; empty without evaluation collections.
+    """
+
+    folder: Path
+    before: dict[str, float]
+    after: dict[str, float]
+
+
+def finetune(settings: FinetuneSettings, *, resume: bool = False) -> FinetuneResult:
+    """Train a model on lists and write it to ``settings.output``.
+
+    Work in progress lives beside it in ``<output>.training``; the output folder appears when it is whole.
+
+    Parameters
+    ----------
+    settings : FinetuneSettings
+        What to train, on what, and how.
+    resume : bool
+        Go on from the last complete checkpoint of an interrupted run with the same settings.
+
+    Raises
+    ------
+    FileExistsError
+        Where the output folder has something in it, or an interrupted run is there and ``resume`` is not set.
+    DataError
+        For malformed data, naming file and line.
+    FloatingPointError
+        Where the loss becomes NaN or the scores collapse.
+    """
+    return _Run(settings, resume).result()
+
+
+class _Run:
+    """One training run: the model, its data and its folders."""
+
+    def __init__(self, settings: FinetuneSettings, resume: bool) -> None:
+        self.settings = settings
+        self.output = Path(settings.output)
+        self.work = self.output.with_name(self.output.name + ".training")
+        self.resume = _prepare_folders(settings, self.output, self.work, resume)
+        self.collections = [_read(source, settings.seed) for source in settings.data]
+        self.sets = [EvaluationSet.read(source, settings.seed) for source in settings.evaluation]
+        checkpoint = Checkpoint(model=model_folder(settings.model))
+        self.spec = EngineSpec(
+            checkpoint=checkpoint,
+            config=None,
+            scoring_layer=settings.scoring_layer,
+            device=None,
+            dtype=None,
+            attention="auto",
+        )
+        model_config, config = resolve_config(self.spec)
+        self.config = training_config(config, settings)
+        torch.manual_seed(settings.seed)
+        self.model = TrainingModel.load(checkpoint, self.config, settings)
+        self.tokenizer = checkpoint.tokenizer()
+        limit = position_limit(self.config, model_config)
+        self.prompt = PromptEncoder(self.tokenizer, self.config, limit)
+        self.query_free_prompt = PromptEncoder(self.tokenizer, _query_free(self.config), limit)
+
+    def result(self) -> FinetuneResult:
+        """Train, choose, write."""
+        evaluate = Evaluate(
+            self._measure,
+            lambda: self.model.save(self.work / "best", self.tokenizer),
+            self.settings.evaluate_every,
+            self.work / "evaluations.jsonl",
+        )
+        trainer = self._trainer(evaluate)
+        before = self._before()
+        trainer.train(resume_from_checkpoint=self.resume)
+        if not trainer.is_world_process_zero():
+            return FinetuneResult(self.output, before, {})
+        self._average()
+        after = evaluate.record(self.settings.steps + 1) if self.sets else {}
+        best = self.work / "best"
+        if self.sets and best.exists():
+            after = _best(self.work / "evaluations.jsonl")
+        else:
+            self.model.save(best, self.tokenizer)
+        write_card(best, self.settings, self.config, before, after)
+        (best / SETTINGS_NAME).write_text(self.settings.to_yaml(), encoding="utf-8")
+        if self.output.exists():
+            self.output.rmdir()
+        best.rename(self.output)
+        return FinetuneResult(self.output, before, after)
+
+    def _trainer(self, evaluate: Evaluate) -> ListTrainer:
+        settings = self.settings
+        arguments = training_arguments(settings, self.work)
+        lists = settings.steps * settings.lists_per_step * settings.accumulation * arguments.world_size
+        return ListTrainer(
+            model=self.model,
+            args=arguments,
+            train_dataset=TrainingLists(self.collections, settings, lists),
+            data_collator=Collator(
+                self.prompt, self.query_free_prompt, self.config, settings.language_model_weight > 0
+            ),
+            callbacks=[MarkComplete(), evaluate],
+        )
+
+    def _before(self) -> dict[str, float]:
+        """Measures of the starting model, kept across interruptions."""
+        path = self.work / "before.json"
+        if path.exists():
+            return dict(json.loads(path.read_text(encoding="utf-8")))
+        before = self._measure() if self.sets else {}
+        path.write_text(json.dumps(before), encoding="utf-8")
+        return before
+
+    def _measure(self) -> dict[str, float]:
+        """nDCG@10 and MRR@10 of the current weights, by collection and on the mean."""
+        training = self.model.training
+        self.model.eval()
+        engine = Engine(self.config, self.prompt, self.model.backbone)
+        ranker = BlockRankReranker(EngineHandle(self.spec, engine))
+        device = engine.device.type
+        with torch.autocast(device, torch.bfloat16, enabled=self.settings.bf16):
+            measured = {one.name: one.measure(ranker, self.settings.seed) for one in self.sets}
+        self.model.train(training)
+        flat = {f"{name}/{key}": value for name, values in measured.items() for key, value in values.items()}
+        names = ("first_stage_ndcg@10", "ndcg@10", "first_stage_mrr@10", "mrr@10")
+        means = {f"mean_{key}": sum(values[key] for values in measured.values()) / len(measured) for key in names}
+        return means | flat
+
+    def _average(self) -> None:
+        """Replace the weights by the mean of the last checkpoints', mixed with the starting ones."""
+        settings = self.settings
+        folders = checkpoints(self.work)[-settings.average_last :]
+        states = [load_file(folder / "model.safetensors") for folder in folders]
+        current = self.model.state_dict()
+        if settings.average_last > 1 and states:
+            current = {name: torch.stack([state[name] for state in states]).mean(0) for name in states[0]}
+        if settings.base_share:
+            start = TrainingModel.load(self.spec.checkpoint, self.config, settings).state_dict()
+            share = settings.base_share
+            current = {name: share * start[name] + (1 - share) * tensor for name, tensor in current.items()}
+        self.model.load_state_dict(current)
+
+
+def _prepare_folders(settings: FinetuneSettings, output: Path, work: Path, resume: bool) -> str | None:
+    """Refuse to overwrite anything; return the checkpoint to go on from."""
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise FileExistsError(f"output folder {output} is not empty; choose another or remove it")
+    saved = work / SETTINGS_NAME
+    if checkpoints(work) and not resume:
+        raise FileExistsError(f"an interrupted run is in {work}; go on with --resume, or remove it")
+    if resume and not saved.exists():
+        raise FileNotFoundError(f"nothing to resume: {work} holds no run")
+    if resume and saved.read_text(encoding="utf-8") != settings.to_yaml():
+        raise ValueError(f"settings differ from those of the interrupted run in {saved}; resume with the same")
+    work.mkdir(parents=True, exist_ok=True)
+    saved.write_text(settings.to_yaml(), encoding="utf-8")
+    remove_incomplete(work)
+    found = checkpoints(work)
+    return str(found[-1]) if found else None
+
+
+def _read(source: TrainingSource, seed: int) -> Sequence[TrainingExample]:
+    return read_examples(
+        source.path,
+        split=source.split,
+        format=source.format,
+        columns=source.columns,
+        negatives=source.negatives,
+        limit=source.limit,
+        seed=seed,
+    )
+
+
+def _query_free(config: BlockRankConfig) -> BlockRankConfig:
+    prompt = config.prompt
+    return replace(config, prompt=replace(prompt, instruction=prompt.query_free_instruction))
+
+
+def _best(history: Path) -> dict[str, float]:
+    lines = [json.loads(line) for line in history.read_text(encoding="utf-8").splitlines()]
+    return dict(max(lines, key=lambda line: line["mean_ndcg@10"]))

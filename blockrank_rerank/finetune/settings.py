@@ -1,0 +1,294 @@
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from blockrank_rerank.reranker import DEFAULT_MODEL
+
+SETTINGS_NAME = "finetune_settings.yaml"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSource:
+    """One collection to train on.
+
+    Parameters
+    ----------
+    path : str
+        A JSONL file, a BEIR folder, or a Hub dataset id; see ``blockrank-finetune validate-data``.
+    split : str
+        Split of a BEIR folder or Hub dataset.
+    weight : float, optional
+        Share of the lists drawn from this collection, relative to the others'; by size if not given.
+    limit : int, optional
+        Use this many examples, drawn at random.
+    format : str
+        ``auto``, ``pos-neg``, ``blockrank``, ``beir`` or ``hub``.
+    columns : dict, optional
+        Names of the data's columns for ours.
+    negatives : str, optional
+        Where negatives come from that the data lacks: ``bm25``, ``random`` or ``none``.
+    """
+
+    path: str
+    split: str = "train"
+    weight: float | None = None
+    limit: int | None = None
+    format: str = "auto"
+    columns: dict[str, str] | None = None
+    negatives: Literal["bm25", "random", "none"] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationSource:
+    """One BEIR folder to evaluate on during training.
+
+    Parameters
+    ----------
+    path : str
+        BEIR folder.
+    split : str
+        Name of the judgements.
+    run : str, optional
+        First-stage TREC run; BM25 over the collection if not given.
+    depth : int
+        Candidates per query.
+    queries : int
+        Queries, drawn at random.
+    """
+
+    path: str
+    split: str = "test"
+    run: str | None = None
+    depth: int = 50
+    queries: int = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneSettings:
+    """Everything that a training run depends on; validated where it is built, saved beside the result.
+
+    Parameters
+    ----------
+    model : str
+        Where to start: a folder, a Hub id, or ``default``.
+    output : str
+        Folder for the result; must not exist or be empty unless resuming.
+    data : tuple of TrainingSource
+        Collections to train on.
+    evaluation : tuple of EvaluationSource
+        Collections to choose the best checkpoint on, by mean nDCG@10.
+    steps : int
+        Optimiser steps.
+    lists_per_step : int
+        Queries in one forward pass, on each process.
+    accumulation : int
+        Forward passes per optimiser step.
+    documents_per_list : int
+        Candidates per query (paper: 30).
+    max_positives : int
+        Most relevant documents in one list.
+    empty_share : float
+        Share of lists from which every relevant document is left out.
+    learning_rate, warmup_share, weight_decay, max_grad_norm : float
+        AdamW with linear warm-up over a share of the steps, then cosine decay.
+    contrastive_weight : float
+        Weight of InfoNCE on attention (paper: 0.1 beside a language-model loss of weight 1).
+    temperature : float
+        Of InfoNCE (paper: 0.05 on attention shares).
+    language_model_weight : float
+        Weight of the next-token loss on the answer; 0 trains attention alone and drops the later layers.
+    distillation_weight, distillation_temperature : float
+        Listwise KL from the data's teacher scores.
+    abstention_weight : float
+        Weight of the loss that calibrates probabilities; above 0 the result has them.
+    query_free_share : float
+        Share of lists whose instruction omits the query, so that one model serves both prompts.
+    lora_rank : int
+        Rank of LoRA adapters on all linear layers; 0 trains every weight.
+    scoring_layer : int, optional
+        Instead of the model's.
+    gradient_checkpointing, bf16 : bool
+        Less memory for more time; bf16 autocast.
+    evaluate_every, save_every : int
+        Steps; 0 only at the end.
+    average_last : int
+        The result is the mean of the weights of this many last checkpoints.
+    base_share : float
+        Share of the starting weights in the result (weight-space ensembling, arXiv 2109.01903).
+    device : str, optional
+        ``cpu`` to train without an accelerator that is there.
+    save_dtype : str
+        ``float32``, ``bfloat16`` or ``float16`` of the written weights.
+    seed : int
+        Of everything random.
+    """
+
+    model: str = DEFAULT_MODEL
+    output: str
+    data: tuple[TrainingSource, ...]
+    evaluation: tuple[EvaluationSource, ...] = ()
+    steps: int = 1000
+    lists_per_step: int = 4
+    accumulation: int = 1
+    documents_per_list: int = 30
+    max_positives: int = 4
+    empty_share: float = 0.0
+    learning_rate: float = 2e-5
+    warmup_share: float = 0.1
+    weight_decay: float = 0.01
+    max_grad_norm: float = 1.0
+    contrastive_weight: float = 1.0
+    temperature: float = 1.0
+    language_model_weight: float = 0.0
+    distillation_weight: float = 0.0
+    distillation_temperature: float = 0.05
+    abstention_weight: float = 0.0
+    query_free_share: float = 0.0
+    lora_rank: int = 0
+    scoring_layer: int | None = None
+    gradient_checkpointing: bool = False
+    bf16: bool = False
+    evaluate_every: int = 0
+    save_every: int = 200
+    average_last: int = 1
+    base_share: float = 0.0
+    device: str | None = None
+    save_dtype: str = "float32"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Turn nested mappings into sources and check every value."""
+        for item in fields(self):
+            object.__setattr__(self, item.name, _as_float(str(item.type), getattr(self, item.name)))
+        object.__setattr__(self, "data", _sources(TrainingSource, self.data, "data"))
+        object.__setattr__(self, "evaluation", _sources(EvaluationSource, self.evaluation, "evaluation"))
+        _check(self)
+
+    @classmethod
+    def read(cls, path: str | Path | None, overrides: Mapping[str, Any]) -> FinetuneSettings:
+        """Settings of a YAML file with some replaced.
+
+        Raises
+        ------
+        ValueError
+            For malformed YAML, unknown or missing settings and values out of range.
+        """
+        values = dict(_read_yaml(Path(path)) if path else {}) | dict(overrides)
+        _refuse_unknown(cls, values, str(path or "the command line"))
+        missing = {"output", "data"} - set(values)
+        if missing:
+            raise ValueError(f"settings need {' and '.join(sorted(missing))}")
+        return cls(**values)
+
+    def to_yaml(self) -> str:
+        """The resolved settings, readable by :meth:`read`."""
+        import yaml
+
+        values = asdict(self)
+        values["data"] = [dict(source) for source in values["data"]]
+        values["evaluation"] = [dict(source) for source in values["evaluation"]]
+        return str(yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+
+    def with_changes(self, **changes: Any) -> FinetuneSettings:
+        """A copy with some settings replaced."""
+        return replace(self, **changes)
+
+
+def _read_yaml(path: Path) -> Mapping[str, Any]:
+    try:
+        import yaml
+    except ImportError as error:
+        raise ImportError("reading settings needs PyYAML: pip install 'blockrank-rerank[train]'") from error
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} must hold settings as key: value, got {type(values).__name__}")
+    return values
+
+
+def _refuse_unknown(cls: Any, values: Mapping[str, Any], where: str) -> None:
+    known = [item.name for item in fields(cls)]
+    unknown = sorted(set(values) - set(known))
+    if unknown:
+        raise ValueError(f"{where}: unknown settings {', '.join(unknown)}; known are {', '.join(known)}")
+
+
+def _sources(cls: Any, values: Any, name: str) -> tuple[Any, ...]:
+    if isinstance(values, str | Mapping | cls):
+        values = (values,)
+    sources = []
+    for value in values:
+        if isinstance(value, str):
+            value = {"path": value}
+        if isinstance(value, Mapping):
+            _refuse_unknown(cls, value, name)
+            value = cls(**value)
+        if not isinstance(value, cls):
+            raise ValueError(f"{name} must be paths or mappings with a path, got {value!r}")
+        sources.append(value)
+    return tuple(sources)
+
+
+_POSITIVE = ("steps", "lists_per_step", "accumulation", "max_positives", "average_last", "temperature")
+_NOT_NEGATIVE = (
+    "learning_rate",
+    "weight_decay",
+    "max_grad_norm",
+    "contrastive_weight",
+    "language_model_weight",
+    "distillation_weight",
+    "abstention_weight",
+    "lora_rank",
+    "evaluate_every",
+    "save_every",
+)
+_DTYPES = ("float32", "bfloat16", "float16")
+_SHARES = ("empty_share", "warmup_share", "query_free_share", "base_share")
+_WEIGHTS = ("contrastive_weight", "language_model_weight", "distillation_weight", "abstention_weight")
+
+
+def _check(settings: FinetuneSettings) -> None:
+    for item in fields(settings):
+        _check_number(item.name, str(item.type), getattr(settings, item.name))
+    for name in _POSITIVE:
+        _require(settings, name, lambda value: value > 0, "positive")
+    for name in _NOT_NEGATIVE:
+        _require(settings, name, lambda value: value >= 0, "0 or more")
+    for name in _SHARES:
+        _require(settings, name, lambda value: 0 <= value <= 1, "in 0..1")
+    _require(settings, "documents_per_list", lambda value: value >= 2, "at least 2: a list of one teaches nothing")
+    _require(settings, "distillation_temperature", lambda value: value > 0, "positive")
+    _require(settings, "save_dtype", lambda value: value in _DTYPES, f"one of {', '.join(_DTYPES)}")
+    if not settings.data:
+        raise ValueError("data must name at least one collection to train on")
+    if not any(getattr(settings, name) for name in _WEIGHTS):
+        raise ValueError(f"at least one of {', '.join(_WEIGHTS)} must be above 0: there is nothing to train")
+    if settings.empty_share > 0 and not settings.abstention_weight and not settings.distillation_weight:
+        raise ValueError("empty_share needs abstention_weight or distillation_weight: an empty list has no other loss")
+
+
+def _as_float(kind: str, value: Any) -> Any:
+    """YAML takes 1e-5, without a point, for text; everybody means a number."""
+    if kind == "float" and isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            return float(value)
+    return value
+
+
+def _check_number(name: str, kind: str, value: Any) -> None:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if (kind == "int" and not (number and isinstance(value, int))) or (kind == "float" and not number):
+        raise ValueError(f"{name} must be {kind}, got {value!r}")
+    if kind == "bool" and not isinstance(value, bool):
+        raise ValueError(f"{name} must be true or false, got {value!r}")
+
+
+def _require(settings: FinetuneSettings, name: str, test: Any, wanted: str) -> None:
+    if not test(getattr(settings, name)):
+        raise ValueError(f"{name} must be {wanted}, got {getattr(settings, name)}")

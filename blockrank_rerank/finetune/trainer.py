@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import Sampler, SequentialSampler
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+from blockrank_rerank.finetune.settings import FinetuneSettings
+
+COMPLETE = "complete"
+"""Marks a checkpoint that was written to its end; one without it is never resumed from."""
+
+COLLAPSE_STEPS = 25
+COLLAPSE_SPREAD = 1e-4
+"""Logits of a list that differ by less than this, this many steps in a row, rank nothing any more."""
+
+
+class ListTrainer(Trainer):
+    """The Transformers trainer over lists: keeps their order, guards the losses, counts tokens."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._parts: dict[str, list[float]] = {}
+        self._tokens, self._since, self._flat_steps = 0, time.perf_counter(), 0
+
+    def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Sampler[int]:
+        # List i is random already; another order would make a resumed run another run.
+        return SequentialSampler(self.train_dataset)
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The weighted loss of one pack, refused where it is NaN or the scores collapsed."""
+        parts = model(**inputs)
+        values = {name: float(value.detach()) for name, value in parts.items()}
+        self._guard(values)
+        for name, value in values.items():
+            self._parts.setdefault(name, []).append(value)
+        self._tokens += inputs["layout"].num_tokens
+        return (parts["loss"], parts) if return_outputs else parts["loss"]
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Add the parts of the loss and the throughput to what is logged."""
+        if "loss" in logs and self._parts:
+            logs |= {name: sum(values) / len(values) for name, values in self._parts.items() if name != "loss"}
+            now = time.perf_counter()
+            logs["tokens_per_second"] = round(self._tokens / (now - self._since))
+            self._parts, self._tokens, self._since = {}, 0, now
+        super().log(logs, *args, **kwargs)
+
+    def _guard(self, values: dict[str, float]) -> None:
+        step = self.state.global_step + 1
+        if not math.isfinite(values["loss"]):
+            raise FloatingPointError(
+                f"the loss became {values['loss']} at step {step}: lower learning_rate or set bf16 to false; "
+                "the last checkpoint is intact"
+            )
+        self._flat_steps = self._flat_steps + 1 if values["spread"] < COLLAPSE_SPREAD else 0
+        if self._flat_steps >= COLLAPSE_STEPS:
+            raise FloatingPointError(
+                f"the scores collapsed: at step {step} all documents of a list have scored the same for "
+                f"{COLLAPSE_STEPS} steps; lower learning_rate"
+            )
+
+
+class MarkComplete(TrainerCallback):
+    """Marks checkpoints after their last byte is written."""
+
+    def on_save(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
+        """Write the mark."""
+        if state.is_world_process_zero:
+            (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
+
+
+class Evaluate(TrainerCallback):
+    """Measures the model every few steps and keeps the best weights.
+
+    Parameters
+    ----------
+    measure : callable
+        Returns measures by name, ``mean_ndcg@10`` among them.
+    keep : callable
+        Saves the weights as the best so far.
+    every : int
+        Steps between measurements; 0 only at the end.
+    history : Path
+        JSONL file with one line per measurement; read again when a run is resumed.
+    """
+
+    def __init__(
+        self, measure: Callable[[], dict[str, float]], keep: Callable[[], None], every: int, history: Path
+    ) -> None:
+        self._measure, self._keep, self._every, self._history = measure, keep, every, history
+
+    def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
+        """Measure when it is time to."""
+        if self._every and state.global_step % self._every == 0 and state.is_world_process_zero:
+            self.record(state.global_step)
+
+    def record(self, step: int) -> dict[str, float]:
+        """Measure now, write it down, and keep the weights where they are the best so far."""
+        earlier = read_history(self._history, before=step)
+        best = max((line["mean_ndcg@10"] for line in earlier), default=-math.inf)
+        measures = {"step": step, **self._measure()}
+        lines = [json.dumps(line) + "\n" for line in [*earlier, measures]]
+        self._history.write_text("".join(lines), encoding="utf-8")
+        print(f"step {step}: mean nDCG@10 {measures['mean_ndcg@10']:.4f}", flush=True)
+        if measures["mean_ndcg@10"] > best:
+            self._keep()
+        return measures
+
+
+def read_history(path: Path, before: int) -> list[dict[str, float]]:
+    """Measurements of earlier steps; later ones belong to a run that was cut off and is being repeated."""
+    if not path.exists():
+        return []
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [line for line in lines if line["step"] < before]
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Complete checkpoints, oldest first."""
+    found = [path for path in folder.glob("checkpoint-*") if (path / COMPLETE).exists()]
+    return sorted(found, key=lambda path: int(path.name.rpartition("-")[2]))
+
+
+def remove_incomplete(folder: Path) -> None:
+    """Delete checkpoints whose writing was interrupted."""
+    for path in folder.glob("checkpoint-*"):
+        if not (path / COMPLETE).exists():
+            shutil.rmtree(path)
+
+
+def training_arguments(settings: FinetuneSettings, folder: Path) -> TrainingArguments:
+    """Our settings in the trainer's words."""
+    return TrainingArguments(
+        output_dir=str(folder),
+        max_steps=settings.steps,
+        per_device_train_batch_size=settings.lists_per_step,
+        gradient_accumulation_steps=settings.accumulation,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=round(settings.warmup_share * settings.steps),
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.max_grad_norm,
+        bf16=settings.bf16,
+        use_cpu=settings.device == "cpu" or not torch.cuda.is_available(),
+        save_strategy="steps" if settings.save_every else "no",
+        save_steps=settings.save_every or settings.steps,
+        save_total_limit=max(2, settings.average_last),
+        logging_steps=10,
+        report_to="none",
+        seed=settings.seed,
+        data_seed=settings.seed,
+        remove_unused_columns=False,
+        dataloader_num_workers=0,
+        ddp_find_unused_parameters=True,
+    )

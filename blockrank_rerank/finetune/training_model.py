@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+import copy
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from blockrank_rerank.backbone import ATTENTION_NAME, Backbone, Pass, check_fits
+from blockrank_rerank.checkpoint import ENCODERS, Checkpoint, quiet
+from blockrank_rerank.config import BlockRankConfig
+from blockrank_rerank.finetune import losses
+from blockrank_rerank.finetune.settings import FinetuneSettings
+from blockrank_rerank.layout import Layout
+from blockrank_rerank.scoring_head import SCORING_HEAD_NAME, ScoringHead
+
+
+@dataclass(frozen=True, eq=False)
+class Targets:
+    """What one list should score: ``grades`` ``[N]``, and ``teacher`` ``[N]`` where the data has it."""
+
+    grades: Tensor
+    teacher: Tensor | None
+
+
+class TrainingModel(nn.Module):
+    """A BlockRank model with its losses.
+
+    Parameters
+    ----------
+    network : nn.Module
+        The base model up to the scoring layer, or a whole causal language model where the next-token loss
+        is used; with LoRA, wrapped by peft.
+    head : ScoringHead, optional
+        The appended scoring layer.
+    config : BlockRankConfig
+        Settings of the model.
+    settings : FinetuneSettings
+        Weights of the losses.
+    """
+
+    def __init__(
+        self, network: nn.Module, head: ScoringHead | None, config: BlockRankConfig, settings: FinetuneSettings
+    ) -> None:
+        super().__init__()
+        self.network: Any = network
+        # The trainer takes an attribute named config for a Transformers one and writes to it.
+        self.head, self.blockrank, self.settings = head, config, settings
+
+    @classmethod
+    def load(cls, checkpoint: Checkpoint, config: BlockRankConfig, settings: FinetuneSettings) -> TrainingModel:
+        """Read a model in fp32, ready to train.
+
+        Raises
+        ------
+        ValueError
+            For an encoder with a language-model loss, and models that cannot be read.
+        """
+        model_config = checkpoint.model_config()
+        check_fits(config, model_config)
+        language_model = settings.language_model_weight > 0
+        if language_model and model_config.model_type in ENCODERS:
+            raise ValueError(
+                f"language_model_weight must be 0 for {model_config.model_type}: an encoder has no language-model head"
+            )
+        layers = model_config.num_hidden_layers if language_model else config.scoring_layer + (not config.scoring_head)
+        network = checkpoint.truncated_model(
+            model_config, layers, torch.float32, ATTENTION_NAME, language_model=language_model
+        )
+        network.requires_grad_(True)
+        for module in network.modules():
+            # A tenth of a step on a CPU, and few lists are seen twice; attention has none to begin with.
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
+        head = None
+        if config.scoring_head:
+            path = checkpoint.file(SCORING_HEAD_NAME)
+            head = ScoringHead.load(path, model_config.hidden_size) if path else ScoringHead(model_config.hidden_size)
+        if settings.lora_rank:
+            network = _with_lora(network, settings.lora_rank)
+        model = cls(network, head, config, settings)
+        if settings.gradient_checkpointing:
+            model.base.gradient_checkpointing_enable({"use_reentrant": False})
+        return model
+
+    @property
+    def base(self) -> Any:
+        """The Transformers model inside, with or without adapters."""
+        return self.network.get_base_model() if hasattr(self.network, "get_base_model") else self.network
+
+    @property
+    def backbone(self) -> Backbone:
+        """A view of the current weights that scores documents."""
+        return Backbone(getattr(self.base, "model", self.base), self.blockrank, self.head)
+
+    def forward(self, layout: Layout, targets: list[Targets]) -> dict[str, Tensor]:
+        """Losses of one pack: ``loss``, and its parts under their own names."""
+        if self.settings.language_model_weight:
+            state = Pass(layout, self.blockrank, "auto", stop=False)
+            language_model = self._language_model_loss(layout, state)
+            scores = state.lse
+        else:
+            scores = self.backbone.document_scores(layout)
+        parts = _mean([self._list_losses(lse, target) for lse, target in zip(scores, targets, strict=True)])
+        if self.settings.language_model_weight:
+            parts["language_model"] = language_model
+        weights = {name: getattr(self.settings, f"{name}_weight") for name in parts}
+        spread = torch.stack([lse.detach().mean((0, 1)).max() - lse.detach().mean((0, 1)).min() for lse in scores])
+        return {
+            "spread": spread.mean(),
+            "loss": sum((weights[name] * part for name, part in parts.items()), torch.zeros((), device=spread.device)),
+        } | parts
+
+    def _list_losses(self, lse: Tensor, targets: Targets) -> dict[str, Tensor]:
+        settings, reduction = self.settings, self.blockrank.reduction
+        grades = targets.grades.to(lse.device)
+        nothing, documents = (lse[..., :1], lse[..., 1:]) if self.blockrank.abstention else (None, lse)
+        logits = losses.list_logits(documents, reduction, settings.temperature)
+        parts = {}
+        if settings.contrastive_weight and bool((grades > 0).any()):
+            parts["contrastive"] = losses.contrastive(logits, grades)
+        if settings.distillation_weight and targets.teacher is not None:
+            teacher = targets.teacher.to(lse.device)
+            parts["distillation"] = losses.distillation(logits, teacher, settings.distillation_temperature)
+        if settings.abstention_weight and nothing is not None:
+            parts["abstention"] = losses.abstention(documents, nothing, grades, reduction)
+        return parts
+
+    def _language_model_loss(self, layout: Layout, state: Pass) -> Tensor:
+        """Next-token loss on the answers, whose tokens follow the signal tokens."""
+        device = next(self.network.parameters()).device
+        rows = torch.cat([torch.arange(r.answer[0] - 1, r.answer[1] - 1) for r in layout.requests])
+        out = self.network(
+            input_ids=layout.input_ids.to(device).unsqueeze(0),
+            position_ids=layout.positions.to(device).unsqueeze(0),
+            use_cache=False,
+            logits_to_keep=rows.to(device),
+            blockrank=state,
+        )
+        return nn.functional.cross_entropy(out.logits[0].float(), layout.input_ids[rows + 1].to(device))
+
+    def save(self, folder: Path, tokenizer: Any) -> None:
+        """Write a folder that loads as a Transformers model and as a reranker; whole or not at all."""
+        unfinished = folder.with_name(folder.name + ".unfinished")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+        network, dtype = self._merged(), getattr(torch, self.settings.save_dtype)
+        state = {name: tensor.to(dtype) for name, tensor in network.state_dict().items()}
+        network.config.dtype = dtype
+        with quiet():
+            network.save_pretrained(unfinished, state_dict=state)
+        tokenizer.save_pretrained(unfinished)
+        if self.head is not None:
+            self.head.save(unfinished)
+        self.blockrank.save(unfinished)
+        if folder.exists():
+            shutil.rmtree(folder)
+        unfinished.rename(folder)
+
+    def _merged(self) -> Any:
+        """The network without adapters; training goes on with the adapters as they are."""
+        return copy.deepcopy(self.network).merge_and_unload() if self.settings.lora_rank else self.network
+
+
+def training_config(config: BlockRankConfig, settings: FinetuneSettings) -> BlockRankConfig:
+    """The model's settings as they will be after training."""
+    return replace(config, abstention=config.abstention or settings.abstention_weight > 0)
+
+
+def _with_lora(network: nn.Module, rank: int) -> nn.Module:
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError as error:
+        raise ImportError("lora_rank needs peft: pip install 'blockrank-rerank[train]'") from error
+    return get_peft_model(network, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear"))
+
+
+def _mean(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Mean of every part over the lists of the pack; a list without a part counts as 0."""
+    names = dict.fromkeys(name for part in parts for name in part)
+    return {name: torch.stack([part[name] for part in parts if name in part]).sum() / len(parts) for name in names}

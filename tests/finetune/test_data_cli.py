@@ -1,0 +1,120 @@
+import json
+import sys
+from importlib.util import find_spec
+
+import numpy as np
+import pytest
+import typer
+
+from blockrank_rerank.cli.failures import exit_code, message
+from blockrank_rerank.finetune.data import mining as mining_module
+from blockrank_rerank.finetune.data import read_examples
+from blockrank_rerank.finetune.data.cli import mine_negatives_command, validate_data
+from tests.finetune.data_files import write_folder, write_jsonl
+
+needs_bm25 = pytest.mark.skipif(find_spec("bm25s") is None, reason="bm25s is not installed")
+GOOD = {"query": "q", "pos": ["p"], "neg": ["n"]}
+
+
+@pytest.fixture(autouse=True)
+def surroundings(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")
+
+
+def run(*arguments):
+    """Exit code and error line, as the command's main gives them."""
+    app = typer.Typer()
+    app.command("validate-data")(validate_data)
+    app.command("mine-negatives")(mine_negatives_command)
+    try:
+        typer.main.get_command(app).main(list(arguments), standalone_mode=False)
+    except Exception as error:
+        return exit_code(error), message(error)
+    return 0, ""
+
+
+def test_good_data_is_described(tmp_path, capsys):
+    write_jsonl(tmp_path / "a.jsonl", [GOOD, GOOD])
+    assert run("validate-data", "a.jsonl") == (0, "")
+    printed = capsys.readouterr().out
+    assert "2 examples, 2 different documents" in printed
+    assert "1 queries occur more than once" in printed
+    assert "documents per query" in printed
+
+
+def test_bad_data_is_listed_up_to_a_cap_and_has_its_exit_code(tmp_path, capsys):
+    write_jsonl(tmp_path / "a.jsonl", [GOOD, {}, {}, {}])
+    assert run("validate-data", "a.jsonl", "--max-faults", "2") == (
+        5,
+        "3 faults in a.jsonl; training will not start",
+    )
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(": ")[0] for line in lines[:2]] == ["a.jsonl:2", "a.jsonl:3"]
+    assert "and 1 more faults" in lines[2]
+
+
+def test_the_report_can_be_json(tmp_path, capsys):
+    write_jsonl(tmp_path / "a.jsonl", [GOOD, {}])
+    assert run("validate-data", "a.jsonl", "--json")[0] == 5
+    report = json.loads(capsys.readouterr().out)
+    assert (report["usable"], report["fault_count"], report["statistics"]["examples"]) == (False, 1, 1)
+
+
+def test_columns_are_mapped_on_the_command_line(tmp_path):
+    write_jsonl(tmp_path / "a.jsonl", [{"question": "q", "answer": ["p"]}])
+    assert run("validate-data", "a.jsonl", "--column", "query=question", "--column", "pos=answer") == (0, "")
+    assert run("validate-data", "a.jsonl", "--column", "query") == (
+        2,
+        "--column must be KNOWN=YOURS, for instance pos=answer, got 'query'",
+    )
+
+
+def test_missing_files_have_their_own_exit_code():
+    assert run("validate-data", "no.jsonl") == (4, "no such file or folder: no.jsonl")
+    assert run("mine-negatives", "no.jsonl", "--output", "out.jsonl")[0] == 4
+
+
+@needs_bm25
+def test_negatives_are_mined_into_a_file(tmp_path, capsys, monkeypatch):
+    write_folder(tmp_path / "data")
+    (tmp_path / "held-out").write_text("q2\n")
+    monkeypatch.setattr(
+        mining_module, "sentence_transformer", lambda model, **_: lambda texts, role: _random_vectors(texts)
+    )
+    arguments = ("--output", "out.jsonl", "--per-query", "3", "--teacher", "x", "--exclude-queries", "held-out")
+    assert run("mine-negatives", "data", *arguments) == (0, "")
+    captured = capsys.readouterr()
+    assert "1 queries with 1 positives" in captured.out
+    assert "the teacher refused" in captured.out
+    assert "mining" in captured.err
+    [example] = read_examples("out.jsonl")
+    assert all(candidate.teacher_score is not None for candidate in example.candidates)
+
+
+def test_the_output_is_checked_before_anything_is_read(tmp_path):
+    (tmp_path / "folder").mkdir()
+    assert run("mine-negatives", "no.jsonl", "--output", "folder") == (
+        4,
+        "expected an output file, got the folder folder",
+    )
+    assert "no folder" in run("mine-negatives", "no.jsonl", "--output", "no/out.jsonl")[1]
+
+
+def test_unknown_methods_are_a_mistake_in_the_arguments(tmp_path):
+    write_folder(tmp_path / "data")
+    code, line = run("mine-negatives", "data", "--output", "out.jsonl", "--method", "magic")
+    assert (code, line) == (2, "--method must be one of bm25, embeddings, random, given, got 'magic'")
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_a_missing_library_is_named_with_the_line_that_installs_it(tmp_path, monkeypatch):
+    write_folder(tmp_path / "data")
+    monkeypatch.setitem(sys.modules, "sentence_transformers", None)
+    code, line = run("mine-negatives", "data", "--output", "out.jsonl", "--method", "random", "--teacher", "x")
+    assert code == 3
+    assert "pip install 'blockrank-rerank[train]'" in line
+
+
+def _random_vectors(texts):
+    return np.random.default_rng(len(texts)).normal(size=(len(texts), 4))

@@ -1,0 +1,372 @@
+import json
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from blockrank_rerank.finetune.data import Candidate, TrainingExample, document_pool, read_examples, write_examples
+from blockrank_rerank.formats import DataError
+from blockrank_rerank.prompt import document_text
+from tests.finetune.data_files import DOCUMENTS, write_folder, write_jsonl
+
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "train"
+needs_bm25 = pytest.mark.skipif(find_spec("bm25s") is None, reason="bm25s is not installed")
+needs_datasets = pytest.mark.skipif(find_spec("datasets") is None, reason="datasets is not installed")
+
+GOOD = {"query": "q", "pos": ["p"], "neg": ["n"]}
+RELEASED = {"query": "q", "documents": [{"doc_id": "a", "title": "A", "text": "x"}, "y"], "answer_ids": ["a"]}
+
+
+@pytest.fixture
+def put(tmp_path):
+    def write(*records, name="train.jsonl"):
+        if len(records) == 1 and isinstance(records[0], bytes):
+            (tmp_path / name).write_bytes(records[0])
+            return tmp_path / name
+        return write_jsonl(tmp_path / name, records)
+
+    return write
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_folder(tmp_path / "collection")
+
+
+def texts(example, relevant):
+    return [candidate.text for candidate in example.candidates if candidate.relevant is relevant]
+
+
+def refusal(path, **options):
+    with pytest.raises(DataError) as error:
+        read_examples(path, **options)
+    return str(error.value).removeprefix(str(path)).removeprefix(":")
+
+
+# Rows of queries, positives, negatives
+
+
+def test_positives_and_negatives_become_candidates_with_grades(put):
+    path = put({"query": "q", "query_id": 7, "pos": ["p", {"title": "T", "text": "t"}], "neg": ["n"]})
+    assert read_examples(path) == [
+        TrainingExample("q", (Candidate("p", 1.0), Candidate("T t", 1.0), Candidate("n", 0.0)), f"{path}:1", "7")
+    ]
+
+
+def test_a_title_is_joined_as_the_ranker_joins_it(put):
+    document = {"title": "Fleas", "text": "live long"}
+    [example] = read_examples(put({"query": "q", "pos": [document]}))
+    assert texts(example, True) == [document_text(document, 0)]
+
+
+def test_teacher_scores_and_grades_go_to_their_documents(put):
+    row = {
+        "query": "q",
+        "pos": ["p", "r"],
+        "neg": ["n"],
+        "pos_scores": [0.9, 1],
+        "neg_scores": [-2],
+        "pos_grades": [1, 3],
+    }
+    [example] = read_examples(put(row))
+    assert example.candidates == (Candidate("p", 1.0, 0.9), Candidate("r", 3.0, 1.0), Candidate("n", 0.0, -2.0))
+
+
+def test_negatives_may_be_missing(put):
+    assert [len(example.negatives) for example in read_examples(put({"query": "q", "pos": ["p"]}))] == [0]
+
+
+def test_lone_strings_stand_for_lists_of_one(put):
+    [example] = read_examples(put({"query": "q", "pos": "p", "neg": "n"}))
+    assert (texts(example, True), texts(example, False)) == (["p"], ["n"])
+
+
+def test_columns_that_flagembedding_writes_are_no_fault(put):
+    row = GOOD | {"prompt": "Represent this", "type": "normal", "pos_id": ["1"], "neg_id": ["2"]}
+    assert len(read_examples(put(row))) == 1
+
+
+def test_columns_can_be_mapped_and_others_are_then_ignored(put):
+    path = put({"question": "q", "answer": "p", "neg": ["n"], "year": 1})
+    [example] = read_examples(path, columns={"query": "question", "pos": "answer"})
+    assert (example.query, texts(example, True), texts(example, False)) == ("q", ["p"], ["n"])
+
+
+def test_documents_that_examples_share_are_kept_in_memory_once(put):
+    first, second = read_examples(put(GOOD, GOOD))
+    assert first.candidates[0].text is second.candidates[0].text
+
+
+def test_unusual_text_is_read_unchanged(put):
+    strange = "nul \x00, </s> [SEP], \u2028, 👩‍👩‍👧"
+    [example] = read_examples(put({"query": strange, "pos": [strange]}))
+    assert (example.query, texts(example, True)) == (strange, [strange])
+
+
+# The released form
+
+
+def test_answers_name_documents_by_id(put):
+    [example] = read_examples(put(RELEASED))
+    assert example.candidates == (Candidate("A x", 1.0), Candidate("y", 0.0))
+
+
+def test_answers_name_plain_documents_by_their_place(put):
+    [example] = read_examples(put({"query": "q", "documents": ["x", "y", "z"], "answer_ids": [2, "0"]}))
+    assert [candidate.relevant for candidate in example.candidates] == [True, False, True]
+
+
+def test_integer_and_string_ids_are_the_same(put):
+    documents = [{"doc_id": 17, "text": "x"}, {"doc_id": "18", "text": "y"}]
+    [example] = read_examples(put({"query": "q", "documents": documents, "answer_ids": ["17", 18]}))
+    assert all(candidate.relevant for candidate in example.candidates)
+
+
+# Faults
+
+FAULTS = {
+    b"": ("", "the file is empty"),
+    b"\n \n": ("", "the file is empty"),
+    b"{\n": ("1", "not valid JSON"),
+    b"[1]\n": ("1", 'expected a JSON object with "query", "pos", got list'),
+    b"\xff\n": ("1", "expected UTF-8"),
+    b'\n\n{"query": NaN, "pos": ["p"]}\n': ("3", "NaN is not JSON"),
+}
+
+
+@pytest.mark.parametrize(("content", "expected"), FAULTS.items(), ids=[str(content) for content in FAULTS])
+def test_files_that_hold_no_rows_are_refused_with_their_line(put, content, expected):
+    line, message = expected
+    found = refusal(put(content))
+    assert found.startswith(f"{line}: " if line else " ")
+    assert message in found
+
+
+BAD_ROWS = [
+    ({"query": " ", "pos": ["p"]}, 'expected "query" to hold text'),
+    ({"query": 1, "pos": ["p"]}, 'expected "query" to be a string, got int'),
+    ({"query": None, "pos": ["p"]}, 'no column "query"'),
+    ({"query": "q"}, 'no column "pos"'),
+    ({"query": "q", "pos": []}, 'expected "pos" to hold at least one relevant document'),
+    ({"query": "q", "pos": [], "neg": ["n"]}, 'expected "pos" to hold at least one relevant document'),
+    ({"query": "q", "pos": {}}, 'expected "pos" to be a list, got dict'),
+    ({"query": "q", "pos": [None]}, "pos[0] must be a str or a mapping"),
+    ({"query": "q", "pos": ["p"], "neg": ["n", {"title": "t"}]}, 'neg[1] needs "text" as a str'),
+    ({"query": "q", "pos": ["p"], "query_id": ""}, 'expected "query_id" to be a non-empty string'),
+    (GOOD | {"negs": []}, 'unknown column "negs"'),
+    (GOOD | {"pos_scores": [1, 2], "neg_scores": [1]}, 'expected "pos_scores" to hold one number for each of the 1'),
+    (GOOD | {"pos_scores": [1], "neg_scores": []}, 'expected "neg_scores" to hold one number for each of the 1'),
+    (GOOD | {"pos_scores": 1, "neg_scores": [1]}, 'expected "pos_scores" to be a list, got int'),
+    (GOOD | {"pos_scores": ["1"], "neg_scores": [1]}, "expected pos_scores[0] to be a number, got str"),
+    (GOOD | {"pos_scores": [True], "neg_scores": [1]}, "expected pos_scores[0] to be a number, got bool"),
+    (GOOD | {"pos_scores": [1]}, 'expected "neg_scores" beside "pos_scores"'),
+    (GOOD | {"neg_scores": [1]}, 'expected "pos_scores" beside "neg_scores"'),
+    (GOOD | {"pos_grades": [0]}, 'expected "pos_grades" above 0, got 0'),
+    (GOOD | {"pos_grades": [1, 2]}, 'expected "pos_grades" to hold one number'),
+    (RELEASED | {"answer_ids": []}, 'expected "answer_ids" to name at least one document'),
+    (RELEASED | {"answer_ids": ["b"]}, "\"answer_ids\" names 'b', which is not in \"documents\": 'a', '1'"),
+    (RELEASED | {"answer_ids": [0]}, "\"answer_ids\" names '0'"),
+    (RELEASED | {"answer_ids": [1.5]}, 'expected "answer_ids" to hold strings or integers, got float'),
+    (RELEASED | {"documents": []}, 'expected "documents" to hold at least one document'),
+    (RELEASED | {"documents": [{"doc_id": "a"}]}, 'documents[0] needs "text" as a str'),
+    (RELEASED | {"documents": [{"doc_id": [], "text": "x"}]}, 'expected documents[0]["doc_id"] to be a string'),
+    ({"query": "q", "documents": ["x"]}, 'no column "answer_ids"'),
+    ({"query": "q", "answer_ids": ["x"]}, 'no column "documents"'),
+]
+
+
+@pytest.mark.parametrize(("row", "message"), BAD_ROWS, ids=[message for _, message in BAD_ROWS])
+def test_bad_rows_are_refused_with_their_line(put, row, message):
+    good = RELEASED if "documents" in row or "answer_ids" in row else GOOD
+    found = refusal(put(good, row))
+    assert found.startswith("2: ")
+    assert message in found
+
+
+@pytest.mark.parametrize("number", ["1e999", "-1e999", "NaN", "Infinity"])
+def test_scores_that_are_not_finite_are_refused(put, number):
+    row = f'{{"query": "q", "pos": ["p"], "neg": [], "pos_scores": [{number}], "neg_scores": []}}'
+    found = refusal(put(row.encode()))
+    assert "finite" in found or "is not JSON" in found
+
+
+def test_unknown_columns_are_named_with_the_mapping_that_helps(put):
+    found = refusal(put({"question": "q", "positive": ["p"]}))
+    assert 'found: "question", "positive"' in found
+    assert "columns={'query': 'question'} (--column query=question)" in found
+    assert "--column neg=negs" in refusal(put({"query": "q", "pos": ["p"], "negs": ["n"]}))
+    assert "to ignore it" in refusal(put(GOOD | {"year": 1}))
+
+
+def test_a_mapping_that_names_no_column_is_refused(put):
+    assert 'no column "answers", which the column mapping names' in refusal(put(GOOD), columns={"pos": "answers"})
+
+
+def test_arguments_that_make_no_sense_are_refused(put, folder, tmp_path):
+    for options, message in (
+        ({"format": "csv"}, "format must be one of"),
+        ({"columns": {"positives": "pos"}}, "columns may map query, query_id, pos"),
+        ({"negatives": "hard"}, "negatives must be bm25, random or none, got 'hard'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            read_examples(put(GOOD), **options)
+    with pytest.raises(ValueError, match="columns can only be mapped in rows"):
+        read_examples(folder, columns={"query": "q"})
+    with pytest.raises(DataError, match="expected a file for format 'blockrank'"):
+        read_examples(folder, format="blockrank")
+    with pytest.raises(DataError, match="expected a folder for format 'beir'"):
+        read_examples(put(GOOD), format="beir")
+
+
+@pytest.mark.parametrize("name", ["no.jsonl", "data/no", "/no/folder", "./no", "no"])
+def test_a_missing_path_is_not_looked_up_on_the_hub(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    with pytest.raises(FileNotFoundError, match="no such file or folder"):
+        read_examples(name)
+
+
+# BEIR folders
+
+
+def test_a_folder_gives_positives_with_grades_and_judged_negatives(folder):
+    examples = read_examples(folder, negatives="none")
+    assert [example.query_id for example in examples] == ["q1", "q2"]
+    assert examples[0].candidates == (Candidate(DOCUMENTS["d1"], 2.0), Candidate(DOCUMENTS["d2"], 0.0))
+    assert examples[1].source == f"{folder / 'qrels' / 'train.tsv'}:4"
+
+
+@needs_bm25
+def test_negatives_of_a_folder_come_from_bm25_and_are_never_judged_or_copies(folder):
+    fleas, concrete = read_examples(folder, depth=5)
+    assert texts(fleas, False) == [DOCUMENTS["d2"], DOCUMENTS["d6"]]
+    assert texts(concrete, False) == [DOCUMENTS["d4"]]
+
+
+def test_random_negatives_depend_on_the_seed_and_never_are_judged_or_copies(folder):
+    examples = read_examples(folder, negatives="random", depth=100)
+    assert examples == read_examples(folder, negatives="random", depth=100)
+    assert set(texts(examples[0], False)) == set(DOCUMENTS.values()) - {DOCUMENTS["d1"]}
+    draws = {tuple(texts(read_examples(folder, negatives="random", depth=2, seed=s)[1], False)) for s in range(9)}
+    assert len(draws) > 1
+
+
+def test_random_negatives_of_a_query_do_not_depend_on_the_other_queries(tmp_path):
+    alone = write_folder(tmp_path / "alone", judgements=[("q2", "d3", 1)])
+    together = write_folder(tmp_path / "together", judgements=[("q1", "d1", 1), ("q2", "d3", 1)])
+    drawn = [read_examples(folder, negatives="random", depth=3)[-1].candidates for folder in (alone, together)]
+    assert drawn[0] == drawn[1]
+
+
+def test_a_limit_draws_examples_at_random_in_their_order(put):
+    path = put(*({"query": f"q{number}", "pos": ["p"]} for number in range(50)))
+    drawn = [[example.source for example in read_examples(path, limit=10, seed=seed)] for seed in (0, 0, 1)]
+    assert drawn[0] == drawn[1] != drawn[2]
+    lines = [int(source.rsplit(":", 1)[1]) for source in drawn[0]]
+    assert lines == sorted(lines)
+    assert len(lines) == 10
+
+
+@needs_bm25
+def test_rows_without_negatives_can_be_filled_from_the_documents_of_all_rows(put):
+    rows = [{"query": "fleas", "pos": ["fleas jump"]}, {"query": "dogs", "pos": ["dogs with fleas"], "neg": ["cats"]}]
+    filled, kept = read_examples(put(*rows), negatives="bm25")
+    assert texts(filled, False) == ["dogs with fleas"]
+    assert texts(kept, False) == ["cats"]
+
+
+BAD_FOLDERS = [
+    ({"judgements": [("q1", "d99", 1)]}, "train.tsv:2: document 'd99' is judged but is not in corpus.jsonl"),
+    ({"judgements": [("q9", "d1", 1)]}, "train.tsv:2: query 'q9' is judged but has no text"),
+    ({"judgements": [("q1", "d1", 0)]}, "no query of split 'train' has a document judged above 0"),
+    ({"judgements": [("q1", "d1", "x")]}, "train.tsv:2: expected an integer judgement"),
+    ({"judgements": [("q1", "d1")]}, "train.tsv:2: expected 3 columns"),
+    ({"judgements": [("q1", "d1", 1), ("q1", "d1", 2)]}, "train.tsv:3: query 'q1', document 'd1': judged 1 above"),
+    ({"judgements": []}, "train.tsv: no judgements"),
+    ({"documents": {}}, "corpus.jsonl: the file is empty"),
+    ({"queries": {}}, "queries.jsonl: the file is empty"),
+    ({"queries": {"q1": " "}}, 'queries.jsonl:1: expected "text" to hold text'),
+    ({"documents": {"d1": None}}, 'corpus.jsonl:1: expected "text" to be a string'),
+]
+
+
+@pytest.mark.parametrize(("content", "message"), BAD_FOLDERS, ids=[message for _, message in BAD_FOLDERS])
+def test_faults_of_a_folder_are_refused_with_their_place(tmp_path, content, message):
+    assert message in refusal(write_folder(tmp_path / "bad", **content))
+
+
+def test_a_missing_split_is_refused_with_those_there_are(folder):
+    with pytest.raises(FileNotFoundError, match="splits available: train"):
+        read_examples(folder, split="dev")
+
+
+def test_a_document_id_may_appear_only_once(folder):
+    with (folder / "corpus.jsonl").open("a") as stream:
+        stream.write(json.dumps({"_id": "d1", "text": "again"}) + "\n")
+    assert "corpus.jsonl:9: expected every \"_id\" once, got 'd1' again" in refusal(folder)
+
+
+@needs_bm25
+@pytest.mark.skipif(not (SHARED / "recipes").is_dir(), reason="no shared data beside the repository")
+def test_a_real_collection_is_read_with_negatives():
+    examples = read_examples(SHARED / "recipes", limit=20, depth=10)
+    assert len(examples) == 20
+    assert all(example.positives and example.negatives for example in examples)
+    pool = document_pool(examples)
+    assert len(pool) == len(set(pool))
+
+
+# Datasets of the Hub
+
+
+@needs_datasets
+def test_a_dataset_is_read_through_a_column_mapping(tmp_path):
+    import datasets
+
+    table = {"question": ["q", "r"], "answer": ["p", "s"], "wrong": [["n"], ["m", "o"]], "year": [1, 2]}
+    datasets.Dataset.from_dict(table).to_parquet(tmp_path / "set" / "train.parquet")
+    columns = {"query": "question", "pos": "answer", "neg": "wrong"}
+    first, second = read_examples(tmp_path / "set", format="hub", columns=columns)
+    assert (first.query, texts(first, True), texts(second, False)) == ("q", ["p"], ["m", "o"])
+    assert second.source == f"{tmp_path / 'set'}[train]:2"
+    with pytest.raises(DataError, match=r'set\[train\]:1: no column "query", "pos"; found: "question"'):
+        read_examples(tmp_path / "set", format="hub")
+
+
+def test_without_datasets_the_line_that_installs_it_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(ImportError, match=r"pip install 'blockrank-rerank\[train\]'"):
+        read_examples("owner/name")
+
+
+# Writing
+
+EXAMPLES = [
+    TrainingExample("q \u2028 ü", (Candidate("p", 2.0, 0.5), Candidate("n", 0.0, -0.25)), "x:1", "id"),
+    TrainingExample("r \ud800", (Candidate("p", 1.0), Candidate("s", 1.0)), "x:2"),
+    TrainingExample("s", (Candidate("p", 1.0, 1.0), Candidate("n", 0.0)), "x:3"),
+]
+
+
+def test_what_is_written_is_read_again(tmp_path):
+    write_examples(tmp_path / "out.jsonl", EXAMPLES)
+    read = read_examples(tmp_path / "out.jsonl")
+    assert [(e.query, e.candidates, e.query_id) for e in read] == [
+        (e.query, e.candidates, e.query_id) for e in EXAMPLES
+    ]
+    assert "ü" in (tmp_path / "out.jsonl").read_text(encoding="utf-8")
+
+
+def test_an_interrupted_writing_leaves_the_old_file_and_no_other(tmp_path):
+    path = tmp_path / "out.jsonl"
+    path.write_text("old")
+
+    def interrupted():
+        yield EXAMPLES[0]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_examples(path, interrupted())
+    assert [found.name for found in tmp_path.iterdir()] == ["out.jsonl"]
+    assert path.read_text() == "old"
