@@ -47,8 +47,10 @@ class Checkpoint:
         """Refuse a path that is not there before anything is asked of the Hub."""
         if not isinstance(self.model, str) or not self.model:
             raise ValueError(f"model must be a folder or a Hub id, got {self.model!r}")
+        if self.model.startswith("~"):
+            object.__setattr__(self, "model", str(Path(self.model).expanduser()))
         path = Path(self.model)
-        looks_local = path.is_absolute() or self.model.startswith((".", "~")) or self.model.count("/") > 1
+        looks_local = path.is_absolute() or self.model.startswith(".") or self.model.count("/") > 1
         if (looks_local and not path.is_dir()) or path.is_file():
             raise FileNotFoundError(f"model folder {self.model!r} does not exist or is not a folder")
 

@@ -74,6 +74,8 @@ class PromptEncoder:
         instruction, ending, answer, *encoded = self._tokenizer.encode([*heads, *bodies])
         query_block = ending.ids + answer.ids
         self._check_query(query_block)
+        if self._config.abstention and not instruction.ids:
+            raise ValueError("abstention needs an instruction in the prompt: its block stands for no document at all")
         cap = self._document_cap(len(instruction.ids))
         blocks = [_cut(block, cap) for block in encoded]
         return EncodedRequest(instruction.ids, blocks, query_block, [len(block.ids) > cap for block in encoded])

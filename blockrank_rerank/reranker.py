@@ -233,8 +233,7 @@ class BlockRankReranker:
             for pack in self._packs(checked):
                 encoded = [request for _, request in pack]
                 for (number, request), lse in zip(pack, self._engine.document_scores(encoded), strict=True):
-                    values = scores(_equal_where_identical(lse, request.documents), self._engine.config)
-                    ranked = _ranked(checked[number][2], values, request.truncated)
+                    ranked = _ranked(checked[number][2], scores(lse, self._engine.config), request)
                     results[number] = _select(ranked, top_k, threshold)
                 advance(len(encoded), sum(request.num_tokens for request in encoded))
         return results
@@ -290,38 +289,37 @@ def _check_request(request: Request, number: int) -> _Checked:
 
 
 def _check_limits(top_k: int | None, threshold: float | None) -> None:
-    if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 0):
+    # Integers of numpy have an index, as Python's do; floats have none.
+    if top_k is not None and (isinstance(top_k, bool) or not hasattr(top_k, "__index__") or top_k < 0):
         raise ValueError(f"top_k must be a number of documents that is not negative, or None for all, got {top_k!r}")
     number = isinstance(threshold, int | float) and not isinstance(threshold, bool) and not math.isnan(threshold)
     if threshold is not None and not number:
         raise ValueError(f"threshold must be a number or None, got {threshold!r}")
 
 
-def _equal_where_identical(lse: torch.Tensor, documents: list[list[int]]) -> torch.Tensor:
-    """Give identical documents the score of the first: rounding depends on a row's place in the batch."""
-    extra = lse.shape[-1] - len(documents)
-    first: dict[tuple[int, ...], int] = {}
-    columns = [first.setdefault(tuple(document), index) + extra for index, document in enumerate(documents)]
-    if len(first) == len(documents):
-        return lse
-    return lse[..., [*range(extra), *columns]]
-
-
-def _ranked(documents: Sequence[Document], values: Scores, truncated: list[bool]) -> list[RankedDocument]:
+def _ranked(documents: Sequence[Document], values: Scores, request: EncodedRequest) -> list[RankedDocument]:
     """Every document, best first; the sort is stable, so ties keep the input order."""
-    rows = zip(documents, values.share, values.raw, values.probability, truncated, strict=True)
     ranked = [
         RankedDocument(
             index=index,
-            score=share,
-            raw_score=raw,
-            probability=probability,
+            score=values.share[source],
+            raw_score=values.raw[source],
+            probability=values.probability[source],
             text=document if isinstance(document, str) else document["text"],
-            truncated=cut,
+            truncated=request.truncated[index],
         )
-        for index, (document, share, raw, probability, cut) in enumerate(rows)
+        for index, (document, source) in enumerate(zip(documents, _first_copies(request.documents), strict=True))
     ]
     return sorted(ranked, key=lambda document: -document.score)
+
+
+def _first_copies(documents: list[list[int]]) -> list[int]:
+    """For every document the index of the first identical one.
+
+    Copies take its scores, so that they tie: what rounding makes of a value depends on its place in a batch.
+    """
+    first: dict[tuple[int, ...], int] = {}
+    return [first.setdefault(tuple(document), index) for index, document in enumerate(documents)]
 
 
 def _select(ranked: list[RankedDocument], top_k: int | None, threshold: float | None) -> list[RankedDocument]:

@@ -48,7 +48,8 @@ def relevance(lse: Tensor, nothing: Tensor, reduction: str) -> Tensor:
     Returns
     -------
     Tensor
-        ``[N]`` in 0–1; no document's value depends on another's.
+        ``[N]`` in 0–1. Where the query sees no document before the scoring layer, no document's value depends
+        on another's.
     """
     if reduction == "softmax_of_mean":
         return (raw_score(lse) - raw_score(nothing)).sigmoid()

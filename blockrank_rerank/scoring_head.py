@@ -87,5 +87,6 @@ class ScoringHead(nn.Module):
             head = cls(hidden_size, len(tensors["log_temperature"]))
             head.load_state_dict(tensors)
         except Exception as error:
-            raise ValueError(f"{path} is no scoring head for hidden size {hidden_size}: {error}") from error
+            reason = " ".join(str(error).split())
+            raise ValueError(f"{path} is no scoring head for hidden size {hidden_size}: {reason}") from error
         return head

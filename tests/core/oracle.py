@@ -141,20 +141,33 @@ def tensor(output) -> torch.Tensor:
     return output[0] if isinstance(output, tuple) else output
 
 
-def shares(oracle: Oracle, requests: list[EncodedRequest], layer: int, signals: int, heads=None):
-    """The paper's score from attention weights: summed per document, renormalised over the documents."""
+def attention_sums(oracle: Oracle, requests: list[EncodedRequest], layer: int, signals: int):
+    """Per request ``[H, S, 1 + N]``: how much the signal tokens attend to the instruction and each document."""
     attention, start, out = oracle.attentions[layer], 0, []
     for request in requests:
         end = start + request.num_tokens
-        first = start + len(request.instruction)
         rows = attention[:, max(end - signals, end - len(request.query)) : end]
-        sums = []
-        for document in request.documents:
-            sums.append(rows[:, :, first : first + len(document)].sum(-1))
-            first += len(document)
-        share = torch.stack(sums, -1)
-        share = share / share.sum(-1, keepdim=True)
-        share = share if heads is None else share[list(heads)]
-        out.append(share.mean((0, 1)))
+        sums, first = [], start
+        for block in (request.instruction, *request.documents):
+            sums.append(rows[:, :, first : first + len(block)].sum(-1))
+            first += len(block)
+        out.append(torch.stack(sums, -1))
         start = end
     return out
+
+
+def shares(oracle: Oracle, requests: list[EncodedRequest], layer: int, signals: int, heads=None):
+    """The paper's score from attention weights: summed per document, renormalised over the documents."""
+    out = []
+    for sums in attention_sums(oracle, requests, layer, signals):
+        share = sums[..., 1:] / sums[..., 1:].sum(-1, keepdim=True)
+        out.append((share if heads is None else share[list(heads)]).mean((0, 1)))
+    return out
+
+
+def probabilities(oracle: Oracle, requests: list[EncodedRequest], layer: int, signals: int):
+    """Attention to a document over attention to it and the instruction together."""
+    return [
+        (sums[..., 1:] / (sums[..., 1:] + sums[..., :1])).mean((0, 1))
+        for sums in attention_sums(oracle, requests, layer, signals)
+    ]

@@ -23,7 +23,7 @@ configs = st.builds(
     max_document_tokens=st.none() | st.integers(1, 10**6),
     prompt=st.builds(
         PromptTemplate,
-        instruction=st.sampled_from(["", "{query}", "読む {query} {{}} 🫀"]),
+        instruction=st.sampled_from(["Documents:", "{query}", "読む {query} {{}} 🫀"]),
         document=st.sampled_from(["|{text}", "{index}: {text} \n"]),
         query=st.sampled_from(["{query}", "é {query}?"]),
         answer=st.text(st.characters(exclude_categories=["Cs"])),
@@ -107,6 +107,10 @@ def test_the_released_preset_is_what_the_released_checkpoint_was_trained_with():
         ({"signal_tokens": "mean"}, r'^signal_tokens="mean" needs scoring_head=True'),
         ({"reduction": "max"}, r"^reduction must be one of .*, got 'max'$"),
         ({"abstention": None}, r"^abstention must be bool, got None$"),
+        (
+            {"abstention": True, "prompt": {"instruction": "", "chat": False}},
+            r"^abstention needs an instruction",
+        ),
         ({"query_offset": -1}, r"^query_offset must not be negative, got -1$"),
         ({"query_documents_from_layer": -2}, r"^query_documents_from_layer must not be negative, got -2$"),
         ({"max_document_tokens": 0}, r"^max_document_tokens must be positive, got 0$"),

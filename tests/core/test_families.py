@@ -140,6 +140,18 @@ def test_scores_at_every_global_layer_are_the_attention_weights_of_plain_transfo
             torch.testing.assert_close(scores(ranking), share, **CLOSE, msg=lambda t, n=layer: f"layer {n}: {t}")
 
 
+def test_probabilities_are_the_odds_of_looking_at_a_document_rather_than_at_the_instruction(family_with_global_layers):
+    family = family_with_global_layers
+    layer = global_layers(family.name)[-1]
+    rankings = family.ranker(layer, abstention=True).rank_batch(REQUESTS)
+    for ranking, wanted in zip(
+        rankings, oracle.probabilities(family.oracle(FAR), family.requests, layer, 2), strict=True
+    ):
+        ranking.sort(key=lambda document: document.index)
+        got = torch.tensor([document.probability for document in ranking], dtype=DTYPE)
+        torch.testing.assert_close(got, wanted, **CLOSE)
+
+
 @pytest.mark.parametrize(("heads", "signals"), [((3, 0), 2), ((1,), 1), (None, 7), ((2,), "all")], ids=str)
 def test_heads_and_signal_tokens_choose_rows_of_the_attention_weights(family_with_global_layers, heads, signals):
     family = family_with_global_layers

@@ -408,6 +408,22 @@ def test_a_scoring_layer_of_another_type_is_refused(folder, scoring_layer):
         BlockRankReranker.from_pretrained(folder, scoring_layer=scoring_layer).rank(QUERY, DOCUMENTS)
 
 
+def test_an_instruction_may_be_empty(folder):
+    prompt = replace(CONFIG.prompt, instruction="")
+    ranking = BlockRankReranker.from_pretrained(folder, config=replace(CONFIG, prompt=prompt)).rank(QUERY, DOCUMENTS)
+    assert sum(document.score for document in ranking) == pytest.approx(1, abs=1e-5)
+
+
+def test_abstention_without_an_instruction_to_look_at_is_refused_by_name(folder):
+    def rank(instruction):
+        config = replace(CONFIG, prompt=replace(CONFIG.prompt, instruction=instruction), abstention=True)
+        return BlockRankReranker.from_pretrained(folder, config=config).rank(QUERY, DOCUMENTS)
+
+    assert all(0 <= document.probability <= 1 for document in rank("Documents:"))
+    with pytest.raises(ValueError, match=r"abstention.*instruction"):
+        rank("")
+
+
 def test_scores_that_are_not_finite_raise_and_nothing_is_returned(folder):
     broken = BlockRankReranker.from_pretrained(folder, device="cpu", dtype="float32")
     with torch.no_grad():

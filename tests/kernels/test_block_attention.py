@@ -14,7 +14,7 @@ PACKS = {
     "two-requests": [(11, [3, 60, 7], 9), (4, [20, 21, 22, 23, 1], 2)],
     "same-instruction-three-requests": [(6, [9, 10, 11], 5), (6, [9, 40], 5), (6, [1, 1, 1], 1)],
     "no-documents": [(5, [], 3)],
-    "40-skewed-documents": [(8, [1 + (i * i) % 97 for i in range(40)], 12)],
+    "40-skewed-documents": [(8, [1 + (i * i) % 29 for i in range(40)], 12)],
 }
 HEADS = [(4, 4, 16), (6, 2, 24), (8, 1, 32)]
 
