@@ -236,6 +236,8 @@ def _check_ranges(config: BlockRankConfig) -> None:
         raise ValueError(f"signal_tokens must be a positive number or one of {_SIGNALS}, got {signals!r}")
     if signals == "mean" and not config.scoring_head:
         raise ValueError('signal_tokens="mean" needs scoring_head=True: there is no state to average otherwise')
+    if config.abstention and not config.prompt.instruction and not config.prompt.chat:
+        raise ValueError("abstention needs an instruction in the prompt: its block stands for no document at all")
     if config.reduction not in _REDUCTIONS:
         raise ValueError(f"reduction must be one of {_REDUCTIONS}, got {config.reduction!r}")
     if config.heads is not None and (

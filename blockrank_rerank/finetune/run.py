@@ -109,14 +109,21 @@ class _Run:
             self.work / "evaluations.jsonl",
         )
         trainer = self._trainer(evaluate)
-        before = self._before()
+        writes = trainer.is_world_process_zero()
+        before = self._before() if writes else {}
         trainer.train(resume_from_checkpoint=self.resume)
-        if not trainer.is_world_process_zero():
-            return FinetuneResult(self.output, before, {})
+        after = self._write(evaluate, before) if writes else {}
+        # A process that leaves early takes the connection of the one that still writes with it.
+        trainer.accelerator.wait_for_everyone()
+        trainer.accelerator.end_training()
+        return FinetuneResult(self.output, before, after)
+
+    def _write(self, evaluate: Evaluate, before: dict[str, float]) -> dict[str, float]:
+        """Average, choose, and write the output folder; return the measures of what was chosen."""
         self._average()
         after = evaluate.record(self.settings.steps + 1) if self.sets else {}
         best = self.work / "best"
-        if self.sets and best.exists():
+        if self.sets:
             after = _best(self.work / "evaluations.jsonl")
         else:
             self.model.save(best, self.tokenizer)
@@ -125,7 +132,7 @@ class _Run:
         if self.output.exists():
             self.output.rmdir()
         best.rename(self.output)
-        return FinetuneResult(self.output, before, after)
+        return after
 
     def _trainer(self, evaluate: Evaluate) -> ListTrainer:
         settings = self.settings
