@@ -13,7 +13,17 @@ from blockrank_rerank.choices import resolve_device, resolve_dtype
 from blockrank_rerank.config import BlockRankConfig
 from blockrank_rerank.handle import EngineSpec
 from blockrank_rerank.layout import build_layout
-from blockrank_rerank.prompt import EncodedRequest, PromptEncoder
+from blockrank_rerank.prompt import EncodedRequest, PromptEncoder, split
+
+BUDGET_TOKENS = {"cpu": 8192}
+"""Packed tokens of one forward pass, by device.
+
+A CPU is as fast from about 2,000 tokens on and slower again from 16,000, where every activation is a
+fresh mapping of memory (docs/LOG.md).
+"""
+
+ACCELERATOR_BUDGET_TOKENS = 65536
+"""The same on every other device."""
 
 
 class Engine:
@@ -59,10 +69,31 @@ class Engine:
         """Dtype of the weights."""
         return next(self.backbone.parameters()).dtype
 
+    @property
+    def budget_tokens(self) -> int:
+        """Packed tokens that one forward pass should not exceed."""
+        return BUDGET_TOKENS.get(self.device.type, ACCELERATOR_BUDGET_TOKENS)
+
     @torch.inference_mode()
     def document_scores(self, requests: Sequence[EncodedRequest]) -> list[Tensor]:
-        """Document log-sum-exps ``[S, H, N]`` of every request, computed in one pack."""
-        return self.backbone.document_scores(build_layout(requests, self.config.query_offset))
+        """Log-sum-exps of every request, as :class:`Backbone` returns them.
+
+        One pass over all requests; where the query never sees a document before the scoring layer, a long
+        list goes through in groups, which changes no score.
+        """
+        if len(requests) > 1 or not self._documents_are_independent:
+            return self.backbone.document_scores(build_layout(requests, self.config.query_offset))
+        parts = [
+            self.backbone.document_scores(build_layout([part], self.config.query_offset))[0]
+            for part in split(requests[0], self.budget_tokens)
+        ]
+        # The instruction, first where the model may abstain, is the same in every part.
+        documents = [part[..., int(self.config.abstention) :] for part in parts[1:]]
+        return [torch.cat([parts[0], *documents], -1)]
+
+    @property
+    def _documents_are_independent(self) -> bool:
+        return self.config.scoring_head and self.config.query_documents_from_layer >= self.config.scoring_layer
 
 
 def resolve_config(spec: EngineSpec) -> tuple[Any, BlockRankConfig]:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import string
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from blockrank_rerank.config import BlockRankConfig
@@ -29,6 +29,23 @@ class EncodedRequest:
     def num_tokens(self) -> int:
         """Length of the request in the pack."""
         return len(self.instruction) + sum(map(len, self.documents)) + len(self.query) + len(self.answer)
+
+
+def split(request: EncodedRequest, budget_tokens: int) -> list[EncodedRequest]:
+    """Requests of at most ``budget_tokens`` with the same query and consecutive documents, at least one each."""
+    shared = len(request.instruction) + len(request.query)
+    groups: list[tuple[int, int]] = []
+    first, tokens = 0, shared
+    for index, document in enumerate(request.documents):
+        if index > first and tokens + len(document) > budget_tokens:
+            groups.append((first, index))
+            first, tokens = index, shared
+        tokens += len(document)
+    groups.append((first, len(request.documents)))
+    return [
+        replace(request, documents=request.documents[start:end], truncated=request.truncated[start:end])
+        for start, end in groups
+    ]
 
 
 class PromptEncoder:

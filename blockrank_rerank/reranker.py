@@ -34,15 +34,6 @@ Document = str | Mapping[str, Any]
 Request = tuple[str, Sequence[Document]]
 """A query and its candidate documents."""
 
-BUDGET_TOKENS = {"cpu": 8192}
-"""Packed tokens of one forward pass over several requests, by device; a request alone may be longer.
-
-Throughput on a CPU is flat from about 2,000 tokens (docs/LOG.md); memory is not.
-"""
-
-ACCELERATOR_BUDGET_TOKENS = 65536
-"""The same on every other device."""
-
 LONG_WORK_TOKENS = 65536
 """Work from which a progress bar appears by itself: more than about a second with the default model."""
 
@@ -242,10 +233,6 @@ class BlockRankReranker:
     def _engine(self) -> Engine:
         return self._handle.get()
 
-    @property
-    def _budget_tokens(self) -> int:
-        return BUDGET_TOKENS.get(self.device.type, ACCELERATOR_BUDGET_TOKENS)
-
     def _packs(self, checked: list[_Checked]) -> Iterator[list[tuple[int, EncodedRequest]]]:
         """Consecutive requests whose tokens fit the budget together, encoded when their turn comes."""
         pack: list[tuple[int, EncodedRequest]] = []
@@ -254,7 +241,7 @@ class BlockRankReranker:
             if not texts:
                 continue
             request = self._engine.prompt.encode(query, texts)
-            if pack and tokens + request.num_tokens > self._budget_tokens:
+            if pack and tokens + request.num_tokens > self._engine.budget_tokens:
                 yield pack
                 pack, tokens = [], 0
             pack.append((number, request))

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from blockrank_rerank import DEFAULT_MODEL, BlockRankConfig, BlockRankReranker, RankedDocument, reranker
+from blockrank_rerank import DEFAULT_MODEL, BlockRankConfig, BlockRankReranker, RankedDocument, engine
 from blockrank_rerank.engine import Engine
 from tests.core.tiny_models import CONFIG, PHRASE, save_model
 
@@ -231,7 +231,7 @@ def test_an_empty_batch_is_empty(ranker):
 def test_packing_under_a_token_budget_changes_no_ranking(ranker, monkeypatch, budget):
     batch, tokens = batch_of(7), []
     expected = [ranker.rank(*request) for request in batch]
-    monkeypatch.setitem(reranker.BUDGET_TOKENS, "cpu", budget)
+    monkeypatch.setitem(engine.BUDGET_TOKENS, "cpu", budget)
     rankings = ranker.rank_batch(batch, on_progress=lambda count, used: tokens.append((count, used)))
     for ranking, alone in zip(rankings, expected, strict=True):
         close(ranking, alone)
@@ -240,9 +240,23 @@ def test_packing_under_a_token_budget_changes_no_ranking(ranker, monkeypatch, bu
     assert len(tokens) == {1: 7, 10**9: 1}.get(budget, len(tokens))
 
 
+@pytest.mark.parametrize("abstention", [False, True])
+@pytest.mark.parametrize("budget", [1, 60])
+def test_a_list_over_the_budget_goes_through_in_groups_with_the_same_scores(default, monkeypatch, budget, abstention):
+    ranker = default.with_config(abstention=abstention)
+    documents = [*DOCUMENTS, PHRASE * 3, DOCUMENTS[0]]
+    expected = ranker.rank(QUERY, documents)
+    monkeypatch.setitem(engine.BUDGET_TOKENS, "cpu", budget)
+    runs = []
+    monkeypatch.setattr(engine, "build_layout", lambda *args, build=engine.build_layout: runs.append(1) or build(*args))
+    close(ranker.rank(QUERY, documents), expected)
+    assert len(runs) == (len(documents) if budget == 1 else len(runs))
+    assert len(runs) > 1
+
+
 def test_progress_adds_up_to_the_requests_with_documents_and_all_their_tokens(ranker, monkeypatch):
     batch, calls = [*batch_of(5), (QUERY, [])], []
-    monkeypatch.setitem(reranker.BUDGET_TOKENS, "cpu", 500)
+    monkeypatch.setitem(engine.BUDGET_TOKENS, "cpu", 500)
     ranker.rank_batch(batch, on_progress=lambda *call: calls.append(call))
     prompt = ranker._handle.get().prompt
     assert sum(requests for requests, _ in calls) == 5
