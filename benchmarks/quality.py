@@ -52,6 +52,7 @@ class CosineRanker:
         show_progress: bool | None = None,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> list[list[RankedDocument]]:
+        """As `BlockRankReranker.rank_batch`, with cosines for scores."""
         return [
             self._rank(query, [document_text(d, i) for i, d in enumerate(documents)]) for query, documents in requests
         ]
