@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
+from transformers import PrinterCallback, ProgressCallback
 
 from blockrank_rerank.backbone import position_limit
 from blockrank_rerank.checkpoint import Checkpoint
@@ -16,6 +17,7 @@ from blockrank_rerank.finetune.batches import Collator, TrainingLists
 from blockrank_rerank.finetune.card import write_card
 from blockrank_rerank.finetune.data import TrainingExample, read_examples
 from blockrank_rerank.finetune.evaluation_sets import EvaluationSet
+from blockrank_rerank.finetune.progress import ShowProgress
 from blockrank_rerank.finetune.settings import SETTINGS_NAME, FinetuneSettings, TrainingSource
 from blockrank_rerank.finetune.trainer import (
     Evaluate,
@@ -138,15 +140,18 @@ class _Run:
         settings = self.settings
         arguments = training_arguments(settings, self.work)
         lists = settings.steps * settings.lists_per_step * settings.accumulation * arguments.world_size
-        return ListTrainer(
+        trainer = ListTrainer(
             model=self.model,
             args=arguments,
             train_dataset=TrainingLists(self.collections, settings, lists),
             data_collator=Collator(
                 self.prompt, self.query_free_prompt, self.config, settings.language_model_weight > 0
             ),
-            callbacks=[MarkComplete(), evaluate],
+            callbacks=[MarkComplete(), evaluate, ShowProgress()],
         )
+        for callback in (PrinterCallback, ProgressCallback):
+            trainer.remove_callback(callback)
+        return trainer
 
     def _before(self) -> dict[str, float]:
         """Measures of the starting model, kept across interruptions."""

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -196,3 +197,11 @@ def test_the_hub_is_never_asked_for_a_missing_folder(training_data, tmp_path, ca
     assert "does not exist" in capsys.readouterr().err
     with pytest.raises(FileNotFoundError):
         Checkpoint(model="./nowhere")
+
+
+def test_progress_shows_losses_learning_rate_and_throughput(encoder, training_data, tmp_path, capsys):
+    finetune(settings(encoder, training_data, tmp_path / "out", steps=10, distillation_weight=0.5))
+    shown = capsys.readouterr().err
+    assert re.search(
+        r"step 10/10  loss \d.*contrastive \d.*distillation \d.*learning rate \d\S+  [\d,]+ tokens/s", shown
+    )
