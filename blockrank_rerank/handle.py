@@ -3,6 +3,7 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 from blockrank_rerank.checkpoint import Checkpoint
 from blockrank_rerank.config import BlockRankConfig
@@ -18,6 +19,7 @@ class EngineSpec:
     checkpoint: Checkpoint
     config: BlockRankConfig | None
     scoring_layer: int | None
+    max_document_tokens: int | None
     device: str | None
     dtype: str | None
     attention: str
@@ -26,22 +28,18 @@ class EngineSpec:
 class EngineHandle:
     """Loads an engine once, when it is first needed, however many threads ask.
 
-    A deep copy shares the engine, whose weights never change; a pickle carries the spec alone.
+    Handles with equal specs share an engine as long as one of them lives; so do deep copies. A pickle carries
+    the spec alone.
     """
 
     def __init__(self, spec: EngineSpec, engine: Engine | None = None) -> None:
         self.spec = spec
         self._engine = engine
-        self._lock = threading.Lock()
 
     def get(self) -> Engine:
         """Return the engine, loading it on the first call."""
         if self._engine is None:
-            with self._lock:
-                if self._engine is None:
-                    from blockrank_rerank.engine import Engine
-
-                    self._engine = Engine.load(self.spec)
+            self._engine = _shared_engine(self.spec)
         return self._engine
 
     @property
@@ -58,3 +56,20 @@ class EngineHandle:
 
     def __reduce__(self) -> tuple[type[EngineHandle], tuple[EngineSpec]]:
         return EngineHandle, (self.spec,)
+
+
+_engines: WeakValueDictionary[Any, Engine] = WeakValueDictionary()
+_loading = threading.Lock()
+
+
+def _shared_engine(spec: EngineSpec) -> Engine:
+    """The engine of a spec that is in use already, or a new one."""
+    from blockrank_rerank.engine import Engine
+
+    with _loading:
+        # A folder that was written again, by another training run say, holds another model.
+        key = spec, spec.checkpoint.version()
+        engine = _engines.get(key)
+        if engine is None:
+            _engines[key] = engine = Engine.load(spec)
+        return engine

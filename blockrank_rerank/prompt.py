@@ -3,10 +3,12 @@ from __future__ import annotations
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from blockrank_rerank.config import BlockRankConfig
-from blockrank_rerank.text_tokenizer import EncodedBlock, Text, TextTokenizer, as_text
+from blockrank_rerank.text_tokenizer import Text, TextTokenizer, as_text
+
+T = TypeVar("T")
 
 _DROPPED = "the tokenizer's chat template drops messages; set chat=False in the config's prompt"
 _USER, _ASSISTANT = "@@blockrank-user-content@@", "@@blockrank-assistant-content@@"
@@ -85,17 +87,31 @@ class PromptEncoder:
         """
         values = {"query": as_text(query)}
         heads = [_fill(parts, values) for parts in (self._instruction, self._query, self._answer_start)]
-        bodies = [
-            _fill(self._document, {"text": as_text(text), "index": str(index)}) for index, text in enumerate(documents)
-        ]
-        instruction, ending, answer, *encoded = self._tokenizer.encode([*heads, *bodies])
+        instruction, ending, answer, *encoded = self._tokenizer.encode([*heads, *self._bodies(documents)])
         query_block = ending.ids + answer.ids
         self._check_query(query_block)
         if self._config.abstention and not instruction.ids:
             raise ValueError("abstention needs an instruction in the prompt: its block stands for no document at all")
         cap = self._document_cap(len(instruction.ids))
-        blocks = [_cut(block, cap) for block in encoded]
+        blocks = [_cut(block.ids, block.tail, cap) for block in encoded]
         return EncodedRequest(instruction.ids, blocks, query_block, [len(block.ids) > cap for block in encoded])
+
+    def document_spans(self, request: EncodedRequest, documents: Sequence[str]) -> list[list[tuple[int, int]]]:
+        """Characters that every token of an encoded request's documents stands for, end exclusive.
+
+        Offsets are code points of the texts that were encoded; those of template tokens lie outside the text.
+        """
+        blocks = self._tokenizer.encode(self._bodies(documents))
+        cuts = [_cut(block.offsets, block.tail, len(ids)) for block, ids in zip(blocks, request.documents, strict=True)]
+        return [
+            [(start - block.data_start, end - block.data_start) for start, end in offsets]
+            for block, offsets in zip(blocks, cuts, strict=True)
+        ]
+
+    def _bodies(self, documents: Sequence[str]) -> list[list[Text]]:
+        return [
+            _fill(self._document, {"text": as_text(text), "index": str(index)}) for index, text in enumerate(documents)
+        ]
 
     def encode_answer(self, indices: Sequence[int]) -> list[int]:
         """What follows the answer's start in a released training example: ``0, 3]`` and the end of the turn."""
@@ -123,15 +139,15 @@ class PromptEncoder:
         return room if wanted is None else min(wanted, room)
 
 
-def _cut(block: EncodedBlock, cap: int) -> list[int]:
-    if len(block.ids) <= cap:
-        return block.ids
-    room = cap - block.tail
+def _cut(tokens: list[T], tail: int, cap: int) -> list[T]:
+    if len(tokens) <= cap:
+        return tokens
+    room = cap - tail
     if room < 1:
         raise ValueError(
-            f"max_document_tokens must exceed the {block.tail} tokens with which the document template ends, got {cap}"
+            f"max_document_tokens must exceed the {tail} tokens with which the document template ends, got {cap}"
         )
-    return block.ids[:room] + block.ids[len(block.ids) - block.tail :]
+    return tokens[:room] + tokens[len(tokens) - tail :]
 
 
 def document_text(document: str | Mapping[str, Any], index: int) -> str:

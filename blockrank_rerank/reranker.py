@@ -14,6 +14,7 @@ from blockrank_kernels.block_attention.api import IMPLEMENTATIONS
 from blockrank_rerank.checkpoint import Checkpoint
 from blockrank_rerank.choices import describe_choices
 from blockrank_rerank.config import BlockRankConfig
+from blockrank_rerank.explanation import ExplainedDocument, Explanation, word_spans
 from blockrank_rerank.handle import EngineHandle, EngineSpec
 from blockrank_rerank.prompt import EncodedRequest, document_text
 from blockrank_rerank.scoring import Scores, scores
@@ -83,12 +84,14 @@ class BlockRankReranker:
         *,
         config: BlockRankConfig | None = None,
         scoring_layer: int | None = None,
+        max_document_tokens: int | None = None,
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
         attention: str = "auto",
         revision: str | None = None,
         local_files_only: bool = False,
         trust_remote_code: bool = False,
+        token: str | None = None,
     ) -> BlockRankReranker:
         """Describe a reranker; the model is read when it is first used.
 
@@ -100,13 +103,15 @@ class BlockRankReranker:
             Instead of the model's own ``blockrank_config.json``.
         scoring_layer : int, optional
             0-based; instead of the config's.
+        max_document_tokens : int, optional
+            Longest document in tokens, instead of the config's; longer ones are cut and marked.
         device : str or torch.device, optional
             CUDA where there is one, else the CPU, if not given.
         dtype : str or torch.dtype, optional
             bf16 where the device is faster with it, else fp32, if not given. Scores are fp32 always.
         attention : str
             ``auto``, ``sdpa`` or ``reference``.
-        revision, local_files_only, trust_remote_code
+        revision, local_files_only, trust_remote_code, token
             As in Transformers.
 
         Raises
@@ -126,11 +131,13 @@ class BlockRankReranker:
             revision=revision,
             local_files_only=local_files_only,
             trust_remote_code=trust_remote_code,
+            token=token,
         )
         spec = EngineSpec(
             checkpoint=checkpoint,
             config=config,
             scoring_layer=scoring_layer,
+            max_document_tokens=max_document_tokens,
             device=None if device is None else str(device),
             dtype=None if dtype is None else str(dtype),
             attention=attention,
@@ -160,7 +167,8 @@ class BlockRankReranker:
 
     def with_config(self, **changes: Any) -> BlockRankReranker:
         """A reranker with some settings of the config changed; the model is read again when it is used."""
-        spec = replace(self._handle.spec, config=replace(self.config, **changes), scoring_layer=None)
+        config = replace(self.config, **changes)
+        spec = replace(self._handle.spec, config=config, scoring_layer=None, max_document_tokens=None)
         return BlockRankReranker(EngineHandle(spec))
 
     def rank(
@@ -170,6 +178,7 @@ class BlockRankReranker:
         *,
         top_k: int | None = None,
         threshold: float | None = None,
+        min_probability: float | None = None,
     ) -> list[RankedDocument]:
         """Rank documents for a query, best first; ties keep the input order.
 
@@ -183,17 +192,26 @@ class BlockRankReranker:
             Keep the best ``top_k``; all by default.
         threshold : float, optional
             Keep scores of at least this; applied before ``top_k``. The score is a share of the list.
+        min_probability : float, optional
+            Keep probabilities of relevance of at least this, whatever the list; may leave none. Applied before
+            ``top_k``; for models that give probabilities.
 
         Raises
         ------
         TypeError
             For a query or document of another type, naming the index.
         ValueError
-            For an empty or overlong query and a negative ``top_k``.
+            For an empty or overlong query, a negative ``top_k``, and ``min_probability`` where the model gives none.
         FloatingPointError
             Where the model computes non-finite scores.
         """
-        return self.rank_batch([(query, documents)], top_k=top_k, threshold=threshold, show_progress=False)[0]
+        return self.rank_batch(
+            [(query, documents)],
+            top_k=top_k,
+            threshold=threshold,
+            min_probability=min_probability,
+            show_progress=False,
+        )[0]
 
     def rank_batch(
         self,
@@ -201,6 +219,7 @@ class BlockRankReranker:
         *,
         top_k: int | None = None,
         threshold: float | None = None,
+        min_probability: float | None = None,
         show_progress: bool | None = None,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> list[list[RankedDocument]]:
@@ -210,14 +229,21 @@ class BlockRankReranker:
         ----------
         requests : iterable of (query, documents)
             As in :meth:`rank`; may be a generator.
-        top_k, threshold
+        top_k, threshold, min_probability
             As in :meth:`rank`, for every request.
         show_progress : bool, optional
             By default a bar appears on a terminal when the work is long.
         on_progress : callable, optional
             Called with (requests, tokens) done since the last call, after every forward pass.
         """
-        _check_limits(top_k, threshold)
+        _check_top_k(top_k)
+        _check_number("threshold", threshold)
+        _check_number("min_probability", min_probability)
+        if min_probability is not None and not self.config.abstention:
+            raise ValueError(
+                f"min_probability needs a model that gives probabilities, and {self.model} does not; "
+                "use threshold, or train one with abstention_weight"
+            )
         checked = [_check_request(request, number) for number, request in enumerate(requests)]
         results: list[list[RankedDocument]] = [[] for _ in checked]
         with _progress(checked, show_progress, on_progress) as advance:
@@ -225,9 +251,40 @@ class BlockRankReranker:
                 encoded = [request for _, request in pack]
                 for (number, request), lse in zip(pack, self._engine.document_scores(encoded), strict=True):
                     ranked = _ranked(checked[number][2], scores(lse, self._engine.config), request)
-                    results[number] = _select(ranked, top_k, threshold)
+                    results[number] = _select(ranked, top_k, threshold, min_probability)
                 advance(len(encoded), sum(request.num_tokens for request in encoded))
         return results
+
+    def explain(
+        self,
+        query: str,
+        documents: Sequence[Document],
+        *,
+        top_k: int | None = None,
+        threshold: float | None = None,
+        min_probability: float | None = None,
+    ) -> Explanation:
+        """Rank documents and show where in each the query looked; takes about twice as long as ranking.
+
+        Parameters
+        ----------
+        query, documents, top_k, threshold, min_probability
+            As in :meth:`rank`.
+
+        Returns
+        -------
+        Explanation
+            Best document first; words and sentences with weights.
+        """
+        query, texts, given = _check_request((query, documents), 0)
+        ranking = self.rank(query, given, top_k=top_k, threshold=threshold, min_probability=min_probability)
+        if not ranking:
+            return Explanation(query, [])
+        request = self._engine.prompt.encode(query, texts)
+        spans = self._engine.prompt.document_spans(request, texts)
+        attention = self._engine.token_attention(request)
+        words = [word_spans(given[i], spans[i], attention[i].tolist()) for i in (r.index for r in ranking)]
+        return Explanation(query, [ExplainedDocument(*pair) for pair in zip(ranking, words, strict=True)])
 
     @property
     def _engine(self) -> Engine:
@@ -275,13 +332,16 @@ def _check_request(request: Request, number: int) -> _Checked:
     return query, [document_text(document, index) for index, document in enumerate(documents)], documents
 
 
-def _check_limits(top_k: int | None, threshold: float | None) -> None:
+def _check_top_k(top_k: int | None) -> None:
     # Integers of numpy have an index, as Python's do; floats have none.
     if top_k is not None and (isinstance(top_k, bool) or not hasattr(top_k, "__index__") or top_k < 0):
         raise ValueError(f"top_k must be a number of documents that is not negative, or None for all, got {top_k!r}")
-    number = isinstance(threshold, int | float) and not isinstance(threshold, bool) and not math.isnan(threshold)
-    if threshold is not None and not number:
-        raise ValueError(f"threshold must be a number or None, got {threshold!r}")
+
+
+def _check_number(name: str, value: float | None) -> None:
+    number = isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
+    if value is not None and not number:
+        raise ValueError(f"{name} must be a number or None, got {value!r}")
 
 
 def _ranked(documents: Sequence[Document], values: Scores, request: EncodedRequest) -> list[RankedDocument]:
@@ -309,9 +369,15 @@ def _first_copies(documents: list[list[int]]) -> list[int]:
     return [first.setdefault(tuple(document), index) for index, document in enumerate(documents)]
 
 
-def _select(ranked: list[RankedDocument], top_k: int | None, threshold: float | None) -> list[RankedDocument]:
-    kept = ranked if threshold is None else [document for document in ranked if document.score >= threshold]
-    return kept[:top_k]
+def _select(
+    ranked: list[RankedDocument], top_k: int | None, threshold: float | None, min_probability: float | None
+) -> list[RankedDocument]:
+    return [
+        document
+        for document in ranked
+        if (threshold is None or document.score >= threshold)
+        and (min_probability is None or (document.probability or 0.0) >= min_probability)
+    ][:top_k]
 
 
 @contextmanager

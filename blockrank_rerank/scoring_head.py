@@ -10,7 +10,8 @@ from torch.nn import functional as F
 
 from blockrank_rerank.config import BlockRankConfig
 from blockrank_rerank.layout import Layout, RequestBounds
-from blockrank_rerank.signals import scored_offsets, signal_rows
+from blockrank_rerank.signals import signal_rows
+from blockrank_rerank.token_attention import token_attention
 
 SCORING_HEAD_NAME = "scoring_head.safetensors"
 
@@ -22,8 +23,14 @@ class ScoringHead(nn.Module):
     """A scoring attention layer appended after an encoder's last layer.
 
     Query-block states look at document states: both are projected, L2-normalised and compared at a
-    temperature; a weight on the logarithm of the document's length corrects the log-sum-exp for it.
-    Untrained it is the identity projection, minus the log length: a log-mean-exp of cosines.
+    temperature; a weight on the logarithm of the document's length corrects the log-sum-exp for it. Each
+    signal token has a weight of its own, a softmax over the query of a linear function of its state: "of"
+    says less about a document than "insulin". Untrained it is the identity projection, minus the log length,
+    all signals alike: a log-mean-exp of cosines.
+
+    Where the model abstains, a key of its own stands for "none of these" instead of the instruction block's.
+    It reads the rest of the layer without changing it: no gradient of that score reaches anything but the key,
+    so calibration costs no ranking.
 
     Parameters
     ----------
@@ -41,6 +48,8 @@ class ScoringHead(nn.Module):
         self.key = nn.Linear(hidden_size, hidden_size, bias=False)
         self.log_temperature = nn.Parameter(torch.full((num_heads,), START_TEMPERATURE).log())
         self.length_weight = nn.Parameter(torch.full((num_heads,), -1.0))
+        self.signal_weight = nn.Parameter(torch.zeros(num_heads, hidden_size))
+        self.nothing = nn.Parameter(torch.zeros(num_heads, hidden_size // num_heads))
         nn.init.eye_(self.query.weight)
         nn.init.eye_(self.key.weight)
 
@@ -52,17 +61,51 @@ class ScoringHead(nn.Module):
         keys = self._unit(self.key(states))
         return [self._scores(states, keys, request, config, implementation) for request in layout.requests]
 
+    def token_attention(
+        self, states: Tensor, layout: Layout, config: BlockRankConfig, implementation: str
+    ) -> list[Tensor]:
+        """Where in its documents each request looks, as :func:`token_attention` gives it."""
+        keys = self._unit(self.key(states))
+        attention = []
+        for request in layout.requests:
+            queries, weights = self._signals(states, request, config)
+            attention.append(
+                token_attention(
+                    queries, keys, request.document_offsets, scale=1.0, weights=weights, implementation=implementation
+                )
+            )
+        return attention
+
     def _scores(
         self, states: Tensor, keys: Tensor, request: RequestBounds, config: BlockRankConfig, implementation: str
     ) -> Tensor:
+        queries, weights = self._signals(states, request, config)
+        offsets = request.document_offsets
+        lse = document_scores(queries, keys, offsets, scale=1.0, implementation=implementation)
+        lengths = offsets.diff().to(lse.device, lse.dtype)
+        lse = lse + self.length_weight.float()[:, None] * lengths.log()
+        scores = weights[..., None] * lse
+        if not config.abstention:
+            return scores
+        nothing = weights.detach() * (queries.detach() * self.nothing.float()).sum(-1)
+        return torch.cat([nothing[..., None], scores], -1)
+
+    def _signals(self, states: Tensor, request: RequestBounds, config: BlockRankConfig) -> tuple[Tensor, Tensor]:
+        """Queries ``[S, H, D]`` at their temperature, and weights ``[S, H]`` that average 1 over the signals.
+
+        So the mean over signals of weighted log-sum-exps, the raw score, is their weighted mean.
+        """
         signals = states[signal_rows(request, config)]
         if config.signal_tokens == "mean":
             signals = signals.mean(0, keepdim=True)
         queries = self._unit(self.query(signals)) / self.log_temperature.float().exp()[:, None]
-        offsets = scored_offsets(request, config)
-        lse = document_scores(queries, keys, offsets, scale=1.0, implementation=implementation)
-        lengths = offsets.diff().to(lse.device, lse.dtype)
-        return lse + self.length_weight.float()[:, None] * lengths.log()
+        weights = (signals.float()[:, None] * self.signal_weight.float()).sum(-1).softmax(0) * len(signals)
+        return queries, weights
+
+    @property
+    def vectors(self) -> list[nn.Parameter]:
+        """The parameters that are not projections: few, and learnt at a rate of their own."""
+        return [self.log_temperature, self.length_weight, self.signal_weight, self.nothing]
 
     def _unit(self, projected: Tensor) -> Tensor:
         """``[rows, H, D]`` of length 1, in fp32."""

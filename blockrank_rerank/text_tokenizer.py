@@ -4,6 +4,7 @@ import json
 import re
 import secrets
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 
@@ -17,13 +18,16 @@ class Text:
 
 @dataclass(frozen=True)
 class EncodedBlock:
-    """Token ids of one block and where its data ends.
+    """Token ids of one block and where its data is.
 
     ``tail`` is the number of tokens after the last data token: template text that must survive a cut.
+    ``offsets`` are the tokens' characters in the block, end exclusive; its first data starts at ``data_start``.
     """
 
     ids: list[int]
     tail: int
+    offsets: list[tuple[int, int]]
+    data_start: int
 
 
 class TextTokenizer:
@@ -85,13 +89,13 @@ class TextTokenizer:
         ids = encoding.ids
         if self._renumbered:
             ids = [self._renumbered.get(number, number) for number in ids]
-        end = _data_end(block)
+        end, offsets = _data_end(block), encoding.offsets
         tail = 0
-        for start, _ in reversed(encoding.offsets if end < sum(len(piece.content) for piece in block) else []):
+        for start, _ in reversed(offsets if end < sum(len(piece.content) for piece in block) else []):
             if start < end:
                 break
             tail += 1
-        return EncodedBlock(ids, tail)
+        return EncodedBlock(ids, tail, offsets, _data_start(block))
 
 
 def _respell(content: dict[str, Any], spelling: dict[str, str]) -> None:
@@ -116,6 +120,11 @@ def _respell(content: dict[str, Any], spelling: dict[str, str]) -> None:
     if "merges" in model:
         pairs = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
         model["merges"] = [pair for pair in pairs if not renamed.keys() & {*pair, "".join(pair)}]
+
+
+def _data_start(block: list[Text]) -> int:
+    """Character where the first data piece of a block starts."""
+    return sum(len(piece.content) for piece in takewhile(lambda piece: not piece.is_data, block))
 
 
 def _data_end(block: list[Text]) -> int:

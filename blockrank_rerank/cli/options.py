@@ -89,4 +89,11 @@ Threshold = Annotated[
         "so that documents of longer lists have lower ones.",
     ),
 ]
+MinProbability = Annotated[
+    float | None,
+    typer.Option(
+        "--min-probability",
+        help="Drop documents whose probability of relevance is below this, whatever the list; may leave none.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]

@@ -22,13 +22,12 @@ def load_ranker(options: ModelOptions) -> BlockRankReranker:
         DEFAULT_MODEL if options.model is None else options.model,
         revision=options.revision,
         scoring_layer=options.scoring_layer,
+        max_document_tokens=options.max_document_tokens,
         device=options.device,
         dtype=options.dtype,
         attention=options.attention,
         local_files_only=options.local_files_only,
         trust_remote_code=options.trust_remote_code,
     )
-    if options.max_document_tokens is not None:
-        ranker = ranker.with_config(max_document_tokens=options.max_document_tokens)
     _ = ranker.device  # loading is lazy
     return ranker

@@ -6,7 +6,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from blockrank_rerank.cli import options as opt
-from blockrank_rerank.cli.rerank_documents import rerank_documents
+from blockrank_rerank.cli.rerank_documents import Limits, rerank_documents
 from blockrank_rerank.cli.rerank_trec import TrecPaths, rerank_trec
 
 RUN_PANEL = "Reranking a TREC run"
@@ -30,6 +30,10 @@ def rerank(
     ] = None,
     top_k: opt.TopK = None,
     threshold: opt.Threshold = None,
+    min_probability: opt.MinProbability = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Show the sentences of each document that the query looked at.")
+    ] = False,
     json: opt.Json = False,
     queries: Annotated[
         Path | None,
@@ -93,12 +97,14 @@ def rerank(
     )
     of_run = {"--queries": queries, "--corpus": corpus, "--run": run, "--output": output}
     of_documents: dict[str, Any] = {"QUERY": query, "FILE": files or None}
-    _refuse_both(of_run | {"--depth": depth}, of_documents | {"--json": json or None})
+    only_documents = {"--min-probability": min_probability, "--explain": explain or None, "--json": json or None}
+    _refuse_both(of_run | {"--depth": depth}, of_documents | only_documents)
     if any(map(_given, (*of_run.values(), depth))):
         rerank_trec(TrecPaths(*_complete(of_run)), depth or DEFAULT_DEPTH, top_k, threshold, model_options)
     else:
         _complete(of_documents)
-        rerank_documents(query or "", files or [], top_k, threshold, json, model_options)
+        limits = Limits(top_k, threshold, min_probability)
+        rerank_documents(query or "", files or [], limits, explain, json, model_options)
 
 
 def _given(value: object) -> bool:

@@ -3,12 +3,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rich.table import Table
 from rich.text import Text
 
 from blockrank_rerank.cli.console import is_unicode, literal, print_json, print_line, print_table
+from blockrank_rerank.cli.explained import print_explained
 from blockrank_rerank.cli.options import ModelOptions
 from blockrank_rerank.cli.ranker import load_ranker
 from blockrank_rerank.formats import Document, read_documents
@@ -20,22 +21,31 @@ TRUNCATED_MARK = "*"
 NAME_WIDTH = 32
 
 
+class Limits(NamedTuple):
+    """Which of the ranked documents are wanted, in the words of `BlockRankReranker.rank`."""
+
+    top_k: int | None
+    threshold: float | None
+    min_probability: float | None
+
+
 def rerank_documents(
-    query: str,
-    paths: Sequence[Path],
-    top_k: int | None,
-    threshold: float | None,
-    as_json: bool,
-    model_options: ModelOptions,
+    query: str, paths: Sequence[Path], limits: Limits, explain: bool, as_json: bool, model_options: ModelOptions
 ) -> None:
     """Rank the documents of files and print the ranking."""
     documents = read_documents(paths)
     ranker = load_ranker(model_options)
-    ranking = ranker.rank(query, [document.content for document in documents], top_k=top_k, threshold=threshold)
+    contents = [document.content for document in documents]
+    explained = ranker.explain(query, contents, **limits._asdict()).documents if explain else []
+    ranking = [e.ranked for e in explained] if explain else ranker.rank(query, contents, **limits._asdict())
     if as_json:
-        print_json([_record(rank, ranked, documents[ranked.index]) for rank, ranked in enumerate(ranking, start=1)])
+        records = [_record(rank, ranked, documents[ranked.index]) for rank, ranked in enumerate(ranking, start=1)]
+        for record, one in zip(records, explained, strict=False):
+            record["highlights"] = one.highlights
+        print_json(records)
     else:
         _print_ranking(ranking, documents)
+        print_explained(explained)
 
 
 def _record(rank: int, ranked: RankedDocument, document: Document) -> dict[str, Any]:
@@ -46,6 +56,7 @@ def _record(rank: int, ranked: RankedDocument, document: Document) -> dict[str, 
         "source": document.source,
         "score": ranked.score,
         "raw_score": ranked.raw_score,
+        "probability": ranked.probability,
         "truncated": ranked.truncated,
         "title": document.title,
         "text": document.text,
@@ -70,12 +81,16 @@ def _table(ranking: Sequence[RankedDocument], documents: Sequence[Document]) -> 
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("rank", justify="right", no_wrap=True)
     table.add_column("score", justify="right", no_wrap=True)
+    with_probability = any(ranked.probability is not None for ranked in ranking)
+    if with_probability:
+        table.add_column("prob.", justify="right", no_wrap=True)
     table.add_column("document", no_wrap=True)
     table.add_column("text")  # the one column that may shrink, so that the others do not
     for rank, ranked in enumerate(ranking, start=1):
         document = documents[ranked.index]
         mark = TRUNCATED_MARK if ranked.truncated else ""
-        table.add_row(str(rank), f"{ranked.score:.4f}", literal(mark + _name(document)), _text(document))
+        probability = [f"{ranked.probability:.3f}"] if with_probability else []
+        table.add_row(str(rank), f"{ranked.score:.4f}", *probability, literal(mark + _name(document)), _text(document))
     return table
 
 

@@ -89,6 +89,7 @@ class _Run:
             checkpoint=checkpoint,
             config=None,
             scoring_layer=settings.scoring_layer,
+            max_document_tokens=None,
             device=None,
             dtype=None,
             attention="auto",
@@ -148,6 +149,7 @@ class _Run:
                 self.prompt, self.query_free_prompt, self.config, settings.language_model_weight > 0
             ),
             callbacks=[MarkComplete(), evaluate, ShowProgress()],
+            head_learning_rate=settings.head_learning_rate,
         )
         for callback in (PrinterCallback, ProgressCallback):
             trainer.remove_callback(callback)

@@ -23,16 +23,37 @@ COLLAPSE_SPREAD = 1e-4
 
 
 class ListTrainer(Trainer):
-    """The Transformers trainer over lists: keeps their order, guards the losses, counts tokens."""
+    """The Transformers trainer over lists: keeps their order, guards the losses, counts tokens.
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    Parameters
+    ----------
+    head_learning_rate : float
+        Of the scoring head's temperatures and weights.
+    *args, **kwargs
+        Of :class:`transformers.Trainer`.
+    """
+
+    def __init__(self, *args: Any, head_learning_rate: float, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._head_learning_rate = head_learning_rate
         self._parts: dict[str, list[float]] = {}
         self._tokens, self._since, self._flat_steps = 0, time.perf_counter(), 0
 
     def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Sampler[int]:
         # List i is random already; another order would make a resumed run another run.
         return SequentialSampler(self.train_dataset)
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+        """The trainer's optimiser, with a learning rate of its own for the scoring head's vectors."""
+        created = self.optimizer is None
+        optimizer = super().create_optimizer(*args, **kwargs)
+        head = self.accelerator.unwrap_model(self.model).head
+        if created and head is not None:
+            vectors = {id(parameter) for parameter in head.vectors}
+            for group in optimizer.param_groups:
+                group["params"] = [parameter for parameter in group["params"] if id(parameter) not in vectors]
+            optimizer.add_param_group({"params": head.vectors, "lr": self._head_learning_rate, "weight_decay": 0.0})
+        return optimizer
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None

@@ -57,10 +57,13 @@ class TrainingModel(nn.Module):
         Raises
         ------
         ValueError
-            For an encoder with a language-model loss, and models that cannot be read.
+            For an encoder with a language-model loss, a frozen model without a scoring layer to train, and models
+            that cannot be read.
         """
         model_config = checkpoint.model_config()
         check_fits(config, model_config)
+        if settings.freeze_backbone and not config.scoring_head:
+            raise ValueError("freeze_backbone needs a model with an appended scoring layer (scoring_head)")
         language_model = settings.language_model_weight > 0
         if language_model and model_config.model_type in ENCODERS:
             raise ValueError(
@@ -70,7 +73,7 @@ class TrainingModel(nn.Module):
         network = checkpoint.truncated_model(
             model_config, layers, torch.float32, ATTENTION_NAME, language_model=language_model
         )
-        network.requires_grad_(True)
+        network.requires_grad_(not settings.freeze_backbone)
         for module in network.modules():
             # A tenth of a step on a CPU, and few lists are seen twice; attention has none to begin with.
             if isinstance(module, nn.Dropout):
@@ -126,7 +129,9 @@ class TrainingModel(nn.Module):
             teacher = targets.teacher.to(lse.device)
             parts["distillation"] = losses.distillation(logits, teacher, settings.distillation_temperature)
         if settings.abstention_weight and nothing is not None:
-            parts["abstention"] = losses.abstention(documents, nothing, grades, reduction)
+            # A scoring head has a key for "nothing" that is fitted to the ranking and must not bend it.
+            judged = documents if self.head is None else documents.detach()
+            parts["abstention"] = losses.abstention(judged, nothing, grades, reduction)
         return parts
 
     def _language_model_loss(self, layout: Layout, state: Pass) -> Tensor:

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 EXECUTED = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
-ROW = re.compile(r"^ +(\d+)  (0\.\d+)  (\S+) ")
+ROW = re.compile(r"^ +(\d+)  (0\.\d+)  +(?:[01]\.\d+  )?(\S+) ")
 
 
 def rows(text: str) -> list[tuple[str, str, float]]:

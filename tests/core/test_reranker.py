@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import pickle
 import subprocess
 import sys
@@ -311,6 +312,8 @@ def test_a_pickle_carries_the_settings_and_reads_the_model_again(loads, ranker, 
     expected = original.rank(QUERY, DOCUMENTS)
     frozen = pickle.dumps(original)
     assert len(frozen) < 5000
+    del original
+    gc.collect()
     thawed = pickle.loads(frozen)
     assert thawed.rank(QUERY, DOCUMENTS) == expected
     assert thawed.dtype == torch.float64
@@ -320,7 +323,7 @@ def test_a_pickle_carries_the_settings_and_reads_the_model_again(loads, ranker, 
 def test_threads_share_one_model_that_is_read_once_under_a_race(loads, folder, ranker):
     queries = [f"{QUERY} {number}" for number in range(20)]
     expected = {query: ranker.rank(query, DOCUMENTS) for query in queries}
-    shared = BlockRankReranker.from_pretrained(folder, device="cpu", dtype="float32")
+    shared = BlockRankReranker.from_pretrained(folder, max_document_tokens=60, device="cpu", dtype="float32")
     start = threading.Barrier(16)
 
     def work(_):
@@ -439,7 +442,7 @@ def test_abstention_without_an_instruction_to_look_at_is_refused_by_name(folder)
 
 
 def test_scores_that_are_not_finite_raise_and_nothing_is_returned(folder):
-    broken = BlockRankReranker.from_pretrained(folder, device="cpu", dtype="float32")
+    broken = BlockRankReranker.from_pretrained(folder, max_document_tokens=38, device="cpu", dtype="float32")
     with torch.no_grad():
         embedding = broken._handle.get().backbone.model.embed_tokens.weight
         embedding.copy_(torch.full_like(embedding, float("inf")))
@@ -497,3 +500,67 @@ def test_public_names_are_there_and_unknown_ones_are_not():
     assert blockrank_rerank.BlockRankConfig is BlockRankConfig
     with pytest.raises(AttributeError, match="has no attribute 'BlockRanker'"):
         _ = blockrank_rerank.BlockRanker
+
+
+# Probabilities
+
+
+def test_min_probability_keeps_what_is_likely_enough_whatever_the_list(default):
+    ranker = default.with_config(abstention=True)
+    ranking = ranker.rank(QUERY, DOCUMENTS)
+    cut = sorted(document.probability for document in ranking)[1]
+    kept = ranker.rank(QUERY, DOCUMENTS, min_probability=cut)
+    assert kept == [document for document in ranking if document.probability >= cut]
+    assert ranker.rank(QUERY, DOCUMENTS, min_probability=cut, top_k=1) == ranking[:1]
+    assert ranker.rank(QUERY, DOCUMENTS, min_probability=1.1) == []
+    assert ranker.rank(QUERY, DOCUMENTS, min_probability=0.0) == ranking
+
+
+def test_min_probability_of_a_model_without_probabilities_is_refused(ranker, folder):
+    with pytest.raises(ValueError, match=r"min_probability needs a model that gives probabilities, and .*threshold"):
+        ranker.rank(QUERY, DOCUMENTS, min_probability=0.5)
+
+
+@pytest.mark.parametrize("value", ["0.5", True, float("nan")])
+def test_a_min_probability_that_is_no_number_is_refused(default, value):
+    with pytest.raises(ValueError, match="min_probability must be a number or None"):
+        default.rank(QUERY, DOCUMENTS, min_probability=value)
+
+
+# Sharing
+
+
+def test_rerankers_with_equal_settings_share_one_engine_also_under_a_race(folder, loads):
+    rankers = [BlockRankReranker.from_pretrained(folder, max_document_tokens=40) for _ in range(8)]
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda ranker: ranker.rank(QUERY, DOCUMENTS), rankers))
+    assert len(loads) == 1
+    assert BlockRankReranker.from_pretrained(folder, max_document_tokens=41).rank(QUERY, DOCUMENTS)
+    assert len(loads) == 2
+
+
+def test_an_engine_that_nobody_uses_any_more_is_let_go(folder, loads):
+    for _ in range(2):
+        ranker = BlockRankReranker.from_pretrained(folder, max_document_tokens=39)
+        ranker.rank(QUERY, DOCUMENTS)
+        del ranker
+        gc.collect()
+    assert len(loads) == 2
+
+
+def test_a_folder_that_was_written_again_is_read_again(tmp_path, loads):
+    folder = save_model(tmp_path / "model", "llama")
+    CONFIG.save(folder)
+    first = BlockRankReranker.from_pretrained(folder)
+    before = first.rank(QUERY, DOCUMENTS)
+    replace(CONFIG, scoring_layer=1).save(folder)
+    after = BlockRankReranker.from_pretrained(folder).rank(QUERY, DOCUMENTS)
+    assert len(loads) == 2
+    assert [document.raw_score for document in before] != [document.raw_score for document in after]
+
+
+def test_a_token_is_neither_shown_nor_pickled(folder):
+    ranker = BlockRankReranker.from_pretrained(folder, token="hf_secret")
+    assert "hf_secret" not in repr(ranker._handle.spec)
+    assert b"hf_secret" not in pickle.dumps(ranker)
+    assert ranker._handle.spec.checkpoint.options["token"] == "hf_secret"

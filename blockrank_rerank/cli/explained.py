@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich.padding import Padding
+from rich.text import Text
+
+from blockrank_rerank.cli.console import literal, print_table
+
+if TYPE_CHECKING:
+    from blockrank_rerank.explanation import ExplainedDocument, Span
+
+SENTENCES = 2
+"""Shown per document; they mostly hold more than half of its attention."""
+
+
+def print_explained(documents: Sequence[ExplainedDocument]) -> None:
+    """Print the sentences of each document that the query looked at most, strong words emphasised."""
+    for rank, document in enumerate(documents, start=1):
+        best = sorted(document.sentences, key=lambda sentence: -sentence.weight)[:SENTENCES]
+        print_table(Text(f"\n{rank}", style="bold"))
+        for sentence in best:
+            print_table(Padding(_line(sentence, document.words), (0, 0, 0, 2)))
+
+
+def _line(sentence: Span, words: Sequence[Span]) -> Text:
+    line = Text(f"{sentence.weight:4.0%}  ")
+    strongest = max((word.weight for word in words), default=0.0)
+    for word in words:
+        if sentence.start <= word.start < sentence.end:
+            shown = literal(word.text)
+            if word.weight > strongest / 2:
+                shown.stylize("bold yellow")
+            elif word.weight > strongest / 5:
+                shown.stylize("yellow")
+            line.append_text(shown).append(" ")
+    return line

@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from blockrank_rerank.sentences import sentence_spans
+
+if TYPE_CHECKING:
+    from blockrank_rerank.reranker import Document, RankedDocument
+
+HIGHLIGHTS = "highlights"
+"""Key under which adapters write a document's highlights to its metadata."""
+
+_WORD = re.compile(r"\S+")
+
+
+@dataclass(frozen=True)
+class Span:
+    """A part of a document's text.
+
+    Attributes
+    ----------
+    start, end : int
+        Code points of the text as given, end exclusive.
+    weight : float
+        Share of the attention inside the document that this part receives.
+    text : str
+        The part itself.
+    """
+
+    start: int
+    end: int
+    weight: float
+    text: str
+
+
+@dataclass(frozen=True)
+class ExplainedDocument:
+    """A ranked document with the attention that its words received.
+
+    Attributes
+    ----------
+    ranked : RankedDocument
+        Its place in the ranking.
+    words : list of Span
+        Words in the order of the text; weights sum to 1 over the document, less what its title, the
+        template and what was cut off received.
+    """
+
+    ranked: RankedDocument
+    words: list[Span]
+
+    @property
+    def sentences(self) -> list[Span]:
+        """Sentences in the order of the text, each with the weights of its words."""
+        text = self.ranked.text
+        return [
+            Span(start, end, sum(word.weight for word in self.words if start <= word.start < end), text[start:end])
+            for start, end in sentence_spans(text)
+        ]
+
+    @property
+    def best_sentence(self) -> Span | None:
+        """The sentence with the most attention; nothing for an empty text."""
+        return max(self.sentences, key=lambda sentence: sentence.weight, default=None)
+
+    def shortened(self, attention: float) -> str:
+        """The fewest sentences that received this share of the words' attention, in their order, with single spaces.
+
+        A text without sentences stays as it is.
+        """
+        wanted = attention * sum(word.weight for word in self.words)
+        kept: list[Span] = []
+        for sentence in sorted(self.sentences, key=lambda sentence: -sentence.weight):
+            kept.append(sentence)
+            if sum(one.weight for one in kept) >= wanted:
+                break
+        return " ".join(one.text for one in sorted(kept, key=lambda one: one.start)) or self.ranked.text
+
+    def within(self, start: int, end: int) -> ExplainedDocument:
+        """The same for a part of the text, such as the content between embedded metadata."""
+        words = [
+            replace(word, start=word.start - start, end=word.end - start)
+            for word in self.words
+            if start <= word.start and word.end <= end
+        ]
+        return ExplainedDocument(replace(self.ranked, text=self.ranked.text[start:end]), words)
+
+    @property
+    def highlights(self) -> list[dict[str, Any]]:
+        """The sentences as plain data, most attention first, for metadata and JSON."""
+        return [asdict(sentence) for sentence in sorted(self.sentences, key=lambda sentence: -sentence.weight)]
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """A ranking with highlights; renders itself in notebooks.
+
+    Attributes
+    ----------
+    query : str
+        What was asked.
+    documents : list of ExplainedDocument
+        Best first.
+    """
+
+    query: str
+    documents: list[ExplainedDocument]
+
+    def __iter__(self) -> Iterator[ExplainedDocument]:
+        return iter(self.documents)
+
+    def _repr_html_(self) -> str:
+        """The documents with their words shaded by weight."""
+        rows = "".join(_html(document) for document in self.documents)
+        return f"<p><b>{escape(self.query)}</b></p><ol>{rows}</ol>"
+
+
+def shade(word: Span, words: Sequence[Span]) -> float:
+    """Strength of a word's highlight in 0–1: its weight relative to the strongest of its document."""
+    return word.weight / (max(other.weight for other in words) or 1.0)
+
+
+def word_spans(document: Document, spans: Sequence[tuple[int, int]], weights: Sequence[float]) -> list[Span]:
+    """Words of a document with the weights of their tokens.
+
+    Parameters
+    ----------
+    document : str or mapping
+        As given to the ranker.
+    spans : sequence of (int, int)
+        Characters of each token in the text that was encoded: title, space and text, stripped.
+    weights : sequence of float
+        Of the tokens.
+    """
+    text, shift = _placed(document)
+    found = [(match.start(), match.end()) for match in _WORD.finditer(text)]
+    totals = [0.0] * len(found)
+    word = 0
+    for (start, end), weight in zip(spans, weights, strict=True):
+        start, end = start + shift, end + shift
+        while word < len(found) and found[word][1] <= start:
+            word += 1
+        # A token may begin with the space before its word; one that ends before the text belongs to the title.
+        if word < len(found) and end > found[word][0]:
+            totals[word] += weight
+    return [Span(start, end, total, text[start:end]) for (start, end), total in zip(found, totals, strict=True)]
+
+
+def _placed(document: Document) -> tuple[str, int]:
+    """The text as given, and what turns an offset of the encoded text into one of it."""
+    if isinstance(document, str):
+        return document, len(document) - len(document.lstrip())
+    text, title = document["text"], document.get("title")
+    whole = f"{title} {text}" if isinstance(document, Mapping) and title else text
+    return text, len(whole) - len(whole.lstrip()) - (len(whole) - len(text))
+
+
+def _html(document: ExplainedDocument) -> str:
+    text, parts, place = document.ranked.text, [], 0
+    for word in document.words:
+        strength = shade(word, document.words)
+        parts += [
+            escape(text[place : word.start]),
+            f'<span style="background: rgba(255, 200, 0, {strength:.2f})">{escape(word.text)}</span>',
+        ]
+        place = word.end
+    return f"<li><b>{document.ranked.score:.3f}</b> {''.join(parts)}{escape(text[place:])}</li>"

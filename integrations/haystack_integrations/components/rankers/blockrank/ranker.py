@@ -1,0 +1,221 @@
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import Any
+
+from blockrank_rerank import BlockRankReranker
+from blockrank_rerank.explanation import HIGHLIGHTS, ExplainedDocument
+from blockrank_rerank.reranker import DEFAULT_MODEL
+
+try:
+    from haystack import Document, component, default_from_dict, default_to_dict
+    from haystack.utils import ComponentDevice, Secret
+    from haystack.utils.misc import _deduplicate_documents
+except ImportError as error:
+    raise ImportError("BlockRankRanker needs haystack-ai: pip install 'blockrank-rerank[haystack]'") from error
+
+
+@component
+class BlockRankRanker:
+    """Ranks documents with BlockRank; a document's new score is its share of the query's attention.
+
+    Shares sum to 1 over the list, so that they fall as lists grow; `min_probability` is the threshold that
+    does not depend on the list. Components with the same settings share one loaded model.
+
+    Parameters
+    ----------
+    model : str
+        Folder, Hub id, or "default" for the model in the package.
+    device : ComponentDevice, optional
+        CUDA where there is one, if not given; a saved pipeline does not pin it then.
+    token : Secret, optional
+        For private and gated models on the Hub.
+    top_k : int
+        Documents to return, at least 1.
+    query_prefix, query_suffix, document_prefix, document_suffix : str
+        Written around the texts.
+    meta_fields_to_embed : list of str, optional
+        Meta fields that stand before the content; those that a document lacks, or that are None, are left out.
+    embedding_separator : str
+        Between meta fields and content.
+    score_threshold : float, optional
+        Least share of a returned document, before `top_k`.
+    min_probability : float, optional
+        Least probability of relevance of a returned document, before `top_k`.
+    explain : bool
+        Write `highlights` to each document's meta: its sentences, those that the query looked at most first, as
+        `start`, `end` (code points of the content), `weight` and `text`. Takes about twice as long.
+    max_document_tokens : int, optional
+        Longest document; longer ones are cut.
+    dtype, revision, local_files_only, trust_remote_code
+        As for `BlockRankReranker.from_pretrained`.
+    """
+
+    def __init__(
+        self,
+        model: str = DEFAULT_MODEL,
+        device: ComponentDevice | None = None,
+        token: Secret | None = Secret.from_env_var(["HF_API_TOKEN", "HF_TOKEN"], strict=False),
+        top_k: int = 10,
+        query_prefix: str = "",
+        query_suffix: str = "",
+        document_prefix: str = "",
+        document_suffix: str = "",
+        meta_fields_to_embed: list[str] | None = None,
+        embedding_separator: str = "\n",
+        score_threshold: float | None = None,
+        min_probability: float | None = None,
+        explain: bool = False,
+        max_document_tokens: int | None = None,
+        dtype: str | None = None,
+        revision: str | None = None,
+        local_files_only: bool = False,
+        trust_remote_code: bool = False,
+    ) -> None:
+        _check_top_k(top_k)
+        self.model, self.device, self.token, self.top_k = model, device, token, top_k
+        self.query_prefix, self.query_suffix = query_prefix, query_suffix
+        self.document_prefix, self.document_suffix = document_prefix, document_suffix
+        self.meta_fields_to_embed = list(meta_fields_to_embed or [])
+        self.embedding_separator = embedding_separator
+        self.score_threshold, self.min_probability = score_threshold, min_probability
+        self.explain = explain
+        self.max_document_tokens, self.dtype, self.revision = max_document_tokens, dtype, revision
+        self.local_files_only, self.trust_remote_code = local_files_only, trust_remote_code
+        self._reranker: BlockRankReranker | None = None
+
+    def warm_up(self) -> None:
+        """Load the model, unless it is there; `run` does so by itself."""
+        if self._reranker is None:
+            reranker = BlockRankReranker.from_pretrained(
+                self.model,
+                device=None if self.device is None else self.device.to_torch_str(),
+                token=self.token.resolve_value() if self.token else None,
+                max_document_tokens=self.max_document_tokens,
+                dtype=self.dtype,
+                revision=self.revision,
+                local_files_only=self.local_files_only,
+                trust_remote_code=self.trust_remote_code,
+            )
+            _ = reranker.device  # loads
+            self._reranker = reranker
+
+    async def warm_up_async(self) -> None:
+        """As `warm_up`, in a thread, so that loading does not block the event loop."""
+        await asyncio.to_thread(self.warm_up)
+
+    def close(self) -> None:
+        """Let go of the model; the next run loads it again."""
+        self._reranker = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Settings of the component, without secrets and without a device that was not asked for."""
+        return default_to_dict(
+            self,
+            model=self.model,
+            device=None if self.device is None else self.device.to_dict(),
+            token=None if self.token is None else self.token.to_dict(),
+            top_k=self.top_k,
+            query_prefix=self.query_prefix,
+            query_suffix=self.query_suffix,
+            document_prefix=self.document_prefix,
+            document_suffix=self.document_suffix,
+            meta_fields_to_embed=list(self.meta_fields_to_embed),
+            embedding_separator=self.embedding_separator,
+            score_threshold=self.score_threshold,
+            min_probability=self.min_probability,
+            explain=self.explain,
+            max_document_tokens=self.max_document_tokens,
+            dtype=self.dtype,
+            revision=self.revision,
+            local_files_only=self.local_files_only,
+            trust_remote_code=self.trust_remote_code,
+        )
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> BlockRankRanker:
+        """A component with saved settings."""
+        settings = dict(data.get("init_parameters", {}))
+        if settings.get("device") is not None:
+            settings["device"] = ComponentDevice.from_dict(settings["device"])
+        if settings.get("token") is not None:
+            settings["token"] = Secret.from_dict(settings["token"])
+        return default_from_dict(cls, {**data, "init_parameters": settings})
+
+    @component.output_types(documents=list[Document])
+    def run(
+        self,
+        query: str,
+        documents: list[Document],
+        top_k: int | None = None,
+        score_threshold: float | None = None,
+    ) -> dict[str, list[Document]]:
+        """Rank documents for a query.
+
+        Parameters
+        ----------
+        query : str
+            Not empty.
+        documents : list of Document
+            Candidates, not changed; of several with one id, the one with the highest score counts.
+        top_k : int, optional
+            Instead of the component's.
+        score_threshold : float, optional
+            Instead of the component's.
+
+        Returns
+        -------
+        dict
+            `documents`: copies with new scores, best first.
+
+        Raises
+        ------
+        ValueError
+            For an empty query and a `top_k` below 1.
+        """
+        top_k = self.top_k if top_k is None else top_k
+        _check_top_k(top_k)
+        if not documents:
+            return {"documents": []}
+        self.warm_up()
+        assert self._reranker is not None
+        candidates = _deduplicate_documents(documents)
+        texts = [self._text(document) for document in candidates]
+        asked = f"{self.query_prefix}{query}{self.query_suffix}"
+        limits: dict[str, Any] = {
+            "top_k": top_k,
+            "threshold": self.score_threshold if score_threshold is None else score_threshold,
+            "min_probability": self.min_probability,
+        }
+        if not self.explain:
+            ranking = self._reranker.rank(asked, texts, **limits)
+            return {"documents": [replace(candidates[ranked.index], score=ranked.score) for ranked in ranking]}
+        explained = self._reranker.explain(asked, texts, **limits)
+        return {"documents": [self._highlighted(candidates[one.ranked.index], one) for one in explained]}
+
+    @component.output_types(documents=list[Document])
+    async def run_async(
+        self,
+        query: str,
+        documents: list[Document],
+        top_k: int | None = None,
+        score_threshold: float | None = None,
+    ) -> dict[str, list[Document]]:
+        """As `run`, in a thread."""
+        return await asyncio.to_thread(self.run, query, documents, top_k, score_threshold)
+
+    def _text(self, document: Document) -> str:
+        fields = [document.meta.get(name) for name in self.meta_fields_to_embed]
+        parts = [str(value) for value in fields if value is not None] + [document.content or ""]
+        return f"{self.document_prefix}{self.embedding_separator.join(parts)}{self.document_suffix}"
+
+    def _highlighted(self, document: Document, explained: ExplainedDocument) -> Document:
+        end = len(explained.ranked.text) - len(self.document_suffix)
+        content = explained.within(end - len(document.content or ""), end)
+        return replace(document, score=explained.ranked.score, meta={**document.meta, HIGHLIGHTS: content.highlights})
+
+
+def _check_top_k(top_k: int) -> None:
+    if top_k <= 0:
+        raise ValueError(f"top_k must be at least 1, got {top_k}")

@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+
+from blockrank_rerank import BlockRankReranker
+from blockrank_rerank.reranker import DEFAULT_MODEL
+
+
+class ModelOptions(BaseModel):
+    """Which model ranks, and how; classes with the same options share one loaded model."""
+
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, protected_namespaces=())
+
+    model: str = Field(default=DEFAULT_MODEL, description="Folder, Hub id, or 'default' for the model in the package.")
+    max_document_tokens: int | None = Field(default=None, description="Longest document; longer ones are cut.")
+    device: str | None = Field(default=None, description="CUDA where there is one, if not given.")
+    dtype: str | None = Field(default=None, description="The faster of float32 and bfloat16, if not given.")
+    revision: str | None = Field(default=None, description="Branch, tag or commit on the Hub.")
+    local_files_only: bool = Field(default=False, description="Never use the network.")
+    trust_remote_code: bool = Field(default=False, description="Run Python code that comes with the model.")
+
+    _reranker: BlockRankReranker = PrivateAttr()
+
+    def model_post_init(self, context: Any) -> None:
+        """Describe the engine; it loads with the first list."""
+        super().model_post_init(context)
+        self._reranker = BlockRankReranker.from_pretrained(
+            self.model,
+            max_document_tokens=self.max_document_tokens,
+            device=self.device,
+            dtype=self.dtype,
+            revision=self.revision,
+            local_files_only=self.local_files_only,
+            trust_remote_code=self.trust_remote_code,
+        )

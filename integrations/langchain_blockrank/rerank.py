@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from langchain_core.callbacks import Callbacks
+from langchain_core.documents import BaseDocumentCompressor, Document
+from langchain_core.runnables import RunnableLambda
+from pydantic import Field
+
+from blockrank_rerank.explanation import HIGHLIGHTS, ExplainedDocument
+from langchain_blockrank.options import ModelOptions
+
+RELEVANCE_SCORE = "relevance_score"
+
+
+class BlockRankRerank(ModelOptions, BaseDocumentCompressor):
+    """Reranks documents with BlockRank, and writes each one's share of the query's attention to its metadata.
+
+    Shares sum to 1 over the list, so that they fall as lists grow; `min_probability` is the threshold that
+    does not depend on the list. Threads may share an instance.
+    """
+
+    top_n: int | None = Field(default=3, ge=0, description="Documents to return; None for all.")
+    score_threshold: float | None = Field(default=None, description="Least share of a returned document, before top_n.")
+    min_probability: float | None = Field(
+        default=None, description="Least probability of relevance of a returned document, before top_n."
+    )
+    explain: bool = Field(
+        default=False,
+        description="Write `highlights` to the metadata: sentences by attention, with code points and weights.",
+    )
+    compress: bool = Field(
+        default=False, description="Keep only the sentences that drew the attention; see `kept_attention`."
+    )
+    kept_attention: float = Field(
+        default=0.8, gt=0, le=1, description="Share of a document's attention that `compress` keeps at least."
+    )
+
+    def compress_documents(
+        self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
+    ) -> list[Document]:
+        """The best documents, best first, as copies with `relevance_score` in their metadata."""
+        step = RunnableLambda(self._compress, name=type(self).__name__)
+        return step.invoke({"query": query, "documents": documents}, config={"callbacks": callbacks})
+
+    async def acompress_documents(
+        self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
+    ) -> list[Document]:
+        """As `compress_documents`, in a thread."""
+        step = RunnableLambda(self._compress, name=type(self).__name__)
+        return await step.ainvoke({"query": query, "documents": documents}, config={"callbacks": callbacks})
+
+    def as_runnable(self) -> RunnableLambda[dict[str, Any], list[Document]]:
+        """A step for LCEL from `{"query": str, "documents": [Document]}` to ranked documents."""
+        return RunnableLambda(self._compress, name=type(self).__name__)
+
+    def rerank(
+        self, documents: Sequence[str | Document | dict[str, Any]], query: str, *, top_n: int | None = None
+    ) -> list[dict[str, Any]]:
+        """Rank documents, best first, as `{"index", "relevance_score"}`.
+
+        Parameters
+        ----------
+        documents : sequence of str, Document or dict
+            Dicts with `text` and optional `title`.
+        query : str
+            Not empty.
+        top_n : int, optional
+            Instead of the setting.
+        """
+        texts = [document.page_content if isinstance(document, Document) else document for document in documents]
+        limits = self._limits | ({} if top_n is None else {"top_k": top_n})
+        ranking = self._reranker.rank(query, texts, **limits)
+        return [{"index": ranked.index, RELEVANCE_SCORE: ranked.score} for ranked in ranking]
+
+    @property
+    def _limits(self) -> dict[str, Any]:
+        return {"top_k": self.top_n, "threshold": self.score_threshold, "min_probability": self.min_probability}
+
+    def _compress(self, inputs: dict[str, Any]) -> list[Document]:
+        documents, query = inputs["documents"], inputs["query"]
+        if not (self.explain or self.compress):
+            ranking = self.rerank(documents, query)
+            return [_with(documents[found["index"]], {RELEVANCE_SCORE: found[RELEVANCE_SCORE]}) for found in ranking]
+        explained = self._reranker.explain(query, [document.page_content for document in documents], **self._limits)
+        return [self._explained(documents[one.ranked.index], one) for one in explained]
+
+    def _explained(self, document: Document, explained: ExplainedDocument) -> Document:
+        added: dict[str, Any] = {RELEVANCE_SCORE: explained.ranked.score}
+        if self.explain:
+            added[HIGHLIGHTS] = explained.highlights
+        text = explained.shortened(self.kept_attention) if self.compress else document.page_content
+        return _with(document, added, text)
+
+
+def _with(document: Document, added: dict[str, Any], text: str | None = None) -> Document:
+    """A copy with more metadata, and maybe another text."""
+    update = {"metadata": {**document.metadata, **added}} | ({} if text is None else {"page_content": text})
+    return document.model_copy(update=update)

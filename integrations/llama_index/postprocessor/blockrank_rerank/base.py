@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+from typing import Any
+
+from blockrank_rerank import BlockRankReranker
+from blockrank_rerank.explanation import HIGHLIGHTS, ExplainedDocument
+from blockrank_rerank.reranker import DEFAULT_MODEL
+
+try:
+    from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr
+    from llama_index.core.callbacks import CBEventType, EventPayload
+    from llama_index.core.instrumentation import get_dispatcher
+    from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRankStartEvent
+    from llama_index.core.postprocessor.types import BaseNodePostprocessor
+    from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore, QueryBundle
+except ImportError as error:
+    raise ImportError(
+        "BlockRankRerank for LlamaIndex needs llama-index-core: pip install 'blockrank-rerank[llama-index]'"
+    ) from error
+
+RETRIEVAL_SCORE = "retrieval_score"
+
+dispatcher = get_dispatcher(__name__)
+
+
+class BlockRankRerank(BaseNodePostprocessor):
+    """Reranks retrieved nodes with BlockRank; the node's new score is its share of the query's attention.
+
+    Shares sum to 1 over the list, so that they fall as lists grow; `min_probability` is the threshold that
+    does not depend on the list. Instances with the same settings share one loaded model, and threads may
+    share an instance.
+    """
+
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, protected_namespaces=())
+
+    model: str = Field(default=DEFAULT_MODEL, description="Folder, Hub id, or 'default' for the model in the package.")
+    top_n: int | None = Field(default=5, ge=0, description="Nodes to return; None for all.")
+    score_threshold: float | None = Field(default=None, description="Least share of a returned node, before top_n.")
+    min_probability: float | None = Field(
+        default=None, description="Least probability of relevance of a returned node, before top_n."
+    )
+    metadata_mode: MetadataMode = Field(default=MetadataMode.EMBED, description="Which metadata the model reads.")
+    keep_retrieval_score: bool = Field(default=False, description="Keep the old score in the metadata.")
+    explain: bool = Field(
+        default=False,
+        description="Write `highlights` to the metadata: sentences by attention, with code points and weights.",
+    )
+    max_document_tokens: int | None = Field(default=None, description="Longest node in tokens; longer ones are cut.")
+    device: str | None = Field(default=None, description="CUDA where there is one, if not given.")
+    dtype: str | None = Field(default=None, description="The faster of float32 and bfloat16, if not given.")
+    revision: str | None = Field(default=None, description="Branch, tag or commit on the Hub.")
+    local_files_only: bool = Field(default=False, description="Never use the network.")
+    trust_remote_code: bool = Field(default=False, description="Run Python code that comes with the model.")
+
+    _reranker: BlockRankReranker = PrivateAttr()
+
+    def model_post_init(self, context: Any) -> None:
+        """Describe the engine; it loads with the first list."""
+        super().model_post_init(context)
+        self._reranker = BlockRankReranker.from_pretrained(
+            self.model,
+            max_document_tokens=self.max_document_tokens,
+            device=self.device,
+            dtype=self.dtype,
+            revision=self.revision,
+            local_files_only=self.local_files_only,
+            trust_remote_code=self.trust_remote_code,
+        )
+
+    @classmethod
+    def class_name(cls) -> str:
+        """Name in serialised form."""
+        return "BlockRankRerank"
+
+    def _postprocess_nodes(
+        self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
+    ) -> list[NodeWithScore]:
+        if query_bundle is None:
+            raise ValueError("BlockRankRerank needs the query: pass query_str or query_bundle")
+        if not nodes:
+            return []
+        top_n = len(nodes) if self.top_n is None else self.top_n
+        dispatcher.event(
+            ReRankStartEvent(query=query_bundle, nodes=nodes, top_n=top_n, model_name=self._reranker.model)
+        )
+        payload = {
+            EventPayload.NODES: nodes,
+            EventPayload.MODEL_NAME: self._reranker.model,
+            EventPayload.QUERY_STR: query_bundle.query_str,
+            EventPayload.TOP_K: top_n,
+        }
+        with self.callback_manager.event(CBEventType.RERANKING, payload=payload) as event:
+            ranked = self._ranked(nodes, query_bundle.query_str)
+            event.on_end(payload={EventPayload.NODES: ranked})
+        dispatcher.event(ReRankEndEvent(nodes=ranked))
+        return ranked
+
+    def _ranked(self, nodes: list[NodeWithScore], query: str) -> list[NodeWithScore]:
+        texts = [node.node.get_content(metadata_mode=self.metadata_mode) for node in nodes]
+        limits: dict[str, Any] = {
+            "top_k": self.top_n,
+            "threshold": self.score_threshold,
+            "min_probability": self.min_probability,
+        }
+        if not self.explain:
+            ranking = self._reranker.rank(query, texts, **limits)
+            return [NodeWithScore(node=self._node(nodes[r.index], {}), score=r.score) for r in ranking]
+        explained = self._reranker.explain(query, texts, **limits)
+        return [
+            NodeWithScore(
+                node=self._node(nodes[e.ranked.index], {HIGHLIGHTS: _highlights(nodes[e.ranked.index], e)}),
+                score=e.ranked.score,
+            )
+            for e in explained
+        ]
+
+    def _node(self, scored: NodeWithScore, added: dict[str, Any]) -> BaseNode:
+        if self.keep_retrieval_score:
+            added = {**added, RETRIEVAL_SCORE: scored.score}
+        if not added:
+            return scored.node
+        node = scored.node.model_copy()
+        node.metadata = {**node.metadata, **added}
+        # Neither the next embedding model nor the LLM should read these as text.
+        node.excluded_embed_metadata_keys = [*node.excluded_embed_metadata_keys, *added]
+        node.excluded_llm_metadata_keys = [*node.excluded_llm_metadata_keys, *added]
+        return node
+
+
+def _highlights(scored: NodeWithScore, explained: ExplainedDocument) -> list[dict[str, Any]]:
+    """Highlights of the node's own text, which follows its metadata in what the model read."""
+    text = scored.node.get_content(metadata_mode=MetadataMode.NONE)
+    start = explained.ranked.text.rfind(text)
+    return explained.within(start, start + len(text)).highlights if start >= 0 else []

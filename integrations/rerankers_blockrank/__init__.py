@@ -1,0 +1,5 @@
+"""BlockRank for AnswerDotAI's rerankers; importing this registers it."""
+
+from rerankers_blockrank.ranker import BlockRankRanker
+
+__all__ = ["BlockRankRanker"]

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from blockrank_rerank import BlockRankReranker
+from blockrank_rerank.reranker import DEFAULT_MODEL
+
+try:
+    from rerankers.documents import Document
+    from rerankers.models import AVAILABLE_RANKERS
+    from rerankers.models.ranker import BaseRanker
+    from rerankers.results import RankedResults, Result
+    from rerankers.utils import prep_docs
+except ImportError as error:
+    raise ImportError("rerankers_blockrank needs rerankers: pip install 'blockrank-rerank[rerankers]'") from error
+
+
+class BlockRankRanker(BaseRanker):
+    """BlockRank behind ``Reranker("default", model_type="BlockRankRanker")``.
+
+    Parameters
+    ----------
+    model_name_or_path : str
+        Folder, Hub id, or "default" for the model in the package.
+    verbose : int
+        Accepted for the interface; nothing is printed.
+    **options
+        Of `BlockRankReranker.from_pretrained`.
+    """
+
+    def __init__(self, model_name_or_path: str = DEFAULT_MODEL, verbose: int = 1, **options: Any) -> None:
+        self._reranker = BlockRankReranker.from_pretrained(model_name_or_path, **options)
+
+    def rank(
+        self,
+        query: str,
+        docs: str | Document | Sequence[str] | Sequence[Document],
+        doc_ids: Sequence[str] | Sequence[int] | None = None,
+        metadata: list[dict[str, Any]] | None = None,
+    ) -> RankedResults:
+        """All documents, best first; scores are shares of the query's attention."""
+        if not isinstance(docs, str | Document) and not docs:
+            return RankedResults(results=[], query=query, has_scores=True)
+        documents = prep_docs(docs, doc_ids, metadata)
+        ranking = self._reranker.rank(query, [document.text for document in documents])
+        results = [
+            Result(document=documents[ranked.index], score=ranked.score, rank=rank)
+            for rank, ranked in enumerate(ranking, start=1)
+        ]
+        return RankedResults(results=results, query=query, has_scores=True)
+
+    def score(self, query: str, doc: str) -> float:
+        """Raw score of one document: a share of a list of one would be 1."""
+        return self._reranker.rank(query, [doc])[0].raw_score
+
+
+AVAILABLE_RANKERS["BlockRankRanker"] = BlockRankRanker

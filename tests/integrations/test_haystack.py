@@ -1,0 +1,211 @@
+from __future__ import annotations
+
+import asyncio
+import copy
+import pickle
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+pytest.importorskip("haystack", reason="needs the haystack extra")
+
+from haystack import Document, Pipeline
+from haystack.components.retrievers.in_memory import InMemoryBM25Retriever
+from haystack.document_stores.in_memory import InMemoryDocumentStore
+from haystack.utils import ComponentDevice, Secret
+from haystack_integrations.components.rankers.blockrank import BlockRankRanker
+
+from blockrank_rerank.engine import Engine
+from tests.integrations.conftest import QUESTION, TEXTS
+
+
+def documents(texts=TEXTS):
+    return [Document(id=str(n), content=text, score=0.5) for n, text in enumerate(texts)]
+
+
+def ids(found):
+    return [document.id for document in found["documents"]]
+
+
+def pipeline(**settings):
+    built = Pipeline()
+    built.add_component("retriever", InMemoryBM25Retriever(InMemoryDocumentStore(), top_k=10))
+    built.add_component("ranker", BlockRankRanker(**settings))
+    built.connect("retriever.documents", "ranker.documents")
+    built.get_component("retriever").document_store.write_documents(documents())
+    return built
+
+
+def test_documents_come_in_the_engines_order_with_python_floats(ranking):
+    found = BlockRankRanker().run(QUESTION, documents())
+    assert ids(found) == [str(document.index) for document in ranking]
+    assert [document.score for document in found["documents"]] == [document.score for document in ranking]
+    assert all(type(document.score) is float for document in found["documents"])
+
+
+def test_inputs_are_not_changed():
+    given = documents()
+    before = copy.deepcopy(given)
+    BlockRankRanker(meta_fields_to_embed=["title"]).run(QUESTION, given)
+    assert given == before
+
+
+@pytest.mark.parametrize("top_k", [1, 3, 100])
+def test_top_k_of_the_call_comes_before_that_of_the_component(top_k):
+    assert len(ids(BlockRankRanker(top_k=2).run(QUESTION, documents(), top_k=top_k))) == min(top_k, len(TEXTS))
+    assert len(ids(BlockRankRanker(top_k=2).run(QUESTION, documents()))) == 2
+
+
+@pytest.mark.parametrize("top_k", [0, -1])
+def test_a_top_k_below_one_is_refused(top_k):
+    with pytest.raises(ValueError, match=f"top_k must be at least 1, got {top_k}"):
+        BlockRankRanker(top_k=top_k)
+    with pytest.raises(ValueError, match=f"top_k must be at least 1, got {top_k}"):
+        BlockRankRanker().run(QUESTION, documents(), top_k=top_k)
+
+
+def test_a_threshold_keeps_equal_scores_and_zero_overrides(ranking):
+    ranker = BlockRankRanker(score_threshold=2.0)
+    assert ids(ranker.run(QUESTION, documents())) == []
+    assert len(ids(ranker.run(QUESTION, documents(), score_threshold=0.0))) == len(TEXTS)
+    assert len(ids(ranker.run(QUESTION, documents(), score_threshold=ranking[1].score))) == 2
+    assert len(ids(ranker.run(QUESTION, documents(), top_k=1, score_threshold=ranking[1].score))) == 1
+
+
+def test_probabilities_filter_whatever_the_list(ranking):
+    cut = ranking[1].probability
+    kept = BlockRankRanker(min_probability=cut).run(QUESTION, documents())
+    assert ids(kept) == [str(d.index) for d in ranking if d.probability >= cut]
+
+
+def test_highlights_point_into_the_content():
+    given = [Document(content=text, meta={"title": "A heart. Attack"}) for text in TEXTS[:3]]
+    ranker = BlockRankRanker(
+        explain=True, meta_fields_to_embed=["title"], document_prefix="passage: ", document_suffix=" end"
+    )
+    found = ranker.run(QUESTION, given)["documents"]
+    for document in found:
+        assert document.meta["highlights"]
+        for highlight in document.meta["highlights"]:
+            assert document.content[highlight["start"] : highlight["end"]] == highlight["text"]
+    assert [d.id for d in found] == [
+        d.id for d in BlockRankRanker.from_dict({**ranker.to_dict()}).run(QUESTION, given)["documents"]
+    ]
+
+
+def test_an_empty_list_stays_empty_and_loads_nothing(monkeypatch):
+    monkeypatch.setattr(Engine, "load", None)
+    assert BlockRankRanker(max_document_tokens=78).run(QUESTION, []) == {"documents": []}
+
+
+def test_of_documents_with_one_id_the_highest_score_counts():
+    given = [Document(id="a", content="x", score=0.1), Document(id="a", content="x", score=0.9, meta={"best": True})]
+    (found,) = BlockRankRanker().run(QUESTION, given)["documents"]
+    assert found.meta == {"best": True}
+
+
+def test_meta_fields_stand_before_the_content_none_left_out_and_falsy_kept():
+    ranker = BlockRankRanker(meta_fields_to_embed=["a", "b", "c", "d"], embedding_separator="|", document_prefix="<")
+    text = ranker._text(Document(content="text", meta={"a": 0, "b": None, "c": ""}))
+    assert text == "<0||text"
+
+
+def test_documents_without_content_stay():
+    found = BlockRankRanker().run(QUESTION, [Document(id="none", content=None), *documents()])
+    assert "none" in ids(found)
+
+
+def test_in_a_pipeline_that_was_saved_and_loaded(ranking):
+    before = pipeline(top_k=3)
+    loaded = Pipeline.loads(before.dumps())  # in one process, a store is loaded with its documents
+    found = [
+        one.run({"retriever": {"query": QUESTION}, "ranker": {"query": QUESTION}})["ranker"]["documents"]
+        for one in (before, loaded)
+    ]
+    assert [d.id for d in found[0]] == [d.id for d in found[1]]
+    assert "cuda" not in before.dumps()
+    assert "cpu" not in before.dumps()
+
+
+def test_a_saved_pipeline_runs_in_a_fresh_process(tmp_path):
+    path = tmp_path / "pipeline.yaml"
+    path.write_text(pipeline(top_k=3).dumps(), encoding="utf-8")
+    code = f"""
+import pathlib, sys
+from haystack import Document, Pipeline
+loaded = Pipeline.loads(pathlib.Path({str(path)!r}).read_text())
+store = loaded.get_component("retriever").document_store
+store.write_documents([Document(id=str(n), content=text) for n, text in enumerate({TEXTS!r})])
+found = loaded.run({{"retriever": {{"query": {QUESTION!r}}}, "ranker": {{"query": {QUESTION!r}}}}})
+print([d.id for d in found["ranker"]["documents"]][0])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "1"
+
+
+def test_in_an_async_pipeline(ranking):
+    found = asyncio.run(pipeline(top_k=1).run_async({"retriever": {"query": QUESTION}, "ranker": {"query": QUESTION}}))
+    assert [document.id for document in found["ranker"]["documents"]] == [str(ranking[0].index)]
+
+
+def test_every_setting_survives_saving(monkeypatch):
+    monkeypatch.setenv("MY_TOKEN", "hf_secret")
+    ranker = BlockRankRanker(
+        device=ComponentDevice.from_str("cpu"),
+        token=Secret.from_env_var("MY_TOKEN"),
+        top_k=2,
+        query_prefix="q: ",
+        query_suffix="?",
+        document_prefix="d: ",
+        document_suffix=".",
+        meta_fields_to_embed=["title"],
+        embedding_separator=" ",
+        score_threshold=0.1,
+        min_probability=0.2,
+        max_document_tokens=30,
+        dtype="float32",
+        local_files_only=True,
+    )
+    saved = ranker.to_dict()
+    assert "hf_secret" not in str(saved)
+    loaded = BlockRankRanker.from_dict(saved)
+    assert loaded.to_dict() == saved
+    assert loaded.device == ranker.device
+    assert loaded.run(QUESTION, documents()) == ranker.run(QUESTION, documents())
+
+
+def test_copies_and_pickles_work_after_warm_up():
+    ranker = BlockRankRanker(top_k=2)
+    ranker.warm_up()
+    expected = ids(ranker.run(QUESTION, documents()))
+    assert ids(copy.deepcopy(ranker).run(QUESTION, documents())) == expected
+    assert ids(pickle.loads(pickle.dumps(ranker)).run(QUESTION, documents())) == expected
+
+
+def test_it_warms_up_by_itself_once_and_again_after_closing():
+    ranker = BlockRankRanker()
+    asyncio.run(ranker.warm_up_async())
+    first = ranker._reranker
+    ranker.warm_up()
+    assert ranker._reranker is first
+    ranker.close()
+    assert len(ids(ranker.run(QUESTION, documents()))) == len(TEXTS)
+
+
+def test_sixteen_threads_get_what_one_gets(one_core_each):
+    ranker = BlockRankRanker(dtype="float32")
+    lists = [TEXTS[shift : shift + 2] for shift in range(4)]
+    expected = [BlockRankRanker(dtype="float32").run(QUESTION, documents(texts)) for texts in lists]
+    work = list(range(16 * 50))
+    with ThreadPoolExecutor(16) as threads:
+        found = list(threads.map(lambda n: ranker.run(QUESTION, documents(lists[n % len(lists)])), work))
+    for number, result in zip(work, found, strict=True):
+        assert ids(result) == ids(expected[number % len(lists)])
+
+
+def test_without_the_framework_the_import_says_what_to_install():
+    code = "import sys; sys.modules['haystack'] = None\nimport haystack_integrations.components.rankers.blockrank"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "pip install 'blockrank-rerank[haystack]'" in done.stderr

@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import asyncio
+import copy
+import pickle
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+pytest.importorskip("langchain_core", reason="needs the langchain extra")
+classic = pytest.importorskip("langchain_classic.retrievers", reason="needs langchain-classic")
+
+from langchain_blockrank import BlockRankCrossEncoder, BlockRankRerank
+from langchain_classic.retrievers.document_compressors import CrossEncoderReranker
+from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.documents import Document
+from langchain_core.retrievers import BaseRetriever
+from langchain_core.runnables import RunnableParallel, RunnablePassthrough
+
+from blockrank_rerank.engine import Engine
+from tests.integrations.conftest import QUESTION, TEXTS
+
+
+def documents(texts=TEXTS):
+    return [Document(id=str(n), page_content=text, metadata={"n": n}) for n, text in enumerate(texts)]
+
+
+def ids(found):
+    return [document.id for document in found]
+
+
+class Fixed(BaseRetriever):
+    def _get_relevant_documents(self, query, *, run_manager):
+        return documents()
+
+
+def test_documents_come_in_the_engines_order_with_their_scores_and_ids(ranking):
+    found = BlockRankRerank(top_n=None).compress_documents(documents(), QUESTION)
+    assert ids(found) == [str(document.index) for document in ranking]
+    assert [document.metadata["relevance_score"] for document in found] == [d.score for d in ranking]
+    assert [document.metadata["n"] for document in found] == [d.index for d in ranking]
+    assert all(type(document.metadata["relevance_score"]) is float for document in found)
+
+
+def test_inputs_are_not_changed():
+    given = documents()
+    before = copy.deepcopy(given)
+    BlockRankRerank().compress_documents(given, QUESTION)
+    assert given == before
+
+
+@pytest.mark.parametrize("top_n", [0, 1, 3, 100, None])
+def test_top_n_is_an_upper_bound_and_none_means_all(top_n):
+    found = BlockRankRerank(top_n=top_n).compress_documents(documents(), QUESTION)
+    assert len(found) == (len(TEXTS) if top_n is None else min(top_n, len(TEXTS)))
+
+
+def test_thresholds_come_before_top_n(ranking):
+    cut = ranking[2].score
+    assert len(BlockRankRerank(top_n=None, score_threshold=cut).compress_documents(documents(), QUESTION)) == 3
+    assert len(BlockRankRerank(top_n=2, score_threshold=cut).compress_documents(documents(), QUESTION)) == 2
+    likely = ranking[1].probability
+    found = BlockRankRerank(top_n=None, min_probability=likely).compress_documents(documents(), QUESTION)
+    assert ids(found) == [str(d.index) for d in ranking if d.probability >= likely]
+
+
+def test_highlights_point_into_the_text():
+    for found in BlockRankRerank(top_n=None, explain=True).compress_documents(documents(), QUESTION):
+        for highlight in found.metadata["highlights"]:
+            assert found.page_content[highlight["start"] : highlight["end"]] == highlight["text"]
+
+
+def test_compressing_keeps_the_sentences_that_drew_the_attention():
+    text = "Bread is baked. Aspirin treats a heart attack. The moon is far. Concrete hardens."
+    given = [Document(page_content=text), Document(page_content="")]
+    found = BlockRankRerank(top_n=None, compress=True, kept_attention=0.3).compress_documents(given, QUESTION)
+    assert [document.page_content for document in found] == ["Aspirin treats a heart attack.", ""]
+    whole = BlockRankRerank(top_n=None, compress=True, kept_attention=1.0).compress_documents(given, QUESTION)
+    assert whole[0].page_content == text
+    assert given[0].page_content == text
+
+
+def test_an_empty_list_stays_empty_and_loads_nothing(monkeypatch):
+    monkeypatch.setattr(Engine, "load", None)
+    assert BlockRankRerank(max_document_tokens=79).compress_documents([], QUESTION) == []
+
+
+def test_unknown_settings_are_refused():
+    with pytest.raises(ValueError, match="topn"):
+        BlockRankRerank(topn=3)
+
+
+def test_around_a_retriever_sync_and_async(ranking):
+    retriever = classic.ContextualCompressionRetriever(base_compressor=BlockRankRerank(top_n=2), base_retriever=Fixed())
+    expected = [str(document.index) for document in ranking[:2]]
+    assert ids(retriever.invoke(QUESTION)) == expected
+    assert ids(asyncio.run(retriever.ainvoke(QUESTION))) == expected
+
+
+def test_as_a_step_of_a_chain_sync_and_async(ranking):
+    chain = RunnableParallel(query=RunnablePassthrough(), documents=Fixed()) | BlockRankRerank(top_n=2).as_runnable()
+    expected = [str(document.index) for document in ranking[:2]]
+    assert ids(chain.invoke(QUESTION)) == expected
+    assert ids(asyncio.run(chain.ainvoke(QUESTION))) == expected
+
+
+def test_the_run_appears_inside_the_trace_of_the_retriever():
+    runs = []
+
+    class Handler(BaseCallbackHandler):
+        def on_chain_start(self, serialized, inputs, *, run_id, parent_run_id=None, name=None, **kwargs):
+            runs.append((name, parent_run_id))
+
+    retriever = classic.ContextualCompressionRetriever(base_compressor=BlockRankRerank(), base_retriever=Fixed())
+    retriever.invoke(QUESTION, config={"callbacks": [Handler()]})
+    assert [name for name, parent in runs if parent is not None] == ["BlockRankRerank"]
+
+
+def test_rerank_gives_indices_and_scores(ranking):
+    found = BlockRankRerank().rerank(TEXTS, QUESTION, top_n=2)
+    assert found == [{"index": d.index, "relevance_score": d.score} for d in ranking[:2]]
+    assert BlockRankRerank().rerank(documents(), QUESTION, top_n=0) == []
+    with_titles = BlockRankRerank(top_n=None).rerank([{"text": text, "title": "t"} for text in TEXTS], QUESTION)
+    assert len(with_titles) == len(TEXTS)
+
+
+def test_as_a_cross_encoder_in_langchains_own_reranker(ranking):
+    encoder = BlockRankCrossEncoder()
+    scores = encoder.score([(QUESTION, text) for text in TEXTS])
+    assert all(type(score) is float for score in scores)
+    assert scores == pytest.approx([d.score for d in sorted(ranking, key=lambda d: d.index)], abs=1e-6)
+    found = CrossEncoderReranker(model=encoder, top_n=2).compress_documents(documents(), QUESTION)
+    assert ids(found) == [str(document.index) for document in ranking[:2]]
+
+
+def test_every_setting_survives_a_dump_a_copy_and_a_pickle():
+    reranker = BlockRankRerank(
+        top_n=2, score_threshold=0.01, min_probability=0.0, max_document_tokens=50, device="cpu", dtype="float32"
+    )
+    expected = reranker.compress_documents(documents(), QUESTION)
+    for other in (
+        BlockRankRerank(**reranker.model_dump()),
+        BlockRankRerank.model_validate_json(reranker.model_dump_json()),
+        copy.deepcopy(reranker),
+        pickle.loads(pickle.dumps(reranker)),
+    ):
+        assert other.model_dump() == reranker.model_dump()
+        assert other.compress_documents(documents(), QUESTION) == expected
+
+
+def test_sixteen_threads_get_what_one_gets(one_core_each):
+    reranker = BlockRankRerank(top_n=None, dtype="float32")
+    lists = [TEXTS[shift : shift + 2] for shift in range(4)]
+    expected = [reranker.compress_documents(documents(texts), QUESTION) for texts in lists]
+    work = list(range(16 * 50))
+    with ThreadPoolExecutor(16) as threads:
+        found = list(
+            threads.map(lambda n: reranker.compress_documents(documents(lists[n % len(lists)]), QUESTION), work)
+        )
+    for number, result in zip(work, found, strict=True):
+        assert ids(result) == ids(expected[number % len(lists)])
+
+
+def test_without_the_framework_the_import_says_what_to_install():
+    code = "import sys; sys.modules['langchain_core'] = None\nimport langchain_blockrank"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "pip install 'blockrank-rerank[langchain]'" in done.stderr

@@ -1,0 +1,214 @@
+from __future__ import annotations
+
+import asyncio
+import copy
+import json
+import pickle
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+pytest.importorskip("llama_index.core", reason="needs the llama-index extra")
+
+from llama_index.core import Settings
+from llama_index.core.callbacks import CallbackManager, CBEventType, LlamaDebugHandler
+from llama_index.core.instrumentation import get_dispatcher
+from llama_index.core.instrumentation.event_handlers import BaseEventHandler
+from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRankStartEvent
+from llama_index.core.llms import MockLLM
+from llama_index.core.query_engine import RetrieverQueryEngine
+from llama_index.core.retrievers import BaseRetriever
+from llama_index.core.schema import ImageNode, MetadataMode, NodeWithScore, QueryBundle, TextNode
+from llama_index.postprocessor.blockrank_rerank import BlockRankRerank
+
+from blockrank_rerank.engine import Engine
+from tests.integrations.conftest import QUESTION, TEXTS
+
+
+def nodes(texts=TEXTS, score=0.5):
+    return [NodeWithScore(node=TextNode(id_=str(n), text=text), score=score) for n, text in enumerate(texts)]
+
+
+class Fixed(BaseRetriever):
+    def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
+        return nodes()
+
+
+def ids(found):
+    return [node.node.node_id for node in found]
+
+
+def test_nodes_come_in_the_engines_order_with_python_floats(ranking):
+    found = BlockRankRerank(top_n=None).postprocess_nodes(nodes(), query_str=QUESTION)
+    assert ids(found) == [str(document.index) for document in ranking]
+    assert [node.score for node in found] == [document.score for document in ranking]
+    assert all(type(node.score) is float for node in found)
+    json.loads(found[0].to_json())
+
+
+@pytest.mark.parametrize("top_n", [0, 1, 5, 6, 100, None])
+def test_top_n_is_an_upper_bound_and_none_means_all(top_n):
+    found = BlockRankRerank(top_n=top_n).postprocess_nodes(nodes(), query_str=QUESTION)
+    assert len(found) == (len(TEXTS) if top_n is None else min(top_n, len(TEXTS)))
+
+
+def test_inputs_are_not_changed():
+    given = nodes()
+    before = copy.deepcopy(given)
+    BlockRankRerank(keep_retrieval_score=True).postprocess_nodes(given, query_str=QUESTION)
+    assert given == before
+
+
+@pytest.mark.parametrize("score", [0.25, None])
+def test_the_retrieval_score_is_kept_where_no_model_reads_it(score):
+    found = BlockRankRerank(keep_retrieval_score=True).postprocess_nodes(nodes(score=score), query_str=QUESTION)
+    assert all(node.node.metadata["retrieval_score"] == score for node in found)
+    for mode in (MetadataMode.EMBED, MetadataMode.LLM):
+        assert all("retrieval_score" not in node.node.get_content(metadata_mode=mode) for node in found)
+
+
+def test_thresholds_come_before_top_n(ranking):
+    cut = ranking[2].score
+    found = BlockRankRerank(top_n=None, score_threshold=cut).postprocess_nodes(nodes(), query_str=QUESTION)
+    assert len(found) == 3
+    found = BlockRankRerank(top_n=2, score_threshold=cut).postprocess_nodes(nodes(), query_str=QUESTION)
+    assert len(found) == 2
+
+
+def test_probabilities_filter_whatever_the_list(ranking):
+    cut = ranking[1].probability
+    kept = BlockRankRerank(top_n=None, min_probability=cut).postprocess_nodes(nodes(), query_str=QUESTION)
+    assert ids(kept) == [str(d.index) for d in ranking if d.probability >= cut]
+
+
+def test_metadata_is_read_as_the_mode_says(ranking):
+    given = [NodeWithScore(node=TextNode(text="a page", metadata={"topic": topic})) for topic in TEXTS[:3]]
+    found = BlockRankRerank(top_n=1).postprocess_nodes(given, query_str=QUESTION)
+    assert found[0].node.metadata["topic"] == TEXTS[1]
+    found = BlockRankRerank(top_n=None, metadata_mode=MetadataMode.NONE).postprocess_nodes(given, query_str=QUESTION)
+    assert len({node.score for node in found}) == 1
+
+
+def test_highlights_point_into_the_nodes_own_text_and_no_model_reads_them():
+    given = [NodeWithScore(node=TextNode(text=text, metadata={"topic": "hearts"})) for text in TEXTS]
+    for found in BlockRankRerank(top_n=None, explain=True).postprocess_nodes(given, query_str=QUESTION):
+        text = found.node.get_content(metadata_mode=MetadataMode.NONE)
+        for highlight in found.node.metadata["highlights"]:
+            assert text[highlight["start"] : highlight["end"]] == highlight["text"]
+        assert "highlights" not in found.node.get_content(metadata_mode=MetadataMode.LLM)
+        assert bool(found.node.metadata["highlights"]) == bool(text)
+    assert all("highlights" not in node.node.metadata for node in given)
+
+
+def test_an_empty_list_stays_empty_and_loads_nothing(monkeypatch):
+    monkeypatch.setattr(Engine, "load", None)
+    assert BlockRankRerank(max_document_tokens=77).postprocess_nodes([], query_str=QUESTION) == []
+
+
+def test_a_missing_query_is_refused():
+    with pytest.raises(ValueError, match="needs the query"):
+        BlockRankRerank().postprocess_nodes(nodes())
+
+
+def test_image_nodes_and_duplicates_stay():
+    given = [*nodes(), NodeWithScore(node=ImageNode(id_="image")), nodes()[1]]
+    found = BlockRankRerank(top_n=None).postprocess_nodes(given, query_str=QUESTION)
+    assert sorted(ids(found)) == sorted(ids(given))
+
+
+def test_unknown_settings_and_a_missing_folder_are_refused_at_once(tmp_path):
+    with pytest.raises(ValueError, match="topn"):
+        BlockRankRerank(topn=3)
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        BlockRankRerank(model=str(tmp_path / "nothing"))
+
+
+def test_in_a_query_engine_sync_and_async(ranking, monkeypatch):
+    monkeypatch.setattr(Settings, "_llm", MockLLM())
+    engine = RetrieverQueryEngine.from_args(
+        Fixed(), node_postprocessors=[BlockRankRerank(top_n=3)], response_mode="no_text"
+    )
+    expected = [str(document.index) for document in ranking[:3]]
+    assert ids(engine.query(QUESTION).source_nodes) == expected
+    assert ids(asyncio.run(engine.aquery(QUESTION)).source_nodes) == expected
+
+
+def test_events_and_callbacks_are_sent():
+    seen = []
+
+    class Handler(BaseEventHandler):
+        def handle(self, event, **kwargs):
+            seen.append(event)
+
+    handler = Handler()
+    root = get_dispatcher()
+    root.add_event_handler(handler)
+    debug = LlamaDebugHandler(print_trace_on_end=False)
+    reranker = BlockRankRerank(top_n=None)
+    reranker.callback_manager = CallbackManager([debug])
+    reranker.postprocess_nodes(nodes(), query_str=QUESTION)
+    root.event_handlers.remove(handler)
+    start, end = [event for event in seen if isinstance(event, ReRankStartEvent | ReRankEndEvent)]
+    assert start.top_n == len(TEXTS)
+    assert len(end.nodes) == len(TEXTS)
+    assert len(debug.get_event_pairs(CBEventType.RERANKING)) == 1
+
+
+def test_every_setting_survives_a_dict_a_copy_and_a_pickle():
+    reranker = BlockRankRerank(
+        top_n=2,
+        score_threshold=0.01,
+        min_probability=0.0,
+        metadata_mode=MetadataMode.LLM,
+        keep_retrieval_score=True,
+        max_document_tokens=50,
+        device="cpu",
+        dtype="float32",
+        local_files_only=True,
+    )
+    expected = reranker.postprocess_nodes(nodes(), query_str=QUESTION)
+    for other in (
+        BlockRankRerank.from_dict(reranker.to_dict()),
+        copy.deepcopy(reranker),
+        pickle.loads(pickle.dumps(reranker)),
+    ):
+        assert other.to_dict() == reranker.to_dict()
+        assert other.postprocess_nodes(nodes(), query_str=QUESTION) == expected
+
+
+def test_sixteen_threads_get_what_one_gets(one_core_each):
+    reranker = BlockRankRerank(top_n=None, dtype="float32")
+    lists = [TEXTS[shift : shift + 2] for shift in range(4)]
+    work = [lists[number % len(lists)] for number in range(16 * 50)]
+    expected = [reranker.postprocess_nodes(nodes(texts), query_str=QUESTION) for texts in lists]
+    with ThreadPoolExecutor(16) as threads:
+        found = list(threads.map(lambda texts: reranker.postprocess_nodes(nodes(texts), query_str=QUESTION), work))
+    for number, result in enumerate(found):
+        wanted = expected[number % len(lists)]
+        assert ids(result) == ids(wanted)
+        assert [node.score for node in result] == pytest.approx([node.score for node in wanted], abs=1e-6)
+
+
+def test_a_cancelled_call_leaves_the_reranker_usable():
+    reranker = BlockRankRerank(top_n=1)
+
+    async def cancel():
+        task = asyncio.create_task(reranker.apostprocess_nodes(nodes(TEXTS * 50), query_str=QUESTION))
+        await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        return await reranker.apostprocess_nodes(nodes(), query_str=QUESTION)
+
+    assert len(asyncio.run(cancel())) == 1
+
+
+def test_without_the_framework_the_import_says_what_to_install():
+    code = (
+        "import sys; sys.modules['llama_index.core'] = None; sys.modules['llama_index.core.bridge.pydantic'] = None\n"
+        "import llama_index.postprocessor.blockrank_rerank"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "pip install 'blockrank-rerank[llama-index]'" in done.stderr

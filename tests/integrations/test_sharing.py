@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+pytest.importorskip("llama_index.core", reason="needs the llama-index extra")
+pytest.importorskip("haystack", reason="needs the haystack extra")
+pytest.importorskip("langchain_core", reason="needs the langchain extra")
+
+from haystack import Document as HaystackDocument
+from haystack_integrations.components.rankers.blockrank import BlockRankRanker
+from langchain_blockrank import BlockRankRerank as LangChainRerank
+from llama_index.core.schema import NodeWithScore, TextNode
+from llama_index.postprocessor.blockrank_rerank import BlockRankRerank as LlamaIndexRerank
+
+from blockrank_rerank.engine import Engine
+from tests.integrations.conftest import QUESTION, TEXTS
+
+
+def test_adapters_of_all_frameworks_with_equal_settings_load_one_model_under_a_race(monkeypatch):
+    loads, load = [], Engine.load.__func__
+
+    def counting(cls, spec):
+        loads.append(spec)
+        return load(cls, spec)
+
+    monkeypatch.setattr(Engine, "load", classmethod(counting))
+    settings = {"max_document_tokens": 63, "dtype": "float32", "device": "cpu"}
+    llama_index, langchain = LlamaIndexRerank(**settings), LangChainRerank(**settings)
+    haystack = BlockRankRanker(**{**settings, "device": None, "token": None})
+    nodes = [NodeWithScore(node=TextNode(text=text)) for text in TEXTS]
+    documents = [HaystackDocument(content=text) for text in TEXTS]
+    calls = [
+        lambda: llama_index.postprocess_nodes(nodes, query_str=QUESTION),
+        lambda: langchain.rerank(TEXTS, QUESTION),
+        lambda: haystack.run(QUESTION, documents),
+    ] * 5
+    with ThreadPoolExecutor(15) as threads:
+        list(threads.map(lambda call: call(), calls))
+    # One with device="cpu", one that leaves the device open.
+    assert len(loads) == len({spec.device for spec in loads}) == 2
