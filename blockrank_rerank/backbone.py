@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +17,10 @@ from blockrank_rerank.signals import scored_offsets, signal_rows
 from blockrank_rerank.token_attention import token_attention
 
 ATTENTION_NAME = "blockrank"
+
+# oneDNN keeps a primitive of several MB for each of the last 1,024 matrix shapes, and every pack has a new one:
+# gigabytes after a few hundred calls or training steps. Read by oneDNN at its first matrix product.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
 
 
 class _Scored(Exception):

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -51,10 +50,6 @@ class Engine:
         model_config, config = resolve_config(spec)
         prompt = PromptEncoder(checkpoint.tokenizer(), config, position_limit(config, model_config))
         device = resolve_device(spec.device)
-        if device.type == "cpu":
-            # oneDNN keeps a primitive of several MB for each of the last 1,024 matrix shapes, and every pack
-            # has a new one: gigabytes after a few hundred calls. Read by oneDNN at its first matrix product.
-            os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
         backbone = Backbone.load(
             checkpoint, model_config, config, device, resolve_dtype(spec.dtype, device), spec.attention
         )

@@ -40,10 +40,10 @@ def main(source: Path, output: Path) -> None:
 
 def _held_out() -> dict[str, set[str]]:
     """Ids of queries to leave out, by collection."""
-    sample = ROOT / "examples/data/medquad-sample/queries.jsonl"
     development = json.loads((ROOT / "configs/development_queries.json").read_text(encoding="utf-8"))
-    for collection, ids in development.items():
-        held_out.setdefault(collection, set()).update(ids)
+    held_out = {collection: set(ids) for collection, ids in development.items()}
+    sample = (ROOT / "examples/data/medquad-sample/queries.jsonl").read_text(encoding="utf-8").splitlines()
+    held_out["medquad"] |= {json.loads(line)["_id"] for line in sample}
     return held_out
 
 

@@ -86,7 +86,9 @@ class TrainingModel(nn.Module):
             network = _with_lora(network, settings.lora_rank)
         model = cls(network, head, config, settings)
         if settings.gradient_checkpointing:
-            model.base.gradient_checkpointing_enable({"use_reentrant": False})
+            # Renamed in Transformers 5.23.
+            enable = getattr(model.base, "activation_checkpointing_enable", model.base.gradient_checkpointing_enable)
+            enable({"use_reentrant": False})
         return model
 
     @property

@@ -13,7 +13,8 @@ class FakeRanker:
     def __init__(self):
         self.requests = []
 
-    def rank(self, query, documents, *, top_k=None, threshold=None):
+    def rank(self, query, documents, *, top_k=None, threshold=None, min_probability=None):
+        assert min_probability is None
         return self.rank_batch([(query, documents)], top_k=top_k, threshold=threshold)[0]
 
     def rank_batch(self, requests, *, top_k=None, threshold=None, show_progress=None, on_progress=None):
@@ -36,6 +37,7 @@ class FakeRanker:
                 index=index,
                 score=math.exp(value) / total,
                 raw_score=value,
+                probability=None,
                 text=_text(documents[index]),
                 truncated=len(_text(documents[index]).split()) > self.longest,
             )

@@ -122,6 +122,7 @@ def test_json_holds_everything_about_every_document(fake, files, capsys):
         "source": "b.jsonl:1",
         "score": ranking[1]["score"],
         "raw_score": 1.0,
+        "probability": None,
         "truncated": False,
         "title": "Dogs",
         "text": DOGS,
@@ -241,25 +242,21 @@ def test_the_loader_hands_every_option_to_the_engine(monkeypatch):
             calls.append((model, options))
             return cls()
 
-        def with_config(self, **changes):
-            calls.append(changes)
-            return self
-
     monkeypatch.setattr("blockrank_rerank.BlockRankReranker", Reranker)
     load_ranker(ModelOptions(model="m", scoring_layer=0, max_document_tokens=9))
     load_ranker(ModelOptions())
-    (model, options), changes, (default, _) = calls
+    (model, options), (default, _) = calls
     assert (model, default) == ("m", blockrank_rerank.reranker.DEFAULT_MODEL)
     assert options == {
         "revision": None,
         "scoring_layer": 0,
+        "max_document_tokens": 9,
         "device": None,
         "dtype": None,
         "attention": "auto",
         "local_files_only": False,
         "trust_remote_code": False,
     }
-    assert changes == {"max_document_tokens": 9}
 
 
 # Arguments that cannot be used
@@ -585,3 +582,25 @@ def test_the_process_ends_with_the_exit_code_and_one_line():
     assert result.returncode == 4
     assert result.stderr == b"blockrank: error: No such file or directory: absent-\\udcff.txt\n"
     assert result.stdout == b""
+
+
+# Explanations and probabilities, with the model in the package
+
+
+def test_explain_prints_the_sentences_that_were_looked_at(tmp_path, capsys):
+    path = tmp_path / "a.txt"
+    path.write_text("Bread is baked. Aspirin treats a heart attack.\nThe moon is far.\n", encoding="utf-8")
+    assert main(["rerank", "what treats a heart attack", str(path), "--explain"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.index("%  Aspirin treats a heart attack.") < printed.index("%  The moon is far.")
+    assert main(["rerank", "what treats a heart attack", str(path), "--explain", "--json"]) == 0
+    first = json.loads(capsys.readouterr().out)[0]
+    assert first["highlights"][0]["text"] == "Aspirin treats a heart attack."
+    assert 0 < first["probability"] < 1
+
+
+def test_min_probability_may_leave_no_document(tmp_path, capsys):
+    path = tmp_path / "a.txt"
+    path.write_text("Bread is baked.\nThe moon is far.\n", encoding="utf-8")
+    assert main(["rerank", "what treats a heart attack", str(path), "--min-probability", "0.999"]) == 0
+    assert "0 of 2 documents shown" in capsys.readouterr().out

@@ -198,7 +198,7 @@ def test_sixteen_threads_get_what_one_gets(one_core_each):
     ranker = BlockRankRanker(dtype="float32")
     lists = [TEXTS[shift : shift + 2] for shift in range(4)]
     expected = [BlockRankRanker(dtype="float32").run(QUESTION, documents(texts)) for texts in lists]
-    work = list(range(16 * 50))
+    work = list(range(16 * 10))
     with ThreadPoolExecutor(16) as threads:
         found = list(threads.map(lambda n: ranker.run(QUESTION, documents(lists[n % len(lists)])), work))
     for number, result in zip(work, found, strict=True):

@@ -154,7 +154,7 @@ def test_sixteen_threads_get_what_one_gets(one_core_each):
     reranker = BlockRankRerank(top_n=None, dtype="float32")
     lists = [TEXTS[shift : shift + 2] for shift in range(4)]
     expected = [reranker.compress_documents(documents(texts), QUESTION) for texts in lists]
-    work = list(range(16 * 50))
+    work = list(range(16 * 10))
     with ThreadPoolExecutor(16) as threads:
         found = list(
             threads.map(lambda n: reranker.compress_documents(documents(lists[n % len(lists)]), QUESTION), work)

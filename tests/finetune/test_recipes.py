@@ -1,0 +1,159 @@
+"""Settings that change what is trained, how it is chosen, and what is left when writing fails."""
+
+from __future__ import annotations
+
+import errno
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from blockrank_rerank import BlockRankReranker
+from blockrank_rerank.backbone import position_limit
+from blockrank_rerank.checkpoint import Checkpoint
+from blockrank_rerank.config import BlockRankConfig
+from blockrank_rerank.finetune import finetune
+from blockrank_rerank.finetune.app import main
+from blockrank_rerank.finetune.batches import Collator, TrainingLists
+from blockrank_rerank.finetune.data import read_examples
+from blockrank_rerank.prompt import PromptEncoder
+from blockrank_rerank.scoring_head import ScoringHead
+from tests.core.tiny_models import BERT_CONFIG, CONFIG
+from tests.finetune.test_finetune import arguments, settings
+
+
+def changed(before, after) -> set[str]:
+    """Names of the tensors that differ between two folders."""
+    names = set()
+    for file in ("model.safetensors", "scoring_head.safetensors"):
+        old, new = load_file(before / file), load_file(after / file)
+        names |= {name for name in new if not torch.equal(old[name], new[name])}
+    return names
+
+
+def test_a_frozen_backbone_stays_and_its_scoring_layer_learns(encoder, training_data, tmp_path):
+    finetune(settings(encoder, training_data, tmp_path / "out", freeze_backbone=True))
+    assert changed(encoder, tmp_path / "out") == {
+        "query.weight",
+        "key.weight",
+        "log_temperature",
+        "length_weight",
+        "signal_weight",
+    }
+
+
+def test_a_frozen_backbone_without_a_scoring_layer_is_refused(decoder, training_data, tmp_path):
+    with pytest.raises(ValueError, match="freeze_backbone needs a model with an appended scoring layer"):
+        finetune(settings(decoder, training_data, tmp_path / "out", freeze_backbone=True))
+    with pytest.raises(ValueError, match="set lora_rank and language_model_weight to 0"):
+        settings(decoder, training_data, tmp_path / "out", freeze_backbone=True, lora_rank=4)
+
+
+def test_the_scoring_layers_vectors_have_a_learning_rate_of_their_own(encoder, training_data, tmp_path):
+    finetune(settings(encoder, training_data, tmp_path / "out", learning_rate=0.0, head_learning_rate=1e-3))
+    assert changed(encoder, tmp_path / "out") == {"log_temperature", "length_weight", "signal_weight"}
+
+
+def test_calibrating_a_scoring_layer_changes_no_ranking(encoder, training_data, tmp_path):
+    for name, weight in (("plain", 0.0), ("calibrated", 0.5)):
+        finetune(
+            settings(
+                encoder,
+                training_data,
+                tmp_path / name,
+                freeze_backbone=True,
+                abstention_weight=weight,
+                max_grad_norm=1e9,  # clipping is the one thing that the losses share
+            )
+        )
+    assert changed(tmp_path / "plain", tmp_path / "calibrated") == {"nothing"}
+
+
+def lists(data, share: float, count: int = 200) -> TrainingLists:
+    return TrainingLists([read_examples(data)], settings("m", data, "o", query_free_share=share), count)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_the_query_is_left_out_of_the_instruction_of_a_share_of_the_lists(decoder, training_data, share):
+    drawn = lists(training_data, share)
+    free = [drawn[index].query_free for index in range(len(drawn))]
+    assert sum(free) / len(free) == pytest.approx(share, abs=0.1)
+
+    prompt = replace(CONFIG.prompt, query_free_instruction="Documents:")
+    config = replace(CONFIG, prompt=prompt)
+    without = replace(config, prompt=replace(prompt, instruction=prompt.query_free_instruction))
+    checkpoint = Checkpoint(model=str(decoder))
+    limit = position_limit(config, checkpoint.model_config())
+    encoders = [PromptEncoder(checkpoint.tokenizer(), one, limit) for one in (config, without)]
+    collator = Collator(*encoders, config, with_answers=False)
+    for index in range(10):
+        layout = collator([drawn[index]])["layout"]
+        start, end = layout.requests[0].instruction
+        expected = encoders[int(drawn[index].query_free)].encode(drawn[index].query, ["x"]).instruction
+        assert layout.input_ids[start:end].tolist() == expected
+
+
+@pytest.fixture(scope="module")
+def collection(tmp_path_factory, training_data):
+    """The training data as a BEIR folder."""
+    folder = tmp_path_factory.mktemp("beir")
+    (folder / "qrels").mkdir()
+    queries, corpus, qrels = [], [], ["query-id\tcorpus-id\tscore"]
+    for number, line in enumerate(training_data.read_text().splitlines()):
+        row = json.loads(line)
+        queries.append({"_id": f"q{number}", "text": row["query"]})
+        for place, text in enumerate(row["pos"] + row["neg"]):
+            corpus.append({"_id": f"d{number}-{place}", "title": "", "text": text})
+        qrels.append(f"q{number}\td{number}-0\t1")
+    for name, records in (("queries", queries), ("corpus", corpus)):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    (folder / "qrels/test.tsv").write_text("\n".join(qrels) + "\n")
+    return folder
+
+
+@pytest.mark.parametrize("family", ["encoder", "decoder"])
+def test_evaluation_shows_the_first_stage_and_keeps_the_best_weights(
+    request, family, training_data, collection, tmp_path, capsys
+):
+    """The recipe of examples/finetune_domain.yaml, and the same for a decoder with LoRA."""
+    changes = {"lora_rank": 4, "temperature": 0.05, "learning_rate": 0.02} if family == "decoder" else {}
+    evaluation = [{"path": str(collection), "queries": 20, "depth": 10}]
+    model = request.getfixturevalue(family)
+    result = finetune(
+        settings(model, training_data, tmp_path / "out", steps=40, evaluate_every=20, evaluation=evaluation, **changes)
+    )
+    history = [json.loads(line) for line in (tmp_path / "out.training/evaluations.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in history] == [20, 40, 41]
+    assert result.after["mean_ndcg@10"] == max(line["mean_ndcg@10"] for line in history)
+    assert result.after["mean_ndcg@10"] > result.before["mean_ndcg@10"]
+    assert result.before["mean_first_stage_ndcg@10"] == result.after["mean_first_stage_ndcg@10"]
+    assert "step 20: mean nDCG@10" in capsys.readouterr().out
+    card = (tmp_path / "out/README.md").read_text()
+    assert f"{result.after['mean_ndcg@10']:.4f}"[:5] in card
+
+
+def test_a_full_disk_while_writing_the_result_leaves_no_folder_that_could_be_loaded(
+    encoder, training_data, tmp_path, monkeypatch, capsys
+):
+    def full(self, folder):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(ScoringHead, "save", full)
+    output = tmp_path / "out"
+    assert main(["train", *arguments(encoder, training_data, output, steps=5)]) != 0
+    assert "No space left on device" in capsys.readouterr().err
+    assert not output.exists()
+    for left in (tmp_path / "out.training").glob("best*"):
+        assert not (left / "blockrank_config.json").exists()
+    monkeypatch.undo()
+    assert main(["train", *arguments(encoder, training_data, output, steps=5), "--resume"]) == 0
+    assert BlockRankReranker.from_pretrained(output).rank("who", ["who", "what"])
+
+
+def test_the_config_of_a_query_free_prompt_round_trips(tmp_path):
+    prompt = replace(BERT_CONFIG.prompt, instruction="[CLS]{query}[SEP]", query_free_instruction="[CLS]")
+    config = replace(BERT_CONFIG, prompt=prompt)
+    config.save(tmp_path)
+    assert BlockRankConfig.load(tmp_path / "blockrank_config.json") == config
