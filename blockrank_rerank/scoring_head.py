@@ -130,6 +130,6 @@ class ScoringHead(nn.Module):
             head = cls(hidden_size, len(tensors["log_temperature"]))
             head.load_state_dict(tensors)
         except Exception as error:
-            reason = " ".join(str(error).split())
+            reason = " ".join(str(error).split())[:300]
             raise ValueError(f"{path} is no scoring head for hidden size {hidden_size}: {reason}") from error
         return head

@@ -308,7 +308,7 @@ def test_a_model_folder_is_only_read(folder):
 
 def test_options_reach_the_loaders_of_transformers():
     checkpoint = Checkpoint(model="owner/name", revision="v2", local_files_only=True, trust_remote_code=True)
-    assert checkpoint.options == {"revision": "v2", "local_files_only": True, "trust_remote_code": True}
+    assert checkpoint.options == {"revision": "v2", "local_files_only": True, "trust_remote_code": True, "token": None}
 
 
 def test_settings_given_as_config_need_no_file(folder):

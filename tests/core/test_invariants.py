@@ -361,13 +361,15 @@ def test_the_scoring_head_is_the_log_sum_exp_of_cosines_corrected_for_length(ran
     head, (*_, final) = engine.backbone.head, states(ranker, query, [text.strip() for text in documents])[0]
     encoded = engine.prompt.encode(query, [text.strip() for text in documents])
     signals = (final[-len(encoded.query) :] @ head.query.weight.T).unflatten(-1, (2, 16))
+    weights = (final[-len(encoded.query) :] @ head.signal_weight.T).softmax(0)
     keys = (final @ head.key.weight.T).unflatten(-1, (2, 16))
     start, expected = len(encoded.instruction), []
     for document in encoded.documents:
         key = keys[start : start + len(document)]
         cosines = torch.nn.functional.cosine_similarity(signals[:, None], key[None], dim=-1)
         values = (cosines / head.log_temperature.exp()).logsumexp(1)
-        expected.append((values + head.length_weight * math.log(len(document))).mean())
+        weighted = weights * (values + head.length_weight * math.log(len(document)))
+        expected.append(weighted.sum(0).mean())
         start += len(document)
     ranking = ranker.rank(query, documents)
     torch.testing.assert_close(raw_scores(ranking), torch.stack(expected), **CLOSE)
