@@ -122,7 +122,7 @@ class Backbone(nn.Module):
     head : ScoringHead, optional
         The appended scoring layer, where the config has one.
     attention : str
-        Implementation of the kernels: ``auto``, ``sdpa`` or ``reference``.
+        Implementation of the kernels: ``auto``, ``triton``, ``sdpa`` or ``reference``.
     """
 
     def __init__(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+from blockrank_kernels.gpu import Verdict, triton_on
 
 
 class Choice(NamedTuple):
@@ -66,9 +67,15 @@ def describe_choices() -> list[Choice]:
         ),
         Choice("dtype bfloat16", *_fast_bf16(device)[1:]),
         Choice("dtype float32", True, "always; the default where bfloat16 is not faster"),
-        Choice("attention sdpa", True, "torch's own attention over length buckets; what auto picks"),
+        Choice("attention triton", *_triton(device)),
+        Choice("attention sdpa", True, "torch's own attention over length buckets; what auto picks without triton"),
         Choice("attention reference", True, "the dense specification, for checking results; slow"),
     ]
+
+
+def _triton(device: torch.device) -> Verdict:
+    verdict = triton_on(device)
+    return verdict._replace(reason=f"what auto picks: {verdict.reason}") if verdict.usable else verdict
 
 
 def _no_cuda() -> str:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from blockrank_kernels.gpu import triton_on
 from torch import Tensor
 
 from blockrank_rerank.backbone import Backbone, check_fits, position_limit
@@ -50,6 +51,7 @@ class Engine:
         model_config, config = resolve_config(spec)
         prompt = PromptEncoder(checkpoint.tokenizer(), config, position_limit(config, model_config))
         device = resolve_device(spec.device)
+        _refuse_triton_where_it_cannot_run(spec.attention, device)
         backbone = Backbone.load(
             checkpoint, model_config, config, device, resolve_dtype(spec.dtype, device), spec.attention
         )
@@ -98,6 +100,12 @@ class Engine:
     @property
     def _documents_are_independent(self) -> bool:
         return self.config.scoring_head and self.config.query_documents_from_layer >= self.config.scoring_layer
+
+
+def _refuse_triton_where_it_cannot_run(attention: str, device: torch.device) -> None:
+    verdict = triton_on(device)
+    if attention == "triton" and not verdict.usable:
+        raise ValueError(f"attention triton cannot run on {device}: {verdict.reason}; use auto or sdpa")
 
 
 def resolve_config(spec: EngineSpec) -> tuple[Any, BlockRankConfig]:

@@ -110,7 +110,7 @@ class BlockRankReranker:
         dtype : str or torch.dtype, optional
             bf16 where the device is faster with it, else fp32, if not given. Scores are fp32 always.
         attention : str
-            ``auto``, ``sdpa`` or ``reference``.
+            ``auto`` (Triton on a GPU that it fits, torch elsewhere), ``triton``, ``sdpa`` or ``reference``.
         revision, local_files_only, trust_remote_code, token
             As in Transformers.
 

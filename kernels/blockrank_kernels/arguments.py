@@ -5,21 +5,27 @@ from typing import TypeVar
 
 from torch import Tensor
 
+from blockrank_kernels.gpu import automatic, triton_for
+
 Function = TypeVar("Function")
 
 
-def choose(implementation: str, available: Mapping[str, Function], best: str) -> Function:
-    """Return the named implementation, or ``best`` for ``auto``; an explicit name never falls back.
+def choose(implementation: str, available: Mapping[str, Function], *tensors: Tensor) -> Function:
+    """Return the named implementation, or for ``auto`` the fastest for the tensors; a name never falls back.
 
     Raises
     ------
     ValueError
-        For a name that is not available.
+        For an unknown name, and for Triton where it cannot run.
     """
-    name = best if implementation == "auto" else implementation
+    name = automatic(*tensors) if implementation == "auto" else implementation
     if name not in available:
         names = ", ".join(["auto", *available])
         raise ValueError(f"implementation must be one of {names}, got {implementation!r}")
+    if implementation == "triton":
+        verdict = triton_for(*tensors)
+        if not verdict.usable:
+            raise ValueError(f"implementation triton cannot run here: {verdict.reason}; use auto or sdpa")
     return available[name]
 
 

@@ -307,6 +307,21 @@ def test_an_unknown_implementation_is_refused_when_it_is_named(load, attention):
         load("llama", attention=attention)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="refusing Triton needs a machine without a GPU")
+def test_triton_is_refused_when_the_model_is_loaded_where_it_cannot_run(load, monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    with pytest.raises(ValueError, match=r"attention triton cannot run on cpu: .*use auto or sdpa"):
+        load("llama", attention="triton").rank("liver", ["sugar"])
+
+
+def test_interpreted_triton_kernels_rank_like_torch(load):
+    pytest.importorskip("triton")
+    documents = ["sugar in the blood", "the liver", "a heart attack is treated with aspirin"]
+    expected, got = (load("llama", attention=name).rank("liver", documents) for name in ("sdpa", "triton"))
+    assert [d.index for d in got] == [d.index for d in expected]
+    torch.testing.assert_close(scores(got), scores(expected), atol=1e-5, rtol=1e-4)
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="refusing a missing GPU needs a machine without one")
 def test_a_device_that_is_not_there_is_refused_and_never_replaced(folders):
     ranker = BlockRankReranker.from_pretrained(folders["llama"], device="cuda")

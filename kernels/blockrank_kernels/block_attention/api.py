@@ -1,12 +1,22 @@
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from blockrank_kernels.arguments import check_heads, choose, default_scale
 from blockrank_kernels.block_attention import reference, sdpa
 from blockrank_kernels.segments import Segments
 
-IMPLEMENTATIONS = {"reference": reference.block_attention, "sdpa": sdpa.block_attention}
+
+def _triton(*arguments: Any) -> Tensor:
+    # Triton is an optional dependency and slow to import.
+    from blockrank_kernels.block_attention import triton
+
+    return triton.block_attention(*arguments)
+
+
+IMPLEMENTATIONS = {"reference": reference.block_attention, "sdpa": sdpa.block_attention, "triton": _triton}
 
 
 def block_attention(
@@ -41,7 +51,7 @@ def block_attention(
     window : int, optional
         Keys at a position distance of ``window`` or more are invisible (sliding-window attention).
     implementation : str
-        ``auto``, ``reference`` or ``sdpa``.
+        ``auto`` (Triton on a GPU that it fits, torch elsewhere), ``reference``, ``sdpa`` or ``triton``.
 
     Returns
     -------
@@ -66,5 +76,5 @@ def block_attention(
         )
     if window is not None and window < 1:
         raise ValueError(f"window must be at least 1, got {window}")
-    run = choose(implementation, IMPLEMENTATIONS, best="sdpa")
+    run = choose(implementation, IMPLEMENTATIONS, query, value)
     return run(query, key, value, segments, causal, default_scale(query, scale), softcap, window)

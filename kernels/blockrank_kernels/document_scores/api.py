@@ -1,12 +1,22 @@
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from blockrank_kernels.arguments import check_heads, choose, default_scale
 from blockrank_kernels.document_scores import reference, sdpa
 
-IMPLEMENTATIONS = {"reference": reference.document_scores, "sdpa": sdpa.document_scores}
+
+def _triton(*arguments: Any) -> Tensor:
+    # Triton is an optional dependency and slow to import.
+    from blockrank_kernels.document_scores import triton
+
+    return triton.document_scores(*arguments)
+
+
+IMPLEMENTATIONS = {"reference": reference.document_scores, "sdpa": sdpa.document_scores, "triton": _triton}
 
 
 def document_scores(
@@ -36,7 +46,7 @@ def document_scores(
     softcap : float, optional
         Logits become ``softcap * tanh(logits / softcap)``.
     implementation : str
-        ``auto``, ``reference`` or ``sdpa``.
+        ``auto`` (Triton on a GPU that it fits, torch elsewhere), ``reference``, ``sdpa`` or ``triton``.
 
     Returns
     -------
@@ -57,7 +67,7 @@ def document_scores(
         )
     if offsets[0] < 0 or offsets[-1] > key.shape[0] or bool((offsets.diff() <= 0).any()):
         raise ValueError(f"offsets must rise strictly within the {key.shape[0]} keys; empty documents have no score")
-    run = choose(implementation, IMPLEMENTATIONS, best="sdpa")
+    run = choose(implementation, IMPLEMENTATIONS, query, key)
     # Under autocast a training loop would round the logits to half precision; scores are fp32 always.
     with torch.autocast(query.device.type, enabled=False):
         return run(query, key, offsets, default_scale(query, scale), softcap)

@@ -1,0 +1,169 @@
+"""Compile every Triton kernel for GPUs that are not here, and show what the compiler made of it.
+
+    python benchmarks/compile_kernels.py [--quick]
+
+For sm_80 and sm_90, each head dimension and dtype: registers per thread, bytes spilled to local memory, shared
+memory, and the tensor-core instruction. Exits with 1 where a kernel spills more than the assembler does of its own
+accord to stay below a register count, or multiplies half precision without tensor cores. Nothing is timed: that
+takes a GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+if os.environ.pop("TRITON_INTERPRET", None):
+    print("TRITON_INTERPRET is ignored here: interpreted kernels are not compiled", file=sys.stderr)
+
+import torch
+import triton
+from blockrank_kernels.block_attention import triton as attention
+from blockrank_kernels.document_scores import triton as scores
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+TOLERATED_SPILL = 16
+"""Bytes per thread: at exactly 64, 80, 128 and 168 registers ptxas keeps a few numbers elsewhere so that one more
+block fits on a multiprocessor."""
+
+CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+TYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+POINTERS = {"lse", "delta", "partial", "partial_lse"}
+TABLES = {"items", "merged", "places", "offsets"}
+GRADIENTS = {"out", "dQ", "dK", "dV"}
+NO_PRODUCT = ("_merge_softmax", "_merge_sum", "_delta")
+
+
+class Variant(NamedTuple):
+    """One kernel as it is launched."""
+
+    kernel: Any
+    dim: int
+    dtype: torch.dtype
+    constants: dict[str, Any]
+    warps: int
+    stages: int
+
+    @property
+    def name(self) -> str:
+        """Kernel with what sets it apart."""
+        flags = [flag.lower() for flag in ("SPLIT", "SOFTCAP") if self.constants.get(flag)]
+        flags += ["windowed"] if self.constants.get("WINDOW") else []
+        folder = self.kernel.__module__.split(".")[-2]
+        return " ".join([f"{folder}.{self.kernel.__name__.strip('_')}", *flags])
+
+
+class Compiled(NamedTuple):
+    """What the compiler made of a variant."""
+
+    registers: int
+    spilled: int
+    shared: int
+    tensor_core: str
+
+
+def variants(quick: bool) -> Iterator[Variant]:
+    """Every kernel at the tile sizes that it is launched with."""
+    for dtype in (torch.bfloat16,) if quick else TYPES:
+        for dim in (128,) if quick else (32, 64, 128, 256):
+            yield from _attention_variants(dim, dtype, quick)
+            yield from _scores_variants(dim, dtype, quick)
+
+
+def _attention_variants(dim: int, dtype: torch.dtype, quick: bool) -> Iterator[Variant]:
+    extras: list[dict[str, Any]] = [{}] if quick else [{}, {"SPLIT": True}, {"SOFTCAP": True, "WINDOW": 4096}]
+    sizes = {"GROUP": 4, "DIM": dim, "VALUE_DIM": dim}
+    for kernel, choose in (
+        (attention._forward, attention.forward_launch),
+        (attention._query_gradient, attention.query_gradient_launch),
+        (attention._key_gradient, attention.key_gradient_launch),
+    ):
+        launch = choose(dim, dtype)
+        for extra in extras:
+            flags = {"SPLIT": False, "CAUSAL": True, "WINDOW": 0, "SOFTCAP": False} | extra
+            constants = sizes | flags | {"ROWS": launch.rows, "KEYS": launch.keys}
+            yield Variant(kernel, dim, dtype, constants, launch.warps, launch.stages)
+    rows, warps = attention.forward_launch(dim, dtype).rows, attention.MERGE_WARPS
+    yield Variant(attention._merge_softmax, dim, dtype, {"GROUP": 4, "ROWS": rows, "VALUE_DIM": dim}, warps, 3)
+    yield Variant(attention._merge_sum, dim, dtype, {"GROUP": 4, "ROWS": rows, "DIM": dim}, warps, 3)
+    yield Variant(attention._delta, dim, dtype, {"ROWS": 64, "VALUE_DIM": dim}, 4, 3)
+
+
+def _scores_variants(dim: int, dtype: torch.dtype, quick: bool) -> Iterator[Variant]:
+    tiles = scores.launch(dim, dtype)
+    warps = tiles.pop("num_warps")
+    for softcap in (False,) if quick else (False, True):
+        constants: dict[str, Any] = {"SOFTCAP": softcap, "DIM": dim} | tiles
+        yield Variant(scores._forward, dim, dtype, constants, warps, 3)
+        yield Variant(scores._key_gradient, dim, dtype, constants, warps, 3)
+        chunked = constants | {"CHUNK": scores.DOCUMENTS_PER_CHUNK}
+        yield Variant(scores._query_gradient, dim, dtype, chunked, warps, 3)
+
+
+def compiled(variant: Variant, capability: int) -> Compiled:
+    """Compile to machine code and read what it needs."""
+    names = variant.kernel.arg_names
+    signature = {name: _type(name, variant) for name in names}
+    # Launches with aligned pointers and even strides promise this too.
+    aligned = {
+        (place,): [["tt.divisibility", 16]]
+        for place, name in enumerate(names)
+        if signature[name].startswith("*") or name.endswith(("_token", "_head")) or name in ("dim", "value_dim")
+    }
+    source = ASTSource(variant.kernel, signature, variant.constants, aligned)
+    options = {"num_warps": variant.warps, "num_stages": variant.stages}
+    program = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+    found = re.search(r"wgmma\.mma_async|mma\.sync", program.asm["ptx"])
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(program.asm["cubin"])
+        file.flush()
+        usage = subprocess.run([CUOBJDUMP, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
+    registers, stack = (int(re.search(rf"{field}:(\d+)", usage)[1]) for field in ("REG", "STACK"))
+    return Compiled(registers, stack, program.metadata.shared, found[0] if found else "-")
+
+
+def _type(name: str, variant: Variant) -> str:
+    if name in variant.constants:
+        return "constexpr"
+    if name in TABLES:
+        return "*i64"
+    if name in POINTERS or (name in GRADIENTS and variant.constants.get("SPLIT")):
+        return "*fp32"
+    if name in GRADIENTS | {"Q", "K", "V", "grad"}:
+        # The gradient of scores is fp32, like the scores.
+        scored = variant.kernel.__module__ == scores.__name__ and name == "grad"
+        return "*fp32" if scored else f"*{TYPES[variant.dtype]}"
+    return "fp32" if name in ("scale", "cap") else "i32"
+
+
+def main(quick: bool) -> int:
+    print(f"triton {triton.__version__}")
+    print(f"{'kernel':44} {'arch':5} {'dtype':5} {'dim':>4} {'regs':>4} {'spill B':>7} {'shared B':>8}  tensor core")
+    bad = 0
+    for variant in variants(quick):
+        for capability in (80, 90):
+            result = compiled(variant, capability)
+            half = variant.dtype != torch.float32 and variant.kernel.__name__ not in NO_PRODUCT
+            fault = result.spilled > TOLERATED_SPILL or (half and result.tensor_core == "-")
+            bad += fault
+            print(
+                f"{variant.name:44} sm_{capability} {TYPES[variant.dtype]:5} {variant.dim:4} {result.registers:4} "
+                f"{result.spilled:7} {result.shared:8}  {result.tensor_core}{'  FAULT' if fault else ''}",
+                flush=True,
+            )
+    print(f"{bad} faults")
+    return int(bad > 0)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="bf16 with head dimension 128 alone")
+    raise SystemExit(main(**vars(parser.parse_args())))

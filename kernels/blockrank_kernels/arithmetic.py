@@ -1,0 +1,51 @@
+"""What both kernels compute with."""
+
+from __future__ import annotations
+
+import os
+
+import triton
+import triton.language as tl
+
+INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
+
+
+@triton.jit
+def dot(a, b):
+    """Matrix product in fp32, without TF32: a score must not depend on the GPU's age."""
+    if INTERPRETED:
+        # Triton's interpreter takes the bits of bfloat16 for integers.
+        a, b = a.to(tl.float32), b.to(tl.float32)
+    return tl.dot(a, b, input_precision="ieee")
+
+
+@triton.jit
+def dot_split(a, b):
+    """Matrix product of fp32 ``a`` and ``b`` of any dtype: for half precision ``a`` becomes a sum of two halves."""
+    high = a.to(b.dtype)
+    product = dot(high, b)
+    if b.dtype != tl.float32:
+        product += dot((a - high.to(tl.float32)).to(b.dtype), b)
+    return product
+
+
+@triton.jit
+def softcapped(logits, cap, SOFTCAP: tl.constexpr):
+    """``cap * tanh(logits / cap)``; the series is Cephes' ``tanhf``, exact to fp32 where ``2 sigmoid - 1`` cancels."""
+    if SOFTCAP:
+        x = logits / cap
+        z = x * x
+        series = -5.70498872745e-3 * z + 2.06390887954e-2
+        series = (series * z - 5.37397155531e-2) * z + 1.33314422036e-1
+        series = (series * z - 3.33332819422e-1) * z * x + x
+        logits = cap * tl.where(tl.abs(x) < 0.625, series, 2 * tl.sigmoid(2 * x) - 1)
+    return logits
+
+
+@triton.jit
+def softcap_slope(logits, cap, SOFTCAP: tl.constexpr):
+    """Derivative of the soft-capped logits, given those."""
+    slope = 1.0
+    if SOFTCAP:
+        slope = 1 - (logits / cap) * (logits / cap)
+    return slope

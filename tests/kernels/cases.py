@@ -1,0 +1,113 @@
+"""Random cases of the kernels with the one check that all of them must pass, on any device and at any size."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from blockrank_kernels import block_attention, document_scores
+
+from tests.kernels.conftest import assert_no_worse_than_eager, pack, random_qkv
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+@dataclass(frozen=True)
+class AttentionCase:
+    """A call of block attention; ``requests`` as :func:`tests.kernels.conftest.pack` takes them."""
+
+    requests: list[tuple[int, list[int], int]]
+    heads: tuple[int, int, int]
+    dtype: torch.dtype
+    options: dict[str, Any]
+    seed: int
+
+
+def attention_case(seed: int, longest: int, documents: int) -> AttentionCase:
+    """A ragged pack; lengths are drawn so that short ones are as likely as long ones."""
+    rng = random.Random(seed)
+
+    def length(most: int) -> int:
+        return max(1, round(most ** rng.random()))
+
+    requests = [
+        (length(longest), [length(longest) for _ in range(rng.randint(0, documents))], length(longest))
+        for _ in range(rng.choice([1, 1, 2, 3]))
+    ]
+    key_heads, group = rng.choice([(1, 1), (2, 1), (1, 3), (2, 4), (1, 8)])
+    dim = rng.choice([32, 64, 96, 128] if longest > 100 else [8, 16, 24, 32])
+    options: dict[str, Any] = {"causal": rng.random() < 0.6}
+    if rng.random() < 0.25:
+        options["softcap"] = rng.choice([2.0, 30.0])
+    if rng.random() < 0.25:
+        options["window"] = rng.randint(1, 2 * longest)
+    return AttentionCase(requests, (key_heads * group, key_heads, dim), rng.choice(DTYPES), options, seed)
+
+
+def check_attention(case: AttentionCase, device: str, implementation: str = "triton") -> None:
+    """Output and gradients are no worse than eager attention's in the same dtype."""
+    segments = pack(case.requests, query_offset=200)
+    inputs = [t.to(device) for t in random_qkv(segments.num_tokens, *case.heads, case.dtype, case.seed)]
+    results = {}
+    for name, dtype in ((implementation, case.dtype), ("reference", case.dtype), ("truth", torch.float64)):
+        leaves = [t.detach().to(dtype).requires_grad_() for t in inputs]
+        out = block_attention(
+            *leaves, segments, implementation="reference" if name == "truth" else name, **case.options
+        )
+        generator = torch.Generator().manual_seed(case.seed)
+        seed = torch.randn(out.shape, generator=generator).to(case.dtype).to(device, dtype)
+        results[name] = [out.detach(), *torch.autograd.grad(out, leaves, seed)]
+    compare(results[implementation], results["reference"], results["truth"])
+    assert all(got.dtype == case.dtype for got in results[implementation])
+
+
+@dataclass(frozen=True)
+class ScoresCase:
+    """A call of document scores."""
+
+    lengths: list[int]
+    signals: int
+    heads: tuple[int, int, int]
+    dtype: torch.dtype
+    softcap: float | None
+    seed: int
+
+
+def scores_case(seed: int, longest: int, documents: int) -> ScoresCase:
+    """Ragged documents."""
+    rng = random.Random(seed)
+    lengths = [max(1, round(longest ** rng.random())) for _ in range(rng.randint(1, documents))]
+    key_heads, group = rng.choice([(1, 1), (2, 1), (1, 3), (2, 4)])
+    dim = rng.choice([32, 64, 96, 128] if longest > 100 else [8, 16, 24, 32])
+    softcap = rng.choice([None, None, 3.0])
+    return ScoresCase(
+        lengths, rng.randint(1, 40), (key_heads * group, key_heads, dim), rng.choice(DTYPES), softcap, seed
+    )
+
+
+def check_scores(case: ScoresCase, device: str, implementation: str = "triton") -> None:
+    """Scores and gradients are no worse than the reference's in the same dtype."""
+    heads, key_heads, dim = case.heads
+    generator = torch.Generator().manual_seed(case.seed)
+    shapes = [(case.signals, heads, dim), (sum(case.lengths) + 5, key_heads, dim)]
+    inputs = [torch.randn(shape, generator=generator).to(case.dtype).to(device) for shape in shapes]
+    # Keys before and after the documents: the instruction's and the query's.
+    offsets = 3 + torch.tensor([0, *case.lengths]).cumsum(0)
+    seed = torch.randn(case.signals, heads, len(case.lengths), generator=generator)
+    results = {}
+    for name, dtype in ((implementation, case.dtype), ("reference", case.dtype), ("truth", torch.float64)):
+        leaves = [t.detach().to(dtype).requires_grad_() for t in inputs]
+        scores = document_scores(
+            *leaves, offsets, softcap=case.softcap, implementation="reference" if name == "truth" else name
+        )
+        results[name] = [scores.detach(), *torch.autograd.grad(scores, leaves, seed.to(device, scores.dtype))]
+    compare(results[implementation], results["reference"], results["truth"])
+
+
+def compare(results: list[torch.Tensor], eager: list[torch.Tensor], truth: list[torch.Tensor]) -> None:
+    """Output first, then gradients, whose softmax is made again from a rounded log-sum-exp: two roundings more."""
+    for place, (one, other, exact) in enumerate(zip(results, eager, truth, strict=True)):
+        assert one.isfinite().all()
+        assert_no_worse_than_eager(one, other, exact, roundings=4 if place else 2)

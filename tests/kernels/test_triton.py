@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from blockrank_kernels import block_attention, document_scores
+from blockrank_kernels.block_attention import tiles
+from blockrank_kernels.block_attention.reference import visible
+from blockrank_kernels.gpu import automatic, triton_on
+
+from tests.kernels.cases import attention_case, check_attention, check_scores, scores_case
+from tests.kernels.conftest import pack, random_qkv
+
+triton = pytest.importorskip("triton")
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+if DEVICE == "cpu" and triton.__version__.startswith("3.6.") and np.__version__ >= "2.4":
+    pytest.skip("the interpreter of Triton 3.6 does not run on NumPy 2.4", allow_module_level=True)
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_block_attention_is_no_worse_than_eager(seed, monkeypatch):
+    if seed % 2:
+        monkeypatch.setattr(tiles, "SPLIT_LENGTH", 16)
+    check_attention(attention_case(seed, longest=40, documents=5), DEVICE)
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_document_scores_are_no_worse_than_the_reference(seed):
+    check_scores(scores_case(seed, longest=90, documents=20), DEVICE)
+
+
+@pytest.mark.parametrize("split", [16, 1024])
+def test_two_runs_are_equal_to_the_last_bit(split, monkeypatch):
+    monkeypatch.setattr(tiles, "SPLIT_LENGTH", split)
+    segments = pack([(9, [30, 4, 41], 12)])
+    runs = []
+    for _ in range(2):
+        leaves = [t.to(DEVICE).requires_grad_() for t in random_qkv(segments.num_tokens, 4, 2, 16, torch.bfloat16)]
+        out = block_attention(*leaves, segments, implementation="triton")
+        runs.append([out, *torch.autograd.grad(out.float().sin().sum(), leaves)])
+    assert all(torch.equal(one, other) for one, other in zip(*runs, strict=True))
+
+
+def test_strided_views_need_no_copy_and_change_nothing():
+    segments = pack([(5, [20, 7], 6)])
+    tokens = segments.num_tokens
+    packed = torch.randn(tokens, 4 + 2 + 2, 16, generator=torch.Generator().manual_seed(0)).to(DEVICE)
+    views = packed.split([4, 2, 2], 1)
+    expected = block_attention(*(view.contiguous() for view in views), segments, implementation="triton")
+    assert torch.equal(block_attention(*views, segments, implementation="triton"), expected)
+    transposed = [view.transpose(0, 1).contiguous().transpose(0, 1) for view in views]
+    assert torch.equal(block_attention(*transposed, segments, implementation="triton"), expected)
+
+
+def test_values_may_be_wider_than_keys():
+    segments = pack([(3, [9, 4], 5)])
+    q, k, _ = random_qkv(segments.num_tokens, 2, 1, 16, torch.float32)
+    v = torch.randn(segments.num_tokens, 1, 40)
+    got = block_attention(q.to(DEVICE), k.to(DEVICE), v.to(DEVICE), segments, implementation="triton")
+    torch.testing.assert_close(got.cpu(), block_attention(q, k, v, segments, implementation="reference"))
+
+
+def test_a_document_sees_no_other_document_even_when_it_holds_nan():
+    segments = pack([(5, [7, 8, 9], 4)])
+    q, k, v = (t.to(DEVICE) for t in random_qkv(segments.num_tokens, 2, 2, 16, torch.float32))
+    start, end = segments.offsets[2:4].tolist()
+    v[start:end] = float("nan")
+    out = block_attention(q, k, v, segments, implementation="triton")
+    assert out[:start].isfinite().all()
+    assert out[end:-4].isfinite().all()
+    assert out[-4:].isnan().all()
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("make", [tiles.row_tiles, tiles.key_tiles])
+def test_work_items_cover_every_visible_pair_once(make, causal, monkeypatch):
+    monkeypatch.setattr(tiles, "SPLIT_LENGTH", 7)
+    segments = pack([(9, [30, 4, 41], 12), (2, [3, 19], 5)])
+    covered = torch.zeros(segments.num_tokens, segments.num_tokens, dtype=torch.int64)
+    made = make(segments, causal, 8, torch.device("cpu"))
+    side = covered if make is tiles.row_tiles else covered.T
+    for start, end, *ranges, _ in [*made.whole.tolist(), *made.split.tolist()]:
+        for first, last in (ranges[:2], ranges[2:]):
+            side[start:end, first:last] += 1
+    pairs = visible(segments, causal, None)
+    assert bool((covered[pairs] == 1).all())
+    # Only a tile on the diagonal reaches beyond the triangle, by less than its size.
+    beyond = ((covered > 0) & ~pairs).nonzero()
+    assert bool((beyond.diff(dim=1).abs() < 8).all())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"dtype": torch.float64}, "take float16, bfloat16 and float32, got torch.float64"),
+        ({"dim": 512}, "head dimensions up to 256, got 512"),
+    ],
+)
+def test_what_the_kernels_cannot_do_is_refused_and_never_replaced(change, message):
+    dtype, dim = change.get("dtype", torch.float32), change.get("dim", 16)
+    tensors = [torch.zeros(5, 2, dim, dtype=dtype, device=DEVICE)] * 2
+    with pytest.raises(ValueError, match=message):
+        block_attention(*tensors, tensors[0], pack([(2, [1, 1], 1)]), implementation="triton")
+    with pytest.raises(ValueError, match=message):
+        document_scores(*tensors, torch.tensor([0, 5]), implementation="triton")
+
+
+def test_without_a_gpu_triton_is_refused_with_a_reason_and_auto_takes_torch(monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    verdict = triton_on(torch.device("cpu"))
+    assert not verdict.usable
+    assert "need a GPU" in verdict.reason
+    zeros = torch.zeros(5, 2, 16)
+    assert automatic(zeros) == "sdpa"
+    with pytest.raises(ValueError, match="cannot run here: Triton kernels need a GPU"):
+        document_scores(zeros, zeros, torch.tensor([0, 5]), implementation="triton")
+
+
+def test_the_package_imports_neither_triton_nor_transformers():
+    code = "import sys, blockrank_kernels; print([n for n in ('triton', 'transformers') if n in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ)
+    assert found.stdout.strip() == "[]"
