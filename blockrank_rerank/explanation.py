@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -53,19 +55,30 @@ class ExplainedDocument:
     ranked: RankedDocument
     words: list[Span]
 
-    @property
+    @cached_property
     def sentences(self) -> list[Span]:
         """Sentences in the order of the text, each with the weights of its words."""
-        text = self.ranked.text
-        return [
-            Span(start, end, sum(word.weight for word in self.words if start <= word.start < end), text[start:end])
-            for start, end in sentence_spans(text)
-        ]
+        text, starts = self.ranked.text, [word.start for word in self.words]
+        found = []
+        for start, end in sentence_spans(text):
+            inside = self.words[bisect_left(starts, start) : bisect_left(starts, end)]
+            found.append(Span(start, end, sum(word.weight for word in inside), text[start:end]))
+        return found
+
+    @cached_property
+    def sentences_by_attention(self) -> list[Span]:
+        """The sentences, most attention first."""
+        return sorted(self.sentences, key=lambda sentence: -sentence.weight)
 
     @property
     def best_sentence(self) -> Span | None:
         """The sentence with the most attention; nothing for an empty text."""
-        return max(self.sentences, key=lambda sentence: sentence.weight, default=None)
+        return next(iter(self.sentences_by_attention), None)
+
+    @cached_property
+    def strongest(self) -> float:
+        """Weight of the word with the most attention."""
+        return max((word.weight for word in self.words), default=0.0)
 
     def shortened(self, attention: float) -> str:
         """The fewest sentences that received this share of the words' attention, in their order, with single spaces.
@@ -74,9 +87,10 @@ class ExplainedDocument:
         """
         wanted = attention * sum(word.weight for word in self.words)
         kept: list[Span] = []
-        for sentence in sorted(self.sentences, key=lambda sentence: -sentence.weight):
+        for sentence in self.sentences_by_attention:
             kept.append(sentence)
-            if sum(one.weight for one in kept) >= wanted:
+            wanted -= sentence.weight
+            if wanted <= 0:
                 break
         return " ".join(one.text for one in sorted(kept, key=lambda one: one.start)) or self.ranked.text
 
@@ -92,7 +106,7 @@ class ExplainedDocument:
     @property
     def highlights(self) -> list[dict[str, Any]]:
         """The sentences as plain data, most attention first, for metadata and JSON."""
-        return [asdict(sentence) for sentence in sorted(self.sentences, key=lambda sentence: -sentence.weight)]
+        return [asdict(sentence) for sentence in self.sentences_by_attention]
 
 
 @dataclass(frozen=True)
@@ -117,11 +131,6 @@ class Explanation:
         """The documents with their words shaded by weight."""
         rows = "".join(_html(document) for document in self.documents)
         return f"<p><b>{escape(self.query)}</b></p><ol>{rows}</ol>"
-
-
-def shade(word: Span, words: Sequence[Span]) -> float:
-    """Strength of a word's highlight in 0–1: its weight relative to the strongest of its document."""
-    return word.weight / (max(other.weight for other in words) or 1.0)
 
 
 def word_spans(document: Document, spans: Sequence[tuple[int, int]], weights: Sequence[float]) -> list[Span]:
@@ -162,7 +171,7 @@ def _placed(document: Document) -> tuple[str, int]:
 def _html(document: ExplainedDocument) -> str:
     text, parts, place = document.ranked.text, [], 0
     for word in document.words:
-        strength = shade(word, document.words)
+        strength = word.weight / (document.strongest or 1.0)
         parts += [
             escape(text[place : word.start]),
             f'<span style="background: rgba(255, 200, 0, {strength:.2f})">{escape(word.text)}</span>',

@@ -18,21 +18,19 @@ SENTENCES = 2
 def print_explained(documents: Sequence[ExplainedDocument]) -> None:
     """Print the sentences of each document that the query looked at most, strong words emphasised."""
     for rank, document in enumerate(documents, start=1):
-        best = sorted(document.sentences, key=lambda sentence: -sentence.weight)[:SENTENCES]
         print_table(Text(f"\n{rank}", style="bold"))
-        for sentence in best:
-            print_table(Padding(_line(sentence, document.words), (0, 0, 0, 2)))
+        for sentence in document.sentences_by_attention[:SENTENCES]:
+            print_table(Padding(_line(sentence, document), (0, 0, 0, 2)))
 
 
-def _line(sentence: Span, words: Sequence[Span]) -> Text:
+def _line(sentence: Span, document: ExplainedDocument) -> Text:
     line = Text(f"{sentence.weight:4.0%}  ")
-    strongest = max((word.weight for word in words), default=0.0)
-    for word in words:
+    for word in document.words:
         if sentence.start <= word.start < sentence.end:
             shown = literal(word.text)
-            if word.weight > strongest / 2:
+            if word.weight > document.strongest / 2:
                 shown.stylize("bold yellow")
-            elif word.weight > strongest / 5:
+            elif word.weight > document.strongest / 5:
                 shown.stylize("yellow")
             line.append_text(shown).append(" ")
     return line
