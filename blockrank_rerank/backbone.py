@@ -1,19 +1,22 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import torch
-from blockrank_kernels import block_attention, document_scores
+from blockrank_kernels import block_attention, document_scores, last_rows_attention
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from blockrank_rerank.checkpoint import Checkpoint
 from blockrank_rerank.config import BlockRankConfig
-from blockrank_rerank.layout import Layout
+from blockrank_rerank.layout import Layout, RequestBounds
 from blockrank_rerank.scoring_head import SCORING_HEAD_NAME, ScoringHead
 from blockrank_rerank.signals import scored_offsets, signal_rows
+from blockrank_rerank.states import HEAD_KEY, StatePack, key_name, value_name
 from blockrank_rerank.token_attention import token_attention
 
 ATTENTION_NAME = "blockrank"
@@ -34,6 +37,8 @@ class Pass:
     ``stop`` says whether the pass ends inside the scoring layer; training of a language model goes on.
     Where the scoring layer is one of the model's own, ``lse`` receives each request's log-sum-exps, or
     ``token_attention`` what :func:`token_attention` gives, if ``explain`` asks for that instead.
+    ``kept`` are states of documents that are not in the layout, for each of its requests; ``made`` receives the
+    layout's own keys and values by name, where they are to be kept.
     """
 
     layout: Layout
@@ -41,6 +46,8 @@ class Pass:
     implementation: str
     stop: bool = True
     explain: bool = False
+    kept: Sequence[StatePack] | None = None
+    made: dict[str, Tensor] | None = None
     lse: list[Tensor] = field(default_factory=list)
     token_attention: list[Tensor] = field(default_factory=list)
 
@@ -62,39 +69,86 @@ def _attention(
         raise RuntimeError("this model was loaded for BlockRank; call it through Backbone.document_scores")
     layer, layout, config = int(module.layer_idx), blockrank.layout, blockrank.config
     query, key, value = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+    sees_documents = layer >= config.query_documents_from_layer
+    if blockrank.made is not None and sees_documents:
+        blockrank.made |= {key_name(layer): key, value_name(layer): value}
     if layer == config.scoring_layer:
-        _refuse_window_at_scoring_layer(layer, sliding_window, layout)
-        _score_layer(query, key, blockrank, scaling, softcap)
+        if blockrank.made is not None:
+            del blockrank.made[value_name(layer)]
+        else:
+            _refuse_window_at_scoring_layer(layer, sliding_window, layout)
+            _score_layer(layer, query, key, blockrank, scaling, softcap)
         if blockrank.stop:
             raise _Scored
-    sees_documents = layer >= config.query_documents_from_layer
+    options: Any = {
+        "causal": bool(module.is_causal),
+        "scale": query.shape[-1] ** -0.5 if scaling is None else scaling,
+        "softcap": softcap,
+        "window": sliding_window,
+    }
     out = block_attention(
         query,
         key,
         value,
         layout.segments if sees_documents else layout.segments_before,
-        causal=bool(module.is_causal),
-        scale=scaling,
-        softcap=softcap,
-        window=sliding_window,
+        **options,
         implementation=blockrank.implementation,
     )
+    if blockrank.kept is not None and sees_documents:
+        out = _with_kept_documents(out, query, key, value, layer, blockrank, options)
     return out.unsqueeze(0), None
 
 
-def _score_layer(query: Tensor, key: Tensor, blockrank: Pass, scale: float | None, softcap: float | None) -> None:
+def _with_kept_documents(
+    out: Tensor, query: Tensor, key: Tensor, value: Tensor, layer: int, blockrank: Pass, options: Any
+) -> Tensor:
+    """``out`` with the query blocks' rows replaced by their attention over the kept documents too."""
+    for request, kept in zip(blockrank.layout.requests, blockrank.kept or (), strict=True):
+        instruction, rows = slice(*request.instruction), slice(request.query[0], request.answer[1])
+        places = blockrank.layout.positions
+        first = request.instruction[1] - request.instruction[0]
+        out[rows] = last_rows_attention(
+            query[rows],
+            torch.cat([key[instruction], kept.get(key_name(layer), key), key[rows]]),
+            torch.cat([value[instruction], kept.get(value_name(layer), value), value[rows]]),
+            torch.cat([places[instruction], first + kept.steps, places[rows]]),
+            **options,
+        )
+    return out
+
+
+def _score_layer(
+    layer: int, query: Tensor, key: Tensor, blockrank: Pass, scale: float | None, softcap: float | None
+) -> None:
     config = blockrank.config
     group = query.shape[1] // key.shape[1]
+    heads = None if config.heads is None else [head // group for head in config.heads]
     if config.heads is not None:
         query = query[:, list(config.heads)]
-        key = key[:, [head // group for head in config.heads]]
     how: Any = {"scale": scale, "softcap": softcap, "implementation": blockrank.implementation}
-    for request in blockrank.layout.requests:
+    for place, request in enumerate(blockrank.layout.requests):
         signals = query[signal_rows(request, config)]
+        keys, offsets = key, scored_offsets(request, config)
+        if blockrank.kept is not None:
+            keys, offsets = _kept_keys(key, layer, request, blockrank.kept[place], config)
+        keys = keys if heads is None else keys[:, heads]
         if blockrank.explain:
-            blockrank.token_attention.append(token_attention(signals, key, request.document_offsets, **how))
+            blockrank.token_attention.append(token_attention(signals, keys, request.document_offsets, **how))
         else:
-            blockrank.lse.append(document_scores(signals, key, scored_offsets(request, config), **how))
+            blockrank.lse.append(document_scores(signals, keys, offsets, **how))
+
+
+def _kept_keys(
+    key: Tensor, layer: int, request: RequestBounds, kept: StatePack, config: BlockRankConfig
+) -> tuple[Tensor, Tensor]:
+    """Keys of the scored blocks where the documents are kept ones, and their offsets."""
+    keys = kept.get(key_name(layer), key)
+    if not config.abstention:
+        return keys, kept.offsets
+    instruction = key[slice(*request.instruction)]
+    return torch.cat([instruction, keys]), torch.cat(
+        [torch.zeros(1, dtype=torch.int64), kept.offsets + len(instruction)]
+    )
 
 
 def _refuse_window_at_scoring_layer(layer: int, window: int | None, layout: Layout) -> None:
@@ -164,8 +218,15 @@ class Backbone(nn.Module):
         backbone._refuse_nonfinite_weights(checkpoint.model)
         return backbone
 
-    def document_scores(self, layout: Layout) -> list[Tensor]:
+    def document_scores(self, layout: Layout, kept: Sequence[StatePack] | None = None) -> list[Tensor]:
         """Log-sum-exps of the scored blocks of every request in a pack.
+
+        Parameters
+        ----------
+        layout : Layout
+            The pack.
+        kept : sequence of StatePack, optional
+            For each request, states that stand for its documents; then the layout has none.
 
         Returns
         -------
@@ -173,9 +234,19 @@ class Backbone(nn.Module):
             ``[S, H, N]`` per request, fp32, on the model's device; ``[S, H, N + 1]`` with the instruction
             first where the config has ``abstention``.
         """
-        state = Pass(layout, self.config, self.attention)
+        state = Pass(layout, self.config, self.attention, kept=kept)
         states = self._run(state)
-        return state.lse if states is None else self._head(states, layout, self.config, self.attention)
+        return state.lse if states is None else self._head(states, layout, self.config, self.attention, kept)
+
+    def document_states(self, layout: Layout) -> list[dict[str, Tensor]]:
+        """Keys and values that query blocks read of every document of a pack, in order; see `DocumentStates`."""
+        state = Pass(layout, self.config, self.attention, made={})
+        states = self._run(state)
+        made = state.made or {}
+        if states is not None:
+            made[HEAD_KEY] = self._head.keys(states)
+        bounds = [pair for request in layout.requests for pair in pairwise(request.document_offsets.tolist())]
+        return [{name: tensor[start:end] for name, tensor in made.items()} for start, end in bounds]
 
     def token_attention(self, layout: Layout) -> list[Tensor]:
         """Where in its documents each request of a pack looks, as :func:`token_attention` gives it."""

@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import string
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -86,8 +86,19 @@ class PromptTemplate:
 
     @property
     def query_free(self) -> bool:
-        """Whether documents can be processed before the query is known."""
-        return "query" not in placeholders(self.instruction, "instruction")
+        """Whether a document's tokens depend on nothing but its text, so that its states serve every query."""
+        instruction = placeholders(self.instruction, "instruction")
+        return "query" not in instruction and "index" not in placeholders(self.document, "document")
+
+    def without_query(self) -> PromptTemplate:
+        """Return the prompt with the query-free instruction, and every document numbered 0."""
+        if self.query_free:
+            return self
+        document = "".join(
+            _escaped(literal) + {"index": "0", "text": "{text}", None: ""}[name]
+            for literal, name, _, _ in string.Formatter().parse(self.document)
+        )
+        return replace(self, instruction=self.query_free_instruction, document=document)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,6 +191,10 @@ class BlockRankConfig:
                 f"{FORMAT_VERSION}: install the release that wrote it, or write it again with this one"
             )
         return _build(cls, values, str(path))
+
+
+def _escaped(literal: str) -> str:
+    return literal.replace("{", "{{").replace("}", "}}")
 
 
 def placeholders(template: str, name: str) -> set[str]:

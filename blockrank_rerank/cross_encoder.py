@@ -9,6 +9,13 @@ import numpy as np
 from blockrank_rerank.reranker import BlockRankReranker
 
 
+class _NoModelCard:
+    """Where sentence-transformers' evaluators write their metrics."""
+
+    def set_evaluation_metrics(self, *ignored: Any) -> None:
+        """Forget them: a ranker is not uploaded."""
+
+
 class BlockRankCrossEncoder:
     """The interface of sentence-transformers' ``CrossEncoder`` over a list-wise reranker.
 
@@ -23,6 +30,7 @@ class BlockRankCrossEncoder:
 
     def __init__(self, reranker: BlockRankReranker | None = None) -> None:
         self.reranker = reranker or BlockRankReranker.from_pretrained()
+        self.model_card_data = _NoModelCard()
 
     def rank(
         self,

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -15,6 +18,7 @@ from blockrank_rerank.config import BlockRankConfig
 from blockrank_rerank.handle import EngineSpec
 from blockrank_rerank.layout import build_layout
 from blockrank_rerank.prompt import EncodedRequest, PromptEncoder, split
+from blockrank_rerank.states import DocumentStates, StatePack, compress
 
 BUDGET_TOKENS = {"cpu": 8192}
 """Packed tokens of one forward pass, by device.
@@ -88,6 +92,31 @@ class Engine:
         # The instruction, first where the model may abstain, is the same in every part.
         documents = [part[..., int(self.config.abstention) :] for part in parts[1:]]
         return [torch.cat([parts[0], *documents], -1)]
+
+    @torch.inference_mode()
+    def scores_of_kept(self, requests: Sequence[EncodedRequest], kept: Sequence[StatePack]) -> list[Tensor]:
+        """The same for requests without documents, whose states are kept."""
+        return self.backbone.document_scores(build_layout(requests, self.config.query_offset), kept)
+
+    @torch.inference_mode()
+    def document_states(self, texts: Sequence[str], dtype: torch.dtype) -> Iterator[DocumentStates]:
+        """States of documents, one after the other, as many tokens to a pass as the budget allows."""
+        request = self.prompt.encode_documents(texts)
+        for part in split(request, self.budget_tokens):
+            made = self.backbone.document_states(build_layout([part], self.config.query_offset))
+            for ids, truncated, tensors in zip(part.documents, part.truncated, made, strict=True):
+                yield DocumentStates(tuple(ids), truncated, compress(tensors, dtype))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Digest of everything that a document's states depend on: weights, dtype, settings, tokenizer."""
+        digest = hashlib.blake2b(digest_size=16)
+        digest.update(json.dumps(asdict(self.config), sort_keys=True).encode())
+        digest.update(self.prompt.tokenizer_digest.encode())
+        for name, parameter in sorted(self.backbone.named_parameters()):
+            digest.update(f"{name} {parameter.dtype} {list(parameter.shape)}".encode())
+            digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+        return digest.hexdigest()
 
     @torch.inference_mode()
     def token_attention(self, request: EncodedRequest) -> list[Tensor]:

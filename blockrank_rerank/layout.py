@@ -67,7 +67,8 @@ def build_layout(requests: Sequence[EncodedRequest], query_offset: int) -> Layou
     Parameters
     ----------
     requests : sequence of EncodedRequest
-        At least one; each with at least one document.
+        At least one. Documents may be missing where kept states stand for them, and so may the query where
+        states are made.
     query_offset : int
         Position of the first query token.
     """
@@ -122,6 +123,6 @@ def _positions(request: EncodedRequest, query_offset: int) -> list[Tensor]:
 
 def _distances(request: EncodedRequest, query_offset: int) -> tuple[int, int]:
     first_document = len(request.instruction)
-    last_document = first_document + max(map(len, request.documents)) - 1
+    last_document = first_document + max(map(len, request.documents), default=0) - 1
     last_query = query_offset + len(request.query) - 1
     return abs(last_query - first_document), abs(last_document - query_offset)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from blockrank_rerank.config import BlockRankConfig
-from blockrank_rerank.text_tokenizer import Text, TextTokenizer, as_text
+from blockrank_rerank.text_tokenizer import EncodedBlock, Text, TextTokenizer, as_text
 
 T = TypeVar("T")
 
@@ -90,11 +90,35 @@ class PromptEncoder:
         instruction, ending, answer, *encoded = self._tokenizer.encode([*heads, *self._bodies(documents)])
         query_block = ending.ids + answer.ids
         self._check_query(query_block)
-        if self._config.abstention and not instruction.ids:
+        return self._request(instruction.ids, query_block, encoded)
+
+    def encode_documents(self, documents: Sequence[str]) -> EncodedRequest:
+        """Encode documents for which there is no query yet, as :meth:`encode` would.
+
+        Raises
+        ------
+        ValueError
+            Where the prompt makes documents depend on the query or on their place in the list.
+        """
+        if not self._config.prompt.query_free:
+            raise ValueError(
+                "documents cannot be prepared with this prompt: its instruction repeats the query or its documents "
+                "are numbered; use ranker.query_free()"
+            )
+        instruction, *encoded = self._tokenizer.encode([_fill(self._instruction, {}), *self._bodies(documents)])
+        return self._request(instruction.ids, [], encoded)
+
+    def _request(self, instruction: list[int], query: list[int], documents: list[EncodedBlock]) -> EncodedRequest:
+        if self._config.abstention and not instruction:
             raise ValueError("abstention needs an instruction in the prompt: its block stands for no document at all")
-        cap = self._document_cap(len(instruction.ids))
-        blocks = [_cut(block.ids, block.tail, cap) for block in encoded]
-        return EncodedRequest(instruction.ids, blocks, query_block, [len(block.ids) > cap for block in encoded])
+        cap = self._document_cap(len(instruction))
+        blocks = [_cut(block.ids, block.tail, cap) for block in documents]
+        return EncodedRequest(instruction, blocks, query, [len(block.ids) > cap for block in documents])
+
+    @property
+    def tokenizer_digest(self) -> str:
+        """Tells tokenizers apart."""
+        return self._tokenizer.digest
 
     def document_spans(self, request: EncodedRequest, documents: Sequence[str]) -> list[list[tuple[int, int]]]:
         """Characters that every token of an encoded request's documents stands for, end exclusive.

@@ -1,10 +1,7 @@
 from __future__ import annotations
 
-import math
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +13,21 @@ from blockrank_rerank.choices import describe_choices
 from blockrank_rerank.config import BlockRankConfig
 from blockrank_rerank.explanation import ExplainedDocument, Explanation, word_spans
 from blockrank_rerank.handle import EngineHandle, EngineSpec
-from blockrank_rerank.prompt import EncodedRequest, document_text
+from blockrank_rerank.prepared_documents import PreparedDocuments
+from blockrank_rerank.prompt import EncodedRequest
+from blockrank_rerank.request import (
+    CheckedRequest,
+    Document,
+    Request,
+    check_documents,
+    check_number,
+    check_request,
+    check_top_k,
+)
 from blockrank_rerank.scoring import Scores, scores
+from blockrank_rerank.state_cache import CacheInfo, StateCache, parse_bytes
+from blockrank_rerank.states import DocumentStates, StatePack, states_dtype
+from blockrank_rerank.work_progress import work_progress
 
 if TYPE_CHECKING:
     from blockrank_rerank.engine import Engine
@@ -28,15 +38,6 @@ DEFAULT_MODEL = "default"
 """The model that ships inside the package."""
 
 _DEFAULT_FOLDER = Path(__file__).parent / "default_model"
-
-Document = str | Mapping[str, Any]
-"""A text, or a mapping with ``text`` and optional ``title``."""
-
-Request = tuple[str, Sequence[Document]]
-"""A query and its candidate documents."""
-
-LONG_WORK_TOKENS = 65536
-"""Work from which a progress bar appears by itself: more than about a second with the default model."""
 
 
 @dataclass(frozen=True)
@@ -71,11 +72,11 @@ class RankedDocument:
 class BlockRankReranker:
     """Ranks documents for a query by in-context attention. Make one with :meth:`from_pretrained`.
 
-    Threads may share an instance; a copy shares the loaded model.
+    Threads may share an instance; a copy shares the loaded model and the cache.
     """
 
-    def __init__(self, handle: EngineHandle) -> None:
-        self._handle = handle
+    def __init__(self, handle: EngineHandle, cache: StateCache | None = None) -> None:
+        self._handle, self._cache = handle, cache
 
     @classmethod
     def from_pretrained(
@@ -88,6 +89,7 @@ class BlockRankReranker:
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
         attention: str = "auto",
+        cache: str | int | None = None,
         revision: str | None = None,
         local_files_only: bool = False,
         trust_remote_code: bool = False,
@@ -111,6 +113,10 @@ class BlockRankReranker:
             bf16 where the device is faster with it, else fp32, if not given. Scores are fp32 always.
         attention : str
             ``auto`` (Triton on a GPU that it fits, torch elsewhere), ``triton``, ``sdpa`` or ``reference``.
+        cache : str or int, optional
+            Keep the states of documents that were ranked, up to this many bytes (``"2GB"``), so that a document
+            is read once and not once for every query. Scores stay the same to rounding. For models whose prompt
+            is query-free, as the default model's is; see :meth:`query_free`.
         revision, local_files_only, trust_remote_code, token
             As in Transformers.
 
@@ -142,7 +148,13 @@ class BlockRankReranker:
             dtype=None if dtype is None else str(dtype),
             attention=attention,
         )
-        return cls(EngineHandle(spec))
+        ranker = cls(EngineHandle(spec), None if cache is None else StateCache(parse_bytes("cache", cache)))
+        if cache is not None and not ranker.config.prompt.query_free:
+            raise ValueError(
+                f"cache needs documents that do not depend on the query, and {ranker.model} repeats it in its "
+                "instruction or numbers its documents; pass config=ranker.query_free().config"
+            )
+        return ranker
 
     @property
     def model(self) -> str:
@@ -169,7 +181,55 @@ class BlockRankReranker:
         """A reranker with some settings of the config changed; the model is read again when it is used."""
         config = replace(self.config, **changes)
         spec = replace(self._handle.spec, config=config, scoring_layer=None, max_document_tokens=None)
-        return BlockRankReranker(EngineHandle(spec))
+        return BlockRankReranker(EngineHandle(spec), None if self._cache is None else StateCache(self._cache.max_bytes))
+
+    def query_free(self) -> BlockRankReranker:
+        """Return this reranker with a prompt whose documents can be prepared: it does not repeat the query.
+
+        Models that were not trained for it lose some quality; the default model is query-free already.
+        """
+        return self.with_config(prompt=self.config.prompt.without_query())
+
+    @property
+    def cache_info(self) -> CacheInfo | None:
+        """What the cache holds and how often it helped; nothing without one."""
+        return None if self._cache is None else self._cache.info()
+
+    def prepare(
+        self,
+        documents: Sequence[Document],
+        *,
+        dtype: str | torch.dtype | None = None,
+        show_progress: bool | None = None,
+    ) -> PreparedDocuments:
+        """Read documents once, for any number of queries.
+
+        The result goes wherever documents go; ranking it gives the scores of the documents themselves, to rounding.
+
+        Parameters
+        ----------
+        documents : sequence of str or mapping
+            As in :meth:`rank`.
+        dtype : str or torch.dtype, optional
+            Of the kept states: the model's if not given, or ``float16``, ``bfloat16``, ``float32``, ``int8``.
+        show_progress : bool, optional
+            By default a bar appears on a terminal when the work is long.
+
+        Raises
+        ------
+        TypeError
+            For a document of another type, naming the index.
+        ValueError
+            Where the prompt makes documents depend on the query: see :meth:`query_free`.
+        """
+        given, texts = check_documents(documents)
+        kept = self._engine.dtype if dtype is None else states_dtype(dtype)
+        states: list[DocumentStates] = []
+        with work_progress("preparing", len(texts), sum(map(len, texts)), show_progress) as advance:
+            for one in self._engine.document_states(texts, kept):
+                states.append(one)
+                advance(1, len(one.ids))
+        return PreparedDocuments(given, states, self._engine.fingerprint)
 
     def rank(
         self,
@@ -236,23 +296,23 @@ class BlockRankReranker:
         on_progress : callable, optional
             Called with (requests, tokens) done since the last call, after every forward pass.
         """
-        _check_top_k(top_k)
-        _check_number("threshold", threshold)
-        _check_number("min_probability", min_probability)
+        check_top_k(top_k)
+        check_number("threshold", threshold)
+        check_number("min_probability", min_probability)
         if min_probability is not None and not self.config.abstention:
             raise ValueError(
                 f"min_probability needs a model that gives probabilities, and {self.model} does not; "
                 "use threshold, or train one with abstention_weight"
             )
-        checked = [_check_request(request, number) for number, request in enumerate(requests)]
+        checked = [check_request(request, number) for number, request in enumerate(requests)]
         results: list[list[RankedDocument]] = [[] for _ in checked]
-        with _progress(checked, show_progress, on_progress) as advance:
+        characters = sum(len(text) for request in checked for text in request.texts)
+        with work_progress("reranking", len(checked), characters, show_progress, on_progress) as advance:
             for pack in self._packs(checked):
-                encoded = [request for _, request in pack]
-                for (number, request), lse in zip(pack, self._engine.document_scores(encoded), strict=True):
-                    ranked = _ranked(checked[number][2], scores(lse, self._engine.config), request)
+                for number, documents, lse in zip(pack.numbers, pack.documents, self._lse(pack), strict=True):
+                    ranked = _ranked(checked[number].given, scores(lse, self._engine.config), documents)
                     results[number] = _select(ranked, top_k, threshold, min_probability)
-                advance(len(encoded), sum(request.num_tokens for request in encoded))
+                advance(len(pack.numbers), pack.num_tokens)
         return results
 
     def explain(
@@ -276,35 +336,90 @@ class BlockRankReranker:
         Explanation
             Best document first; words and sentences with weights.
         """
-        query, texts, given = _check_request((query, documents), 0)
-        ranking = self.rank(query, given, top_k=top_k, threshold=threshold, min_probability=min_probability)
+        request = check_request((query, documents), 0)
+        ranking = self.rank(query, documents, top_k=top_k, threshold=threshold, min_probability=min_probability)
         if not ranking:
             return Explanation(query, [])
-        request = self._engine.prompt.encode(query, texts)
-        spans = self._engine.prompt.document_spans(request, texts)
-        attention = self._engine.token_attention(request)
-        words = [word_spans(given[i], spans[i], attention[i].tolist()) for i in (r.index for r in ranking)]
+        encoded = self._engine.prompt.encode(query, request.texts)
+        spans = self._engine.prompt.document_spans(encoded, request.texts)
+        attention = self._engine.token_attention(encoded)
+        words = [word_spans(request.given[i], spans[i], attention[i].tolist()) for i in (r.index for r in ranking)]
         return Explanation(query, [ExplainedDocument(*pair) for pair in zip(ranking, words, strict=True)])
 
     @property
     def _engine(self) -> Engine:
         return self._handle.get()
 
-    def _packs(self, checked: list[_Checked]) -> Iterator[list[tuple[int, EncodedRequest]]]:
-        """Consecutive requests whose tokens fit the budget together, encoded when their turn comes."""
-        pack: list[tuple[int, EncodedRequest]] = []
-        tokens = 0
-        for number, (query, texts, _) in enumerate(checked):
-            if not texts:
+    def _packs(self, checked: list[CheckedRequest]) -> Iterator[_Pack]:
+        """Consecutive requests of one kind whose tokens fit the budget together, encoded when their turn comes."""
+        pack = _Pack()
+        for number, request in enumerate(checked):
+            if not request.texts:
                 continue
-            request = self._engine.prompt.encode(query, texts)
-            if pack and tokens + request.num_tokens > self._engine.budget_tokens:
+            prepared = self._prepared(request)
+            # Where states stand for the documents, the query goes through the model alone.
+            encoded = self._engine.prompt.encode(request.query, [] if prepared else request.texts)
+            full = pack.num_tokens + encoded.num_tokens > self._engine.budget_tokens
+            if pack.numbers and (full or bool(pack.kept) != bool(prepared)):
                 yield pack
-                pack, tokens = [], 0
-            pack.append((number, request))
-            tokens += request.num_tokens
-        if pack:
+                pack = _Pack()
+            pack.add(number, encoded, prepared)
+        if pack.numbers:
             yield pack
+
+    def _prepared(self, request: CheckedRequest) -> PreparedDocuments | None:
+        """The request's documents with states: those that it came with, or those of the cache."""
+        if request.prepared is None:
+            return None if self._cache is None else self._cached(request, self._cache)
+        if request.prepared.fingerprint != self._engine.fingerprint:
+            raise ValueError(
+                "documents were prepared by another model, revision, dtype or config than this ranker's: their "
+                "states mean nothing to it; prepare them again with this ranker"
+            )
+        return request.prepared
+
+    def _cached(self, request: CheckedRequest, cache: StateCache) -> PreparedDocuments:
+        found = {text: cache.get(text) for text in dict.fromkeys(request.texts)}
+        missing = [text for text, states in found.items() if states is None]
+        for text, made in zip(missing, self._engine.document_states(missing, self._engine.dtype), strict=True):
+            cache.put(text, made)
+            found[text] = made
+        known = [states for text in request.texts if (states := found[text]) is not None]
+        return PreparedDocuments(request.given, known, self._engine.fingerprint)
+
+    def _lse(self, pack: _Pack) -> list[torch.Tensor]:
+        engine = self._engine
+        return engine.scores_of_kept(pack.requests, pack.kept) if pack.kept else engine.document_scores(pack.requests)
+
+
+@dataclass
+class _Pack:
+    """Requests that share a forward pass.
+
+    ``documents`` holds, for each request, its documents' token ids and whether they were cut; ``kept`` their
+    states, where the requests were encoded without them.
+    """
+
+    numbers: list[int] = field(default_factory=list)
+    requests: list[EncodedRequest] = field(default_factory=list)
+    documents: list[_Blocks] = field(default_factory=list)
+    kept: list[StatePack] = field(default_factory=list)
+    num_tokens: int = 0
+
+    def add(self, number: int, request: EncodedRequest, prepared: PreparedDocuments | None) -> None:
+        self.numbers.append(number)
+        self.requests.append(request)
+        self.num_tokens += request.num_tokens
+        if prepared is None:
+            self.documents.append(
+                [(tuple(ids), cut) for ids, cut in zip(request.documents, request.truncated, strict=True)]
+            )
+        else:
+            self.documents.append([(states.ids, states.truncated) for states in prepared.states])
+            self.kept.append(prepared.pack)
+
+
+_Blocks = list[tuple[tuple[int, ...], bool]]
 
 
 def model_folder(model: str | Path) -> str:
@@ -314,37 +429,7 @@ def model_folder(model: str | Path) -> str:
     return str(model) if isinstance(model, Path) else model
 
 
-_Checked = tuple[str, list[str], Sequence[Document]]
-"""Query, the documents' texts with titles, and the documents as given."""
-
-
-def _check_request(request: Request, number: int) -> _Checked:
-    if not isinstance(request, tuple | list) or len(request) != 2:
-        raise TypeError(f"requests[{number}] must be a (query, documents) pair, got {type(request).__name__}")
-    query, documents = request
-    if not isinstance(query, str):
-        raise TypeError(f"query must be a str, got {type(query).__name__}")
-    if not query.strip():
-        raise ValueError("query must not be empty")
-    if isinstance(documents, str | Mapping) or not isinstance(documents, Iterable):
-        raise TypeError(f"documents must be a list of documents, got {type(documents).__name__}")
-    documents = list(documents)
-    return query, [document_text(document, index) for index, document in enumerate(documents)], documents
-
-
-def _check_top_k(top_k: int | None) -> None:
-    # Integers of numpy have an index, as Python's do; floats have none.
-    if top_k is not None and (isinstance(top_k, bool) or not hasattr(top_k, "__index__") or top_k < 0):
-        raise ValueError(f"top_k must be a number of documents that is not negative, or None for all, got {top_k!r}")
-
-
-def _check_number(name: str, value: float | None) -> None:
-    number = isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
-    if value is not None and not number:
-        raise ValueError(f"{name} must be a number or None, got {value!r}")
-
-
-def _ranked(documents: Sequence[Document], values: Scores, request: EncodedRequest) -> list[RankedDocument]:
+def _ranked(given: Sequence[Document], values: Scores, documents: _Blocks) -> list[RankedDocument]:
     """Every document, best first; the sort is stable, so ties keep the input order."""
     ranked = [
         RankedDocument(
@@ -353,20 +438,20 @@ def _ranked(documents: Sequence[Document], values: Scores, request: EncodedReque
             raw_score=values.raw[source],
             probability=values.probability[source],
             text=document if isinstance(document, str) else document["text"],
-            truncated=request.truncated[index],
+            truncated=documents[index][1],
         )
-        for index, (document, source) in enumerate(zip(documents, _first_copies(request.documents), strict=True))
+        for index, (document, source) in enumerate(zip(given, _first_copies(documents), strict=True))
     ]
     return sorted(ranked, key=lambda document: -document.score)
 
 
-def _first_copies(documents: list[list[int]]) -> list[int]:
+def _first_copies(documents: _Blocks) -> list[int]:
     """For every document the index of the first identical one.
 
     Copies take its scores, so that they tie: what rounding makes of a value depends on its place in a batch.
     """
     first: dict[tuple[int, ...], int] = {}
-    return [first.setdefault(tuple(document), index) for index, document in enumerate(documents)]
+    return [first.setdefault(ids, index) for index, (ids, _) in enumerate(documents)]
 
 
 def _select(
@@ -378,29 +463,3 @@ def _select(
         if (threshold is None or document.score >= threshold)
         and (min_probability is None or (document.probability or 0.0) >= min_probability)
     ][:top_k]
-
-
-@contextmanager
-def _progress(
-    checked: list[_Checked], show: bool | None, on_progress: Callable[[int, int], None] | None
-) -> Iterator[Callable[[int, int], None]]:
-    """A function to report (requests, tokens) to, with a bar behind it where one is wanted."""
-    report = on_progress or (lambda requests, tokens: None)
-    if show is None:
-        # Four characters a token is close enough to decide whether a bar is worth drawing.
-        characters = sum(len(text) for _, texts, _ in checked for text in texts)
-        show = len(checked) > 1 and characters > 4 * LONG_WORK_TOKENS and sys.stderr.isatty() and not on_progress
-    if not show:
-        yield report
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True)) as bar:
-        task = bar.add_task("reranking", total=len(checked))
-
-        def advance(requests: int, tokens: int) -> None:
-            bar.advance(task, requests)
-            report(requests, tokens)
-
-        yield advance

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -11,6 +12,7 @@ from torch.nn import functional as F
 from blockrank_rerank.config import BlockRankConfig
 from blockrank_rerank.layout import Layout, RequestBounds
 from blockrank_rerank.signals import signal_rows
+from blockrank_rerank.states import HEAD_KEY, StatePack
 from blockrank_rerank.token_attention import token_attention
 
 SCORING_HEAD_NAME = "scoring_head.safetensors"
@@ -28,9 +30,9 @@ class ScoringHead(nn.Module):
     says less about a document than "insulin". Untrained it is the identity projection, minus the log length,
     all signals alike: a log-mean-exp of cosines.
 
-    Where the model abstains, a key of its own stands for "none of these" instead of the instruction block's.
-    It reads the rest of the layer without changing it: no gradient of that score reaches anything but the key,
-    so calibration costs no ranking.
+    Where the model abstains, a key of its own, with a bias, stands for "none of these" instead of the
+    instruction block's. It reads the rest of the layer without changing it: no gradient of that score reaches
+    anything else, so calibration costs no ranking.
 
     Parameters
     ----------
@@ -50,22 +52,42 @@ class ScoringHead(nn.Module):
         self.length_weight = nn.Parameter(torch.full((num_heads,), -1.0))
         self.signal_weight = nn.Parameter(torch.zeros(num_heads, hidden_size))
         self.nothing = nn.Parameter(torch.zeros(num_heads, hidden_size // num_heads))
+        self.nothing_bias = nn.Parameter(torch.zeros(num_heads))
         nn.init.eye_(self.query.weight)
         nn.init.eye_(self.key.weight)
 
-    def forward(self, states: Tensor, layout: Layout, config: BlockRankConfig, implementation: str) -> list[Tensor]:
+    def forward(
+        self,
+        states: Tensor,
+        layout: Layout,
+        config: BlockRankConfig,
+        implementation: str,
+        kept: Sequence[StatePack] | None = None,
+    ) -> list[Tensor]:
         """Log-sum-exps of every request's scored blocks, as :class:`Backbone` returns them.
 
-        ``states`` is ``[T, hidden]``, the encoder's final states.
+        ``states`` is ``[T, hidden]``, the encoder's final states; ``kept`` as there.
         """
-        keys = self._unit(self.key(states))
-        return [self._scores(states, keys, request, config, implementation) for request in layout.requests]
+        if kept is not None:
+            like = states.new_empty(0, dtype=torch.float32)
+            documents = [(pack.get(HEAD_KEY, like), pack.offsets) for pack in kept]
+        else:
+            keys = self.keys(states)
+            documents = [(keys, request.document_offsets) for request in layout.requests]
+        return [
+            self._scores(states, *document, request, config, implementation)
+            for document, request in zip(documents, layout.requests, strict=True)
+        ]
+
+    def keys(self, states: Tensor) -> Tensor:
+        """``[rows, H, D]`` fp32 of length 1: all that a query reads of a document."""
+        return self._unit(self.key(states))
 
     def token_attention(
         self, states: Tensor, layout: Layout, config: BlockRankConfig, implementation: str
     ) -> list[Tensor]:
         """Where in its documents each request looks, as :func:`token_attention` gives it."""
-        keys = self._unit(self.key(states))
+        keys = self.keys(states)
         attention = []
         for request in layout.requests:
             queries, weights = self._signals(states, request, config)
@@ -77,17 +99,23 @@ class ScoringHead(nn.Module):
         return attention
 
     def _scores(
-        self, states: Tensor, keys: Tensor, request: RequestBounds, config: BlockRankConfig, implementation: str
+        self,
+        states: Tensor,
+        keys: Tensor,
+        offsets: Tensor,
+        request: RequestBounds,
+        config: BlockRankConfig,
+        implementation: str,
     ) -> Tensor:
         queries, weights = self._signals(states, request, config)
-        offsets = request.document_offsets
         lse = document_scores(queries, keys, offsets, scale=1.0, implementation=implementation)
         lengths = offsets.diff().to(lse.device, lse.dtype)
         lse = lse + self.length_weight.float()[:, None] * lengths.log()
         scores = weights[..., None] * lse
         if not config.abstention:
             return scores
-        nothing = weights.detach() * (queries.detach() * self.nothing.float()).sum(-1)
+        nothing = (queries.detach() * self.nothing.float()).sum(-1) + self.nothing_bias.float()
+        nothing = weights.detach() * nothing
         return torch.cat([nothing[..., None], scores], -1)
 
     def _signals(self, states: Tensor, request: RequestBounds, config: BlockRankConfig) -> tuple[Tensor, Tensor]:
@@ -105,7 +133,7 @@ class ScoringHead(nn.Module):
     @property
     def vectors(self) -> list[nn.Parameter]:
         """The parameters that are not projections: few, and learnt at a rate of their own."""
-        return [self.log_temperature, self.length_weight, self.signal_weight, self.nothing]
+        return [self.log_temperature, self.length_weight, self.signal_weight, self.nothing, self.nothing_bias]
 
     def _unit(self, projected: Tensor) -> Tensor:
         """``[rows, H, D]`` of length 1, in fp32."""

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import secrets
@@ -36,7 +37,7 @@ class TextTokenizer:
     Works on a private copy of a fast tokenizer in which every special token is spelled in a way that
     nobody can guess. Template text is rewritten to that spelling, data is not. Everything else about the
     tokenizer stays, so that a block without markers in its data gets the ids that the original gives it.
-    The copy is never changed after construction: threads can share it.
+    The copy is never changed after construction: threads can share it. ``digest`` tells tokenizers apart.
 
     Parameters
     ----------
@@ -57,7 +58,9 @@ class TextTokenizer:
             raise ValueError(
                 f"{type(tokenizer).__name__} has no fast (tokenizers) backend; save the model with a tokenizer.json"
             )
-        content = json.loads(backend.to_str())
+        serialised = backend.to_str()
+        self.digest = hashlib.blake2b(serialised.encode(), digest_size=16).hexdigest()
+        content = json.loads(serialised)
         content.update(post_processor=None, truncation=None, padding=None)
         added = content.get("added_tokens") or []
         original = {token["content"]: token["id"] for token in added}

@@ -13,13 +13,22 @@ class ModelOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, protected_namespaces=())
 
-    model: str = Field(default=DEFAULT_MODEL, description="Folder, Hub id, or 'default' for the model in the package.")
-    max_document_tokens: int | None = Field(default=None, description="Longest document; longer ones are cut.")
-    device: str | None = Field(default=None, description="CUDA where there is one, if not given.")
-    dtype: str | None = Field(default=None, description="The faster of float32 and bfloat16, if not given.")
-    revision: str | None = Field(default=None, description="Branch, tag or commit on the Hub.")
-    local_files_only: bool = Field(default=False, description="Never use the network.")
-    trust_remote_code: bool = Field(default=False, description="Run Python code that comes with the model.")
+    # The model's settings are frozen: the engine is described once, and would ignore a later change.
+    model: str = Field(
+        default=DEFAULT_MODEL, frozen=True, description="Folder, Hub id, or 'default' for the model in the package."
+    )
+    max_document_tokens: int | None = Field(
+        default=None, frozen=True, description="Longest document; longer ones are cut."
+    )
+    device: str | None = Field(default=None, frozen=True, description="CUDA where there is one, if not given.")
+    dtype: str | None = Field(
+        default=None, frozen=True, description="The faster of float32 and bfloat16, if not given."
+    )
+    revision: str | None = Field(default=None, frozen=True, description="Branch, tag or commit on the Hub.")
+    local_files_only: bool = Field(default=False, frozen=True, description="Never use the network.")
+    trust_remote_code: bool = Field(
+        default=False, frozen=True, description="Run Python code that comes with the model."
+    )
 
     _reranker: BlockRankReranker = PrivateAttr()
 

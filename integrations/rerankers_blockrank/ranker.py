@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from typing import Any
 
 from blockrank_rerank import BlockRankReranker
@@ -11,7 +12,6 @@ try:
     from rerankers.models import AVAILABLE_RANKERS
     from rerankers.models.ranker import BaseRanker
     from rerankers.results import RankedResults, Result
-    from rerankers.utils import prep_docs
 except ImportError as error:
     raise ImportError("rerankers_blockrank needs rerankers: pip install 'blockrank-rerank[rerankers]'") from error
 
@@ -40,10 +40,8 @@ class BlockRankRanker(BaseRanker):
         metadata: list[dict[str, Any]] | None = None,
     ) -> RankedResults:
         """All documents, best first; scores are shares of the query's attention."""
-        if not isinstance(docs, str | Document) and not docs:
-            return RankedResults(results=[], query=query, has_scores=True)
-        documents = prep_docs(docs, doc_ids, metadata)
-        ranking = self._reranker.rank(query, [document.text for document in documents])
+        documents = _documents([docs] if isinstance(docs, str | Document) else docs, doc_ids, metadata)
+        ranking = self._reranker.rank(query, [document.text or "" for document in documents])
         results = [
             Result(document=documents[ranked.index], score=ranked.score, rank=rank)
             for rank, ranked in enumerate(ranking, start=1)
@@ -53,6 +51,23 @@ class BlockRankRanker(BaseRanker):
     def score(self, query: str, doc: str) -> float:
         """Raw score of one document: a share of a list of one would be 1."""
         return self._reranker.rank(query, [doc])[0].raw_score
+
+
+def _documents(
+    docs: Sequence[str] | Sequence[Document],
+    doc_ids: Sequence[str] | Sequence[int] | None,
+    metadata: list[dict[str, Any]] | None,
+) -> list[Document]:
+    """New documents with ids and metadata; `rerankers.utils.prep_docs` would write them to the caller's."""
+    documents = [copy(document) if isinstance(document, Document) else Document(document) for document in docs]
+    for number, document in enumerate(documents):
+        if doc_ids is not None:
+            document.doc_id = doc_ids[number]
+        elif document.doc_id is None:
+            document.doc_id = number
+        if metadata is not None:
+            document.metadata = metadata[number]
+    return documents
 
 
 AVAILABLE_RANKERS["BlockRankRanker"] = BlockRankRanker

@@ -1,11 +1,13 @@
 """Block-sparse attention over packed sequences, and per-document attention scores.
 
 Depends on torch alone. One operation is one folder: ``api`` checks arguments and picks the
-implementation, ``reference`` is the specification, ``sdpa`` is portable and fast enough for CPUs.
+implementation, ``reference`` is the specification, ``sdpa`` is portable and fast enough for CPUs, ``triton``
+is for GPUs.
 """
 
 from blockrank_kernels.block_attention import block_attention
+from blockrank_kernels.block_attention.last_rows import last_rows_attention
 from blockrank_kernels.document_scores import document_scores
 from blockrank_kernels.segments import Segments
 
-__all__ = ["Segments", "block_attention", "document_scores"]
+__all__ = ["Segments", "block_attention", "document_scores", "last_rows_attention"]

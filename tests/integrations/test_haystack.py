@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import inspect
 import pickle
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-pytest.importorskip("haystack", reason="needs the haystack extra")
+haystack = pytest.importorskip("haystack", reason="needs the haystack extra")
 
 from haystack import Document, Pipeline
 from haystack.components.retrievers.in_memory import InMemoryBM25Retriever
@@ -29,8 +30,8 @@ def ids(found):
     return [document.id for document in found["documents"]]
 
 
-def pipeline(**settings):
-    built = Pipeline()
+def pipeline(kind=Pipeline, **settings):
+    built = kind()
     built.add_component("retriever", InMemoryBM25Retriever(InMemoryDocumentStore(), top_k=10))
     built.add_component("ranker", BlockRankRanker(**settings))
     built.connect("retriever.documents", "ranker.documents")
@@ -100,8 +101,9 @@ def test_an_empty_list_stays_empty_and_loads_nothing(monkeypatch):
     assert BlockRankRanker(max_document_tokens=78).run(QUESTION, []) == {"documents": []}
 
 
-def test_of_documents_with_one_id_the_highest_score_counts():
-    given = [Document(id="a", content="x", score=0.1), Document(id="a", content="x", score=0.9, meta={"best": True})]
+@pytest.mark.parametrize("other", [0.1, None])
+def test_of_documents_with_one_id_the_highest_score_counts(other):
+    given = [Document(id="a", content="x", score=other), Document(id="a", content="x", score=0.9, meta={"best": True})]
     (found,) = BlockRankRanker().run(QUESTION, given)["documents"]
     assert found.meta == {"best": True}
 
@@ -146,7 +148,9 @@ print([d.id for d in found["ranker"]["documents"]][0])
 
 
 def test_in_an_async_pipeline(ranking):
-    found = asyncio.run(pipeline(top_k=1).run_async({"retriever": {"query": QUESTION}, "ranker": {"query": QUESTION}}))
+    kind = getattr(haystack, "AsyncPipeline", Pipeline)  # its own class in haystack-ai 2
+    data = {"retriever": {"query": QUESTION}, "ranker": {"query": QUESTION}}
+    found = asyncio.run(pipeline(kind, top_k=1).run_async(data))
     assert [document.id for document in found["ranker"]["documents"]] == [str(ranking[0].index)]
 
 
@@ -169,6 +173,7 @@ def test_every_setting_survives_saving(monkeypatch):
         local_files_only=True,
     )
     saved = ranker.to_dict()
+    assert set(saved["init_parameters"]) == {*inspect.signature(BlockRankRanker.__init__).parameters} - {"self"}
     assert "hf_secret" not in str(saved)
     loaded = BlockRankRanker.from_dict(saved)
     assert loaded.to_dict() == saved
@@ -192,6 +197,27 @@ def test_it_warms_up_by_itself_once_and_again_after_closing():
     assert ranker._reranker is first
     ranker.close()
     assert len(ids(ranker.run(QUESTION, documents()))) == len(TEXTS)
+
+
+def test_closing_it_breaks_no_call_that_is_under_way(monkeypatch):
+    ranker = BlockRankRanker()
+    text = ranker._text
+    monkeypatch.setattr(ranker, "_text", lambda document: ranker.close() or text(document))
+    assert len(ids(ranker.run(QUESTION, documents()))) == len(TEXTS)
+
+
+def test_a_cancelled_call_leaves_the_ranker_usable():
+    ranker = BlockRankRanker()
+
+    async def cancel():
+        task = asyncio.create_task(ranker.run_async(QUESTION, documents(TEXTS * 50)))
+        await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        return await ranker.run_async(QUESTION, documents())
+
+    assert len(ids(asyncio.run(cancel()))) == len(TEXTS)
 
 
 def test_sixteen_threads_get_what_one_gets(one_core_each):

@@ -92,6 +92,20 @@ def test_unknown_settings_are_refused():
         BlockRankRerank(topn=3)
 
 
+def test_settings_of_the_call_can_be_changed_later_and_those_of_the_model_cannot():
+    reranker = BlockRankRerank()
+    reranker.top_n = 2
+    assert len(reranker.compress_documents(documents(), QUESTION)) == 2
+    with pytest.raises(ValueError, match="frozen"):
+        reranker.device = "cuda"
+
+
+def test_duplicates_and_documents_without_an_id_stay():
+    given = [*documents(), documents()[1], Document(page_content=TEXTS[1])]
+    found = BlockRankRerank(top_n=None).compress_documents(given, QUESTION)
+    assert sorted(map(str, ids(found))) == sorted(map(str, ids(given)))
+
+
 def test_around_a_retriever_sync_and_async(ranking):
     retriever = classic.ContextualCompressionRetriever(base_compressor=BlockRankRerank(top_n=2), base_retriever=Fixed())
     expected = [str(document.index) for document in ranking[:2]]
@@ -135,6 +149,15 @@ def test_as_a_cross_encoder_in_langchains_own_reranker(ranking):
     assert ids(found) == [str(document.index) for document in ranking[:2]]
 
 
+def test_a_cross_encoder_scores_nothing_as_nothing_and_survives_a_copy_and_a_pickle():
+    encoder = BlockRankCrossEncoder(dtype="float32")
+    assert encoder.score([]) == []
+    pairs = [(QUESTION, text) for text in TEXTS[:2]]
+    expected = encoder.score(pairs)
+    assert copy.deepcopy(encoder).score(pairs) == expected
+    assert pickle.loads(pickle.dumps(encoder)).score(pairs) == expected
+
+
 def test_every_setting_survives_a_dump_a_copy_and_a_pickle():
     reranker = BlockRankRerank(
         top_n=2, score_threshold=0.01, min_probability=0.0, max_document_tokens=50, device="cpu", dtype="float32"
@@ -161,6 +184,20 @@ def test_sixteen_threads_get_what_one_gets(one_core_each):
         )
     for number, result in zip(work, found, strict=True):
         assert ids(result) == ids(expected[number % len(lists)])
+
+
+def test_a_cancelled_call_leaves_the_reranker_usable():
+    reranker = BlockRankRerank(top_n=1)
+
+    async def cancel():
+        task = asyncio.create_task(reranker.acompress_documents(documents(TEXTS * 50), QUESTION))
+        await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        return await reranker.acompress_documents(documents(), QUESTION)
+
+    assert len(asyncio.run(cancel())) == 1
 
 
 def test_without_the_framework_the_import_says_what_to_install():

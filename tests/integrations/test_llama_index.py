@@ -125,6 +125,14 @@ def test_unknown_settings_and_a_missing_folder_are_refused_at_once(tmp_path):
         BlockRankRerank(model=str(tmp_path / "nothing"))
 
 
+def test_settings_of_the_call_can_be_changed_later_and_those_of_the_model_cannot():
+    reranker = BlockRankRerank()
+    reranker.top_n = 2
+    assert len(reranker.postprocess_nodes(nodes(), query_str=QUESTION)) == 2
+    with pytest.raises(ValueError, match="frozen"):
+        reranker.device = "cuda"
+
+
 def test_in_a_query_engine_sync_and_async(ranking, monkeypatch):
     monkeypatch.setattr(Settings, "_llm", MockLLM())
     engine = RetrieverQueryEngine.from_args(

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import pickle
+import subprocess
+import sys
 
 import pytest
 
@@ -9,6 +13,7 @@ rerankers = pytest.importorskip("rerankers", reason="needs the rerankers extra")
 import rerankers_blockrank  # noqa: F401
 from rerankers.documents import Document
 
+from blockrank_rerank import BlockRankReranker
 from tests.integrations.conftest import QUESTION, TEXTS
 
 
@@ -39,3 +44,44 @@ def test_one_text_an_empty_list_and_async_calls(ranker):
 def test_single_scores_agree_with_the_order(ranker, ranking):
     scores = [ranker.score(QUESTION, text) for text in TEXTS]
     assert sorted(range(len(TEXTS)), key=lambda n: -scores[n])[0] == ranking[0].index
+
+
+def test_scores_are_python_floats(ranker):
+    assert all(type(result.score) is float for result in ranker.rank(QUESTION, TEXTS))
+    assert type(ranker.score(QUESTION, TEXTS[0])) is float
+
+
+def test_ids_and_metadata_of_the_call_come_first_and_are_not_written_to_the_callers_documents(ranker):
+    given = [Document(text, doc_id=n) for n, text in enumerate(TEXTS)]
+    names = [f"d{n}" for n in range(len(TEXTS))]
+    found = ranker.rank(QUESTION, given, doc_ids=names, metadata=[{"name": name} for name in names])
+    assert sorted(result.doc_id for result in found) == names
+    assert all(result.metadata == {"name": result.doc_id} for result in found)
+    assert [document.doc_id for document in given] == list(range(len(TEXTS)))
+    assert all(document.metadata == {} for document in given)
+
+
+def test_documents_without_ids_and_in_tuples_are_numbered(ranker):
+    found = ranker.rank(QUESTION, tuple(Document(text) for text in TEXTS))
+    assert sorted(result.doc_id for result in found) == list(range(len(TEXTS)))
+
+
+def test_images_and_duplicates_stay(ranker):
+    image = Document(document_type="image", image_path="scan.png", doc_id="image")
+    found = ranker.rank(QUESTION, [image, *(Document(TEXTS[1], doc_id="same") for _ in range(2))])
+    assert sorted(result.doc_id for result in found) == ["image", "same", "same"]
+
+
+def test_copies_pickles_and_rerankers_with_equal_settings_share_the_model(ranker):
+    expected = ranker.rank(QUESTION, TEXTS).results
+    others = copy.deepcopy(ranker), pickle.loads(pickle.dumps(ranker))
+    for other in others:
+        assert [result.score for result in other.rank(QUESTION, TEXTS)] == [result.score for result in expected]
+        assert other._reranker._engine is ranker._reranker._engine
+    assert BlockRankReranker.from_pretrained(dtype="float32")._engine is ranker._reranker._engine
+
+
+def test_without_the_framework_the_import_says_what_to_install():
+    code = "import sys; sys.modules['rerankers'] = None\nimport rerankers_blockrank"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "pip install 'blockrank-rerank[rerankers]'" in done.stderr

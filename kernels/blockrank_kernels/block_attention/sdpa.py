@@ -118,11 +118,11 @@ def block_attention(
     parts = []
     for q, k, v, bucket in zip(queries, keys, values, plan.buckets, strict=True):
         q, k, v = (tensor.unflatten(0, (bucket.lists, -1)) for tensor in (q, k, v))
-        parts.append(_attend(q, k, v, bucket, scale, softcap).flatten(0, 1))
+        parts.append(attend(q, k, v, bucket, scale, softcap).flatten(0, 1))
     return _Scatter.apply(torch.cat(parts), plan.row_place)
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, bucket: Bucket, scale: float, softcap: float | None) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, bucket: Bucket, scale: float, softcap: float | None) -> Tensor:
     """``[B, L, Hq, D]``, ``[B, K, Hk, D]``, ``[B, K, Hk, Dv]`` to ``[B, L, Hq, Dv]``."""
     q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
     if softcap is not None:

@@ -100,7 +100,9 @@ def _joined(ranges: list[Range]) -> list[Range]:
 
 
 def _tiles(work: list[tuple[Range, list[Range], Range]], device: torch.device) -> Tiles:
-    whole, split, merged = [], [], []
+    whole: list[tuple[int, ...]] = []
+    split: list[tuple[int, ...]] = []
+    merged: list[tuple[int, ...]] = []
     for tile, others, own in work:
         parts = [part for other in others for part in _parts(other)] or [(0, 0)]
         if len(parts) == 1:

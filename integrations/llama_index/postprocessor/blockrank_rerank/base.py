@@ -33,7 +33,10 @@ class BlockRankRerank(BaseNodePostprocessor):
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, protected_namespaces=())
 
-    model: str = Field(default=DEFAULT_MODEL, description="Folder, Hub id, or 'default' for the model in the package.")
+    # The model's settings are frozen: the engine is described once, and would ignore a later change.
+    model: str = Field(
+        default=DEFAULT_MODEL, frozen=True, description="Folder, Hub id, or 'default' for the model in the package."
+    )
     top_n: int | None = Field(default=5, ge=0, description="Nodes to return; None for all.")
     score_threshold: float | None = Field(default=None, description="Least share of a returned node, before top_n.")
     min_probability: float | None = Field(
@@ -45,12 +48,18 @@ class BlockRankRerank(BaseNodePostprocessor):
         default=False,
         description="Write `highlights` to the metadata: sentences by attention, with code points and weights.",
     )
-    max_document_tokens: int | None = Field(default=None, description="Longest node in tokens; longer ones are cut.")
-    device: str | None = Field(default=None, description="CUDA where there is one, if not given.")
-    dtype: str | None = Field(default=None, description="The faster of float32 and bfloat16, if not given.")
-    revision: str | None = Field(default=None, description="Branch, tag or commit on the Hub.")
-    local_files_only: bool = Field(default=False, description="Never use the network.")
-    trust_remote_code: bool = Field(default=False, description="Run Python code that comes with the model.")
+    max_document_tokens: int | None = Field(
+        default=None, frozen=True, description="Longest node in tokens; longer ones are cut."
+    )
+    device: str | None = Field(default=None, frozen=True, description="CUDA where there is one, if not given.")
+    dtype: str | None = Field(
+        default=None, frozen=True, description="The faster of float32 and bfloat16, if not given."
+    )
+    revision: str | None = Field(default=None, frozen=True, description="Branch, tag or commit on the Hub.")
+    local_files_only: bool = Field(default=False, frozen=True, description="Never use the network.")
+    trust_remote_code: bool = Field(
+        default=False, frozen=True, description="Run Python code that comes with the model."
+    )
 
     _reranker: BlockRankReranker = PrivateAttr()
 
@@ -83,7 +92,7 @@ class BlockRankRerank(BaseNodePostprocessor):
         dispatcher.event(
             ReRankStartEvent(query=query_bundle, nodes=nodes, top_n=top_n, model_name=self._reranker.model)
         )
-        payload = {
+        payload: dict[str, Any] = {
             EventPayload.NODES: nodes,
             EventPayload.MODEL_NAME: self._reranker.model,
             EventPayload.QUERY_STR: query_bundle.query_str,

@@ -1,6 +1,6 @@
-from __future__ import annotations
-
+# Without `from __future__ import annotations`: haystack-ai 2.20 does not connect inputs whose types are strings.
 import asyncio
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +11,6 @@ from blockrank_rerank.reranker import DEFAULT_MODEL
 try:
     from haystack import Document, component, default_from_dict, default_to_dict
     from haystack.utils import ComponentDevice, Secret
-    from haystack.utils.misc import _deduplicate_documents
 except ImportError as error:
     raise ImportError("BlockRankRanker needs haystack-ai: pip install 'blockrank-rerank[haystack]'") from error
 
@@ -87,19 +86,7 @@ class BlockRankRanker:
 
     def warm_up(self) -> None:
         """Load the model, unless it is there; `run` does so by itself."""
-        if self._reranker is None:
-            reranker = BlockRankReranker.from_pretrained(
-                self.model,
-                device=None if self.device is None else self.device.to_torch_str(),
-                token=self.token.resolve_value() if self.token else None,
-                max_document_tokens=self.max_document_tokens,
-                dtype=self.dtype,
-                revision=self.revision,
-                local_files_only=self.local_files_only,
-                trust_remote_code=self.trust_remote_code,
-            )
-            _ = reranker.device  # loads
-            self._reranker = reranker
+        self._loaded()
 
     async def warm_up_async(self) -> None:
         """As `warm_up`, in a thread, so that loading does not block the event loop."""
@@ -134,7 +121,7 @@ class BlockRankRanker:
         )
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> BlockRankRanker:
+    def from_dict(cls, data: dict[str, Any]) -> "BlockRankRanker":
         """A component with saved settings."""
         settings = dict(data.get("init_parameters", {}))
         if settings.get("device") is not None:
@@ -178,9 +165,8 @@ class BlockRankRanker:
         _check_top_k(top_k)
         if not documents:
             return {"documents": []}
-        self.warm_up()
-        assert self._reranker is not None
-        candidates = _deduplicate_documents(documents)
+        reranker = self._loaded()
+        candidates = _unique(documents)
         texts = [self._text(document) for document in candidates]
         asked = f"{self.query_prefix}{query}{self.query_suffix}"
         limits: dict[str, Any] = {
@@ -189,9 +175,9 @@ class BlockRankRanker:
             "min_probability": self.min_probability,
         }
         if not self.explain:
-            ranking = self._reranker.rank(asked, texts, **limits)
+            ranking = reranker.rank(asked, texts, **limits)
             return {"documents": [replace(candidates[ranked.index], score=ranked.score) for ranked in ranking]}
-        explained = self._reranker.explain(asked, texts, **limits)
+        explained = reranker.explain(asked, texts, **limits)
         return {"documents": [self._highlighted(candidates[one.ranked.index], one) for one in explained]}
 
     @component.output_types(documents=list[Document])
@@ -204,6 +190,23 @@ class BlockRankRanker:
     ) -> dict[str, list[Document]]:
         """As `run`, in a thread."""
         return await asyncio.to_thread(self.run, query, documents, top_k, score_threshold)
+
+    def _loaded(self) -> BlockRankReranker:
+        reranker = self._reranker  # another thread may call `close` at any time
+        if reranker is None:
+            reranker = BlockRankReranker.from_pretrained(
+                self.model,
+                device=None if self.device is None else self.device.to_torch_str(),
+                token=self.token.resolve_value() if self.token else None,
+                max_document_tokens=self.max_document_tokens,
+                dtype=self.dtype,
+                revision=self.revision,
+                local_files_only=self.local_files_only,
+                trust_remote_code=self.trust_remote_code,
+            )
+            _ = reranker.device  # loads
+            self._reranker = reranker
+        return reranker
 
     def _text(self, document: Document) -> str:
         fields = [document.meta.get(name) for name in self.meta_fields_to_embed]
@@ -219,3 +222,16 @@ class BlockRankRanker:
 def _check_top_k(top_k: int) -> None:
     if top_k <= 0:
         raise ValueError(f"top_k must be at least 1, got {top_k}")
+
+
+def _unique(documents: list[Document]) -> list[Document]:
+    """Of documents with one id, the one with the highest score, in the place of the first."""
+    best: dict[str, Document] = {}
+    for document in documents:
+        if document.id not in best or _score(document) > _score(best[document.id]):
+            best[document.id] = document
+    return list(best.values())
+
+
+def _score(document: Document) -> float:
+    return -math.inf if document.score is None else document.score

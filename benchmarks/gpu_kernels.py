@@ -1,0 +1,267 @@
+"""Each kernel alone, forward and backward, on a GPU.
+
+    PYTHONPATH=.:kernels python benchmarks/gpu_kernels.py [--output kernels.json] [--tiny]
+
+Device time in bf16 with cold caches, tables made: the time that Python needs to launch is hidden behind other work.
+TFLOP/s count only pairs of a row and a key that it sees; backward counts 2.5 times block attention's forward pass
+(arXiv 2205.14135) and 3 times that of document scores. TB/s count every tensor once. Before anything is timed, each
+result and gradient must be as near to torch's attention in fp32 as torch's own in bf16 is, within a factor of two
+and a few roundings; `error` is the largest distance, as a part of the largest value.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from blockrank_kernels.block_attention.api import IMPLEMENTATIONS as ATTENTION
+from blockrank_kernels.document_scores.api import IMPLEMENTATIONS as SCORES
+from blockrank_kernels.gpu import triton_on
+from gpu_common import (
+    CEILING_TB_PER_S,
+    WIDER,
+    Attempt,
+    Table,
+    Workload,
+    arguments,
+    attempt,
+    attention_flops,
+    between_ms,
+    document_lengths,
+    flex_attention,
+    forget_compiled,
+    machine,
+    mark,
+    packed,
+    visible_pairs,
+    workload,
+)
+from torch import Tensor
+
+from blockrank_rerank.layout import Layout
+
+SIGNALS = 2
+"""Of the released checkpoint."""
+
+FILLER_BYTES = 2**30
+"""More than any cache holds."""
+
+FILLERS = 16
+"""At 4 TB/s, 4 ms in which Python can launch the kernels."""
+
+ROUNDINGS = 4
+"""Of a result in its own dtype."""
+
+REORDERED = 1e-5
+"""What summing in another order does to a result in fp32."""
+
+COLUMNS = {
+    "operation": "<15",
+    "direction": "<9",
+    "documents": ">9d",
+    "lengths": "<8",
+    "dim": ">4d",
+    "contestant": "<10",
+    "tokens": ">7d",
+    "ms": ">19.4f",
+    "TFLOP/s": ">8.3g",
+    "of tensor cores": ">15.1%",
+    "TB/s": ">8.3g",
+    "of bandwidth": ">12.1%",
+    "error": ">8.1e",
+}
+
+
+@dataclass
+class Problem:
+    """One operation on its inputs by each contestant, and what it costs forward and backward."""
+
+    operation: str
+    inputs: list[Tensor]
+    functions: dict[str, Callable[..., Tensor]]
+    flops: dict[str, float]
+    bytes: dict[str, float]
+
+
+def attention_problem(layout: Layout, heads: tuple[int, int], dim: int, work: Workload) -> Problem:
+    """Block attention on random tokens."""
+    segments, scale = layout.segments, dim**-0.5
+    queries, keys = heads
+    functions = dict(ATTENTION) | {"flex": flex_attention}
+    flops = attention_flops(visible_pairs(segments), queries, dim)
+    numbers = layout.num_tokens * dim * (queries + keys)
+    return Problem(
+        "block_attention",
+        [_random(work, layout.num_tokens, count, dim) for count in (queries, keys, keys)],
+        {name: _bound(run, segments, True, scale, None, None) for name, run in functions.items()},
+        {"forward": flops, "backward": 2.5 * flops},
+        # Read query, key, value, write the result; backward reads that and its gradient too, and writes three.
+        {"forward": 2 * numbers * work.dtype.itemsize, "backward": 4 * numbers * work.dtype.itemsize},
+    )
+
+
+def scores_problem(layout: Layout, heads: tuple[int, int], dim: int, work: Workload) -> Problem:
+    """Document scores of random signal tokens."""
+    offsets, scale = layout.requests[0].document_offsets, dim**-0.5
+    queries, keys = heads
+    tokens = int(offsets[-1] - offsets[0])
+    # Moving the offsets waits for the GPU, so Triton gets them where it needs them.
+    places = {name: offsets.to(work.device) if name == "triton" else offsets for name in SCORES}
+    flops = 2.0 * SIGNALS * tokens * queries * dim
+    read = float(tokens * keys * dim * work.dtype.itemsize)
+    return Problem(
+        "document_scores",
+        [_random(work, SIGNALS, queries, dim), _random(work, layout.num_tokens, keys, dim)],
+        {name: _bound(run, places[name], scale, None) for name, run in SCORES.items()},
+        {"forward": flops, "backward": 3 * flops},
+        {"forward": read, "backward": 2 * read},
+    )
+
+
+def _random(work: Workload, *shape: int) -> Tensor:
+    return torch.randn(shape, device=work.device).to(work.dtype)
+
+
+def _bound(function: Callable[..., Tensor], *rest: Any) -> Callable[..., Tensor]:
+    return lambda *inputs: function(*inputs, *rest)
+
+
+def forward(problem: Problem, name: str, inputs: list[Tensor]) -> Callable[[], list[Tensor]]:
+    """The call that gives the result."""
+    return lambda: [problem.functions[name](*inputs)]
+
+
+def backward(problem: Problem, name: str, inputs: list[Tensor]) -> Callable[[], list[Tensor]]:
+    """The call that gives the gradients; what it needs is computed now."""
+    leaves = [tensor.detach().requires_grad_() for tensor in inputs]
+    out = problem.functions[name](*leaves)
+    seed = _seed(out, problem)
+    return lambda: list(torch.autograd.grad(out, leaves, seed))
+
+
+def _seed(out: Tensor, problem: Problem) -> Tensor:
+    """The same gradient of the result for every contestant."""
+    generator = torch.Generator(out.device).manual_seed(0)
+    return torch.randn(out.shape, device=out.device, generator=generator).to(problem.inputs[0].dtype).to(out.dtype)
+
+
+DIRECTIONS = {"forward": forward, "backward": backward}
+
+
+class Error(NamedTuple):
+    """Largest distance of a tensor from the truth, and what rounding alone may do; parts of its largest value."""
+
+    value: float
+    rounding: float
+
+    def no_worse(self, eager: Error) -> bool:
+        """Whether it is at most twice that of torch's attention, and rounding. NaN is not."""
+        return self.value <= 2 * eager.value + self.rounding
+
+
+def errors(results: list[Tensor], truth: list[Tensor]) -> list[Error]:
+    """Of each tensor."""
+    return [
+        Error(float((a - b).abs().max() / b.abs().max()), max(ROUNDINGS * torch.finfo(a.dtype).eps, REORDERED))
+        for a, b in zip(results, truth, strict=True)
+    ]
+
+
+def checked(problem: Problem, direction: str, names: list[str], work: Workload) -> dict[str, Attempt]:
+    """Each contestant's errors or failure; stops where one is wrong."""
+    prepare = DIRECTIONS[direction]
+    truth = prepare(problem, "sdpa", [tensor.to(WIDER[work.dtype]) for tensor in problem.inputs])()
+
+    def compare(name: str) -> list[Error]:
+        return errors(prepare(problem, name, problem.inputs)(), truth)
+
+    found = {name: attempt(partial(compare, name), work.device, name == "flex") for name in names}
+    eager = compare("sdpa")
+    for name, done in found.items():
+        if done.failure is None and not all(map(Error.no_worse, done.result, eager)):
+            sys.exit(f"no timings: {problem.operation} {direction} of {name} is off by {done.result}, sdpa by {eager}")
+    return found
+
+
+def time_ms(problem: Problem, direction: str, name: str, filler: Tensor | None) -> float:
+    """Device time of one call; the device is kept busy until Python has launched it."""
+    run = DIRECTIONS[direction](problem, name, problem.inputs)
+    device = problem.inputs[0].device
+    if filler is not None:
+        torch.cuda.synchronize()
+        for _ in range(FILLERS):
+            filler.zero_()
+    start = mark(device)
+    run()
+    return between_ms(start, mark(device))
+
+
+def rows(problem: Problem, names: list[str], work: Workload, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Check, then time in turns."""
+    filler = torch.empty(FILLER_BYTES, dtype=torch.uint8, device=work.device) if work.device.type == "cuda" else None
+    made = []
+    for direction in DIRECTIONS:
+        found = checked(problem, direction, names, work)
+        able = [name for name in names if found[name].failure is None]
+        times: dict[str, list[float]] = {name: [] for name in able}
+        for _ in range(options.repeats):
+            for name in able:
+                times[name].append(time_ms(problem, direction, name, filler))
+        for name in names:
+            cells = {"operation": problem.operation, "direction": direction, "contestant": name}
+            cells |= {"failure": found[name].failure}
+            if name in able:
+                cells |= _rates(problem, direction, statistics.median(times[name]), options)
+                cells["error"] = max(error.value for error in found[name].result)
+            made.append(cells)
+    return made
+
+
+def _rates(problem: Problem, direction: str, ms: float, options: argparse.Namespace) -> dict[str, float]:
+    tflops, tb_per_s = 1e-9 * problem.flops[direction] / ms, 1e-9 * problem.bytes[direction] / ms
+    return {
+        "ms": ms,
+        "TFLOP/s": tflops,
+        "of tensor cores": tflops / options.ceiling,
+        "TB/s": tb_per_s,
+        "of bandwidth": tb_per_s / options.bandwidth,
+    }
+
+
+def main(options: argparse.Namespace) -> None:
+    work = workload(options.tiny)
+    table = Table("kernels", machine(work.device, options.commit), COLUMNS, options.output)
+    verdict = triton_on(work.device)
+    print(f"ceilings {options.ceiling} TFLOP/s and {options.bandwidth} TB/s; triton: {verdict.reason}")
+    table.head()
+    names = [*(["triton"] if verdict.usable else []), "sdpa"]
+    heads = work.model["num_attention_heads"], work.model["num_key_value_heads"]
+    for kind in options.lengths:
+        for count in options.documents or work.documents:
+            layout = packed(work, document_lengths(work, kind, count))
+            size = {"documents": count, "lengths": kind, "tokens": layout.num_tokens}
+            for dim in options.dims or ([16] if options.tiny else [64, 128]):
+                torch.manual_seed(0)
+                problems = (
+                    (attention_problem(layout, heads, dim, work), [*names, "flex"]),
+                    (scores_problem(layout, heads, dim, work), names),
+                )
+                for problem, contestants in problems:
+                    for cells in rows(problem, contestants, work, options):
+                        table.add(size | {"dim": dim} | cells)
+                forget_compiled()
+
+
+if __name__ == "__main__":
+    parser = arguments(__doc__)
+    parser.add_argument("--documents", type=int, nargs="+")
+    parser.add_argument("--lengths", nargs="+", choices=("uniform", "skewed"), default=["uniform", "skewed"])
+    parser.add_argument("--dims", type=int, nargs="+", help="head dimensions: 64 and 128 if not given")
+    parser.add_argument("--bandwidth", type=float, default=CEILING_TB_PER_S, help="TB/s of copies")
+    main(parser.parse_args())

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from blockrank_rerank.prepared_documents import PreparedDocuments
+from blockrank_rerank.prompt import document_text
+
+Document = str | Mapping[str, Any]
+"""A text, or a mapping with ``text`` and optional ``title``."""
+
+Request = tuple[str, Sequence[Document]]
+"""A query and its candidate documents."""
+
+
+@dataclass(frozen=True)
+class CheckedRequest:
+    """A request whose types are right: the query, and the documents as given and as texts with titles.
+
+    ``prepared`` are the documents too, where their states came with them.
+    """
+
+    query: str
+    given: Sequence[Document]
+    texts: list[str]
+    prepared: PreparedDocuments | None = None
+
+
+def check_request(request: Request, number: int) -> CheckedRequest:
+    """Refuse what is no (query, documents) pair.
+
+    Raises
+    ------
+    TypeError
+        Naming the request's or the document's index.
+    ValueError
+        For a query without text.
+    """
+    if not isinstance(request, tuple | list) or len(request) != 2:
+        raise TypeError(f"requests[{number}] must be a (query, documents) pair, got {type(request).__name__}")
+    query, documents = request
+    if not isinstance(query, str):
+        raise TypeError(f"query must be a str, got {type(query).__name__}")
+    if not query.strip():
+        raise ValueError("query must not be empty")
+    given, texts = check_documents(documents)
+    return CheckedRequest(query, given, texts, documents if isinstance(documents, PreparedDocuments) else None)
+
+
+def check_documents(documents: Iterable[Document]) -> tuple[list[Document], list[str]]:
+    """The documents as given, and their texts with titles.
+
+    Raises
+    ------
+    TypeError
+        For anything but a list of documents, naming the index.
+    """
+    if isinstance(documents, str | Mapping) or not isinstance(documents, Iterable):
+        raise TypeError(f"documents must be a list of documents, got {type(documents).__name__}")
+    given = list(documents)
+    return given, [document_text(document, index) for index, document in enumerate(given)]
+
+
+def check_top_k(top_k: int | None) -> None:
+    """Refuse anything but a number of documents."""
+    # Integers of numpy have an index, as Python's do; floats have none.
+    if top_k is not None and (isinstance(top_k, bool) or not hasattr(top_k, "__index__") or top_k < 0):
+        raise ValueError(f"top_k must be a number of documents that is not negative, or None for all, got {top_k!r}")
+
+
+def check_number(name: str, value: float | None) -> None:
+    """Refuse anything but a number or nothing."""
+    number = isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
+    if value is not None and not number:
+        raise ValueError(f"{name} must be a number or None, got {value!r}")

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+HEAD_KEY = "head.key"
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.int8)
+_SCALE = ".scale"
+_INT8_LEVELS = 127
+
+
+def key_name(layer: int) -> str:
+    """Name of a layer's keys among a document's states."""
+    return f"{layer}.key"
+
+
+def value_name(layer: int) -> str:
+    """Name of a layer's values."""
+    return f"{layer}.value"
+
+
+@dataclass(frozen=True, eq=False)
+class DocumentStates:
+    """What a query block ever reads of one document: keys and values, layer by layer.
+
+    Attributes
+    ----------
+    ids : tuple of int
+        Token ids of the block.
+    truncated : bool
+        Whether the document was cut.
+    tensors : mapping of str to Tensor
+        ``[n, heads, head_dim]`` each, for the block's ``n`` tokens; 8-bit ones have a second entry
+        ``<name>.scale`` ``[n, heads]``.
+    """
+
+    ids: tuple[int, ...]
+    truncated: bool
+    tensors: Mapping[str, Tensor]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tensors."""
+        return sum(tensor.nbytes for tensor in self.tensors.values())
+
+
+class StatePack:
+    """Documents' states side by side, as one request reads them.
+
+    Parameters
+    ----------
+    states : sequence of DocumentStates
+        At least one.
+    """
+
+    def __init__(self, states: Sequence[DocumentStates]) -> None:
+        self._states = states
+        lengths = torch.tensor([len(one.ids) for one in states])
+        self.offsets = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
+        """``[N + 1]`` int64 on the CPU."""
+
+    @cached_property
+    def steps(self) -> Tensor:
+        """``[n]``: place of every token inside its document."""
+        return torch.cat([torch.arange(len(one.ids)) for one in self._states])
+
+    def get(self, name: str, like: Tensor) -> Tensor:
+        """``[n, heads, head_dim]`` of all documents, on the device and in the dtype of ``like``."""
+        values = self._joined(name).to(like.device)
+        if name + _SCALE not in self._states[0].tensors:
+            return values.to(like.dtype)
+        scales = self._joined(name + _SCALE).to(like.device)
+        return (values.to(torch.float32) * scales.to(torch.float32)[..., None]).to(like.dtype)
+
+    def _joined(self, name: str) -> Tensor:
+        # Made once: many queries read the same documents. A race of threads makes it twice, alike.
+        kept: dict[str, Tensor] = self.__dict__.setdefault("_made", {})
+        if name not in kept:
+            kept[name] = torch.cat([one.tensors[name] for one in self._states])
+        return kept[name]
+
+
+def states_dtype(dtype: str | torch.dtype) -> torch.dtype:
+    """The dtype of that name.
+
+    Raises
+    ------
+    ValueError
+        For one in which states cannot be kept.
+    """
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if found not in DTYPES:
+        raise ValueError(f"dtype of kept states must be one of {', '.join(map(_name, DTYPES))}, got {dtype!r}")
+    return found
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def compress(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """A copy of states in another dtype; ``int8`` keeps one fp16 scale per token and head."""
+    if dtype != torch.int8:
+        return {name: tensor.to(dtype, copy=True) for name, tensor in tensors.items()}
+    compressed = {}
+    for name, tensor in tensors.items():
+        scale = tensor.abs().amax(-1).float().clamp_min(1e-6) / _INT8_LEVELS
+        # Rounded first, so that the rounded scale is the one that is divided by.
+        scale = scale.to(torch.float16)
+        compressed[name] = (tensor.float() / scale.float()[..., None]).round().clamp(-127, 127).to(torch.int8)
+        compressed[name + _SCALE] = scale
+    return compressed

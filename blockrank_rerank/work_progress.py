@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+LONG_WORK_TOKENS = 65536
+"""Work from which a progress bar appears by itself: more than about a second with the default model."""
+
+
+@contextmanager
+def work_progress(
+    what: str,
+    total: int,
+    characters: int,
+    show: bool | None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Iterator[Callable[[int, int], None]]:
+    """A function to report (items, tokens) to, with a bar behind it where one is wanted.
+
+    Parameters
+    ----------
+    what : str
+        Shown before the bar.
+    total : int
+        Items.
+    characters : int
+        Length of all texts; without ``show`` it decides whether a bar is worth drawing on a terminal.
+    show : bool, optional
+        Whether there is a bar.
+    on_progress : callable, optional
+        Told instead of a bar that nobody asked for, or beside it.
+    """
+    report = on_progress or (lambda items, tokens: None)
+    if show is None:
+        # Four characters a token is close enough.
+        long = total > 1 and characters > 4 * LONG_WORK_TOKENS
+        show = long and sys.stderr.isatty() and not on_progress
+    if not show:
+        yield report
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True)) as bar:
+        task = bar.add_task(what, total=total)
+
+        def advance(items: int, tokens: int) -> None:
+            bar.advance(task, items)
+            report(items, tokens)
+
+        yield advance

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+from statistics import mean
+
+import pytest
+import torch
+
+pytest.importorskip("sentence_transformers", reason="needs sentence-transformers, from the train extra")
+
+from safetensors.torch import load_file, save_file
+from sentence_transformers.cross_encoder.evaluation import CrossEncoderRerankingEvaluator
+
+from blockrank_rerank import BlockRankCrossEncoder, BlockRankReranker
+from tests.core.tiny_models import CONFIG, save_model
+from tests.integrations.conftest import QUESTION, TEXTS
+
+# Of equal length in tokens.
+CODES = [first + second for first in "xyz" for second in "XYZKQ"]
+
+
+def cross_encoder(*folder, **options):
+    return BlockRankCrossEncoder(BlockRankReranker.from_pretrained(*folder, **options, dtype="float32"))
+
+
+def evaluate(encoder, samples, **settings):
+    return CrossEncoderRerankingEvaluator(samples, write_csv=False, **settings)(encoder)
+
+
+@pytest.fixture(scope="module")
+def knows_nothing(tmp_path_factory):
+    """All its attention is uniform, so that documents of equal length have equal scores."""
+    folder = save_model(tmp_path_factory.mktemp("nothing"), "llama")
+    weights = load_file(folder / "model.safetensors")
+    blind = {name: torch.zeros_like(weight) if "q_proj" in name else weight for name, weight in weights.items()}
+    save_file(blind, folder / "model.safetensors", metadata={"format": "pt"})
+    return cross_encoder(folder, config=CONFIG)
+
+
+def test_the_evaluator_sees_the_engines_ranking(ranking):
+    for place, document in enumerate(ranking, start=1):
+        sample = {"query": QUESTION, "positive": [TEXTS[document.index]], "documents": TEXTS}
+        assert evaluate(cross_encoder(), [sample])["mrr@10"] == pytest.approx(1 / place)
+
+
+@pytest.mark.parametrize("always_rerank_positives", [True, False])
+def test_metrics_do_not_depend_on_the_order_of_the_candidates(ranking, always_rerank_positives):
+    positive = [TEXTS[ranking[1].index], TEXTS[ranking[3].index]]
+    first, last = (
+        [*positive, *(text for text in TEXTS if text not in positive)],
+        [*(text for text in TEXTS if text not in positive), *positive],
+    )
+    found = [
+        evaluate(
+            cross_encoder(),
+            [{"query": QUESTION, "positive": positive, "documents": texts}],
+            always_rerank_positives=always_rerank_positives,
+        )
+        for texts in (first, last)
+    ]
+    for metric in ("map", "mrr@10", "ndcg@10"):
+        assert found[0][metric] == pytest.approx(found[1][metric])
+    assert found[0]["mrr@10"] == pytest.approx(1 / 2)
+    assert found[0]["base_mrr@10"] == 1
+
+
+@pytest.mark.parametrize("always_rerank_positives", [True, False])
+def test_a_model_that_knows_nothing_gains_nothing_from_positives_that_come_first(
+    knows_nothing, always_rerank_positives
+):
+    samples = [
+        {"query": f"q{length}", "positive": CODES[:1], "documents": CODES[:length]}
+        for length in range(2, len(CODES) + 1)
+    ]
+    found = evaluate(knows_nothing, samples, always_rerank_positives=always_rerank_positives)
+    # Tied documents share a place in this metric, so that one relevant document of n has the precision 1 / n; the
+    # last bit of a score breaks a tie now and then.
+    by_chance = mean(1 / len(sample["documents"]) for sample in samples)
+    assert found["map"] == pytest.approx(by_chance, abs=0.02)
+    assert found["ndcg@10"] < 1 / 2
+    assert found["mrr@10"] < 1 / 2
+    assert found["base_mrr@10"] == 1
+
+
+def test_positives_that_the_first_stage_missed_count_unless_they_are_always_reranked():
+    sample = {"query": QUESTION, "positive": [TEXTS[1]], "documents": [TEXTS[0], *TEXTS[2:]]}
+    assert evaluate(cross_encoder(), [sample], always_rerank_positives=True)["mrr@10"] == 1
+    assert evaluate(cross_encoder(), [sample], always_rerank_positives=False)["mrr@10"] == 0
