@@ -70,12 +70,12 @@ def _attention(
     layer, layout, config = int(module.layer_idx), blockrank.layout, blockrank.config
     query, key, value = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
     sees_documents = layer >= config.query_documents_from_layer
-    if blockrank.made is not None and sees_documents:
-        blockrank.made |= {key_name(layer): key, value_name(layer): value}
+    if blockrank.made is not None and (sees_documents or layer == config.scoring_layer):
+        blockrank.made[key_name(layer)] = key
+    if blockrank.made is not None and sees_documents and layer < config.scoring_layer:
+        blockrank.made[value_name(layer)] = value
     if layer == config.scoring_layer:
-        if blockrank.made is not None:
-            del blockrank.made[value_name(layer)]
-        else:
+        if blockrank.made is None:
             _refuse_window_at_scoring_layer(layer, sliding_window, layout)
             _score_layer(layer, query, key, blockrank, scaling, softcap)
         if blockrank.stop:

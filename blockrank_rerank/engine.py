@@ -96,7 +96,8 @@ class Engine:
     @torch.inference_mode()
     def scores_of_kept(self, requests: Sequence[EncodedRequest], kept: Sequence[StatePack]) -> list[Tensor]:
         """The same for requests without documents, whose states are kept."""
-        return self.backbone.document_scores(build_layout(requests, self.config.query_offset), kept)
+        longest = max(pack.longest for pack in kept)
+        return self.backbone.document_scores(build_layout(requests, self.config.query_offset, longest), kept)
 
     @torch.inference_mode()
     def document_states(self, texts: Sequence[str], dtype: torch.dtype) -> Iterator[DocumentStates]:

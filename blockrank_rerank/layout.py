@@ -61,7 +61,7 @@ class Layout:
         return len(self.input_ids)
 
 
-def build_layout(requests: Sequence[EncodedRequest], query_offset: int) -> Layout:
+def build_layout(requests: Sequence[EncodedRequest], query_offset: int, longest_kept: int = 0) -> Layout:
     """Pack requests one after the other.
 
     Parameters
@@ -71,6 +71,8 @@ def build_layout(requests: Sequence[EncodedRequest], query_offset: int) -> Layou
         states are made.
     query_offset : int
         Position of the first query token.
+    longest_kept : int
+        Length of the longest document that is not in the pack because its states are kept.
     """
     ids: list[int] = []
     lengths: list[int] = []
@@ -94,7 +96,7 @@ def build_layout(requests: Sequence[EncodedRequest], query_offset: int) -> Layou
         offsets = torch.tensor([instruction, *map(len, request.documents)]).cumsum(0) + start
         query_end = start + seen + len(request.query)
         bounds.append(RequestBounds(context, offsets, (start + seen, query_end), (query_end, len(ids))))
-        distance = max(distance, *_distances(request, query_offset))
+        distance = max(distance, *_distances(request, query_offset, longest_kept))
     place = torch.cat(positions)
     # A block without tokens (an empty instruction) is no segment.
     keep = [index for index, length in enumerate(lengths) if length]
@@ -121,8 +123,8 @@ def _positions(request: EncodedRequest, query_offset: int) -> list[Tensor]:
     ]
 
 
-def _distances(request: EncodedRequest, query_offset: int) -> tuple[int, int]:
+def _distances(request: EncodedRequest, query_offset: int, longest_kept: int) -> tuple[int, int]:
     first_document = len(request.instruction)
-    last_document = first_document + max(map(len, request.documents), default=0) - 1
+    last_document = first_document + max(map(len, request.documents), default=longest_kept) - 1
     last_query = query_offset + len(request.query) - 1
     return abs(last_query - first_document), abs(last_document - query_offset)

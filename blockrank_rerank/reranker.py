@@ -13,8 +13,9 @@ from blockrank_rerank.choices import describe_choices
 from blockrank_rerank.config import BlockRankConfig
 from blockrank_rerank.explanation import ExplainedDocument, Explanation, word_spans
 from blockrank_rerank.handle import EngineHandle, EngineSpec
+from blockrank_rerank.known_states import KnownStates
 from blockrank_rerank.prepared_documents import PreparedDocuments
-from blockrank_rerank.prompt import EncodedRequest
+from blockrank_rerank.prompt import EncodedRequest, document_text
 from blockrank_rerank.request import (
     CheckedRequest,
     Document,
@@ -27,6 +28,7 @@ from blockrank_rerank.request import (
 from blockrank_rerank.scoring import Scores, scores
 from blockrank_rerank.state_cache import CacheInfo, StateCache, parse_bytes
 from blockrank_rerank.states import DocumentStates, StatePack, states_dtype
+from blockrank_rerank.store_preparation import Preparation, prepare_store
 from blockrank_rerank.work_progress import work_progress
 
 if TYPE_CHECKING:
@@ -72,11 +74,11 @@ class RankedDocument:
 class BlockRankReranker:
     """Ranks documents for a query by in-context attention. Make one with :meth:`from_pretrained`.
 
-    Threads may share an instance; a copy shares the loaded model and the cache.
+    Threads may share an instance; a copy shares the loaded model, the cache and the store.
     """
 
-    def __init__(self, handle: EngineHandle, cache: StateCache | None = None) -> None:
-        self._handle, self._cache = handle, cache
+    def __init__(self, handle: EngineHandle, known: KnownStates | None = None) -> None:
+        self._handle, self._known = handle, known
 
     @classmethod
     def from_pretrained(
@@ -90,6 +92,7 @@ class BlockRankReranker:
         dtype: str | torch.dtype | None = None,
         attention: str = "auto",
         cache: str | int | None = None,
+        store: str | Path | None = None,
         revision: str | None = None,
         local_files_only: bool = False,
         trust_remote_code: bool = False,
@@ -117,6 +120,9 @@ class BlockRankReranker:
             Keep the states of documents that were ranked, up to this many bytes (``"2GB"``), so that a document
             is read once and not once for every query. Scores stay the same to rounding. For models whose prompt
             is query-free, as the default model's is; see :meth:`query_free`.
+        store : str or Path, optional
+            Folder of documents that :meth:`prepare_store` or ``blockrank prepare`` has read for this model; those
+            found there are not read again.
         revision, local_files_only, trust_remote_code, token
             As in Transformers.
 
@@ -148,11 +154,14 @@ class BlockRankReranker:
             dtype=None if dtype is None else str(dtype),
             attention=attention,
         )
-        ranker = cls(EngineHandle(spec), None if cache is None else StateCache(parse_bytes("cache", cache)))
-        if cache is not None and not ranker.config.prompt.query_free:
+        if cache is None and store is None:
+            return cls(EngineHandle(spec))
+        kept = None if cache is None else StateCache(parse_bytes("cache", cache))
+        ranker = cls(EngineHandle(spec), KnownStates(kept, None if store is None else Path(store)))
+        if not ranker.config.prompt.query_free:
             raise ValueError(
-                f"cache needs documents that do not depend on the query, and {ranker.model} repeats it in its "
-                "instruction or numbers its documents; pass config=ranker.query_free().config"
+                f"cache and store need documents that do not depend on the query, and {ranker.model} repeats it in "
+                "its instruction or numbers its documents; pass config=ranker.query_free().config"
             )
         return ranker
 
@@ -178,10 +187,13 @@ class BlockRankReranker:
         return self._engine.dtype
 
     def with_config(self, **changes: Any) -> BlockRankReranker:
-        """A reranker with some settings of the config changed; the model is read again when it is used."""
+        """A reranker with some settings of the config changed, without cache and store.
+
+        The model is read again when it is used.
+        """
         config = replace(self.config, **changes)
         spec = replace(self._handle.spec, config=config, scoring_layer=None, max_document_tokens=None)
-        return BlockRankReranker(EngineHandle(spec), None if self._cache is None else StateCache(self._cache.max_bytes))
+        return BlockRankReranker(EngineHandle(spec))
 
     def query_free(self) -> BlockRankReranker:
         """Return this reranker with a prompt whose documents can be prepared: it does not repeat the query.
@@ -193,7 +205,8 @@ class BlockRankReranker:
     @property
     def cache_info(self) -> CacheInfo | None:
         """What the cache holds and how often it helped; nothing without one."""
-        return None if self._cache is None else self._cache.info()
+        cache = None if self._known is None else self._known.cache
+        return None if cache is None else cache.info()
 
     def prepare(
         self,
@@ -230,6 +243,41 @@ class BlockRankReranker:
                 states.append(one)
                 advance(1, len(one.ids))
         return PreparedDocuments(given, states, self._engine.fingerprint)
+
+    def prepare_store(
+        self,
+        folder: str | Path,
+        documents: Iterable[Document],
+        *,
+        dtype: str | torch.dtype | None = None,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> Preparation:
+        """Read documents into a folder that serves every later query: pass it as ``store``.
+
+        May be called again, to go on after an interruption or with more documents: those that are there are
+        checked and not read again. States go to disk in groups of 32 MB and never are in memory as a whole.
+
+        Parameters
+        ----------
+        folder : str or Path
+            A store, or a folder that is new or empty.
+        documents : iterable of str or mapping
+            As in :meth:`rank`; may be a generator.
+        dtype : str or torch.dtype, optional
+            As in :meth:`prepare`; a store has one for all of its documents.
+        on_progress : callable, optional
+            Called with (documents, tokens) done since the last call.
+
+        Raises
+        ------
+        ValueError
+            For the store of another model, config or dtype, and a folder of something else.
+        OSError
+            Where the disk is full; what was written before stays.
+        """
+        texts = (document_text(document, index) for index, document in enumerate(documents))
+        kept = None if dtype is None else states_dtype(dtype)
+        return prepare_store(self._engine, Path(folder), texts, kept, on_progress or (lambda documents, tokens: None))
 
     def rank(
         self,
@@ -368,24 +416,18 @@ class BlockRankReranker:
             yield pack
 
     def _prepared(self, request: CheckedRequest) -> PreparedDocuments | None:
-        """The request's documents with states: those that it came with, or those of the cache."""
+        """The request's documents with states: those that it came with, or those that are known."""
         if request.prepared is None:
-            return None if self._cache is None else self._cached(request, self._cache)
+            if self._known is None:
+                return None
+            states = self._known.get(request.texts, self._engine)
+            return PreparedDocuments(request.given, states, self._engine.fingerprint)
         if request.prepared.fingerprint != self._engine.fingerprint:
             raise ValueError(
                 "documents were prepared by another model, revision, dtype or config than this ranker's: their "
                 "states mean nothing to it; prepare them again with this ranker"
             )
         return request.prepared
-
-    def _cached(self, request: CheckedRequest, cache: StateCache) -> PreparedDocuments:
-        found = {text: cache.get(text) for text in dict.fromkeys(request.texts)}
-        missing = [text for text, states in found.items() if states is None]
-        for text, made in zip(missing, self._engine.document_states(missing, self._engine.dtype), strict=True):
-            cache.put(text, made)
-            found[text] = made
-        known = [states for text in request.texts if (states := found[text]) is not None]
-        return PreparedDocuments(request.given, known, self._engine.fingerprint)
 
     def _lse(self, pack: _Pack) -> list[torch.Tensor]:
         engine = self._engine

@@ -62,6 +62,8 @@ class StatePack:
         lengths = torch.tensor([len(one.ids) for one in states])
         self.offsets = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
         """``[N + 1]`` int64 on the CPU."""
+        self.longest = int(lengths.max())
+        """Tokens of the longest document."""
 
     @cached_property
     def steps(self) -> Tensor:

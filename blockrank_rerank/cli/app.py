@@ -8,12 +8,14 @@ import typer
 from blockrank_rerank.cli.doctor import doctor
 from blockrank_rerank.cli.evaluate import evaluate
 from blockrank_rerank.cli.failures import DEBUG_VARIABLE
+from blockrank_rerank.cli.prepare import prepare
 from blockrank_rerank.cli.rerank import rerank
 from blockrank_rerank.cli.run import run_app
 
 app = typer.Typer(name="blockrank", no_args_is_help=True, add_completion=False, rich_markup_mode="rich")
 app.command()(rerank)
 app.command()(evaluate)
+app.command()(prepare)
 app.command()(doctor)
 
 

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from blockrank_rerank.cli import options as opt
 from blockrank_rerank.cli.console import literal, print_json, print_line, print_table
-from blockrank_rerank.cli.progress import request_progress
+from blockrank_rerank.cli.progress import work_bar
 from blockrank_rerank.cli.ranker import load_ranker
 from blockrank_rerank.evaluation import (
     Evaluation,
@@ -127,7 +127,7 @@ def _evaluate(asked: EvaluateOptions, output: Path | None, as_json: bool, model_
     collection = _read_queries(asked)
     corpus, first_stage = _read_first_stage(asked, collection)
     ranker = load_ranker(model_options)
-    with request_progress(sum(bool(first_stage.get(query)) for query in collection.queries)) as advance:
+    with work_bar("reranking", "queries", sum(bool(first_stage.get(query)) for query in collection.queries)) as advance:
         evaluation = evaluate_ranker(
             ranker,
             collection,

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -21,6 +22,8 @@ class ModelOptions:
     max_document_tokens: int | None = None
     local_files_only: bool = False
     trust_remote_code: bool = False
+    query_free: bool = False
+    store: Path | None = None
 
 
 Model = Annotated[
@@ -79,6 +82,23 @@ LocalFilesOnly = Annotated[
 TrustRemoteCode = Annotated[
     bool,
     typer.Option("--trust-remote-code", rich_help_panel=MODEL_PANEL, help="Run Python code that comes with the model."),
+]
+QueryFree = Annotated[
+    bool,
+    typer.Option(
+        "--query-free",
+        rich_help_panel=MODEL_PANEL,
+        help="Do not repeat the query before the documents, so that they can be prepared; the default model never does.",
+    ),
+]
+Store = Annotated[
+    Path | None,
+    typer.Option(
+        "--store",
+        metavar="FOLDER",
+        rich_help_panel=MODEL_PANEL,
+        help="Where 'blockrank prepare' has put documents: those found there are not read again.",
+    ),
 ]
 TopK = Annotated[int | None, typer.Option("--top-k", metavar="K", help="Keep the best K documents.")]
 Threshold = Annotated[

@@ -8,34 +8,38 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 @contextmanager
-def request_progress(total: int) -> Iterator[Callable[[int, int], None]]:
+def work_bar(what: str, unit: str, total: int) -> Iterator[Callable[[int, int], None]]:
     """Progress bar on stderr, with token throughput.
 
     Parameters
     ----------
+    what : str
+        The work, such as ``reranking``.
+    unit : str
+        What is counted, such as ``queries``.
     total : int
-        Number of requests.
+        Number of them.
 
     Yields
     ------
     callable
-        Takes the requests and tokens finished since the last call.
+        Takes the items and tokens finished since the last call.
     """
     columns = (
-        TextColumn("reranking"),
+        TextColumn(what),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("queries, {task.fields[tokens_per_second]:,.0f} tokens/s"),
+        TextColumn(f"{unit}, {{task.fields[tokens_per_second]:,.0f}} tokens/s"),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True, highlight=False)) as progress:
         task = progress.add_task("", total=total, tokens_per_second=0.0)
         tokens = 0
 
-        def advance(requests: int, more_tokens: int) -> None:
+        def advance(items: int, more_tokens: int) -> None:
             nonlocal tokens
             tokens += more_tokens
             elapsed = progress.tasks[0].elapsed or 0.0
-            progress.update(task, advance=requests, tokens_per_second=tokens / elapsed if elapsed else 0.0)
+            progress.update(task, advance=items, tokens_per_second=tokens / elapsed if elapsed else 0.0)
 
         yield advance

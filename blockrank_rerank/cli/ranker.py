@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from blockrank_rerank.cli.options import ModelOptions
@@ -18,16 +19,20 @@ def load_ranker(options: ModelOptions) -> BlockRankReranker:
     """
     from blockrank_rerank import DEFAULT_MODEL, BlockRankReranker
 
-    ranker = BlockRankReranker.from_pretrained(
+    load = partial(
+        BlockRankReranker.from_pretrained,
         DEFAULT_MODEL if options.model is None else options.model,
         revision=options.revision,
-        scoring_layer=options.scoring_layer,
-        max_document_tokens=options.max_document_tokens,
         device=options.device,
         dtype=options.dtype,
         attention=options.attention,
         local_files_only=options.local_files_only,
         trust_remote_code=options.trust_remote_code,
     )
+    limits = {"scoring_layer": options.scoring_layer, "max_document_tokens": options.max_document_tokens}
+    if options.query_free:
+        ranker = load(config=load(**limits).query_free().config, store=options.store)
+    else:
+        ranker = load(**limits, store=options.store)
     _ = ranker.device  # loading is lazy
     return ranker

@@ -66,6 +66,8 @@ def rerank(
             help=f"Candidates per query; deeper ones are left out. Default: {DEFAULT_DEPTH}.",
         ),
     ] = None,
+    store: opt.Store = None,
+    query_free: opt.QueryFree = False,
     model: opt.Model = None,
     revision: opt.Revision = None,
     scoring_layer: opt.ScoringLayer = None,
@@ -94,6 +96,8 @@ def rerank(
         max_document_tokens=max_document_tokens,
         local_files_only=local_files_only,
         trust_remote_code=trust_remote_code,
+        query_free=query_free,
+        store=store,
     )
     of_run = {"--queries": queries, "--corpus": corpus, "--run": run, "--output": output}
     of_documents: dict[str, Any] = {"QUERY": query, "FILE": files or None}

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from blockrank_rerank.cli import options as opt
+from blockrank_rerank.cli.console import print_json, print_line
+from blockrank_rerank.cli.progress import work_bar
+from blockrank_rerank.cli.ranker import load_ranker
+from blockrank_rerank.formats import read_documents
+
+
+def prepare(
+    corpus: Annotated[
+        Path,
+        typer.Argument(
+            metavar="CORPUS", help="A text file with one document per line, or a .jsonl file.", show_default=False
+        ),
+    ],
+    store: Annotated[
+        Path,
+        typer.Argument(
+            metavar="STORE", help="Folder for the states: new, empty, or to go on with.", show_default=False
+        ),
+    ],
+    states: Annotated[
+        str | None,
+        typer.Option(
+            "--states", metavar="DTYPE", help="float32, bfloat16, float16 or int8. Default: the dtype of the model."
+        ),
+    ] = None,
+    json: opt.Json = False,
+    query_free: opt.QueryFree = False,
+    model: opt.Model = None,
+    revision: opt.Revision = None,
+    scoring_layer: opt.ScoringLayer = None,
+    device: opt.Device = None,
+    dtype: opt.Dtype = None,
+    attention: opt.Attention = "auto",
+    max_document_tokens: opt.MaxDocumentTokens = None,
+    local_files_only: opt.LocalFilesOnly = False,
+    trust_remote_code: opt.TrustRemoteCode = False,
+) -> None:
+    """Read a corpus once, so that later queries need not: pass the folder to rerank as --store.
+
+    Documents that are in the folder already are checked and not read again: run it again after an
+    interruption, or when the corpus has grown.
+
+    For example: blockrank prepare corpus.jsonl states && blockrank rerank "flea life" corpus.jsonl --store states
+    """
+    documents = read_documents([corpus])
+    ranker = load_ranker(
+        opt.ModelOptions(
+            model=model,
+            revision=revision,
+            scoring_layer=scoring_layer,
+            device=device,
+            dtype=dtype,
+            attention=attention,
+            max_document_tokens=max_document_tokens,
+            local_files_only=local_files_only,
+            trust_remote_code=trust_remote_code,
+            query_free=query_free,
+        )
+    )
+    with work_bar("preparing", "documents", len(documents)) as advance:
+        done = ranker.prepare_store(
+            store, (document.content for document in documents), dtype=states, on_progress=advance
+        )
+    if json:
+        print_json(done._asdict())
+    else:
+        print_line(
+            f"{done.prepared} documents prepared, {done.found} were there; {store} holds {done.documents} in "
+            f"{done.nbytes / 1e6:,.1f} MB"
+        )

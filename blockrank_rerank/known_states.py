@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from blockrank_rerank.state_cache import StateCache
+from blockrank_rerank.state_store import StateStore
+from blockrank_rerank.states import DocumentStates
+
+if TYPE_CHECKING:
+    from blockrank_rerank.engine import Engine
+
+
+class KnownStates:
+    """Where a ranker looks for a document's states before it reads the document.
+
+    Parameters
+    ----------
+    cache : StateCache, optional
+        Keeps what was found or made.
+    folder : Path, optional
+        Of a :class:`StateStore`; read only, and opened when it is first needed.
+    """
+
+    def __init__(self, cache: StateCache | None, folder: Path | None) -> None:
+        self.cache, self.folder = cache, folder
+        self._store: StateStore | None = None
+
+    def get(self, texts: Sequence[str], engine: Engine) -> list[DocumentStates]:
+        """States of texts, made where they are not known."""
+        found = {text: self._find(text, engine) for text in dict.fromkeys(texts)}
+        missing = [text for text, states in found.items() if states is None]
+        for text, made in zip(missing, engine.document_states(missing, engine.dtype), strict=True):
+            self._keep(text, made)
+            found[text] = made
+        return [states for text in texts if (states := found[text]) is not None]
+
+    def _find(self, text: str, engine: Engine) -> DocumentStates | None:
+        states = self.cache.get(text) if self.cache is not None else None
+        if states is None and self.folder is not None:
+            if self._store is None:
+                self._store = StateStore(self.folder, engine.fingerprint)
+            states = self._store.get(text)
+            if states is not None:
+                self._keep(text, states)
+        return states
+
+    def _keep(self, text: str, states: DocumentStates) -> None:
+        if self.cache is not None:
+            self.cache.put(text, states)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> KnownStates:
+        return self
+
+    def __reduce__(self) -> tuple[type[KnownStates], tuple[StateCache | None, Path | None]]:
+        return KnownStates, (self.cache, self.folder)

@@ -1,0 +1,216 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+import warnings
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from blockrank_rerank.states import DocumentStates
+
+MANIFEST_NAME = "store.json"
+FORMAT_VERSION = 1
+_GROUPS = "group-*.safetensors"
+_OWN = ("digests", "offsets", "ids", "truncated", "checksums")
+_DIGEST_BYTES = 16
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where one document's states are: ``[start, end)`` of the tokens of a group's file."""
+
+    group: Path
+    start: int
+    end: int
+    truncated: bool
+    checksum: int
+
+
+class StateStore:
+    """States of documents in a folder, found by their text; read by memory mapping.
+
+    A group of documents is one safetensors file, written beside its place and moved there whole: whatever
+    interrupts a writer leaves the groups before it. Many may read while one appends. Every document has a
+    checksum; a damaged one is reported and counts as missing, so that preparing again repairs it.
+
+    Parameters
+    ----------
+    folder : str or Path
+        An existing store, or a new or empty folder.
+    fingerprint : str
+        Of the model whose states these are.
+    dtype : torch.dtype, optional
+        Of the states, for a new store; must be an old one's if given.
+
+    Raises
+    ------
+    FileNotFoundError
+        For a folder that is not there, without ``dtype``.
+    ValueError
+        For a folder that is no store, and the store of another model or dtype.
+    """
+
+    def __init__(self, folder: str | Path, fingerprint: str, dtype: torch.dtype | None = None) -> None:
+        self.folder = Path(folder)
+        self._places: dict[bytes, _Place] = {}
+        self._groups: dict[Path, Any] = {}
+        self._lock = threading.Lock()
+        name = None if dtype is None else str(dtype).removeprefix("torch.")
+        manifest = self._manifest() or self._create(fingerprint, name)
+        _check_manifest(manifest, fingerprint, name, self.folder)
+        self.dtype: torch.dtype = getattr(torch, manifest["dtype"])
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Take up groups that were appended since, by this process or another."""
+        for path in sorted(self.folder.glob(_GROUPS)):
+            if path not in self._groups:
+                self._read_index(path)
+
+    def get(self, text: str) -> DocumentStates | None:
+        """States of a text, or nothing where they are missing or damaged; the latter with a warning."""
+        place = self._places.get(_digest(text))
+        if place is None:
+            return None
+        try:
+            group = self._groups[place.group]
+            rows = {name: group.get_slice(name)[place.start : place.end] for name in group.keys() if name not in _OWN}  # noqa: SIM118
+            ids = group.get_slice("ids")[place.start : place.end]
+        except SafetensorError as error:
+            return self._damaged(place, str(error))
+        if _checksum(ids, rows) != place.checksum:
+            return self._damaged(place, "its checksum does not match")
+        return DocumentStates(tuple(ids.tolist()), place.truncated, rows)
+
+    def __contains__(self, text: str) -> bool:
+        return _digest(text) in self._places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes on disk."""
+        return sum(path.stat().st_size for path in self.folder.glob(_GROUPS))
+
+    def append(self, texts: Sequence[str], states: Sequence[DocumentStates]) -> None:
+        """Write one group, whole or not at all."""
+        tensors = _group_tensors(texts, states)
+        with FileLock(self.folder / "lock"):
+            last = max((int(path.stem.rpartition("-")[2]) for path in self.folder.glob(_GROUPS)), default=-1)
+            path = self.folder / f"group-{last + 1:06d}.safetensors"
+            unfinished = path.with_suffix(".unfinished")
+            try:
+                save_file(tensors, unfinished)
+                with unfinished.open("rb") as file:
+                    os.fsync(file.fileno())
+                unfinished.replace(path)
+            finally:
+                unfinished.unlink(missing_ok=True)
+        self.refresh()
+
+    def _manifest(self) -> dict[str, Any] | None:
+        path = self.folder / MANIFEST_NAME
+        if not path.exists():
+            return None
+        try:
+            manifest = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged ({error}); delete the folder and prepare again") from error
+        if not isinstance(manifest, Mapping) or manifest.get("version") != FORMAT_VERSION:
+            raise ValueError(f"{path} is not of version {FORMAT_VERSION}; prepare into a new folder")
+        return dict(manifest)
+
+    def _create(self, fingerprint: str, dtype: str | None) -> dict[str, Any]:
+        if dtype is None:
+            raise FileNotFoundError(f"{self.folder} holds no prepared documents: make them with 'blockrank prepare'")
+        if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
+            raise ValueError(f"{self.folder} is neither a store of prepared documents nor an empty folder")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        manifest = {"version": FORMAT_VERSION, "fingerprint": fingerprint, "dtype": dtype}
+        unfinished = self.folder / f"{MANIFEST_NAME}.unfinished"
+        unfinished.write_text(json.dumps(manifest) + "\n", encoding="utf-8")
+        unfinished.replace(self.folder / MANIFEST_NAME)
+        return manifest
+
+    def _read_index(self, path: Path) -> None:
+        try:
+            group = safe_open(path, framework="pt")
+            digests, offsets, truncated, checksums = (
+                group.get_tensor(name) for name in ("digests", "offsets", "truncated", "checksums")
+            )
+        except SafetensorError as error:
+            warnings.warn(f"{path} is damaged and left out: {error}; prepare its documents again", stacklevel=3)
+            return
+        places = zip(
+            map(bytes, digests.tolist()),
+            pairwise(offsets.tolist()),
+            truncated.tolist(),
+            checksums.tolist(),
+            strict=True,
+        )
+        with self._lock:
+            self._groups[path] = group
+            for digest, (start, end), cut, checksum in places:
+                # A later group holds what was prepared again.
+                self._places[digest] = _Place(path, start, end, bool(cut), checksum)
+
+    def _damaged(self, place: _Place, why: str) -> None:
+        warnings.warn(f"a document in {place.group} is damaged ({why}) and counts as missing", stacklevel=3)
+        with self._lock:
+            for digest, other in list(self._places.items()):
+                if other is place:
+                    del self._places[digest]
+
+
+def _check_manifest(manifest: Mapping[str, Any], fingerprint: str, dtype: str | None, folder: Path) -> None:
+    if manifest["fingerprint"] != fingerprint:
+        raise ValueError(
+            f"{folder} was prepared by another model, revision, dtype or config than this ranker's; "
+            "use that one, or prepare into a new folder"
+        )
+    if dtype is not None and manifest["dtype"] != dtype:
+        raise ValueError(f"{folder} holds states in {manifest['dtype']}, not {dtype}; prepare into a new folder")
+
+
+def _group_tensors(texts: Sequence[str], states: Sequence[DocumentStates]) -> dict[str, Tensor]:
+    ids = [torch.tensor(one.ids, dtype=torch.int32) for one in states]
+    checksums = [_checksum(own, one.tensors) for own, one in zip(ids, states, strict=True)]
+    lengths = torch.tensor([len(one.ids) for one in states])
+    return {
+        "digests": torch.tensor([list(_digest(text)) for text in texts], dtype=torch.uint8),
+        "offsets": torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)]),
+        "truncated": torch.tensor([one.truncated for one in states], dtype=torch.uint8),
+        "checksums": torch.tensor(checksums, dtype=torch.int64),
+        "ids": torch.cat(ids),
+    } | {name: torch.cat([one.tensors[name] for one in states]).cpu() for name in states[0].tensors}
+
+
+def _checksum(ids: Tensor, tensors: Mapping[str, Tensor]) -> int:
+    value = 0
+    for tensor in _in_order(ids, tensors):
+        value = zlib.crc32(tensor.cpu().contiguous().view(torch.uint8).numpy().data, value)
+    return value
+
+
+def _in_order(ids: Tensor, tensors: Mapping[str, Tensor]) -> Iterable[Tensor]:
+    yield ids
+    for name in sorted(tensors):
+        yield tensors[name]
+
+
+def _digest(text: str) -> bytes:
+    # Lone surrogates are text too.
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=_DIGEST_BYTES).digest()

@@ -1,0 +1,213 @@
+"""States on disk: found by text, never stale, never half written."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from blockrank_rerank import BlockRankReranker, store_preparation
+from blockrank_rerank.state_store import StateStore
+from tests.core.test_prepared import DOCUMENTS, QUERIES, assert_same, save_ranker
+from tests.core.tiny_models import BERT_CONFIG, CONFIG
+
+UNIQUE = 5
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return save_ranker(tmp_path_factory.mktemp("bert"), "bert", BERT_CONFIG)
+
+
+@pytest.fixture
+def ranker(folder):
+    return BlockRankReranker.from_pretrained(folder, dtype="float32")
+
+
+def open_store(ranker, store):
+    return StateStore(store, ranker._handle.get().fingerprint)
+
+
+def test_documents_of_a_store_are_not_read_again_and_rank_as_ever(ranker, folder, tmp_path, monkeypatch):
+    done = ranker.prepare_store(tmp_path / "store", iter(DOCUMENTS))
+    assert (done.prepared, done.found, done.documents) == (UNIQUE, 0, UNIQUE)
+    stored = BlockRankReranker.from_pretrained(folder, dtype="float32", store=tmp_path / "store")
+    read = []
+    engine = stored._handle.get()
+    states = engine.document_states
+    monkeypatch.setattr(engine, "document_states", lambda texts, dtype: read.extend(texts) or states(texts, dtype))
+    for query in QUERIES:
+        assert_same(stored.rank(query, [*DOCUMENTS, "blood"]), ranker.rank(query, [*DOCUMENTS, "blood"]))
+    assert read == ["blood"] * len(QUERIES)
+
+
+def test_a_decoder_keeps_keys_and_values_of_all_its_layers(tmp_path):
+    save_ranker(tmp_path / "model", "llama", CONFIG)
+    free = BlockRankReranker.from_pretrained(tmp_path / "model", dtype="float32").query_free()
+    free.prepare_store(tmp_path / "store", DOCUMENTS)
+    stored = BlockRankReranker.from_pretrained(
+        tmp_path / "model", config=free.config, dtype="float32", store=tmp_path / "store"
+    )
+    assert_same(stored.rank(QUERIES[0], DOCUMENTS), free.rank(QUERIES[0], DOCUMENTS))
+
+
+def test_preparing_again_goes_on_where_it_stopped_and_appends(ranker, tmp_path):
+    assert ranker.prepare_store(tmp_path, DOCUMENTS[:2]).prepared == 2
+    done = ranker.prepare_store(tmp_path, [*DOCUMENTS, "blood"])
+    assert (done.prepared, done.found, done.documents) == (UNIQUE - 1, 2, UNIQUE + 1)
+    assert done.nbytes == sum(path.stat().st_size for path in tmp_path.glob("group-*"))
+    assert ranker.prepare_store(tmp_path, DOCUMENTS).prepared == 0
+
+
+def test_a_reader_sees_what_another_process_appended_after_a_refresh(ranker, tmp_path):
+    ranker.prepare_store(tmp_path, DOCUMENTS[:1])
+    reader = open_store(ranker, tmp_path)
+    ranker.prepare_store(tmp_path, DOCUMENTS)
+    assert len(reader) == 1
+    reader.refresh()
+    assert len(reader) == UNIQUE
+
+
+@pytest.mark.parametrize("dtype", ["float16", "int8"])
+def test_smaller_states_are_smaller_on_disk(ranker, folder, tmp_path, dtype):
+    exact = ranker.prepare_store(tmp_path / "exact", DOCUMENTS * 40 + [f"blood {n}" for n in range(200)])
+    small = ranker.prepare_store(tmp_path / "small", DOCUMENTS * 40 + [f"blood {n}" for n in range(200)], dtype=dtype)
+    assert small.nbytes < 0.7 * exact.nbytes
+    stored = BlockRankReranker.from_pretrained(folder, dtype="float32", store=tmp_path / "small")
+    expected = {d.index: d.score for d in ranker.rank(QUERIES[0], DOCUMENTS)}
+    for document in stored.rank(QUERIES[0], DOCUMENTS):
+        assert document.score == pytest.approx(expected[document.index], abs=0.01)
+
+
+def test_a_store_of_another_model_dtype_or_thing_is_refused(ranker, folder, tmp_path):
+    ranker.prepare_store(tmp_path / "store", DOCUMENTS)
+    other = ranker.with_config(query_offset=BERT_CONFIG.query_offset + 1)
+    with pytest.raises(ValueError, match="was prepared by another model, revision, dtype or config"):
+        other.prepare_store(tmp_path / "store", DOCUMENTS)
+    with pytest.raises(ValueError, match="holds states in float32, not int8"):
+        ranker.prepare_store(tmp_path / "store", DOCUMENTS, dtype="int8")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "letter.txt").write_text("dear")
+    with pytest.raises(ValueError, match="neither a store of prepared documents nor an empty folder"):
+        ranker.prepare_store(tmp_path / "other", DOCUMENTS)
+    absent = BlockRankReranker.from_pretrained(folder, dtype="float32", store=tmp_path / "absent")
+    with pytest.raises(FileNotFoundError, match="holds no prepared documents"):
+        absent.rank(QUERIES[0], DOCUMENTS)
+    (tmp_path / "store" / "store.json").write_text("{")
+    with pytest.raises(ValueError, match="is damaged"):
+        ranker.prepare_store(tmp_path / "store", DOCUMENTS)
+
+
+@pytest.mark.parametrize("where", ["states", "header", "end"])
+def test_damage_is_reported_and_repaired_by_preparing_again(ranker, folder, tmp_path, where):
+    ranker.prepare_store(tmp_path, DOCUMENTS)
+    (group,) = tmp_path.glob("group-*")
+    content = bytearray(group.read_bytes())
+    if where == "end":
+        del content[-100:]
+    else:
+        place = 20 if where == "header" else len(content) - 1000
+        content[place : place + 40] = bytes(40)
+    group.write_bytes(content)
+    expected = ranker.rank(QUERIES[0], DOCUMENTS)
+    with pytest.warns(UserWarning, match="is damaged"):
+        stored = BlockRankReranker.from_pretrained(folder, dtype="float32", store=tmp_path)
+        assert_same(stored.rank(QUERIES[0], DOCUMENTS), expected)
+    with pytest.warns(UserWarning, match="is damaged"):
+        assert ranker.prepare_store(tmp_path, DOCUMENTS).prepared > 0
+    again = BlockRankReranker.from_pretrained(folder, dtype="float32", store=tmp_path)
+    assert_same(again.rank(QUERIES[0], DOCUMENTS), expected)
+
+
+def test_a_full_disk_leaves_what_was_there(ranker, tmp_path, monkeypatch):
+    ranker.prepare_store(tmp_path, DOCUMENTS[:2])
+
+    def full(tensors, path):
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("blockrank_rerank.state_store.save_file", full)
+        with pytest.raises(OSError, match="No space left"):
+            ranker.prepare_store(tmp_path, DOCUMENTS)
+    assert not list(tmp_path.glob("*.unfinished"))
+    assert ranker.prepare_store(tmp_path, DOCUMENTS).found == 2
+
+
+def test_threads_read_one_store_at_once(ranker, folder, tmp_path):
+    ranker.prepare_store(tmp_path, DOCUMENTS)
+    stored = BlockRankReranker.from_pretrained(folder, dtype="float32", store=tmp_path)
+    expected, failures = ranker.rank(QUERIES[0], DOCUMENTS), []
+
+    def work():
+        try:
+            for _ in range(5):
+                assert_same(stored.rank(QUERIES[0], DOCUMENTS), expected)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+
+
+def test_a_pickled_ranker_finds_its_store_again(ranker, folder, tmp_path):
+    ranker.prepare_store(tmp_path, DOCUMENTS)
+    stored = pickle.loads(pickle.dumps(BlockRankReranker.from_pretrained(folder, dtype="float32", store=tmp_path)))
+    assert_same(stored.rank(QUERIES[0], DOCUMENTS), ranker.rank(QUERIES[0], DOCUMENTS))
+
+
+PREPARE = """
+import sys, torch
+from blockrank_rerank import BlockRankReranker, store_preparation
+torch.set_num_threads(1)
+store_preparation.GROUP_BYTES = 4_000
+ranker = BlockRankReranker.from_pretrained(sys.argv[1], dtype="float32")
+ranker.rank("it", ["sugar"])
+print("ready", flush=True)
+ranker.prepare_store(sys.argv[2], (f"sugar blood liver {n}" for n in range(100_000)))
+"""
+
+
+def test_kill_at_random_moments_loses_at_most_the_group_in_flight(ranker, folder, tmp_path):
+    rng = random.Random(0)
+    before = 0
+    # Each run goes on with the store that the killed one left.
+    for _ in range(KILLS):
+        process = subprocess.Popen(
+            [sys.executable, "-c", PREPARE, folder, tmp_path], stdout=subprocess.PIPE, text=True, env=os.environ
+        )
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(rng.uniform(0, 0.5))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        if not list(tmp_path.iterdir()):
+            continue
+        store = open_store(ranker, tmp_path) if (tmp_path / "store.json").exists() else ()
+        assert len(store) >= before
+        before = len(store)
+        for number in range(0, len(store), 7):
+            assert store.get(f"sugar blood liver {number}") is not None
+    assert before > 0
+    done = ranker.prepare_store(tmp_path, (f"sugar blood liver {n}" for n in range(before + 3)))
+    assert (done.prepared, done.found) == (3, before)
+
+
+KILLS = int(os.environ.get("BLOCKRANK_TEST_KILLS", "3"))
+"""Every one starts a process; 50 with BLOCKRANK_TEST_KILLS=50."""
+
+
+def test_groups_are_cut_by_bytes(ranker, tmp_path, monkeypatch):
+    monkeypatch.setattr(store_preparation, "GROUP_BYTES", 1)
+    ranker.prepare_store(tmp_path, DOCUMENTS)
+    assert len(list(tmp_path.glob("group-*"))) == UNIQUE
