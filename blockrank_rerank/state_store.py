@@ -23,7 +23,7 @@ from blockrank_rerank.states import DocumentStates
 MANIFEST_NAME = "store.json"
 FORMAT_VERSION = 1
 _GROUPS = "group-*.safetensors"
-_OWN = ("digests", "offsets", "ids", "truncated", "checksums")
+_INDEX = {"digests", "offsets", "truncated", "checksums"}
 _DIGEST_BYTES = 16
 
 
@@ -85,14 +85,19 @@ class StateStore:
         if place is None:
             return None
         try:
-            group = self._groups[place.group]
-            rows = {name: group.get_slice(name)[place.start : place.end] for name in group.keys() if name not in _OWN}  # noqa: SIM118
-            ids = group.get_slice("ids")[place.start : place.end]
+            ids, rows = self._read(place)
+            fault = None if _checksum(ids, rows) == place.checksum else "its checksum does not match"
         except SafetensorError as error:
-            return self._damaged(place, str(error))
-        if _checksum(ids, rows) != place.checksum:
-            return self._damaged(place, "its checksum does not match")
+            fault = str(error)
+        if fault is not None:
+            self._forget(place, fault)
+            return None
         return DocumentStates(tuple(ids.tolist()), place.truncated, rows)
+
+    def _read(self, place: _Place) -> tuple[Tensor, dict[str, Tensor]]:
+        group = self._groups[place.group]
+        read = {name: group.get_slice(name)[place.start : place.end] for name in {*group.keys()} - _INDEX}
+        return read.pop("ids"), read
 
     def __contains__(self, text: str) -> bool:
         return _digest(text) in self._places
@@ -167,8 +172,8 @@ class StateStore:
                 # A later group holds what was prepared again.
                 self._places[digest] = _Place(path, start, end, bool(cut), checksum)
 
-    def _damaged(self, place: _Place, why: str) -> None:
-        warnings.warn(f"a document in {place.group} is damaged ({why}) and counts as missing", stacklevel=3)
+    def _forget(self, place: _Place, fault: str) -> None:
+        warnings.warn(f"a document in {place.group} is damaged ({fault}) and counts as missing", stacklevel=3)
         with self._lock:
             for digest, other in list(self._places.items()):
                 if other is place:

@@ -88,7 +88,7 @@ QueryFree = Annotated[
     typer.Option(
         "--query-free",
         rich_help_panel=MODEL_PANEL,
-        help="Do not repeat the query before the documents, so that they can be prepared; the default model never does.",
+        help="Do not repeat the query before documents, so that they can be prepared; the default model never does.",
     ),
 ]
 Store = Annotated[

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from blockrank_rerank.cli.options import ModelOptions
 
@@ -29,7 +29,10 @@ def load_ranker(options: ModelOptions) -> BlockRankReranker:
         local_files_only=options.local_files_only,
         trust_remote_code=options.trust_remote_code,
     )
-    limits = {"scoring_layer": options.scoring_layer, "max_document_tokens": options.max_document_tokens}
+    limits: dict[str, Any] = {
+        "scoring_layer": options.scoring_layer,
+        "max_document_tokens": options.max_document_tokens,
+    }
     if options.query_free:
         ranker = load(config=load(**limits).query_free().config, store=options.store)
     else:

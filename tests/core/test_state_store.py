@@ -117,9 +117,10 @@ def test_damage_is_reported_and_repaired_by_preparing_again(ranker, folder, tmp_
         content[place : place + 40] = bytes(40)
     group.write_bytes(content)
     expected = ranker.rank(QUERIES[0], DOCUMENTS)
+    stored = BlockRankReranker.from_pretrained(folder, dtype="float32", store=tmp_path)
     with pytest.warns(UserWarning, match="is damaged"):
-        stored = BlockRankReranker.from_pretrained(folder, dtype="float32", store=tmp_path)
-        assert_same(stored.rank(QUERIES[0], DOCUMENTS), expected)
+        got = stored.rank(QUERIES[0], DOCUMENTS)
+    assert_same(got, expected)
     with pytest.warns(UserWarning, match="is damaged"):
         assert ranker.prepare_store(tmp_path, DOCUMENTS).prepared > 0
     again = BlockRankReranker.from_pretrained(folder, dtype="float32", store=tmp_path)
