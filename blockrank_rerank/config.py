@@ -11,6 +11,7 @@ CONFIG_NAME = "blockrank_config.json"
 FORMAT_VERSION = 1
 RELEASED_MODEL = "quicktensor/blockrank-msmarco-mistral-7b"
 
+_LONG_DOCUMENTS = ("split", "truncate", "error")
 _SIGNALS = ("all", "mean")
 _REDUCTIONS = ("mean_of_softmax", "softmax_of_mean")
 
@@ -128,8 +129,10 @@ class BlockRankConfig:
     query_documents_from_layer : int
         First layer in which the query block sees the documents; 0 is the paper.
     max_document_tokens : int, optional
-        Longest document block, template included; longer documents are cut and say so. As many as the
-        model's positions admit where not given.
+        Longest document block, template included. As many as the model's positions admit where not given.
+    long_documents : str
+        What becomes of longer documents: ``"split"`` into overlapping passages, of which the best one counts;
+        ``"truncate"``, and say so; or ``"error"``.
     prompt : PromptTemplate
         The text of the blocks.
     version : int
@@ -145,6 +148,7 @@ class BlockRankConfig:
     query_offset: int = 16384  # released code, block_icr_collate_fn; the paper's text says 8192
     query_documents_from_layer: int = 0
     max_document_tokens: int | None = 512  # released configs, max_block_length
+    long_documents: str = "split"
     prompt: PromptTemplate = field(default_factory=PromptTemplate)
     version: int = FORMAT_VERSION
 
@@ -253,6 +257,8 @@ def _check_ranges(config: BlockRankConfig) -> None:
         raise ValueError('signal_tokens="mean" needs scoring_head=True: there is no state to average otherwise')
     if config.abstention and not config.prompt.instruction and not config.prompt.chat:
         raise ValueError("abstention needs an instruction in the prompt: its block stands for no document at all")
+    if config.long_documents not in _LONG_DOCUMENTS:
+        raise ValueError(f"long_documents must be one of {_LONG_DOCUMENTS}, got {config.long_documents!r}")
     if config.reduction not in _REDUCTIONS:
         raise ValueError(f"reduction must be one of {_REDUCTIONS}, got {config.reduction!r}")
     if config.heads is not None and (

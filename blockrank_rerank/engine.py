@@ -12,12 +12,14 @@ from blockrank_kernels.gpu import triton_on
 from torch import Tensor
 
 from blockrank_rerank.backbone import Backbone, check_fits, position_limit
+from blockrank_rerank.blocks import Blocks
 from blockrank_rerank.checkpoint import with_scoring_layer
 from blockrank_rerank.choices import resolve_device, resolve_dtype
 from blockrank_rerank.config import BlockRankConfig
 from blockrank_rerank.handle import EngineSpec
 from blockrank_rerank.layout import build_layout
 from blockrank_rerank.prompt import EncodedRequest, PromptEncoder, split
+from blockrank_rerank.request import Document
 from blockrank_rerank.states import DocumentStates, StatePack, compress
 
 BUDGET_TOKENS = {"cpu": 8192}
@@ -60,6 +62,10 @@ class Engine:
             checkpoint, model_config, config, device, resolve_dtype(spec.dtype, device), spec.attention
         )
         return cls(config, prompt, backbone)
+
+    def blocks(self, query: str, documents: Sequence[Document], texts: Sequence[str]) -> Blocks:
+        """The blocks in which documents are read."""
+        return Blocks.of(query, documents, texts, self.prompt)
 
     @property
     def device(self) -> torch.device:
@@ -153,5 +159,7 @@ def resolve_config(spec: EngineSpec) -> tuple[Any, BlockRankConfig]:
     config = with_scoring_layer(config, spec.scoring_layer)
     if spec.max_document_tokens is not None:
         config = replace(config, max_document_tokens=spec.max_document_tokens)
+    if spec.long_documents is not None:
+        config = replace(config, long_documents=spec.long_documents)
     check_fits(config, model_config)
     return model_config, config

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from html import escape
@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from blockrank_rerank.sentences import sentence_spans
 
 if TYPE_CHECKING:
-    from blockrank_rerank.request import Document
     from blockrank_rerank.reranker import RankedDocument
 
 HIGHLIGHTS = "highlights"
@@ -134,39 +133,28 @@ class Explanation:
         return f"<p><b>{escape(self.query)}</b></p><ol>{rows}</ol>"
 
 
-def word_spans(document: Document, spans: Sequence[tuple[int, int]], weights: Sequence[float]) -> list[Span]:
-    """Words of a document with the weights of their tokens.
+def word_spans(text: str, tokens: Sequence[tuple[int, int]], weights: Sequence[float]) -> list[Span]:
+    """Words of a text with the weights of their tokens; those of words that were not read are 0.
 
     Parameters
     ----------
-    document : str or mapping
-        As given to the ranker.
-    spans : sequence of (int, int)
-        Characters of each token in the text that was encoded: title, space and text, stripped.
+    text : str
+        The document's text as given.
+    tokens : sequence of (int, int)
+        Code points of each token in the text; those of title and template lie outside it.
     weights : sequence of float
         Of the tokens.
     """
-    text, shift = _placed(document)
     found = [(match.start(), match.end()) for match in _WORD.finditer(text)]
     totals = [0.0] * len(found)
     word = 0
-    for (start, end), weight in zip(spans, weights, strict=True):
-        start, end = start + shift, end + shift
+    for (start, end), weight in zip(tokens, weights, strict=True):
         while word < len(found) and found[word][1] <= start:
             word += 1
         # A token may begin with the space before its word; one that ends before the text belongs to the title.
         if word < len(found) and end > found[word][0]:
             totals[word] += weight
     return [Span(start, end, total, text[start:end]) for (start, end), total in zip(found, totals, strict=True)]
-
-
-def _placed(document: Document) -> tuple[str, int]:
-    """The text as given, and what turns an offset of the encoded text into one of it."""
-    if isinstance(document, str):
-        return document, len(document) - len(document.lstrip())
-    text, title = document["text"], document.get("title")
-    whole = f"{title} {text}" if isinstance(document, Mapping) and title else text
-    return text, len(whole) - len(whole.lstrip()) - (len(whole) - len(text))
 
 
 def _html(document: ExplainedDocument) -> str:

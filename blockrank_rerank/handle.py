@@ -20,6 +20,7 @@ class EngineSpec:
     config: BlockRankConfig | None
     scoring_layer: int | None
     max_document_tokens: int | None
+    long_documents: str | None
     device: str | None
     dtype: str | None
     attention: str

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, overload
 
+from blockrank_rerank.blocks import Blocks
 from blockrank_rerank.states import DocumentStates, StatePack
 
 if TYPE_CHECKING:
@@ -20,20 +21,29 @@ class PreparedDocuments(Sequence["Document"]):
     ----------
     documents : sequence of str or mapping
         As given.
+    blocks : Blocks
+        In which they were read.
     states : sequence of DocumentStates
-        One per document.
+        One per block.
     fingerprint : str
         Of the model that made them.
     """
 
-    def __init__(self, documents: Sequence[Document], states: Sequence[DocumentStates], fingerprint: str) -> None:
-        self.documents, self.states, self.fingerprint = list(documents), list(states), fingerprint
+    def __init__(
+        self, documents: Sequence[Document], blocks: Blocks, states: Sequence[DocumentStates], fingerprint: str
+    ) -> None:
+        self.documents, self.blocks, self.states = list(documents), blocks, list(states)
+        self.fingerprint = fingerprint
 
     def select(self, indices: Iterable[int]) -> PreparedDocuments:
         """Some of the documents, in the order of the indices."""
         chosen = list(indices)
+        blocks, places = self.blocks.select(chosen)
         return PreparedDocuments(
-            [self.documents[index] for index in chosen], [self.states[index] for index in chosen], self.fingerprint
+            [self.documents[index] for index in chosen],
+            blocks,
+            [self.states[place] for place in places],
+            self.fingerprint,
         )
 
     @property

@@ -3,14 +3,19 @@ from __future__ import annotations
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from blockrank_rerank.config import BlockRankConfig
+from blockrank_rerank.passages import passage_bounds, placed
 from blockrank_rerank.text_tokenizer import EncodedBlock, Text, TextTokenizer, as_text
+
+if TYPE_CHECKING:
+    from blockrank_rerank.request import Document
 
 T = TypeVar("T")
 
 _DROPPED = "the tokenizer's chat template drops messages; set chat=False in the config's prompt"
+_SLACK = 2
 _USER, _ASSISTANT = "@@blockrank-user-content@@", "@@blockrank-assistant-content@@"
 
 
@@ -108,6 +113,43 @@ class PromptEncoder:
         instruction, *encoded = self._tokenizer.encode([_fill(self._instruction, {}), *self._bodies(documents)])
         return self._request(instruction.ids, [], encoded)
 
+    def passages(self, query: str, documents: Sequence[Document], texts: Sequence[str]) -> list[list[tuple[int, int]]]:
+        """Code points of the parts in which each document goes into blocks: mostly one, the whole text.
+
+        Parameters
+        ----------
+        query : str
+            Matters where the instruction repeats it.
+        documents, texts : sequence
+            As given, and with their titles.
+
+        Raises
+        ------
+        ValueError
+            For a document that is too long where ``long_documents`` is ``"error"``, naming its index.
+        """
+        whole = [[(0, len(placed(document)[0]))] for document in documents]
+        if self._config.long_documents == "truncate" or not documents:
+            return whole
+        instruction, empty = self._tokenizer.encode(
+            [_fill(self._instruction, {"query": as_text(query)}), self._bodies([""])[0]]
+        )
+        cap = self._document_cap(len(instruction.ids))
+        # A token stands for one byte at least, so that most short texts need not be encoded to be called short.
+        bytes_at_most = cap - len(empty.ids) - _SLACK
+        long = [index for index, text in enumerate(texts) if len(text.encode("utf-8", "surrogatepass")) > bytes_at_most]
+        for index, block in zip(
+            long, self._tokenizer.encode(self._bodies([texts[index] for index in long])), strict=True
+        ):
+            if len(block.ids) > cap:
+                if self._config.long_documents == "error":
+                    raise ValueError(
+                        f"documents[{index}] has {len(block.ids)} tokens, more than the {cap} that a block may have; "
+                        'shorten it, or set long_documents="split" or "truncate" in the config'
+                    )
+                whole[index] = _cut_into_passages(documents[index], block, cap)
+        return whole
+
     def _request(self, instruction: list[int], query: list[int], documents: list[EncodedBlock]) -> EncodedRequest:
         if self._config.abstention and not instruction:
             raise ValueError("abstention needs an instruction in the prompt: its block stands for no document at all")
@@ -172,6 +214,16 @@ def _cut(tokens: list[T], tail: int, cap: int) -> list[T]:
             f"max_document_tokens must exceed the {tail} tokens with which the document template ends, got {cap}"
         )
     return tokens[:room] + tokens[len(tokens) - tail :]
+
+
+def _cut_into_passages(document: Document, block: EncodedBlock, cap: int) -> list[tuple[int, int]]:
+    text, shift = placed(document)
+    moved = [(start - block.data_start + shift, end - block.data_start + shift) for start, end in block.offsets]
+    tokens = [(start, end) for start, end in moved if 0 <= start < end <= len(text)]
+    # The title and the template come with every passage, and a cut may make another token of a word.
+    room = cap - (len(moved) - len(tokens)) - _SLACK
+    # A title that leaves no room for the text is for truncation.
+    return passage_bounds(text, tokens, room) if room > cap // 4 else [(0, len(text))]
 
 
 def document_text(document: str | Mapping[str, Any], index: int) -> str:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -61,17 +60,3 @@ def check_documents(documents: Iterable[Document]) -> tuple[list[Document], list
         raise TypeError(f"documents must be a list of documents, got {type(documents).__name__}")
     given = list(documents)
     return given, [document_text(document, index) for index, document in enumerate(given)]
-
-
-def check_top_k(top_k: int | None) -> None:
-    """Refuse anything but a number of documents."""
-    # Integers of numpy have an index, as Python's do; floats have none.
-    if top_k is not None and (isinstance(top_k, bool) or not hasattr(top_k, "__index__") or top_k < 0):
-        raise ValueError(f"top_k must be a number of documents that is not negative, or None for all, got {top_k!r}")
-
-
-def check_number(name: str, value: float | None) -> None:
-    """Refuse anything but a number or nothing."""
-    number = isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
-    if value is not None and not number:
-        raise ValueError(f"{name} must be a number or None, got {value!r}")

@@ -3,17 +3,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from blockrank_kernels.block_attention.api import IMPLEMENTATIONS
 
+from blockrank_rerank.blocks import Blocks
 from blockrank_rerank.checkpoint import Checkpoint
 from blockrank_rerank.choices import describe_choices
 from blockrank_rerank.config import BlockRankConfig
 from blockrank_rerank.explanation import ExplainedDocument, Explanation, word_spans
 from blockrank_rerank.handle import EngineHandle, EngineSpec
 from blockrank_rerank.known_states import KnownStates
+from blockrank_rerank.limits import Limits
+from blockrank_rerank.passages import passage, placed
 from blockrank_rerank.prepared_documents import PreparedDocuments
 from blockrank_rerank.prompt import EncodedRequest, document_text
 from blockrank_rerank.request import (
@@ -21,11 +24,9 @@ from blockrank_rerank.request import (
     Document,
     Request,
     check_documents,
-    check_number,
     check_request,
-    check_top_k,
 )
-from blockrank_rerank.scoring import Scores, scores
+from blockrank_rerank.scoring import raw_score, scores
 from blockrank_rerank.state_cache import CacheInfo, StateCache, parse_bytes
 from blockrank_rerank.states import DocumentStates, StatePack, states_dtype
 from blockrank_rerank.store_preparation import Preparation, prepare_store
@@ -57,10 +58,13 @@ class RankedDocument:
     text : str
         The document's text as given, without its title.
     truncated : bool
-        Whether the end of the document was cut off before scoring.
+        Whether the end of the document, or of its best passage, was cut off before scoring.
     probability : float or None
         Probability of relevance in 0–1, which does not depend on the other documents; nothing for models
         that were not trained to abstain.
+    passage : (int, int) or None
+        Code points of the best passage, end exclusive, of a document that was too long for one block and was
+        split: scores and probability are that passage's.
     """
 
     index: int
@@ -69,6 +73,7 @@ class RankedDocument:
     text: str
     truncated: bool
     probability: float | None = None
+    passage: tuple[int, int] | None = None
 
 
 class BlockRankReranker:
@@ -88,6 +93,7 @@ class BlockRankReranker:
         config: BlockRankConfig | None = None,
         scoring_layer: int | None = None,
         max_document_tokens: int | None = None,
+        long_documents: str | None = None,
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
         attention: str = "auto",
@@ -109,7 +115,10 @@ class BlockRankReranker:
         scoring_layer : int, optional
             0-based; instead of the config's.
         max_document_tokens : int, optional
-            Longest document in tokens, instead of the config's; longer ones are cut and marked.
+            Longest document in tokens, instead of the config's.
+        long_documents : str, optional
+            ``"split"`` longer documents into passages of which the best one counts, ``"truncate"`` and mark them,
+            or ``"error"``; instead of the config's.
         device : str or torch.device, optional
             CUDA where there is one, else the CPU, if not given.
         dtype : str or torch.dtype, optional
@@ -150,6 +159,7 @@ class BlockRankReranker:
             config=config,
             scoring_layer=scoring_layer,
             max_document_tokens=max_document_tokens,
+            long_documents=long_documents,
             device=None if device is None else str(device),
             dtype=None if dtype is None else str(dtype),
             attention=attention,
@@ -192,7 +202,9 @@ class BlockRankReranker:
         The model is read again when it is used.
         """
         config = replace(self.config, **changes)
-        spec = replace(self._handle.spec, config=config, scoring_layer=None, max_document_tokens=None)
+        spec = replace(
+            self._handle.spec, config=config, scoring_layer=None, max_document_tokens=None, long_documents=None
+        )
         return BlockRankReranker(EngineHandle(spec))
 
     def query_free(self) -> BlockRankReranker:
@@ -237,12 +249,13 @@ class BlockRankReranker:
         """
         given, texts = check_documents(documents)
         kept = self._engine.dtype if dtype is None else states_dtype(dtype)
+        blocks = self._engine.blocks("", given, texts)
         states: list[DocumentStates] = []
-        with work_progress("preparing", len(texts), sum(map(len, texts)), show_progress) as advance:
-            for one in self._engine.document_states(texts, kept):
+        with work_progress("preparing", len(blocks.texts), sum(map(len, texts)), show_progress) as advance:
+            for one in self._engine.document_states(blocks.texts, kept):
                 states.append(one)
                 advance(1, len(one.ids))
-        return PreparedDocuments(given, states, self._engine.fingerprint)
+        return PreparedDocuments(given, blocks, states, self._engine.fingerprint)
 
     def prepare_store(
         self,
@@ -275,9 +288,9 @@ class BlockRankReranker:
         OSError
             Where the disk is full; what was written before stays.
         """
-        texts = (document_text(document, index) for index, document in enumerate(documents))
         kept = None if dtype is None else states_dtype(dtype)
-        return prepare_store(self._engine, Path(folder), texts, kept, on_progress or (lambda documents, tokens: None))
+        report = on_progress or (lambda documents, tokens: None)
+        return prepare_store(self._engine, Path(folder), documents, kept, report)
 
     def rank(
         self,
@@ -344,22 +357,15 @@ class BlockRankReranker:
         on_progress : callable, optional
             Called with (requests, tokens) done since the last call, after every forward pass.
         """
-        check_top_k(top_k)
-        check_number("threshold", threshold)
-        check_number("min_probability", min_probability)
-        if min_probability is not None and not self.config.abstention:
-            raise ValueError(
-                f"min_probability needs a model that gives probabilities, and {self.model} does not; "
-                "use threshold, or train one with abstention_weight"
-            )
+        limits = self._limits(top_k, threshold, min_probability)
         checked = [check_request(request, number) for number, request in enumerate(requests)]
         results: list[list[RankedDocument]] = [[] for _ in checked]
         characters = sum(len(text) for request in checked for text in request.texts)
         with work_progress("reranking", len(checked), characters, show_progress, on_progress) as advance:
             for pack in self._packs(checked):
-                for number, documents, lse in zip(pack.numbers, pack.documents, self._lse(pack), strict=True):
-                    ranked = _ranked(checked[number].given, scores(lse, self._engine.config), documents)
-                    results[number] = _select(ranked, top_k, threshold, min_probability)
+                for number, encoded, lse in zip(pack.numbers, pack.encoded, self._lse(pack), strict=True):
+                    ranked = _ranked(checked[number].given, encoded, lse, self._engine.config)
+                    results[number] = limits.select(ranked)
                 advance(len(pack.numbers), pack.num_tokens)
         return results
 
@@ -384,15 +390,33 @@ class BlockRankReranker:
         Explanation
             Best document first; words and sentences with weights.
         """
-        request = check_request((query, documents), 0)
-        ranking = self.rank(query, documents, top_k=top_k, threshold=threshold, min_probability=min_probability)
-        if not ranking:
+        limits = self._limits(top_k, threshold, min_probability)
+        given = check_request((query, documents), 0).given
+        everything = self.rank(query, documents)
+        if not everything:
             return Explanation(query, [])
-        encoded = self._engine.prompt.encode(query, request.texts)
-        spans = self._engine.prompt.document_spans(encoded, request.texts)
+        # Of a document that was split, the passage that won is shown.
+        shown = {r.index: passage(given[r.index], r.passage) if r.passage else given[r.index] for r in everything}
+        texts = [document_text(shown[index], index) for index in range(len(given))]
+        encoded = self._engine.prompt.encode(query, texts)
+        spans = self._engine.prompt.document_spans(encoded, texts)
         attention = self._engine.token_attention(encoded)
-        words = [word_spans(request.given[i], spans[i], attention[i].tolist()) for i in (r.index for r in ranking)]
-        return Explanation(query, [ExplainedDocument(*pair) for pair in zip(ranking, words, strict=True)])
+        explained = []
+        for ranked in limits.select(everything):
+            shift = placed(shown[ranked.index])[1] + (ranked.passage[0] if ranked.passage else 0)
+            tokens = [(start + shift, end + shift) for start, end in spans[ranked.index]]
+            words = word_spans(ranked.text, tokens, attention[ranked.index].tolist())
+            explained.append(ExplainedDocument(ranked, words))
+        return Explanation(query, explained)
+
+    def _limits(self, top_k: int | None, threshold: float | None, min_probability: float | None) -> Limits:
+        limits = Limits(top_k, threshold, min_probability)
+        if min_probability is not None and not self.config.abstention:
+            raise ValueError(
+                f"min_probability needs a model that gives probabilities, and {self.model} does not; "
+                "use threshold, or train one with abstention_weight"
+            )
+        return limits
 
     @property
     def _engine(self) -> Engine:
@@ -404,24 +428,38 @@ class BlockRankReranker:
         for number, request in enumerate(checked):
             if not request.texts:
                 continue
-            prepared = self._prepared(request)
-            # Where states stand for the documents, the query goes through the model alone.
-            encoded = self._engine.prompt.encode(request.query, [] if prepared else request.texts)
-            full = pack.num_tokens + encoded.num_tokens > self._engine.budget_tokens
-            if pack.numbers and (full or bool(pack.kept) != bool(prepared)):
+            encoded = self._encode(request)
+            full = pack.num_tokens + encoded.request.num_tokens > self._engine.budget_tokens
+            if pack.numbers and (full or (pack.encoded[0].kept is None) != (encoded.kept is None)):
                 yield pack
                 pack = _Pack()
-            pack.add(number, encoded, prepared)
+            pack.add(number, encoded)
         if pack.numbers:
             yield pack
+
+    def _encode(self, request: CheckedRequest) -> _Encoded:
+        engine, prepared = self._engine, self._prepared(request)
+        if prepared is None:
+            blocks = engine.blocks(request.query, request.given, request.texts)
+            encoded = engine.prompt.encode(request.query, blocks.texts)
+            return _Encoded(encoded, blocks, [*map(tuple, encoded.documents)], encoded.truncated, None)
+        # Where states stand for the documents, the query goes through the model alone.
+        return _Encoded(
+            engine.prompt.encode(request.query, []),
+            prepared.blocks,
+            [states.ids for states in prepared.states],
+            [states.truncated for states in prepared.states],
+            prepared.pack,
+        )
 
     def _prepared(self, request: CheckedRequest) -> PreparedDocuments | None:
         """The request's documents with states: those that it came with, or those that are known."""
         if request.prepared is None:
             if self._known is None:
                 return None
-            states = self._known.get(request.texts, self._engine)
-            return PreparedDocuments(request.given, states, self._engine.fingerprint)
+            blocks = self._engine.blocks(request.query, request.given, request.texts)
+            states = self._known.get(blocks.texts, self._engine)
+            return PreparedDocuments(request.given, blocks, states, self._engine.fingerprint)
         if request.prepared.fingerprint != self._engine.fingerprint:
             raise ValueError(
                 "documents were prepared by another model, revision, dtype or config than this ranker's: their "
@@ -430,38 +468,37 @@ class BlockRankReranker:
         return request.prepared
 
     def _lse(self, pack: _Pack) -> list[torch.Tensor]:
-        engine = self._engine
-        return engine.scores_of_kept(pack.requests, pack.kept) if pack.kept else engine.document_scores(pack.requests)
+        requests = [encoded.request for encoded in pack.encoded]
+        kept = [encoded.kept for encoded in pack.encoded if encoded.kept is not None]
+        return self._engine.scores_of_kept(requests, kept) if kept else self._engine.document_scores(requests)
+
+
+class _Encoded(NamedTuple):
+    """A request in tokens.
+
+    ``ids`` and ``truncated`` belong to the blocks of its documents; ``kept`` are their states, where the request was
+    encoded without them.
+    """
+
+    request: EncodedRequest
+    blocks: Blocks
+    ids: list[tuple[int, ...]]
+    truncated: list[bool]
+    kept: StatePack | None
 
 
 @dataclass
 class _Pack:
-    """Requests that share a forward pass.
-
-    ``documents`` holds, for each request, its documents' token ids and whether they were cut; ``kept`` their
-    states, where the requests were encoded without them.
-    """
+    """Requests that share a forward pass, and their numbers."""
 
     numbers: list[int] = field(default_factory=list)
-    requests: list[EncodedRequest] = field(default_factory=list)
-    documents: list[_Blocks] = field(default_factory=list)
-    kept: list[StatePack] = field(default_factory=list)
+    encoded: list[_Encoded] = field(default_factory=list)
     num_tokens: int = 0
 
-    def add(self, number: int, request: EncodedRequest, prepared: PreparedDocuments | None) -> None:
+    def add(self, number: int, encoded: _Encoded) -> None:
         self.numbers.append(number)
-        self.requests.append(request)
-        self.num_tokens += request.num_tokens
-        if prepared is None:
-            self.documents.append(
-                [(tuple(ids), cut) for ids, cut in zip(request.documents, request.truncated, strict=True)]
-            )
-        else:
-            self.documents.append([(states.ids, states.truncated) for states in prepared.states])
-            self.kept.append(prepared.pack)
-
-
-_Blocks = list[tuple[tuple[int, ...], bool]]
+        self.encoded.append(encoded)
+        self.num_tokens += encoded.request.num_tokens
 
 
 def model_folder(model: str | Path) -> str:
@@ -471,8 +508,14 @@ def model_folder(model: str | Path) -> str:
     return str(model) if isinstance(model, Path) else model
 
 
-def _ranked(given: Sequence[Document], values: Scores, documents: _Blocks) -> list[RankedDocument]:
+def _ranked(
+    given: Sequence[Document], encoded: _Encoded, lse: torch.Tensor, config: BlockRankConfig
+) -> list[RankedDocument]:
     """Every document, best first; the sort is stable, so ties keep the input order."""
+    first = int(config.abstention)
+    best = encoded.blocks.best(raw_score(lse[..., first:]).tolist())
+    values = scores(lse[..., [*range(first), *(first + block for block in best)]], config)
+    sources = _first_copies([encoded.ids[block] for block in best])
     ranked = [
         RankedDocument(
             index=index,
@@ -480,28 +523,18 @@ def _ranked(given: Sequence[Document], values: Scores, documents: _Blocks) -> li
             raw_score=values.raw[source],
             probability=values.probability[source],
             text=document if isinstance(document, str) else document["text"],
-            truncated=documents[index][1],
+            truncated=encoded.truncated[block],
+            passage=encoded.blocks.passage(block),
         )
-        for index, (document, source) in enumerate(zip(given, _first_copies(documents), strict=True))
+        for index, (document, block, source) in enumerate(zip(given, best, sources, strict=True))
     ]
     return sorted(ranked, key=lambda document: -document.score)
 
 
-def _first_copies(documents: _Blocks) -> list[int]:
+def _first_copies(documents: list[tuple[int, ...]]) -> list[int]:
     """For every document the index of the first identical one.
 
     Copies take its scores, so that they tie: what rounding makes of a value depends on its place in a batch.
     """
     first: dict[tuple[int, ...], int] = {}
-    return [first.setdefault(ids, index) for index, (ids, _) in enumerate(documents)]
-
-
-def _select(
-    ranked: list[RankedDocument], top_k: int | None, threshold: float | None, min_probability: float | None
-) -> list[RankedDocument]:
-    return [
-        document
-        for document in ranked
-        if (threshold is None or document.score >= threshold)
-        and (min_probability is None or (document.probability or 0.0) >= min_probability)
-    ][:top_k]
+    return [first.setdefault(ids, index) for index, ids in enumerate(documents)]

@@ -30,9 +30,10 @@ class ScoringHead(nn.Module):
     says less about a document than "insulin". Untrained it is the identity projection, minus the log length,
     all signals alike: a log-mean-exp of cosines.
 
-    Where the model abstains, a key of its own, with a bias, stands for "none of these" instead of the
-    instruction block's. It reads the rest of the layer without changing it: no gradient of that score reaches
-    anything else, so calibration costs no ranking.
+    Where the model abstains, a learnt number stands for "none of these" instead of the instruction block's score:
+    the raw score at which a document is as likely relevant as not. Keys that depend on the query were tried and
+    fit the training queries only (docs/LOG.md). No gradient of it reaches anything else, so calibration costs no
+    ranking.
 
     Parameters
     ----------
@@ -51,8 +52,7 @@ class ScoringHead(nn.Module):
         self.log_temperature = nn.Parameter(torch.full((num_heads,), START_TEMPERATURE).log())
         self.length_weight = nn.Parameter(torch.full((num_heads,), -1.0))
         self.signal_weight = nn.Parameter(torch.zeros(num_heads, hidden_size))
-        self.nothing = nn.Parameter(torch.zeros(num_heads, hidden_size // num_heads))
-        self.nothing_bias = nn.Parameter(torch.zeros(num_heads))
+        self.nothing = nn.Parameter(torch.zeros(num_heads))
         nn.init.eye_(self.query.weight)
         nn.init.eye_(self.key.weight)
 
@@ -114,8 +114,7 @@ class ScoringHead(nn.Module):
         scores = weights[..., None] * lse
         if not config.abstention:
             return scores
-        nothing = (queries.detach() * self.nothing.float()).sum(-1) + self.nothing_bias.float()
-        nothing = weights.detach() * nothing
+        nothing = weights.detach() * self.nothing.float()
         return torch.cat([nothing[..., None], scores], -1)
 
     def _signals(self, states: Tensor, request: RequestBounds, config: BlockRankConfig) -> tuple[Tensor, Tensor]:
@@ -133,7 +132,7 @@ class ScoringHead(nn.Module):
     @property
     def vectors(self) -> list[nn.Parameter]:
         """The parameters that are not projections: few, and learnt at a rate of their own."""
-        return [self.log_temperature, self.length_weight, self.signal_weight, self.nothing, self.nothing_bias]
+        return [self.log_temperature, self.length_weight, self.signal_weight, self.nothing]
 
     def _unit(self, projected: Tensor) -> Tensor:
         """``[rows, H, D]`` of length 1, in fp32."""

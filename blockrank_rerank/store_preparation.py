@@ -7,56 +7,62 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
+from blockrank_rerank.prompt import document_text
 from blockrank_rerank.state_store import MANIFEST_NAME, StateStore
 from blockrank_rerank.states import DocumentStates
 
 if TYPE_CHECKING:
     from blockrank_rerank.engine import Engine
+    from blockrank_rerank.request import Document
 
 GROUP_BYTES = 32_000_000
 """States of one file of a store: what a kill loses at most, and what is held in memory."""
 
-LOOK_AHEAD = 1024
+LOOK_AHEAD = 256
 """Documents that are taken at a time, so that a corpus never is in memory as a whole."""
 
 
 class Preparation(NamedTuple):
-    """What was done to a store: documents prepared now, found there already, and the store's bytes and documents."""
+    """What was done to a store: blocks prepared now, found there already, and all that it holds, with its bytes.
+
+    A document is one block, or several where it is too long for one.
+    """
 
     prepared: int
     found: int
-    documents: int
+    blocks: int
     nbytes: int
 
 
 def prepare_store(
     engine: Engine,
     folder: Path,
-    texts: Iterable[str],
+    documents: Iterable[Document],
     dtype: torch.dtype | None,
     on_progress: Callable[[int, int], None],
 ) -> Preparation:
-    """Bring texts into a store that may hold some of them already."""
+    """Bring documents into a store that may hold some of them already."""
     new = not (folder / MANIFEST_NAME).exists()
     store = StateStore(folder, engine.fingerprint, engine.dtype if new and dtype is None else dtype)
     prepared = found = 0
-    for chunk in _chunks(texts):
-        unique = list(dict.fromkeys(chunk))
+    for given, texts in _chunks(documents):
+        blocks = engine.blocks("", given, texts)
+        unique = list(dict.fromkeys(blocks.texts))
         # Read, and not only looked up: what is damaged is prepared again.
         missing = [text for text in unique if store.get(text) is None]
         found += len(unique) - len(missing)
-        on_progress(len(chunk) - len(missing), 0)
         for group, states in _groups(missing, engine.document_states(missing, store.dtype)):
             store.append(group, states)
             prepared += len(group)
-            on_progress(len(group), sum(len(one.ids) for one in states))
+            on_progress(0, sum(len(one.ids) for one in states))
+        on_progress(len(given), 0)
     return Preparation(prepared, found, len(store), store.nbytes)
 
 
-def _chunks(texts: Iterable[str]) -> Iterator[list[str]]:
-    rest = iter(texts)
+def _chunks(documents: Iterable[Document]) -> Iterator[tuple[list[Document], list[str]]]:
+    rest = enumerate(documents)
     while chunk := list(islice(rest, LOOK_AHEAD)):
-        yield chunk
+        yield [document for _, document in chunk], [document_text(document, index) for index, document in chunk]
 
 
 def _groups(texts: Sequence[str], states: Iterable[DocumentStates]) -> Iterator[tuple[list[str], list[DocumentStates]]]:

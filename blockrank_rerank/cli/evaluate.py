@@ -83,6 +83,7 @@ def evaluate(
     dtype: opt.Dtype = None,
     attention: opt.Attention = "auto",
     max_document_tokens: opt.MaxDocumentTokens = None,
+    long_documents: opt.LongDocuments = None,
     local_files_only: opt.LocalFilesOnly = False,
     trust_remote_code: opt.TrustRemoteCode = False,
 ) -> None:
@@ -105,6 +106,7 @@ def evaluate(
         dtype=dtype,
         attention=attention,
         max_document_tokens=max_document_tokens,
+        long_documents=long_documents,
         local_files_only=local_files_only,
         trust_remote_code=trust_remote_code,
     )

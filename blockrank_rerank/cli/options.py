@@ -20,6 +20,7 @@ class ModelOptions:
     dtype: str | None = None
     attention: str = "auto"
     max_document_tokens: int | None = None
+    long_documents: str | None = None
     local_files_only: bool = False
     trust_remote_code: bool = False
     query_free: bool = False
@@ -72,7 +73,16 @@ MaxDocumentTokens = Annotated[
     typer.Option(
         "--max-document-tokens",
         rich_help_panel=MODEL_PANEL,
-        help="Longest document in tokens; longer ones are cut and marked. Default: the model's own.",
+        help="Longest document in tokens; see --long-documents. Default: the model's own.",
+    ),
+]
+LongDocuments = Annotated[
+    str | None,
+    typer.Option(
+        "--long-documents",
+        metavar="split|truncate|error",
+        rich_help_panel=MODEL_PANEL,
+        help="What becomes of longer documents. Default: they are split, and the best passage counts.",
     ),
 ]
 LocalFilesOnly = Annotated[

@@ -40,6 +40,7 @@ def prepare(
     dtype: opt.Dtype = None,
     attention: opt.Attention = "auto",
     max_document_tokens: opt.MaxDocumentTokens = None,
+    long_documents: opt.LongDocuments = None,
     local_files_only: opt.LocalFilesOnly = False,
     trust_remote_code: opt.TrustRemoteCode = False,
 ) -> None:
@@ -60,6 +61,7 @@ def prepare(
             dtype=dtype,
             attention=attention,
             max_document_tokens=max_document_tokens,
+            long_documents=long_documents,
             local_files_only=local_files_only,
             trust_remote_code=trust_remote_code,
             query_free=query_free,
@@ -73,6 +75,6 @@ def prepare(
         print_json(done._asdict())
     else:
         print_line(
-            f"{done.prepared} documents prepared, {done.found} were there; {store} holds {done.documents} in "
+            f"{done.prepared} blocks prepared, {done.found} were there; {store} holds {done.blocks} in "
             f"{done.nbytes / 1e6:,.1f} MB"
         )

@@ -32,6 +32,7 @@ def load_ranker(options: ModelOptions) -> BlockRankReranker:
     limits: dict[str, Any] = {
         "scoring_layer": options.scoring_layer,
         "max_document_tokens": options.max_document_tokens,
+        "long_documents": options.long_documents,
     }
     if options.query_free:
         ranker = load(config=load(**limits).query_free().config, store=options.store)

@@ -75,6 +75,7 @@ def rerank(
     dtype: opt.Dtype = None,
     attention: opt.Attention = "auto",
     max_document_tokens: opt.MaxDocumentTokens = None,
+    long_documents: opt.LongDocuments = None,
     local_files_only: opt.LocalFilesOnly = False,
     trust_remote_code: opt.TrustRemoteCode = False,
 ) -> None:
@@ -94,6 +95,7 @@ def rerank(
         dtype=dtype,
         attention=attention,
         max_document_tokens=max_document_tokens,
+        long_documents=long_documents,
         local_files_only=local_files_only,
         trust_remote_code=trust_remote_code,
         query_free=query_free,

@@ -90,6 +90,7 @@ class _Run:
             config=None,
             scoring_layer=settings.scoring_layer,
             max_document_tokens=None,
+            long_documents=None,
             device=None,
             dtype=None,
             attention="auto",

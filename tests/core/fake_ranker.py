@@ -39,6 +39,7 @@ class FakeRanker:
                 raw_score=value,
                 probability=None,
                 text=_text(documents[index]),
+                passage=None,
                 truncated=len(_text(documents[index]).split()) > self.longest,
             )
             for index, value in enumerate(raw)

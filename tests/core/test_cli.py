@@ -5,6 +5,7 @@ import subprocess
 import sys
 import warnings
 from importlib.util import find_spec
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -124,6 +125,7 @@ def test_json_holds_everything_about_every_document(fake, files, capsys):
         "raw_score": 1.0,
         "probability": None,
         "truncated": False,
+        "passage": None,
         "title": "Dogs",
         "text": DOGS,
         "metadata": {"year": 1},
@@ -215,6 +217,7 @@ def test_the_title_reaches_the_ranker_apart_from_the_text(fake, files):
 def test_all_model_options_reach_the_loader(fake, files):
     flags = ["--model=m", "--revision=r", "--scoring-layer=0", "--device=cpu", "--dtype=float32"]
     flags += ["--attention=sdpa", "--max-document-tokens=9", "--local-files-only", "--trust-remote-code"]
+    flags += ["--long-documents=error", "--store=states", "--query-free"]
     assert main(["rerank", QUERY, *files, *flags]) == 0
     assert fake.options == [
         ModelOptions(
@@ -225,6 +228,9 @@ def test_all_model_options_reach_the_loader(fake, files):
             dtype="float32",
             attention="sdpa",
             max_document_tokens=9,
+            long_documents="error",
+            store=Path("states"),
+            query_free=True,
             local_files_only=True,
             trust_remote_code=True,
         )
@@ -251,6 +257,8 @@ def test_the_loader_hands_every_option_to_the_engine(monkeypatch):
         "revision": None,
         "scoring_layer": 0,
         "max_document_tokens": 9,
+        "long_documents": None,
+        "store": None,
         "device": None,
         "dtype": None,
         "attention": "auto",

@@ -69,10 +69,17 @@ def test_attention_inside_every_document_sums_to_one_and_agrees_with_its_log_sum
     assert len(torch.cat(attention)) == int(layout.requests[0].document_offsets.diff().sum())
 
 
-def test_a_cut_document_has_no_weight_beyond_the_cut(ranker):
-    document = next(d for d in ranker.explain(QUERY, DOCUMENTS) if d.ranked.truncated)
-    assert document.words[0].weight > 0
-    assert document.words[-1].weight == 0
+def test_what_was_not_read_has_no_weight(ranker):
+    document = next(d for d in ranker.explain(QUERY, DOCUMENTS) if d.ranked.truncated or d.ranked.passage)
+    unread = [word for word in document.words if word.weight == 0]
+    assert unread
+    assert len(unread) < len(document.words)
+    if document.ranked.passage:
+        start, end = document.ranked.passage
+        assert all(word.end <= start or word.start >= end for word in unread)
+    else:
+        assert document.words[0].weight > 0
+        assert document.words[-1].weight == 0
 
 
 def test_the_default_model_looks_at_the_sentence_that_answers():
@@ -87,10 +94,9 @@ def test_a_text_without_words_has_no_best_sentence(ranker):
 
 
 def test_weights_go_to_the_words_behind_the_tokens_and_the_title_gets_none():
-    document = {"title": "T", "text": " ab  cd"}
-    # Encoded as "T  ab  cd": title, space, text.
-    spans = [(0, 1), (2, 5), (6, 8), (8, 9), (9, 12)]
-    words = word_spans(document, spans, [0.1, 0.2, 0.3, 0.3, 0.1])
+    # Encoded as "T  ab  cd", title, space, text, so that the text starts at 2.
+    tokens = [(-2, -1), (0, 3), (4, 6), (6, 7), (7, 10)]
+    words = word_spans(" ab  cd", tokens, [0.1, 0.2, 0.3, 0.3, 0.1])
     assert [(word.text, pytest.approx(word.weight)) for word in words] == [("ab", 0.2), ("cd", 0.6)]
 
 

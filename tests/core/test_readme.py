@@ -11,7 +11,9 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-EXECUTED = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+PREPARED = (ROOT / "docs/prepared.md").read_text(encoding="utf-8")
+BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+EXECUTED = BLOCK.findall(README)
 ROW = re.compile(r"^ +(\d+)  (0\.\d+)  +(?:[01]\.\d+  )?(\S+) ")
 
 
@@ -24,6 +26,11 @@ def rows(text: str) -> list[tuple[str, str, float]]:
 def test_every_python_block_of_the_readme_runs(code, capsys):
     exec(compile(code, "README.md", "exec"), {})
     assert capsys.readouterr().out.startswith("1 ")
+
+
+def test_the_python_blocks_of_the_page_on_prepared_documents_run_one_after_the_other(capsys):
+    exec(compile("\n".join(BLOCK.findall(PREPARED)), "prepared.md", "exec"), {})
+    assert "hits=2" in capsys.readouterr().out
 
 
 def test_the_first_command_prints_what_the_readme_shows():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import random
@@ -14,6 +15,7 @@ import time
 import pytest
 
 from blockrank_rerank import BlockRankReranker, store_preparation
+from blockrank_rerank.cli.app import main
 from blockrank_rerank.state_store import StateStore
 from tests.core.test_prepared import DOCUMENTS, QUERIES, assert_same, save_ranker
 from tests.core.tiny_models import BERT_CONFIG, CONFIG
@@ -37,7 +39,7 @@ def open_store(ranker, store):
 
 def test_documents_of_a_store_are_not_read_again_and_rank_as_ever(ranker, folder, tmp_path, monkeypatch):
     done = ranker.prepare_store(tmp_path / "store", iter(DOCUMENTS))
-    assert (done.prepared, done.found, done.documents) == (UNIQUE, 0, UNIQUE)
+    assert (done.prepared, done.found, done.blocks) == (UNIQUE, 0, UNIQUE)
     stored = BlockRankReranker.from_pretrained(folder, dtype="float32", store=tmp_path / "store")
     read = []
     engine = stored._handle.get()
@@ -61,7 +63,7 @@ def test_a_decoder_keeps_keys_and_values_of_all_its_layers(tmp_path):
 def test_preparing_again_goes_on_where_it_stopped_and_appends(ranker, tmp_path):
     assert ranker.prepare_store(tmp_path, DOCUMENTS[:2]).prepared == 2
     done = ranker.prepare_store(tmp_path, [*DOCUMENTS, "blood"])
-    assert (done.prepared, done.found, done.documents) == (UNIQUE - 1, 2, UNIQUE + 1)
+    assert (done.prepared, done.found, done.blocks) == (UNIQUE - 1, 2, UNIQUE + 1)
     assert done.nbytes == sum(path.stat().st_size for path in tmp_path.glob("group-*"))
     assert ranker.prepare_store(tmp_path, DOCUMENTS).prepared == 0
 
@@ -166,6 +168,25 @@ def test_a_pickled_ranker_finds_its_store_again(ranker, folder, tmp_path):
     ranker.prepare_store(tmp_path, DOCUMENTS)
     stored = pickle.loads(pickle.dumps(BlockRankReranker.from_pretrained(folder, dtype="float32", store=tmp_path)))
     assert_same(stored.rank(QUERIES[0], DOCUMENTS), ranker.rank(QUERIES[0], DOCUMENTS))
+
+
+def test_the_command_prepares_a_corpus_and_rerank_uses_it(folder, tmp_path, capsys):
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text("\n".join(["sugar", "aspirin thins the blood", "the liver"]), encoding="utf-8")
+    model = ["--model", str(folder), "--dtype", "float32"]
+    assert main(["prepare", str(corpus), str(tmp_path / "store"), *model, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["prepared"] == 3
+    assert main(["prepare", str(corpus), str(tmp_path / "store"), *model]) == 0
+    assert "0 blocks prepared, 3 were there" in capsys.readouterr().out
+    rankings = []
+    for options in ([], ["--store", str(tmp_path / "store")]):
+        assert main(["rerank", "what thins the blood", str(corpus), *model, "--json", *options]) == 0
+        rankings.append([record["text"] for record in json.loads(capsys.readouterr().out)])
+    assert rankings[0] == rankings[1]
+    assert main(["prepare", str(corpus), str(tmp_path / "store"), *model, "--states", "int8"]) == 2
+    assert "holds states in float32, not int8" in capsys.readouterr().err
+    assert main(["prepare", str(corpus), str(tmp_path), *model]) == 2
+    assert "neither a store" in capsys.readouterr().err
 
 
 PREPARE = """

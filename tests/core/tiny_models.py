@@ -131,7 +131,9 @@ PROMPT = PromptTemplate(
 )
 """A short prompt without list positions, so that rankings do not depend on the documents' order."""
 
-CONFIG = BlockRankConfig(scoring_layer=2, query_offset=128, max_document_tokens=64, prompt=PROMPT)
+CONFIG = BlockRankConfig(
+    scoring_layer=2, query_offset=128, max_document_tokens=64, long_documents="truncate", prompt=PROMPT
+)
 
 BERT_PROMPT = PromptTemplate(
     instruction="[CLS]", document="{text}[SEP]", query="{query}[SEP]", answer="", answer_start="", chat=False
@@ -144,6 +146,7 @@ BERT_CONFIG = BlockRankConfig(
     query_offset=1,
     query_documents_from_layer=3,
     max_document_tokens=None,
+    long_documents="truncate",
     prompt=BERT_PROMPT,
 )
 

@@ -1,0 +1,105 @@
+"""What prepared documents save: cold, prepared, from disk, and a CrossEncoder on five documents, in turns.
+
+    python benchmarks/prepared.py [--documents 100] [--repeats 7] [--corpus 10000]
+
+One query over documents of about 120 words with the default model on the CPU. With --corpus, also the throughput of
+preparing that many passages into a store, against ranking them cold, and the peak memory of the process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from common import machine, median_ms, require_green
+from cross_encoder import QUERY, cross_encoder
+from scaling import passages
+
+from blockrank_rerank import BlockRankReranker
+
+FEW = 5
+
+
+def contestants(count: int, dtype: str, folder: Path) -> dict[str, object]:
+    """Functions that rank once."""
+    documents = passages(count)
+    ranker = BlockRankReranker.from_pretrained(dtype=dtype)
+    kept = {name: ranker.prepare(documents, dtype=name) for name in (dtype, "int8")}
+    ranker.prepare_store(folder / dtype, documents)
+    peer = cross_encoder(getattr(torch, dtype), str(folder / "peer"))
+    pairs = [(QUERY, document) for document in documents[:FEW]]
+
+    def from_disk() -> None:
+        # A new ranker opens the store anew; the model stays loaded, as the other one holds it.
+        BlockRankReranker.from_pretrained(dtype=dtype, store=folder / dtype).rank(QUERY, documents)
+
+    return {
+        "cold": lambda: ranker.rank(QUERY, documents),
+        "prepared": lambda: ranker.rank(QUERY, kept[dtype]),
+        "prepared, int8": lambda: ranker.rank(QUERY, kept["int8"]),
+        "prepared, from disk": from_disk,
+        f"CrossEncoder, {FEW} documents": lambda: peer.predict(pairs, show_progress_bar=False),
+    }
+
+
+def same_rankings(count: int) -> None:
+    """Kendall's tau between cold and prepared rankings."""
+    documents = passages(count)
+    for dtype, kept in (("float32", "float32"), ("float32", "int8"), ("bfloat16", "bfloat16"), ("bfloat16", "int8")):
+        ranker = BlockRankReranker.from_pretrained(dtype=dtype)
+        cold, prepared = (
+            [ranked.index for ranked in ranker.rank(QUERY, given)]
+            for given in (documents, ranker.prepare(documents, dtype=kept))
+        )
+        print(f"Kendall's tau, {dtype}, states in {kept}: {kendall(cold, prepared):.4f}")
+
+
+def kendall(one: list[int], other: list[int]) -> float:
+    """Of two orders of the same things."""
+    place = {index: rank for rank, index in enumerate(other)}
+    pairs = [(a, b) for i, a in enumerate(one) for b in one[i + 1 :]]
+    return sum(1 if place[a] < place[b] else -1 for a, b in pairs) / len(pairs)
+
+
+def corpus(count: int, folder: Path) -> None:
+    """Throughput of preparing many passages, against ranking the same cold."""
+    ranker = BlockRankReranker.from_pretrained()
+    documents = [f"{number} {text}" for number, text in enumerate(passages(count))]
+    ranker.rank(QUERY, documents[:100])
+    start = time.perf_counter()
+    ranker.rank(QUERY, documents)
+    cold = time.perf_counter() - start
+    start = time.perf_counter()
+    done = ranker.prepare_store(folder / "corpus", documents)
+    prepared = time.perf_counter() - start
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    print(
+        f"{count} passages: cold {cold:.1f} s, preparing {prepared:.1f} s ({cold / prepared:.0%} of the cold "
+        f"throughput), {done.nbytes / done.blocks / 1e3:.0f} KB each, peak memory {peak:,.0f} MB"
+    )
+
+
+def main(documents: int, repeats: int, passages_in_corpus: int) -> None:
+    require_green("tests/core/test_prepared.py")
+    print(machine())
+    print(f"{documents} documents of about 120 words, medians of {repeats}")
+    with tempfile.TemporaryDirectory() as folder:
+        for dtype in ("float32", "bfloat16"):
+            times = median_ms(contestants(documents, dtype, Path(folder)), repeats)
+            for name, ms in times.items():
+                print(f"{dtype:9} {name:28} {ms:9.1f} ms {times['cold'] / ms:8.1f} x cold")
+        same_rankings(documents)
+        if passages_in_corpus:
+            corpus(passages_in_corpus, Path(folder))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--documents", type=int, default=100)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--corpus", type=int, default=0, dest="passages_in_corpus")
+    main(**vars(parser.parse_args()))

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from blockrank_rerank.passages import passage
+from blockrank_rerank.prompt import PromptEncoder, document_text
+
+if TYPE_CHECKING:
+    from blockrank_rerank.request import Document
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """The blocks in which documents go through the model: one each, or several passages of a long one.
+
+    Attributes
+    ----------
+    texts : list of str
+        Of the blocks, with titles.
+    owners : list of int
+        The document of each block, ascending.
+    bounds : list of (int, int)
+        Code points of the document's text that each block holds.
+    """
+
+    texts: list[str]
+    owners: list[int]
+    bounds: list[tuple[int, int]]
+
+    @classmethod
+    def of(cls, query: str, documents: Sequence[Document], texts: Sequence[str], prompt: PromptEncoder) -> Blocks:
+        """Cut documents as the prompt's settings say."""
+        cut = prompt.passages(query, documents, texts)
+        blocks = cls([], [], [])
+        for index, (document, text, bounds) in enumerate(zip(documents, texts, cut, strict=True)):
+            for bound in bounds:
+                blocks.texts.append(text if len(bounds) == 1 else document_text(passage(document, bound), index))
+                blocks.owners.append(index)
+                blocks.bounds.append(bound)
+        return blocks
+
+    def select(self, documents: Sequence[int]) -> tuple[Blocks, list[int]]:
+        """Blocks of some of the documents, in their order, and where each was."""
+        places: dict[int, list[int]] = {}
+        for block, owner in enumerate(self.owners):
+            places.setdefault(owner, []).append(block)
+        chosen = [block for document in documents for block in places[document]]
+        owners = [new for new, document in enumerate(documents) for _ in places[document]]
+        return Blocks([self.texts[b] for b in chosen], owners, [self.bounds[b] for b in chosen]), chosen
+
+    def best(self, raw_scores: Sequence[float]) -> list[int]:
+        """For every document its block with the highest raw score; the first one of equals."""
+        best: dict[int, int] = {}
+        for block, owner in enumerate(self.owners):
+            if owner not in best or raw_scores[block] > raw_scores[best[owner]]:
+                best[owner] = block
+        return list(best.values())
+
+    def passage(self, block: int) -> tuple[int, int] | None:
+        """Bounds of a block that is one of several of its document."""
+        return self.bounds[block] if self.owners.count(self.owners[block]) > 1 else None
