@@ -86,18 +86,26 @@ class Engine:
     def document_scores(self, requests: Sequence[EncodedRequest]) -> list[Tensor]:
         """Log-sum-exps of every request, as :class:`Backbone` returns them.
 
-        One pass over all requests; where the query never sees a document before the scoring layer, a long
-        list goes through in groups, which changes no score.
+        One pass over all requests. A request that is longer than the budget goes through in groups of documents,
+        which changes no score beyond rounding.
         """
-        if len(requests) > 1 or not self._documents_are_independent:
+        if len(requests) > 1 or requests[0].num_tokens <= self.budget_tokens:
             return self.backbone.document_scores(build_layout(requests, self.config.query_offset))
-        parts = [
-            self.backbone.document_scores(build_layout([part], self.config.query_offset))[0]
-            for part in split(requests[0], self.budget_tokens)
-        ]
+        groups = split(requests[0], self.budget_tokens)
+        return [self._independent(groups) if self._documents_are_independent else self._one_by_one(groups)]
+
+    def _independent(self, groups: Sequence[EncodedRequest]) -> Tensor:
+        """Scores group by group; nothing of a group is kept."""
+        parts = [self.backbone.document_scores(build_layout([group], self.config.query_offset))[0] for group in groups]
         # The instruction, first where the model may abstain, is the same in every part.
         documents = [part[..., int(self.config.abstention) :] for part in parts[1:]]
-        return [torch.cat([parts[0], *documents], -1)]
+        return torch.cat([parts[0], *documents], -1)
+
+    def _one_by_one(self, groups: Sequence[EncodedRequest]) -> Tensor:
+        """The groups' states one after the other, then the query over all of them."""
+        states = [state for group in groups for state in self._states(replace(group, query=[]), self.dtype)]
+        alone = replace(groups[0], documents=[], truncated=[])
+        return self.scores_of_kept([alone], [StatePack(states)])[0]
 
     @torch.inference_mode()
     def scores_of_kept(self, requests: Sequence[EncodedRequest], kept: Sequence[StatePack]) -> list[Tensor]:
@@ -108,11 +116,14 @@ class Engine:
     @torch.inference_mode()
     def document_states(self, texts: Sequence[str], dtype: torch.dtype) -> Iterator[DocumentStates]:
         """States of documents, one after the other, as many tokens to a pass as the budget allows."""
-        request = self.prompt.encode_documents(texts)
-        for part in split(request, self.budget_tokens):
-            made = self.backbone.document_states(build_layout([part], self.config.query_offset))
-            for ids, truncated, tensors in zip(part.documents, part.truncated, made, strict=True):
-                yield DocumentStates(tuple(ids), truncated, compress(tensors, dtype))
+        for part in split(self.prompt.encode_documents(texts), self.budget_tokens):
+            yield from self._states(part, dtype)
+
+    def _states(self, request: EncodedRequest, dtype: torch.dtype) -> Iterator[DocumentStates]:
+        """States of the documents of a request without a query."""
+        made = self.backbone.document_states(build_layout([request], self.config.query_offset))
+        for ids, truncated, tensors in zip(request.documents, request.truncated, made, strict=True):
+            yield DocumentStates(tuple(ids), truncated, compress(tensors, dtype))
 
     @cached_property
     def fingerprint(self) -> str:

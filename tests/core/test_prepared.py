@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from blockrank_rerank import BlockRankReranker
+from blockrank_rerank import BlockRankReranker, engine
 from blockrank_rerank.scoring_head import ScoringHead
 from blockrank_rerank.state_cache import StateCache, parse_bytes
 from tests.core.test_families import global_layers
@@ -62,6 +62,16 @@ def test_prepared_documents_rank_as_the_documents_do(family, tmp_path):
     prepared = ranker.prepare(DOCUMENTS)
     for query in QUERIES:
         assert_same(ranker.rank(query, prepared), ranker.rank(query, DOCUMENTS))
+
+
+@pytest.mark.parametrize("changes", [{}, {"abstention": True}, {"query_documents_from_layer": 1}], ids=str)
+def test_a_list_beyond_the_budget_goes_through_in_groups_with_the_same_scores(changes, tmp_path, monkeypatch):
+    folder = save_ranker(tmp_path, "llama", replace(CONFIG, **changes))
+    ranker = BlockRankReranker.from_pretrained(folder, dtype="float32", device="cpu")
+    expected = [ranker.rank(query, DOCUMENTS) for query in QUERIES]
+    monkeypatch.setitem(engine.BUDGET_TOKENS, "cpu", 100)
+    for query, ranking in zip(QUERIES, expected, strict=True):
+        assert_same(ranker.rank(query, DOCUMENTS), ranking)
 
 
 def test_a_sliding_window_at_the_scoring_layer_is_refused_for_kept_documents_too(tmp_path):
