@@ -14,6 +14,12 @@ if TYPE_CHECKING:
 SENTENCES = 2
 """Shown per document; they mostly hold more than half of its attention."""
 
+WORDS = 60
+"""Shown of a sentence: text without full stops is one sentence."""
+
+LETTERS = 40
+"""Shown of a word: neither do all scripts have spaces."""
+
 
 def print_explained(documents: Sequence[ExplainedDocument]) -> None:
     """Print the sentences of each document that the query looked at most, strong words emphasised."""
@@ -25,12 +31,23 @@ def print_explained(documents: Sequence[ExplainedDocument]) -> None:
 
 def _line(sentence: Span, document: ExplainedDocument) -> Text:
     line = Text(f"{sentence.weight:4.0%}  ")
-    for word in document.words:
-        if sentence.start <= word.start < sentence.end:
-            shown = literal(word.text)
-            if word.weight > document.strongest / 2:
-                shown.stylize("bold yellow")
-            elif word.weight > document.strongest / 5:
-                shown.stylize("yellow")
-            line.append_text(shown).append(" ")
-    return line
+    words = [word for word in document.words if sentence.start <= word.start < sentence.end]
+    first, last = _window([word.weight for word in words])
+    line.append("... " if first else "")
+    for word in words[first:last]:
+        shown = literal(word.text if len(word.text) <= LETTERS else word.text[:LETTERS] + "...")
+        if word.weight > document.strongest / 2:
+            shown.stylize("bold yellow")
+        elif word.weight > document.strongest / 5:
+            shown.stylize("yellow")
+        line.append_text(shown).append(" ")
+    return line.append("..." if last < len(words) else "")
+
+
+def _window(weights: Sequence[float]) -> tuple[int, int]:
+    """The words to show of a long sentence: some before and after the one with the most attention."""
+    if len(weights) <= WORDS:
+        return 0, len(weights)
+    strongest = max(range(len(weights)), key=weights.__getitem__)
+    first = min(max(0, strongest - WORDS // 2), len(weights) - WORDS)
+    return first, first + WORDS

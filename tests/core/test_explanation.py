@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from blockrank_rerank import BlockRankReranker
+from blockrank_rerank.cli.app import main
 from blockrank_rerank.explanation import word_spans
 from blockrank_rerank.layout import build_layout
 from blockrank_rerank.sentences import sentence_spans
@@ -122,3 +123,12 @@ def test_html_shows_the_text_as_text(ranker):
 )
 def test_sentences_end_with_punctuation_or_lines(text, sentences):
     assert [text[start:end] for start, end in sentence_spans(text)] == sentences
+
+
+def test_the_terminal_shows_a_window_of_an_endless_sentence(tmp_path, capsys):
+    file = tmp_path / "endless.txt"
+    file.write_text("flea " * 5000 + "\n" + "x" * 5000, encoding="utf-8")
+    assert main(["rerank", "how long do fleas live", str(file), "--explain"]) == 0
+    printed = capsys.readouterr().out
+    assert "..." in printed
+    assert len(printed) < 4000
