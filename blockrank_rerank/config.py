@@ -87,19 +87,24 @@ class PromptTemplate:
 
     @property
     def query_free(self) -> bool:
+        """Whether the instruction before the documents omits the query."""
+        return "query" not in placeholders(self.instruction, "instruction")
+
+    @property
+    def documents_stand_alone(self) -> bool:
         """Whether a document's tokens depend on nothing but its text, so that its states serve every query."""
-        instruction = placeholders(self.instruction, "instruction")
-        return "query" not in instruction and "index" not in placeholders(self.document, "document")
+        return self.query_free and "index" not in placeholders(self.document, "document")
 
     def without_query(self) -> PromptTemplate:
         """Return the prompt with the query-free instruction, and every document numbered 0."""
-        if self.query_free:
+        if self.documents_stand_alone:
             return self
         document = "".join(
             _escaped(literal) + {"index": "0", "text": "{text}", None: ""}[name]
             for literal, name, _, _ in string.Formatter().parse(self.document)
         )
-        return replace(self, instruction=self.query_free_instruction, document=document)
+        instruction = self.instruction if self.query_free else self.query_free_instruction
+        return replace(self, instruction=instruction, document=document)
 
 
 @dataclass(frozen=True, kw_only=True)

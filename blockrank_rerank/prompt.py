@@ -105,7 +105,7 @@ class PromptEncoder:
         ValueError
             Where the prompt makes documents depend on the query or on their place in the list.
         """
-        if not self._config.prompt.query_free:
+        if not self._config.prompt.documents_stand_alone:
             raise ValueError(
                 "documents cannot be prepared with this prompt: its instruction repeats the query or its documents "
                 "are numbered; use ranker.query_free()"

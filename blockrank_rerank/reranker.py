@@ -168,7 +168,7 @@ class BlockRankReranker:
             return cls(EngineHandle(spec))
         kept = None if cache is None else StateCache(parse_bytes("cache", cache))
         ranker = cls(EngineHandle(spec), KnownStates(kept, None if store is None else Path(store)))
-        if not ranker.config.prompt.query_free:
+        if not ranker.config.prompt.documents_stand_alone:
             raise ValueError(
                 f"cache and store need documents that do not depend on the query, and {ranker.model} repeats it in "
                 "its instruction or numbers its documents; pass config=ranker.query_free().config"
@@ -403,9 +403,14 @@ class BlockRankReranker:
         attention = self._engine.token_attention(encoded)
         explained = []
         for ranked in limits.select(everything):
-            shift = placed(shown[ranked.index])[1] + (ranked.passage[0] if ranked.passage else 0)
-            tokens = [(start + shift, end + shift) for start, end in spans[ranked.index]]
-            words = word_spans(ranked.text, tokens, attention[ranked.index].tolist())
+            first, last = ranked.passage or (0, len(ranked.text))
+            shift = placed(shown[ranked.index])[1] + first
+            moved = [(start + shift, end + shift) for start, end in spans[ranked.index]]
+            # Title and template stand before and after a passage where the document has other words.
+            read = [
+                pair for pair in zip(moved, attention[ranked.index].tolist(), strict=True) if first < pair[0][1] <= last
+            ]
+            words = word_spans(ranked.text, [token for token, _ in read], [weight for _, weight in read])
             explained.append(ExplainedDocument(ranked, words))
         return Explanation(query, explained)
 

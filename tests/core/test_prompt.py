@@ -367,6 +367,11 @@ def test_a_query_free_instruction_does_not_depend_on_the_query():
     prompt = replace(PLAIN, instruction=QUERY_FREE_INSTRUCTION)
     assert prompt.query_free
     assert not PLAIN.query_free
+    numbered = replace(prompt, document="{index}: {text}")
+    assert numbered.query_free
+    assert not numbered.documents_stand_alone
+    assert numbered.without_query() == replace(numbered, document="0: {text}")
+    assert PLAIN.without_query().documents_stand_alone
     prompts = encoder(byte_level_tokenizer(), prompt)
     one, other = prompts.encode("liver", ["a", "b"]), prompts.encode("blocked artery", ["a", "b"])
     assert one.instruction == other.instruction

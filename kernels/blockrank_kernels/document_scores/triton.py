@@ -161,6 +161,8 @@ def document_scores(query: Tensor, key: Tensor, offsets: Tensor, scale: float, s
     signals, heads, dim = query.shape
     group = heads // key.shape[1]
     rows = query.view(signals, -1, group, dim).permute(1, 0, 2, 3).reshape(-1, signals * group, dim)
+    # With one query head for each key head the reshape is a view whose rows lie apart.
+    rows = rows.contiguous()
     key = key if key.stride(-1) == 1 else key.contiguous()
     lse = _DocumentScores.apply(rows, key, offsets.to(query.device), scale, softcap)
     return lse.view(-1, signals, group, lse.shape[-1]).transpose(0, 1).flatten(1, 2)
