@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from blockrank_rerank.config import BlockRankConfig, PromptTemplate
     from blockrank_rerank.cross_encoder import BlockRankCrossEncoder
+    from blockrank_rerank.prepared_documents import PreparedDocuments
     from blockrank_rerank.reranker import DEFAULT_MODEL, BlockRankReranker, RankedDocument
 
 __version__ = "0.1.0"
@@ -17,6 +18,7 @@ _HOMES = {
     "BlockRankConfig": "config",
     "BlockRankCrossEncoder": "cross_encoder",
     "BlockRankReranker": "reranker",
+    "PreparedDocuments": "prepared_documents",
     "PromptTemplate": "config",
     "RankedDocument": "reranker",
 }
@@ -26,6 +28,7 @@ __all__ = [
     "BlockRankConfig",
     "BlockRankCrossEncoder",
     "BlockRankReranker",
+    "PreparedDocuments",
     "PromptTemplate",
     "RankedDocument",
     "__version__",
