@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 
@@ -14,6 +15,7 @@ from langchain_blockrank import BlockRankRerank as LangChainRerank
 from llama_index.core.schema import NodeWithScore, TextNode
 from llama_index.postprocessor.blockrank_rerank import BlockRankRerank as LlamaIndexRerank
 
+from blockrank_rerank import BlockRankReranker
 from blockrank_rerank.engine import Engine
 from tests.integrations.conftest import QUESTION, TEXTS
 
@@ -40,3 +42,26 @@ def test_adapters_of_all_frameworks_with_equal_settings_load_one_model_under_a_r
         list(threads.map(lambda call: call(), calls))
     # One with device="cpu", one that leaves the device open.
     assert len(loads) == len({spec.device for spec in loads}) == 2
+
+
+def test_adapters_read_a_document_once_with_a_cache_and_not_at_all_with_a_store(tmp_path, monkeypatch):
+    BlockRankReranker.from_pretrained(dtype="float32").prepare_store(tmp_path, TEXTS)
+    read, states = [], Engine.document_states
+    monkeypatch.setattr(
+        Engine, "document_states", lambda self, texts, dtype: read.extend(texts) or states(self, texts, dtype)
+    )
+    nodes = [NodeWithScore(node=TextNode(text=text)) for text in TEXTS]
+    documents = [HaystackDocument(content=text) for text in TEXTS]
+    for settings, expected in (({"cache": "10MB"}, len(set(TEXTS))), ({"store": str(tmp_path)}, 0)):
+        llama_index = LlamaIndexRerank(**settings, dtype="float32")
+        langchain = LangChainRerank(**settings, dtype="float32")
+        haystack = BlockRankRanker(**settings, dtype="float32")
+        for call in (
+            partial(llama_index.postprocess_nodes, nodes, query_str=QUESTION),
+            partial(langchain.rerank, TEXTS, QUESTION),
+            partial(haystack.run, QUESTION, documents),
+        ):
+            read.clear()
+            call()
+            call()
+            assert len(read) == expected

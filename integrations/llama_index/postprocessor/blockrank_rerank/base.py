@@ -49,8 +49,12 @@ class BlockRankRerank(BaseNodePostprocessor):
         description="Write `highlights` to the metadata: sentences by attention, with code points and weights.",
     )
     max_document_tokens: int | None = Field(
-        default=None, frozen=True, description="Longest node in tokens; longer ones are cut."
+        default=None, frozen=True, description="Longest node in tokens; longer ones are split."
     )
+    cache: str | int | None = Field(
+        default=None, frozen=True, description='Bytes of documents\' states to keep, such as "500MB".'
+    )
+    store: str | None = Field(default=None, frozen=True, description="Folder that `blockrank prepare` has made.")
     device: str | None = Field(default=None, frozen=True, description="CUDA where there is one, if not given.")
     dtype: str | None = Field(
         default=None, frozen=True, description="The faster of float32 and bfloat16, if not given."
@@ -69,6 +73,8 @@ class BlockRankRerank(BaseNodePostprocessor):
         self._reranker = BlockRankReranker.from_pretrained(
             self.model,
             max_document_tokens=self.max_document_tokens,
+            cache=self.cache,
+            store=self.store,
             device=self.device,
             dtype=self.dtype,
             revision=self.revision,

@@ -46,7 +46,11 @@ class BlockRankRanker:
         Write `highlights` to each document's meta: its sentences, those that the query looked at most first, as
         `start`, `end` (code points of the content), `weight` and `text`. Takes about twice as long.
     max_document_tokens : int, optional
-        Longest document; longer ones are cut.
+        Longest document; longer ones are split.
+    cache : str or int, optional
+        Bytes of documents' states to keep, such as "500MB", so that a document is read once.
+    store : str, optional
+        Folder that `blockrank prepare` has made.
     dtype, revision, local_files_only, trust_remote_code
         As for `BlockRankReranker.from_pretrained`.
     """
@@ -67,6 +71,8 @@ class BlockRankRanker:
         min_probability: float | None = None,
         explain: bool = False,
         max_document_tokens: int | None = None,
+        cache: str | int | None = None,
+        store: str | None = None,
         dtype: str | None = None,
         revision: str | None = None,
         local_files_only: bool = False,
@@ -81,6 +87,7 @@ class BlockRankRanker:
         self.score_threshold, self.min_probability = score_threshold, min_probability
         self.explain = explain
         self.max_document_tokens, self.dtype, self.revision = max_document_tokens, dtype, revision
+        self.cache, self.store = cache, store
         self.local_files_only, self.trust_remote_code = local_files_only, trust_remote_code
         self._reranker: BlockRankReranker | None = None
 
@@ -114,6 +121,8 @@ class BlockRankRanker:
             min_probability=self.min_probability,
             explain=self.explain,
             max_document_tokens=self.max_document_tokens,
+            cache=self.cache,
+            store=self.store,
             dtype=self.dtype,
             revision=self.revision,
             local_files_only=self.local_files_only,
@@ -199,6 +208,8 @@ class BlockRankRanker:
                 device=None if self.device is None else self.device.to_torch_str(),
                 token=self.token.resolve_value() if self.token else None,
                 max_document_tokens=self.max_document_tokens,
+                cache=self.cache,
+                store=self.store,
                 dtype=self.dtype,
                 revision=self.revision,
                 local_files_only=self.local_files_only,
