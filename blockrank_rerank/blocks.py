@@ -60,4 +60,6 @@ class Blocks:
 
     def passage(self, block: int) -> tuple[int, int] | None:
         """Bounds of a block that is one of several of its document."""
-        return self.bounds[block] if self.owners.count(self.owners[block]) > 1 else None
+        # Blocks of one document are neighbours.
+        neighbours = self.owners[max(block - 1, 0) : block] + self.owners[block + 1 : block + 2]
+        return self.bounds[block] if self.owners[block] in neighbours else None

@@ -150,8 +150,7 @@ class Engine:
 
 
 def _refuse_triton_where_it_cannot_run(attention: str, device: torch.device) -> None:
-    verdict = triton_on(device)
-    if attention == "triton" and not verdict.usable:
+    if attention == "triton" and not (verdict := triton_on(device)).usable:
         raise ValueError(f"attention triton cannot run on {device}: {verdict.reason}; use auto or sdpa")
 
 

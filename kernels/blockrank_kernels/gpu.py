@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -30,7 +31,7 @@ def triton_on(device: torch.device) -> Verdict:
 
     With ``TRITON_INTERPRET=1`` they run on a CPU too, slowly: for tests.
     """
-    if importlib.util.find_spec("triton") is None:
+    if not _has_triton():
         return Verdict(False, "triton is not installed (pip install triton)")
     if device.type == "cpu":
         if os.environ.get("TRITON_INTERPRET") == "1":
@@ -42,6 +43,12 @@ def triton_on(device: torch.device) -> Verdict:
     if torch.version.hip is None and capability < CAPABILITY:
         return Verdict(False, f"compute capability {capability[0]}.{capability[1]} is below 8.0")
     return Verdict(True, f"{torch.cuda.get_device_name(device)}, compute capability {capability[0]}.{capability[1]}")
+
+
+@cache
+def _has_triton() -> bool:
+    # Asked by every layer of every pass; looks through sys.path.
+    return importlib.util.find_spec("triton") is not None
 
 
 def triton_for(*tensors: Tensor) -> Verdict:
