@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from blockrank_rerank.config import CONFIG_NAME, PRESETS, RELEASED, BlockRankConfig
+from blockrank_rerank.feed_forward import chunk_feed_forward
 
 ENCODERS = frozenset({"bert", "modernbert"})
 DECODERS = frozenset({"mistral", "llama", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3"})
@@ -174,6 +175,7 @@ class Checkpoint:
             raise ValueError(
                 f"model {self.model!r} is incomplete: {len(missing)} weights are missing, the first is {missing[0]}"
             )
+        chunk_feed_forward(model.base_model)
         return model.eval().requires_grad_(False)
 
 

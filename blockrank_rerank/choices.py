@@ -68,7 +68,7 @@ def describe_choices() -> list[Choice]:
         Choice("dtype bfloat16", *_fast_bf16(device)[1:]),
         Choice("dtype float32", True, "always; the default where bfloat16 is not faster"),
         Choice("attention triton", *_triton(device)),
-        Choice("attention sdpa", True, "torch's own attention over length buckets; what auto picks without triton"),
+        Choice("attention sdpa", True, "torch's own attention, a call for each length; what auto picks without triton"),
         Choice("attention reference", True, "the dense specification, for checking results; slow"),
     ]
 

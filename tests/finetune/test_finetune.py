@@ -119,7 +119,7 @@ def test_two_processes_train_to_the_weights_of_one(encoder, training_data, tmp_p
     subprocess.run(
         [*COMMAND, *arguments(encoder, training_data, one, steps=3, lists_per_step=4)], check=True, capture_output=True
     )
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29611"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     launch += ["-m", "blockrank_rerank.finetune.app", "train"]
     done = subprocess.run(
         [*launch, *arguments(encoder, training_data, two, steps=3, lists_per_step=2)],

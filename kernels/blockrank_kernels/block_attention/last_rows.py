@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from blockrank_kernels.block_attention.sdpa import Bucket, attend
+from blockrank_kernels.block_attention.sdpa import attend
 
 
 def last_rows_attention(
@@ -42,5 +42,4 @@ def last_rows_attention(
     if window is not None:
         places = positions.to(query.device)
         mask &= (places[keys - rows :, None] - places).abs() < window
-    bucket = Bucket(1, rows, keys, mask[None, None], causal=False)
-    return attend(query.unsqueeze(0), key.unsqueeze(0), value.unsqueeze(0), bucket, scale, softcap)[0]
+    return attend(query[None], key[None], value[None], mask[None, None], False, scale, softcap)[0]
