@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -30,9 +30,16 @@ class Blocks:
     bounds: list[tuple[int, int]]
 
     @classmethod
-    def of(cls, query: str, documents: Sequence[Document], texts: Sequence[str], prompt: PromptEncoder) -> Blocks:
-        """Cut documents as the prompt's settings say."""
-        cut = prompt.passages(query, documents, texts)
+    def of(
+        cls,
+        query: str,
+        documents: Sequence[Document],
+        texts: Sequence[str],
+        prompt: PromptEncoder,
+        fits: Callable[[str], bool],
+    ) -> Blocks:
+        """Cut documents as the prompt's settings say; ``fits`` knows texts that are one block for certain."""
+        cut = prompt.passages(query, documents, texts, fits)
         blocks = cls([], [], [])
         for index, (document, text, bounds) in enumerate(zip(documents, texts, cut, strict=True)):
             for bound in bounds:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
 from typing import Any
@@ -63,9 +63,15 @@ class Engine:
         )
         return cls(config, prompt, backbone)
 
-    def blocks(self, query: str, documents: Sequence[Document], texts: Sequence[str]) -> Blocks:
-        """The blocks in which documents are read."""
-        return Blocks.of(query, documents, texts, self.prompt)
+    def blocks(
+        self,
+        query: str,
+        documents: Sequence[Document],
+        texts: Sequence[str],
+        fits: Callable[[str], bool] = lambda text: False,
+    ) -> Blocks:
+        """The blocks in which documents are read; ``fits`` as in :meth:`PromptEncoder.passages`."""
+        return Blocks.of(query, documents, texts, self.prompt, fits)
 
     @property
     def device(self) -> torch.device:

@@ -36,15 +36,24 @@ class KnownStates:
             found[text] = made
         return [states for text in texts if (states := found[text]) is not None]
 
+    def knows(self, text: str, engine: Engine) -> bool:
+        """Whether there are states of a text; it went through the model as one block then."""
+        store = self._opened(engine)
+        return (self.cache is not None and text in self.cache) or (store is not None and text in store)
+
     def _find(self, text: str, engine: Engine) -> DocumentStates | None:
         states = self.cache.get(text) if self.cache is not None else None
-        if states is None and self.folder is not None:
-            if self._store is None:
-                self._store = StateStore(self.folder, engine.fingerprint)
-            states = self._store.get(text)
+        store = self._opened(engine)
+        if states is None and store is not None:
+            states = store.get(text)
             if states is not None:
                 self._keep(text, states)
         return states
+
+    def _opened(self, engine: Engine) -> StateStore | None:
+        if self._store is None and self.folder is not None:
+            self._store = StateStore(self.folder, engine.fingerprint)
+        return self._store
 
     def _keep(self, text: str, states: DocumentStates) -> None:
         if self.cache is not None:

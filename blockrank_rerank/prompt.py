@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -113,7 +113,9 @@ class PromptEncoder:
         instruction, *encoded = self._tokenizer.encode([_fill(self._instruction, {}), *self._bodies(documents)])
         return self._request(instruction.ids, [], encoded)
 
-    def passages(self, query: str, documents: Sequence[Document], texts: Sequence[str]) -> list[list[tuple[int, int]]]:
+    def passages(
+        self, query: str, documents: Sequence[Document], texts: Sequence[str], fits: Callable[[str], bool]
+    ) -> list[list[tuple[int, int]]]:
         """Code points of the parts in which each document goes into blocks: mostly one, the whole text.
 
         Parameters
@@ -122,6 +124,8 @@ class PromptEncoder:
             Matters where the instruction repeats it.
         documents, texts : sequence
             As given, and with their titles.
+        fits : callable
+            Says of a text with its title whether it is known to need no cut: finding out takes as long as encoding it.
 
         Raises
         ------
@@ -137,7 +141,11 @@ class PromptEncoder:
         cap = self._document_cap(len(instruction.ids))
         # A token stands for one byte at least, so that most short texts need not be encoded to be called short.
         bytes_at_most = cap - len(empty.ids) - _SLACK
-        long = [index for index, text in enumerate(texts) if len(text.encode("utf-8", "surrogatepass")) > bytes_at_most]
+        long = [
+            index
+            for index, text in enumerate(texts)
+            if len(text.encode("utf-8", "surrogatepass")) > bytes_at_most and not fits(text)
+        ]
         for index, block in zip(
             long, self._tokenizer.encode(self._bodies([texts[index] for index in long])), strict=True
         ):

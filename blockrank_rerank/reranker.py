@@ -462,9 +462,10 @@ class BlockRankReranker:
         if request.prepared is None:
             if self._known is None:
                 return None
-            blocks = self._engine.blocks(request.query, request.given, request.texts)
-            states = self._known.get(blocks.texts, self._engine)
-            return PreparedDocuments(request.given, blocks, states, self._engine.fingerprint)
+            engine, known = self._engine, self._known
+            blocks = engine.blocks(request.query, request.given, request.texts, lambda text: known.knows(text, engine))
+            states = known.get(blocks.texts, engine)
+            return PreparedDocuments(request.given, blocks, states, engine.fingerprint)
         if request.prepared.fingerprint != self._engine.fingerprint:
             raise ValueError(
                 "documents were prepared by another model, revision, dtype or config than this ranker's: their "

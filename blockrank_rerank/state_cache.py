@@ -46,6 +46,10 @@ class StateCache:
                 self._kept.move_to_end(text)
             return states
 
+    def __contains__(self, text: str) -> bool:
+        with self._lock:
+            return text in self._kept
+
     def put(self, text: str, states: DocumentStates) -> None:
         """Keep states, unless they alone are more than the cache may hold."""
         if states.nbytes > self.max_bytes:

@@ -46,7 +46,7 @@ def prepare_store(
     store = StateStore(folder, engine.fingerprint, engine.dtype if new and dtype is None else dtype)
     prepared = found = 0
     for given, texts in _chunks(documents):
-        blocks = engine.blocks("", given, texts)
+        blocks = engine.blocks("", given, texts, store.__contains__)
         unique = list(dict.fromkeys(blocks.texts))
         # Read, and not only looked up: what is damaged is prepared again.
         missing = [text for text in unique if store.get(text) is None]

@@ -13,6 +13,7 @@ import torch
 from blockrank_rerank import BlockRankReranker, engine
 from blockrank_rerank.scoring_head import ScoringHead
 from blockrank_rerank.state_cache import StateCache, parse_bytes
+from blockrank_rerank.text_tokenizer import TextTokenizer
 from tests.core.test_families import global_layers
 from tests.core.tiny_models import BERT_CONFIG, BERT_PROMPT, CONFIG, FAMILIES, PROMPT, randomise, save_model
 
@@ -173,6 +174,23 @@ def test_a_cache_reads_each_document_once_and_changes_no_score(folder):
     assert (info.misses, info.hits, info.documents) == (5, 10, 5)
     assert 0 < info.nbytes < info.max_bytes == 10**6
     assert plain.cache_info is None
+
+
+def test_a_known_document_is_not_tokenised_again_and_a_split_one_is_split_again(folder, monkeypatch):
+    options = {"dtype": "float32", "max_document_tokens": 20, "long_documents": "split"}
+    plain = BlockRankReranker.from_pretrained(folder, **options)
+    cached = BlockRankReranker.from_pretrained(folder, cache="10MB", **options)
+    whole, split = "the liver stores sugar. " * 2, "aspirin thins blood. " * 20
+    expected = plain.rank(QUERIES[0], [whole, split])
+    assert [document.passage is None for document in sorted(expected, key=lambda d: d.index)] == [True, False]
+    assert_same(cached.rank(QUERIES[0], [whole, split]), expected)
+    encoded, encode = [], TextTokenizer.encode
+    monkeypatch.setattr(TextTokenizer, "encode", lambda self, blocks: encoded.extend(blocks) or encode(self, blocks))
+    again = cached.rank(QUERIES[0], [whole, split])
+    assert_same(again, expected)
+    texts = ["".join(piece.content for piece in block) for block in encoded]
+    assert not any("liver" in text for text in texts)
+    assert sum("aspirin" in text for text in texts) == 1
 
 
 def test_a_cache_drops_what_was_used_longest_ago_and_stays_within_its_bytes(folder):
