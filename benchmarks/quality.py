@@ -62,6 +62,23 @@ class CosineRanker:
         return sorted(ranked, key=lambda document: -document.score)
 
 
+def read_task(folder: Path, queries: int | None, depth: int) -> dict[str, Any]:
+    """What `evaluate_ranker` takes besides a ranker, for one collection."""
+    how = HOW.get(folder.name, {})
+    relevance = how.get("min_relevance", 1)
+    collection = read_collection(folder, how.get("split", "test"), relevance)
+    collection = collection.sample(queries or len(collection.queries), seed=0)
+    corpus = read_corpus(folder / "corpus.jsonl")
+    run = read_run(folder / how["run"]) if "run" in how else bm25_run(collection.queries, corpus, depth)
+    return {
+        "collection": collection,
+        "corpus": corpus,
+        "first_stage": run,
+        "depth": depth,
+        "min_relevance": relevance,
+    }
+
+
 def main(collections: Path, model: list[str], queries: int | None, depth: int, cosine: bool) -> None:
     rankers: dict[str, Any] = {"cosine": CosineRanker()} if cosine else {}
     rankers |= {name: BlockRankReranker.from_pretrained(name) for name in model}
@@ -70,19 +87,14 @@ def main(collections: Path, model: list[str], queries: int | None, depth: int, c
     totals = dict.fromkeys(rankers, 0.0)
     folders = sorted(path for path in collections.iterdir() if path.is_dir())
     for folder in folders:
-        name, how = folder.name, HOW.get(folder.name, {})
-        relevance = how.get("min_relevance", 1)
-        collection = read_collection(folder, how.get("split", "test"), relevance)
-        collection = collection.sample(queries or len(collection.queries), seed=0)
-        corpus = read_corpus(folder / "corpus.jsonl")
-        run = read_run(folder / how["run"]) if "run" in how else bm25_run(collection.queries, corpus, depth)
+        task = read_task(folder, queries, depth)
         first, cells = 0.0, []
         for label, ranker in rankers.items():
-            result = evaluate_ranker(ranker, collection, corpus, run, depth=depth, min_relevance=relevance)
+            result = evaluate_ranker(ranker, **task)
             first, after = result.before["nDCG@10"], result.after["nDCG@10"]
             totals[label] += after / len(folders)
             cells.append(f"{after:16.4f}")
-        print(f"{name:12} {len(collection.queries):7}  {first:.3f}  " + "  ".join(cells), flush=True)
+        print(f"{folder.name:12} {len(task['collection'].queries):7}  {first:.3f}  " + "  ".join(cells), flush=True)
     print(f"{'mean':12} {'':7}  {'':5}  " + "  ".join(f"{total:16.4f}" for total in totals.values()))
     print(f"seeds: queries 0, candidates 0; depth {depth}; torch threads {torch.get_num_threads()}")
 

@@ -19,6 +19,7 @@ from blockrank_rerank.config import BlockRankConfig
 from blockrank_rerank.handle import EngineSpec
 from blockrank_rerank.layout import build_layout
 from blockrank_rerank.prompt import EncodedRequest, PromptEncoder, split
+from blockrank_rerank.pruning import Prune, check_layers, early_model
 from blockrank_rerank.request import Document
 from blockrank_rerank.states import DocumentStates, StatePack, compress
 
@@ -36,11 +37,13 @@ ACCELERATOR_BUDGET_TOKENS = 65536
 class Engine:
     """A loaded model with its tokenizer: encodes requests and computes their document log-sum-exps.
 
-    Holds nothing that a call changes, so threads can share it.
+    Holds nothing that a call changes, so threads can share it. ``prune`` says at which layers documents may be
+    dropped; see :mod:`blockrank_rerank.pruning`.
     """
 
-    def __init__(self, config: BlockRankConfig, prompt: PromptEncoder, backbone: Backbone) -> None:
-        self.config, self.prompt, self.backbone = config, prompt, backbone
+    def __init__(self, config: BlockRankConfig, prompt: PromptEncoder, backbone: Backbone, prune: Prune = ()) -> None:
+        self.config, self.prompt, self.backbone, self.prune = config, prompt, backbone, prune
+        self._early = {layer: self._cut_off(layer) for layer, _ in prune}
 
     @classmethod
     def load(cls, spec: EngineSpec) -> Engine:
@@ -61,7 +64,18 @@ class Engine:
         backbone = Backbone.load(
             checkpoint, model_config, config, device, resolve_dtype(spec.dtype, device), spec.attention
         )
-        return cls(config, prompt, backbone)
+        return cls(config, prompt, backbone, spec.prune)
+
+    def early(self, layer: int) -> Engine:
+        """The engine that scores after the first ``layer`` layers, at which this one prunes; it shares the weights."""
+        return self._early[layer]
+
+    def _cut_off(self, layer: int) -> Engine:
+        # A scoring head reads what so many layers leave; a layer of the model scores by its own attention.
+        head = self.backbone.head
+        config = replace(self.config, scoring_layer=layer, heads=None, abstention=False)
+        model = early_model(self.backbone.model, layer + (head is None))
+        return Engine(config, self.prompt, Backbone(model, config, head, self.backbone.attention))
 
     def blocks(
         self,
@@ -178,4 +192,5 @@ def resolve_config(spec: EngineSpec) -> tuple[Any, BlockRankConfig]:
     if spec.long_documents is not None:
         config = replace(config, long_documents=spec.long_documents)
     check_fits(config, model_config)
+    check_layers(spec.prune, config.scoring_layer)
     return model_config, config

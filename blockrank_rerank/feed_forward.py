@@ -27,12 +27,16 @@ def chunk_feed_forward(model: Any) -> None:
         Base model of a supported family. Its parameters keep their names.
     """
     # transformers' own chunk_size_feed_forward is for BERT alone and wants a length that it divides.
-    layers = model.encoder.layer if hasattr(model, "encoder") else model.layers
     width = model.config.intermediate_size
-    for layer in layers:
+    for layer in layers_of(model):
         owner, name = (layer.mlp, "forward") if hasattr(layer, "mlp") else (layer, "feed_forward_chunk")
         # The unbound method: a deep copy of the model must call its own layers, not these.
         setattr(owner, name, partial(_in_chunks, getattr(type(owner), name), owner, width))
+
+
+def layers_of(model: Any) -> Any:
+    """The layers of a base model of a supported family."""
+    return model.encoder.layer if hasattr(model, "encoder") else model.layers
 
 
 def _in_chunks(function: Callable[..., Tensor], owner: Any, width: int, hidden: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ class EngineSpec:
     device: str | None
     dtype: str | None
     attention: str
+    prune: tuple[tuple[int, int], ...] = ()
 
 
 class EngineHandle:

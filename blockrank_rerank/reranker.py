@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from blockrank_kernels.block_attention.api import IMPLEMENTATIONS
 
-from blockrank_rerank.blocks import Blocks
 from blockrank_rerank.checkpoint import Checkpoint
 from blockrank_rerank.choices import describe_choices
 from blockrank_rerank.config import BlockRankConfig
@@ -19,6 +18,7 @@ from blockrank_rerank.limits import Limits
 from blockrank_rerank.passages import passage, placed
 from blockrank_rerank.prepared_documents import PreparedDocuments
 from blockrank_rerank.prompt import EncodedRequest, document_text
+from blockrank_rerank.pruning import Survivors, check_prune, survivors
 from blockrank_rerank.request import (
     CheckedRequest,
     Document,
@@ -65,6 +65,9 @@ class RankedDocument:
     passage : (int, int) or None
         Code points of the best passage, end exclusive, of a document that was too long for one block and was
         split: scores and probability are that passage's.
+    pruned : bool
+        Whether an early layer dropped the document (``prune``): then it comes after all that were not, ``score`` is
+        0, ``raw_score`` is the early layer's, and there is no probability.
     """
 
     index: int
@@ -74,6 +77,7 @@ class RankedDocument:
     truncated: bool
     probability: float | None = None
     passage: tuple[int, int] | None = None
+    pruned: bool = False
 
 
 class BlockRankReranker:
@@ -99,6 +103,7 @@ class BlockRankReranker:
         attention: str = "auto",
         cache: str | int | None = None,
         store: str | Path | None = None,
+        prune: Mapping[int, int] | None = None,
         revision: str | None = None,
         local_files_only: bool = False,
         trust_remote_code: bool = False,
@@ -132,6 +137,9 @@ class BlockRankReranker:
         store : str or Path, optional
             Folder of documents that :meth:`prepare_store` or ``blockrank prepare`` has read for this model; those
             found there are not read again.
+        prune : mapping of int to int, optional
+            ``{2: 50}``: score documents after 2 layers first, and read only the best 50 of them to the end. Their
+            scores are those of a list of 50. Documents with kept states are not pruned. Nothing by default.
         revision, local_files_only, trust_remote_code, token
             As in Transformers.
 
@@ -163,7 +171,10 @@ class BlockRankReranker:
             device=None if device is None else str(device),
             dtype=None if dtype is None else str(dtype),
             attention=attention,
+            prune=check_prune(prune),
         )
+        if prune and (cache is not None or store is not None):
+            raise ValueError("prune cannot go together with cache or store, which keep the states of every document")
         if cache is None and store is None:
             return cls(EngineHandle(spec))
         kept = None if cache is None else StateCache(parse_bytes("cache", cache))
@@ -447,11 +458,14 @@ class BlockRankReranker:
         if prepared is None:
             blocks = engine.blocks(request.query, request.given, request.texts)
             encoded = engine.prompt.encode(request.query, blocks.texts)
-            return _Encoded(encoded, blocks, [*map(tuple, encoded.documents)], encoded.truncated, None)
+            left = survivors(engine, blocks, encoded)
+            encoded = left.encoded
+            return _Encoded(encoded, left, [*map(tuple, encoded.documents)], encoded.truncated, None)
         # Where states stand for the documents, the query goes through the model alone.
+        alone = engine.prompt.encode(request.query, [])
         return _Encoded(
-            engine.prompt.encode(request.query, []),
-            prepared.blocks,
+            alone,
+            Survivors([*range(len(request.given))], prepared.blocks, alone, []),
             [states.ids for states in prepared.states],
             [states.truncated for states in prepared.states],
             prepared.pack,
@@ -482,12 +496,12 @@ class BlockRankReranker:
 class _Encoded(NamedTuple):
     """A request in tokens.
 
-    ``ids`` and ``truncated`` belong to the blocks of its documents; ``kept`` are their states, where the request was
-    encoded without them.
+    ``left`` are its documents that were not dropped; ``ids`` and ``truncated`` belong to their blocks; ``kept`` are
+    their states, where the request was encoded without them.
     """
 
     request: EncodedRequest
-    blocks: Blocks
+    left: Survivors
     ids: list[tuple[int, ...]]
     truncated: list[bool]
     kept: StatePack | None
@@ -518,8 +532,8 @@ def _ranked(
     given: Sequence[Document], encoded: _Encoded, lse: torch.Tensor, config: BlockRankConfig
 ) -> list[RankedDocument]:
     """Every document, best first; the sort is stable, so ties keep the input order."""
-    first = int(config.abstention)
-    best = encoded.blocks.best(raw_score(lse[..., first:]).tolist())
+    first, blocks = int(config.abstention), encoded.left.blocks
+    best = blocks.best(raw_score(lse[..., first:]).tolist())
     values = scores(lse[..., [*range(first), *(first + block for block in best)]], config)
     sources = _first_copies([encoded.ids[block] for block in best])
     ranked = [
@@ -528,13 +542,20 @@ def _ranked(
             score=values.share[source],
             raw_score=values.raw[source],
             probability=values.probability[source],
-            text=document if isinstance(document, str) else document["text"],
+            text=_text(given[index]),
             truncated=encoded.truncated[block],
-            passage=encoded.blocks.passage(block),
+            passage=blocks.passage(block),
         )
-        for index, (document, block, source) in enumerate(zip(given, best, sources, strict=True))
+        for index, block, source in zip(encoded.left.documents, best, sources, strict=True)
     ]
-    return sorted(ranked, key=lambda document: -document.score)
+    return sorted(ranked, key=lambda document: -document.score) + [
+        RankedDocument(index, 0.0, raw, _text(given[index]), truncated, pruned=True)
+        for index, raw, truncated in encoded.left.dropped
+    ]
+
+
+def _text(document: Document) -> str:
+    return document if isinstance(document, str) else str(document["text"])
 
 
 def _first_copies(documents: list[tuple[int, ...]]) -> list[int]:

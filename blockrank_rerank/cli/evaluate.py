@@ -84,6 +84,7 @@ def evaluate(
     attention: opt.Attention = "auto",
     max_document_tokens: opt.MaxDocumentTokens = None,
     long_documents: opt.LongDocuments = None,
+    prune: opt.Prune = None,
     local_files_only: opt.LocalFilesOnly = False,
     trust_remote_code: opt.TrustRemoteCode = False,
 ) -> None:
@@ -107,6 +108,7 @@ def evaluate(
         attention=attention,
         max_document_tokens=max_document_tokens,
         long_documents=long_documents,
+        prune=prune,
         local_files_only=local_files_only,
         trust_remote_code=trust_remote_code,
     )

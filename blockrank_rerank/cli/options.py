@@ -25,6 +25,7 @@ class ModelOptions:
     trust_remote_code: bool = False
     query_free: bool = False
     store: Path | None = None
+    prune: list[str] | None = None
 
 
 Model = Annotated[
@@ -108,6 +109,16 @@ Store = Annotated[
         metavar="FOLDER",
         rich_help_panel=MODEL_PANEL,
         help="Where 'blockrank prepare' has put documents: those found there are not read again.",
+    ),
+]
+Prune = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--prune",
+        metavar="LAYER:COUNT",
+        rich_help_panel=MODEL_PANEL,
+        help="After LAYER layers, read only the best COUNT documents of a list to the end, such as 2:50. May be given "
+        "again for a later layer.",
     ),
 ]
 TopK = Annotated[int | None, typer.Option("--top-k", metavar="K", help="Keep the best K documents.")]

@@ -28,6 +28,7 @@ def load_ranker(options: ModelOptions) -> BlockRankReranker:
         attention=options.attention,
         local_files_only=options.local_files_only,
         trust_remote_code=options.trust_remote_code,
+        prune=_prune(options.prune or []),
     )
     limits: dict[str, Any] = {
         "scoring_layer": options.scoring_layer,
@@ -40,3 +41,11 @@ def load_ranker(options: ModelOptions) -> BlockRankReranker:
         ranker = load(**limits, store=options.store)
     _ = ranker.device  # loading is lazy
     return ranker
+
+
+def _prune(pairs: list[str]) -> dict[int, int] | None:
+    """``2:50`` as ``{2: 50}``."""
+    try:
+        return {int(layer): int(count) for layer, count in (pair.split(":") for pair in pairs)} or None
+    except ValueError as error:
+        raise ValueError(f"--prune must be LAYER:COUNT, such as 2:50; got {' '.join(pairs)}") from error

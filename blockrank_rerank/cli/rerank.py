@@ -76,6 +76,7 @@ def rerank(
     attention: opt.Attention = "auto",
     max_document_tokens: opt.MaxDocumentTokens = None,
     long_documents: opt.LongDocuments = None,
+    prune: opt.Prune = None,
     local_files_only: opt.LocalFilesOnly = False,
     trust_remote_code: opt.TrustRemoteCode = False,
 ) -> None:
@@ -96,6 +97,7 @@ def rerank(
         attention=attention,
         max_document_tokens=max_document_tokens,
         long_documents=long_documents,
+        prune=prune,
         local_files_only=local_files_only,
         trust_remote_code=trust_remote_code,
         query_free=query_free,

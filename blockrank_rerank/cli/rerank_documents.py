@@ -59,6 +59,7 @@ def _record(rank: int, ranked: RankedDocument, document: Document) -> dict[str, 
         "probability": ranked.probability,
         "truncated": ranked.truncated,
         "passage": ranked.passage,
+        "pruned": ranked.pruned,
         "title": document.title,
         "text": document.text,
         "metadata": document.metadata,
@@ -70,6 +71,9 @@ def _print_ranking(ranking: Sequence[RankedDocument], documents: Sequence[Docume
         print_table(_table(ranking, documents))
     if len(ranking) < len(documents):
         print_line(f"{len(ranking)} of {len(documents)} documents shown")
+    pruned = sum(ranked.pruned for ranked in ranking)
+    if pruned:
+        print_line(f"the last {pruned} were dropped by early layers (--prune), in the order of their scores there")
     truncated = sum(ranked.truncated for ranked in ranking)
     if truncated:
         print_line(
@@ -90,9 +94,13 @@ def _table(ranking: Sequence[RankedDocument], documents: Sequence[Document]) -> 
     for rank, ranked in enumerate(ranking, start=1):
         document = documents[ranked.index]
         mark = TRUNCATED_MARK if ranked.truncated else ""
-        probability = [f"{ranked.probability:.3f}"] if with_probability else []
+        probability = [_probability(ranked)] if with_probability else []
         table.add_row(str(rank), f"{ranked.score:.4f}", *probability, literal(mark + _name(document)), _text(document))
     return table
+
+
+def _probability(ranked: RankedDocument) -> str:
+    return "" if ranked.probability is None else f"{ranked.probability:.3f}"
 
 
 def _name(document: Document) -> str:

@@ -40,6 +40,7 @@ class FakeRanker:
                 probability=None,
                 text=_text(documents[index]),
                 passage=None,
+                pruned=False,
                 truncated=len(_text(documents[index]).split()) > self.longest,
             )
             for index, value in enumerate(raw)

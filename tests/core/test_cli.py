@@ -126,10 +126,28 @@ def test_json_holds_everything_about_every_document(fake, files, capsys):
         "probability": None,
         "truncated": False,
         "passage": None,
+        "pruned": False,
         "title": "Dogs",
         "text": DOGS,
         "metadata": {"year": 1},
     }
+
+
+def test_what_early_layers_dropped_comes_last_and_is_counted(files, capsys):
+    assert main(["rerank", QUERY, *files, "--prune", "2:1"]) == 0
+    *_, last, note = capsys.readouterr().out.splitlines()
+    assert last.split()[:2] == ["3", "0.0000"]
+    assert note == "the last 2 were dropped by early layers (--prune), in the order of their scores there"
+    assert main(["rerank", QUERY, *files, "--prune", "2:1", "--json"]) == 0
+    ranking = json.loads(capsys.readouterr().out)
+    assert [document["pruned"] for document in ranking] == [False, True, True]
+
+
+@pytest.mark.parametrize("value", ["2", "2:x", "a:5", "2:3:4", ""])
+def test_pruning_that_cannot_be_read_is_refused(files, capsys, value):
+    assert "--prune must be LAYER:COUNT, such as 2:50; got" in refusal(
+        capsys, ["rerank", QUERY, *files, "--prune", value], code=2
+    )
 
 
 def test_top_k_and_threshold_say_how_many_documents_are_left_out(fake, files, capsys):
@@ -217,7 +235,7 @@ def test_the_title_reaches_the_ranker_apart_from_the_text(fake, files):
 def test_all_model_options_reach_the_loader(fake, files):
     flags = ["--model=m", "--revision=r", "--scoring-layer=0", "--device=cpu", "--dtype=float32"]
     flags += ["--attention=sdpa", "--max-document-tokens=9", "--local-files-only", "--trust-remote-code"]
-    flags += ["--long-documents=error", "--store=states", "--query-free"]
+    flags += ["--long-documents=error", "--store=states", "--query-free", "--prune=2:50", "--prune=4:20"]
     assert main(["rerank", QUERY, *files, *flags]) == 0
     assert fake.options == [
         ModelOptions(
@@ -231,6 +249,7 @@ def test_all_model_options_reach_the_loader(fake, files):
             long_documents="error",
             store=Path("states"),
             query_free=True,
+            prune=["2:50", "4:20"],
             local_files_only=True,
             trust_remote_code=True,
         )
@@ -249,7 +268,7 @@ def test_the_loader_hands_every_option_to_the_engine(monkeypatch):
             return cls()
 
     monkeypatch.setattr("blockrank_rerank.BlockRankReranker", Reranker)
-    load_ranker(ModelOptions(model="m", scoring_layer=0, max_document_tokens=9))
+    load_ranker(ModelOptions(model="m", scoring_layer=0, max_document_tokens=9, prune=["2:50", "4:20"]))
     load_ranker(ModelOptions())
     (model, options), (default, _) = calls
     assert (model, default) == ("m", blockrank_rerank.reranker.DEFAULT_MODEL)
@@ -259,6 +278,7 @@ def test_the_loader_hands_every_option_to_the_engine(monkeypatch):
         "max_document_tokens": 9,
         "long_documents": None,
         "store": None,
+        "prune": {2: 50, 4: 20},
         "device": None,
         "dtype": None,
         "attention": "auto",

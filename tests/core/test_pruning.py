@@ -1,0 +1,137 @@
+"""Documents that early layers drop: survivors keep their scores, the others come last in the early order."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import pytest
+
+from blockrank_rerank import BlockRankReranker
+from blockrank_rerank.layout import build_layout
+from tests.core.test_prepared import save_ranker
+from tests.core.tiny_models import BERT_CONFIG, CONFIG, WORDS
+
+QUERY = "what treats a heart attack"
+DOCUMENTS = [" ".join(random.Random(seed).choices(WORDS, k=4 + seed % 9)) for seed in range(24)]
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    config = replace(BERT_CONFIG, query_documents_from_layer=BERT_CONFIG.scoring_layer, abstention=True)
+    return save_ranker(tmp_path_factory.mktemp("bert"), "bert", config)
+
+
+@pytest.fixture(scope="module")
+def decoder(tmp_path_factory):
+    return save_ranker(tmp_path_factory.mktemp("llama"), "llama", replace(CONFIG, scoring_layer=3))
+
+
+def load(folder, **options):
+    return BlockRankReranker.from_pretrained(folder, dtype="float32", device="cpu", **options)
+
+
+def early_order(folder, layer):
+    """Documents by raw score after some layers, computed by a model that is cut off there."""
+    engine = load(folder)._handle.get()
+    config = replace(engine.config, scoring_layer=layer, abstention=False)
+    early = engine._cut_off(layer)
+    assert early.config == config
+    lse = early.backbone.document_scores(build_layout([engine.prompt.encode(QUERY, DOCUMENTS)], config.query_offset))
+    raw = lse[0].mean((0, 1)).tolist()
+    return sorted(range(len(raw)), key=lambda index: -raw[index]), raw
+
+
+def test_the_best_after_an_early_layer_keep_their_scores_and_the_others_follow(encoder):
+    order, raw = early_order(encoder, 1)
+    ranked = load(encoder, prune={1: 10}).rank(QUERY, DOCUMENTS)
+    whole = {document.index: document for document in load(encoder).rank(QUERY, DOCUMENTS)}
+    kept, dropped = ranked[:10], ranked[10:]
+    assert {document.index for document in kept} == set(order[:10])
+    assert [document.index for document in dropped] == order[10:]
+    assert [d.index for d in kept] == [index for index in whole if index in set(order[:10])]
+    for document in kept:
+        assert document.raw_score == pytest.approx(whole[document.index].raw_score, abs=1e-5)
+        assert document.probability == pytest.approx(whole[document.index].probability, abs=1e-5)
+        assert not document.pruned
+    assert sum(document.score for document in kept) == pytest.approx(1)
+    for document in dropped:
+        assert (document.pruned, document.score, document.probability) == (True, 0.0, None)
+        assert document.raw_score == pytest.approx(raw[document.index], abs=1e-5)
+        assert document.text == DOCUMENTS[document.index]
+
+
+def test_survivors_of_a_decoder_are_scored_as_a_list_of_their_own(decoder):
+    order, _ = early_order(decoder, 1)
+    survivors = sorted(order[:8])
+    ranked = load(decoder, prune={1: 8}).rank(QUERY, DOCUMENTS)
+    assert {document.index for document in ranked[:8]} == set(survivors)
+    # The numbers in front of the documents stay those of the whole list.
+    engine = load(decoder)._handle.get()
+    encoded = engine.prompt.encode(QUERY, DOCUMENTS)
+    alone = replace(encoded, documents=[encoded.documents[index] for index in survivors])
+    lse = engine.document_scores([replace(alone, truncated=[False] * 8)])[0]
+    share = dict(zip(survivors, lse.softmax(-1).mean((0, 1)).tolist(), strict=True))
+    for document in ranked[:8]:
+        assert document.score == pytest.approx(share[document.index], abs=1e-5)
+
+
+def test_stages_follow_each_other_and_later_ones_rank_above_earlier_ones(encoder):
+    both = load(encoder, prune={2: 5, 1: 12}).rank(QUERY, DOCUMENTS)
+    first, _ = early_order(encoder, 1)
+    second, _ = early_order(encoder, 2)
+    left = [index for index in second if index in set(first[:12])]
+    assert {document.index for document in both[:5]} == set(left[:5])
+    assert [document.index for document in both[5:]] == left[5:] + first[12:]
+
+
+def test_short_lists_and_prepared_documents_are_not_pruned(encoder):
+    pruning, whole = load(encoder, prune={1: 24}), load(encoder)
+    assert pruning.rank(QUERY, DOCUMENTS) == whole.rank(QUERY, DOCUMENTS)
+    pruning = load(encoder, prune={1: 3})
+    assert not any(document.pruned for document in pruning.rank(QUERY, pruning.prepare(DOCUMENTS)))
+    assert pruning.rank(QUERY, []) == []
+
+
+def test_limits_apply_to_what_was_dropped(encoder):
+    pruning = load(encoder, prune={1: 3})
+    assert len(pruning.rank(QUERY, DOCUMENTS, min_probability=0.0)) == 24
+    assert all(not d.pruned for d in pruning.rank(QUERY, DOCUMENTS, min_probability=1e-9))
+    assert len(pruning.rank(QUERY, DOCUMENTS, top_k=5)) == 5
+    assert pruning.rank_batch([(QUERY, DOCUMENTS)] * 2) == [pruning.rank(QUERY, DOCUMENTS)] * 2
+    explained = pruning.explain(QUERY, DOCUMENTS, top_k=5)
+    assert [one.ranked.pruned for one in explained.documents] == [False] * 3 + [True] * 2
+
+
+def test_a_split_document_survives_with_all_of_its_passages(encoder):
+    options = {"max_document_tokens": 14, "long_documents": "split"}
+    long = [*DOCUMENTS, " ".join(DOCUMENTS[:5])]
+    whole = load(encoder, **options).rank(QUERY, long)
+    pruned = load(encoder, prune={1: 12}, **options).rank(QUERY, long)
+    expected = {document.index: document for document in whole}
+    for document in pruned[:12]:
+        assert document.raw_score == pytest.approx(expected[document.index].raw_score, abs=1e-5)
+        assert document.passage == expected[document.index].passage
+    assert expected[24].passage is not None
+
+
+@pytest.mark.parametrize(
+    ("prune", "message"),
+    [
+        ({0: 5}, "prune must map layers to numbers of documents, both above 0"),
+        ({1: 0}, "both above 0"),
+        ({1: 0.3}, "both above 0"),
+        ([1, 5], "prune must map"),
+        ({1: 5, 2: 5}, "fewer documents at later layers"),
+    ],
+)
+def test_pruning_that_means_nothing_is_refused(encoder, prune, message):
+    with pytest.raises(ValueError, match=message):
+        load(encoder, prune=prune)
+
+
+def test_pruning_where_nothing_is_saved_is_refused(encoder):
+    with pytest.raises(ValueError, match=r"prune: layers must be in 1\.\.2, below the scoring layer, got 3"):
+        load(encoder, prune={3: 5}).rank(QUERY, DOCUMENTS)
+    with pytest.raises(ValueError, match="prune cannot go together with cache or store"):
+        load(encoder, prune={1: 5}, cache="1MB")
