@@ -117,6 +117,17 @@ def attend(
 
     ``mask`` broadcasts to ``[B, 1, L, K]``; ``causal`` stands for a plain triangle.
     """
+    if q.device.type == "cpu" and q.requires_grad and torch.is_grad_enabled():
+        # Torch's backward pass on a CPU takes thrice as long in half precision (docs/LOG.md).
+        wide = torch.promote_types(q.dtype, torch.float32)
+        with torch.autocast("cpu", enabled=False):
+            return _attend(q.to(wide), k.to(wide), v.to(wide), mask, causal, scale, softcap).to(q.dtype)
+    return _attend(q, k, v, mask, causal, scale, softcap)
+
+
+def _attend(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, scale: float, softcap: float | None
+) -> Tensor:
     q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
     if softcap is not None:
         return _attend_softcapped(q, k, v, mask, causal, scale, softcap).transpose(1, 2)
