@@ -21,6 +21,7 @@ from blockrank_rerank.layout import build_layout
 from blockrank_rerank.prompt import EncodedRequest, PromptEncoder, split
 from blockrank_rerank.pruning import Prune, check_layers, early_model
 from blockrank_rerank.request import Document
+from blockrank_rerank.spilled_states import packed
 from blockrank_rerank.states import DocumentStates, StatePack, compress
 
 BUDGET_TOKENS = {"cpu": 8192}
@@ -33,16 +34,31 @@ fresh mapping of memory (docs/LOG.md).
 ACCELERATOR_BUDGET_TOKENS = 65536
 """The same on every other device."""
 
+LEAST_TOKENS = 256
+"""Budget of a pass below which no limit on memory goes."""
+
+ACTIVATIONS = 16
+"""Values of the width of the states that a token needs in a pass, at most; 9 to 11 were counted (docs/LOG.md)."""
+
 
 class Engine:
     """A loaded model with its tokenizer: encodes requests and computes their document log-sum-exps.
 
     Holds nothing that a call changes, so threads can share it. ``prune`` says at which layers documents may be
-    dropped; see :mod:`blockrank_rerank.pruning`.
+    dropped; see :mod:`blockrank_rerank.pruning`. ``max_memory`` are the bytes that a ranking may take beside the
+    weights: half for a forward pass, half for states that the query reads, of which every layer is joined in its turn.
     """
 
-    def __init__(self, config: BlockRankConfig, prompt: PromptEncoder, backbone: Backbone, prune: Prune = ()) -> None:
+    def __init__(
+        self,
+        config: BlockRankConfig,
+        prompt: PromptEncoder,
+        backbone: Backbone,
+        prune: Prune = (),
+        max_memory: int | None = None,
+    ) -> None:
         self.config, self.prompt, self.backbone, self.prune = config, prompt, backbone, prune
+        self.max_memory = max_memory
         self._early = {layer: self._cut_off(layer) for layer, _ in prune}
 
     @classmethod
@@ -64,7 +80,7 @@ class Engine:
         backbone = Backbone.load(
             checkpoint, model_config, config, device, resolve_dtype(spec.dtype, device), spec.attention
         )
-        return cls(config, prompt, backbone, spec.prune)
+        return cls(config, prompt, backbone, spec.prune, spec.max_memory)
 
     def early(self, layer: int) -> Engine:
         """The engine that scores after the first ``layer`` layers, at which this one prunes; it shares the weights."""
@@ -75,7 +91,8 @@ class Engine:
         head = self.backbone.head
         config = replace(self.config, scoring_layer=layer, heads=None, abstention=False)
         model = early_model(self.backbone.model, layer + (head is None))
-        return Engine(config, self.prompt, Backbone(model, config, head, self.backbone.attention))
+        backbone = Backbone(model, config, head, self.backbone.attention)
+        return Engine(config, self.prompt, backbone, max_memory=self.max_memory)
 
     def blocks(
         self,
@@ -100,7 +117,12 @@ class Engine:
     @property
     def budget_tokens(self) -> int:
         """Packed tokens that one forward pass should not exceed."""
-        return BUDGET_TOKENS.get(self.device.type, ACCELERATOR_BUDGET_TOKENS)
+        budget = BUDGET_TOKENS.get(self.device.type, ACCELERATOR_BUDGET_TOKENS)
+        if self.max_memory is None:
+            return budget
+        shape: Any = self.backbone.model.config
+        token = ACTIVATIONS * shape.hidden_size * self.dtype.itemsize
+        return min(budget, max(self.max_memory // 2 // token, LEAST_TOKENS))
 
     @torch.inference_mode()
     def document_scores(self, requests: Sequence[EncodedRequest]) -> list[Tensor]:
@@ -123,9 +145,10 @@ class Engine:
 
     def _one_by_one(self, groups: Sequence[EncodedRequest]) -> Tensor:
         """The groups' states one after the other, then the query over all of them."""
-        states = [state for group in groups for state in self._states(replace(group, query=[]), self.dtype)]
+        states = (state for group in groups for state in self._states(replace(group, query=[]), self.dtype))
         alone = replace(groups[0], documents=[], truncated=[])
-        return self.scores_of_kept([alone], [StatePack(states)])[0]
+        with packed(states, None if self.max_memory is None else self.max_memory // 4) as kept:
+            return self.scores_of_kept([alone], [kept])[0]
 
     @torch.inference_mode()
     def scores_of_kept(self, requests: Sequence[EncodedRequest], kept: Sequence[StatePack]) -> list[Tensor]:

@@ -25,6 +25,7 @@ class EngineSpec:
     dtype: str | None
     attention: str
     prune: tuple[tuple[int, int], ...] = ()
+    max_memory: int | None = None
 
 
 class EngineHandle:

@@ -104,6 +104,7 @@ class BlockRankReranker:
         cache: str | int | None = None,
         store: str | Path | None = None,
         prune: Mapping[int, int] | None = None,
+        max_memory: str | int | None = None,
         revision: str | None = None,
         local_files_only: bool = False,
         trust_remote_code: bool = False,
@@ -140,6 +141,11 @@ class BlockRankReranker:
         prune : mapping of int to int, optional
             ``{2: 50}``: score documents after 2 layers first, and read only the best 50 of them to the end. Their
             scores are those of a list of 50. Documents with kept states are not pruned. Nothing by default.
+        max_memory : str or int, optional
+            About the most bytes (``"2GB"``) that a ranking may take beside the model's weights, however long the list:
+            fewer tokens go through at a time, and what a decoder's query reads of more documents than that waits in
+            temporary files (``TMPDIR``), of which one layer at a time is read: so much it takes in any case. Scores stay
+            the same to rounding.
         revision, local_files_only, trust_remote_code, token
             As in Transformers.
 
@@ -172,6 +178,7 @@ class BlockRankReranker:
             dtype=None if dtype is None else str(dtype),
             attention=attention,
             prune=check_prune(prune),
+            max_memory=None if max_memory is None else parse_bytes("max_memory", max_memory),
         )
         if prune and (cache is not None or store is not None):
             raise ValueError("prune cannot go together with cache or store, which keep the states of every document")

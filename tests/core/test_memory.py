@@ -1,0 +1,106 @@
+"""A limit on memory changes no score, holds, and leaves nothing on the disk."""
+
+from __future__ import annotations
+
+import tempfile
+import weakref
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from blockrank_rerank import BlockRankReranker, spilled_states
+from blockrank_rerank.engine import LEAST_TOKENS
+from tests.core.test_prepared import assert_same, save_ranker
+from tests.core.tiny_models import BERT_CONFIG, CONFIG, WORDS
+
+QUERY = "what treats a heart attack"
+DOCUMENTS = [" ".join((WORDS * 2)[number % 7 : number % 7 + 8 + number % 5]) for number in range(480)]
+
+
+class PeakMemory(TorchDispatchMode):
+    """Bytes of all tensors that live at one time, at most."""
+
+    def __init__(self):
+        super().__init__()
+        self._live, self._bytes, self.peak = {}, 0, 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        for leaf in tree_leaves(out):
+            if isinstance(leaf, torch.Tensor) and leaf.untyped_storage()._cdata not in self._live:
+                storage = leaf.untyped_storage()
+                self._live[storage._cdata] = storage.nbytes()
+                self._bytes += storage.nbytes()
+                weakref.finalize(storage, self._free, storage._cdata)
+        self.peak = max(self.peak, self._bytes)
+        return out
+
+    def _free(self, key):
+        self._bytes -= self._live.pop(key)
+
+
+@pytest.fixture(scope="module")
+def decoder(tmp_path_factory):
+    return save_ranker(tmp_path_factory.mktemp("llama"), "llama", replace(CONFIG, scoring_layer=3))
+
+
+def load(folder, **options):
+    return BlockRankReranker.from_pretrained(folder, dtype="float32", device="cpu", **options)
+
+
+def peak_of(ranker):
+    _ = ranker.device
+    with PeakMemory() as memory:
+        ranked = ranker.rank(QUERY, DOCUMENTS)
+    return memory.peak, ranked
+
+
+def test_a_limited_decoder_scores_alike_through_files_that_are_gone_afterwards(decoder, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    written, save = [], spilled_states.save_file
+    monkeypatch.setattr(
+        spilled_states, "save_file", lambda tensors, path: (written.append(path), save(tensors, path))[1]
+    )
+    assert_same(load(decoder, max_memory="300KB").rank(QUERY, DOCUMENTS), load(decoder).rank(QUERY, DOCUMENTS))
+    assert len(written) > 2
+    assert all(path.is_relative_to(tmp_path) for path in written)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_limit_holds_and_without_one_the_list_takes_more(decoder):
+    limit = 3_000_000
+    without, expected = peak_of(load(decoder))
+    within, ranked = peak_of(load(decoder, max_memory=limit))
+    assert within < limit < without / 4
+    assert_same(ranked, expected)
+
+
+def test_files_go_when_a_ranking_fails(decoder, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    ranker = load(decoder, max_memory="300KB")
+
+    def fail(*arguments):
+        assert list(tmp_path.iterdir()) != []
+        raise RuntimeError("no")
+
+    monkeypatch.setattr(ranker._handle.get(), "scores_of_kept", fail)
+    with pytest.raises(RuntimeError, match="no"):
+        ranker.rank(QUERY, DOCUMENTS)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_encoder_with_a_scoring_layer_only_takes_smaller_passes(tmp_path):
+    config = replace(BERT_CONFIG, query_documents_from_layer=BERT_CONFIG.scoring_layer)
+    folder = save_ranker(tmp_path, "bert", config)
+    small = load(folder, max_memory=1)
+    assert small._handle.get().budget_tokens == LEAST_TOKENS
+    assert load(folder, max_memory="100GB")._handle.get().budget_tokens == load(folder)._handle.get().budget_tokens
+    assert_same(small.rank(QUERY, DOCUMENTS), load(folder).rank(QUERY, DOCUMENTS))
+
+
+def test_a_limit_that_is_no_number_of_bytes_is_refused(decoder):
+    with pytest.raises(ValueError, match="max_memory must be a number of bytes above 0"):
+        load(decoder, max_memory="much")
