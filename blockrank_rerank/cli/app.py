@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from blockrank_rerank.cli.bench import bench
 from blockrank_rerank.cli.doctor import doctor
 from blockrank_rerank.cli.evaluate import evaluate
 from blockrank_rerank.cli.failures import DEBUG_VARIABLE
@@ -16,7 +17,20 @@ app = typer.Typer(name="blockrank", no_args_is_help=True, add_completion=False, 
 app.command()(rerank)
 app.command()(evaluate)
 app.command()(prepare)
+app.command()(bench)
 app.command()(doctor)
+
+
+@app.command(
+    add_help_option=False,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+)
+def finetune(context: typer.Context) -> None:
+    """Fine-tune models on your own data; the same as blockrank-finetune."""
+    # Its imports would slow every other command down.
+    from blockrank_rerank.finetune.app import main
+
+    raise typer.Exit(main(context.args or ["--help"]))
 
 
 def _print_version(wanted: bool) -> None:

@@ -85,6 +85,7 @@ def evaluate(
     max_document_tokens: opt.MaxDocumentTokens = None,
     long_documents: opt.LongDocuments = None,
     prune: opt.Prune = None,
+    max_memory: opt.MaxMemory = None,
     local_files_only: opt.LocalFilesOnly = False,
     trust_remote_code: opt.TrustRemoteCode = False,
 ) -> None:
@@ -109,6 +110,7 @@ def evaluate(
         max_document_tokens=max_document_tokens,
         long_documents=long_documents,
         prune=prune,
+        max_memory=max_memory,
         local_files_only=local_files_only,
         trust_remote_code=trust_remote_code,
     )

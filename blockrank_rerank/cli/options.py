@@ -26,6 +26,7 @@ class ModelOptions:
     query_free: bool = False
     store: Path | None = None
     prune: list[str] | None = None
+    max_memory: str | None = None
 
 
 Model = Annotated[
@@ -119,6 +120,15 @@ Prune = Annotated[
         rich_help_panel=MODEL_PANEL,
         help="After LAYER layers, read only the best COUNT documents of a list to the end, such as 2:50. May be given "
         "again for a later layer.",
+    ),
+]
+MaxMemory = Annotated[
+    str | None,
+    typer.Option(
+        "--max-memory",
+        metavar="BYTES",
+        rich_help_panel=MODEL_PANEL,
+        help="About the most memory beside the model's weights, such as 2GB, however long the list.",
     ),
 ]
 TopK = Annotated[int | None, typer.Option("--top-k", metavar="K", help="Keep the best K documents.")]

@@ -28,6 +28,7 @@ def load_ranker(options: ModelOptions) -> BlockRankReranker:
         attention=options.attention,
         local_files_only=options.local_files_only,
         trust_remote_code=options.trust_remote_code,
+        max_memory=options.max_memory,
         prune=_prune(options.prune or []),
     )
     limits: dict[str, Any] = {

@@ -235,7 +235,14 @@ def test_the_title_reaches_the_ranker_apart_from_the_text(fake, files):
 def test_all_model_options_reach_the_loader(fake, files):
     flags = ["--model=m", "--revision=r", "--scoring-layer=0", "--device=cpu", "--dtype=float32"]
     flags += ["--attention=sdpa", "--max-document-tokens=9", "--local-files-only", "--trust-remote-code"]
-    flags += ["--long-documents=error", "--store=states", "--query-free", "--prune=2:50", "--prune=4:20"]
+    flags += [
+        "--long-documents=error",
+        "--store=states",
+        "--query-free",
+        "--prune=2:50",
+        "--prune=4:20",
+        "--max-memory=2GB",
+    ]
     assert main(["rerank", QUERY, *files, *flags]) == 0
     assert fake.options == [
         ModelOptions(
@@ -250,6 +257,7 @@ def test_all_model_options_reach_the_loader(fake, files):
             store=Path("states"),
             query_free=True,
             prune=["2:50", "4:20"],
+            max_memory="2GB",
             local_files_only=True,
             trust_remote_code=True,
         )
@@ -279,6 +287,7 @@ def test_the_loader_hands_every_option_to_the_engine(monkeypatch):
         "long_documents": None,
         "store": None,
         "prune": {2: 50, 4: 20},
+        "max_memory": None,
         "device": None,
         "dtype": None,
         "attention": "auto",
@@ -632,3 +641,22 @@ def test_min_probability_may_leave_no_document(tmp_path, capsys):
     path.write_text("Bread is baked.\nThe moon is far.\n", encoding="utf-8")
     assert main(["rerank", "what treats a heart attack", str(path), "--min-probability", "0.999"]) == 0
     assert "0 of 2 documents shown" in capsys.readouterr().out
+
+
+def test_bench_times_new_and_prepared_documents(capsys):
+    assert main(["bench", "--documents", "4", "--words", "6", "--repeats", "1", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["model"], report["documents"]) == ("default", 4)
+    assert report["tokens"] > 4 * 3
+    assert set(report["ms"]) == {"new", "prepared"}
+    assert all(ms > 0 for ms in report["ms"].values())
+    assert main(["bench", "--documents", "4", "--words", "6", "--repeats", "1"]) == 0
+    header, new, prepared, facts = capsys.readouterr().out.splitlines()
+    assert header.split() == ["documents", "ms", "documents/s"]
+    assert (new.split()[:2], prepared.split()[:2]) == (["4", "new"], ["4", "prepared"])
+    assert facts.startswith(f"{report['tokens']} tokens; default on ")
+
+
+def test_finetune_is_a_command_of_blockrank_too(capsys):
+    assert main(["finetune", "train", "output=somewhere", "data=x.jsonl", "--dry-run"]) == 0
+    assert "output: " in capsys.readouterr().out

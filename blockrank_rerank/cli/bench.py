@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import random
+import statistics
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from blockrank_rerank.cli import options as opt
+from blockrank_rerank.cli.console import print_json, print_line, print_table
+from blockrank_rerank.cli.ranker import load_ranker
+
+if TYPE_CHECKING:
+    from blockrank_rerank import BlockRankReranker
+
+QUERY = "what makes old documents go to the front of the list"
+WORDS = (
+    "the of and to in a is that for it as was with be by on not he his but at are this have from or had an they "
+    "which one you were all her she there would their we him been has when who will no more if out so up said what "
+    "its about than into them can only other time new some could these two may first then do any like my now over "
+    "such our man me even most made after also did many off before must well back through years where much way"
+)
+"""Each is a token of its own in common vocabularies."""
+
+
+def bench(
+    documents: Annotated[int, typer.Option("--documents", min=1, help="Documents of a list.")] = 100,
+    words: Annotated[
+        int, typer.Option("--words", min=1, help="Mean words of a document; lengths vary by a half.")
+    ] = 120,
+    repeats: Annotated[int, typer.Option("--repeats", min=1, help="Rankings of which the median counts.")] = 5,
+    json: opt.Json = False,
+    query_free: opt.QueryFree = False,
+    model: opt.Model = None,
+    revision: opt.Revision = None,
+    scoring_layer: opt.ScoringLayer = None,
+    device: opt.Device = None,
+    dtype: opt.Dtype = None,
+    attention: opt.Attention = "auto",
+    max_document_tokens: opt.MaxDocumentTokens = None,
+    local_files_only: opt.LocalFilesOnly = False,
+    trust_remote_code: opt.TrustRemoteCode = False,
+) -> None:
+    """Time the model on this machine: a list that is new to it, and the same documents prepared.
+
+    Texts are random common words, which take as long as real ones.
+
+    For example: blockrank bench --documents 200 --dtype float32
+    """
+    ranker = load_ranker(
+        opt.ModelOptions(
+            model=model,
+            revision=revision,
+            scoring_layer=scoring_layer,
+            device=device,
+            dtype=dtype,
+            attention=attention,
+            max_document_tokens=max_document_tokens,
+            local_files_only=local_files_only,
+            trust_remote_code=trust_remote_code,
+            query_free=query_free,
+        )
+    )
+    report = _measure(ranker, _texts(documents, words), repeats)
+    print_json(report) if json else _print_report(report)
+
+
+def _texts(count: int, words: int) -> list[str]:
+    generator, words_there_are = random.Random(0), WORDS.split()
+    lengths = [generator.randint(max(1, words // 2), max(1, words * 3 // 2)) for _ in range(count)]
+    return [" ".join(generator.choices(words_there_are, k=length)) for length in lengths]
+
+
+def _measure(ranker: BlockRankReranker, texts: list[str], repeats: int) -> dict[str, Any]:
+    import torch
+
+    tokens = 0
+
+    def count(requests: int, read: int) -> None:
+        nonlocal tokens
+        tokens += read
+
+    ranker.rank_batch([(QUERY, texts)], show_progress=False, on_progress=count)
+    rows = {"new": _median_ms(lambda: ranker.rank(QUERY, texts), repeats)}
+    if ranker.config.prompt.documents_stand_alone:
+        prepared = ranker.prepare(texts, show_progress=False)
+        ranker.rank(QUERY, prepared)
+        rows["prepared"] = _median_ms(lambda: ranker.rank(QUERY, prepared), repeats)
+    return {
+        "model": ranker.model,
+        "device": str(ranker.device),
+        "dtype": str(ranker.dtype).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+        "documents": len(texts),
+        "tokens": tokens,
+        "ms": {name: round(ms, 2) for name, ms in rows.items()},
+    }
+
+
+def _median_ms(function: Callable[[], object], repeats: int) -> float:
+    """A ranking ends with scores on the CPU, so nothing of it is still running on a device when it returns."""
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        function()
+        times.append((time.perf_counter() - start) * 1000)
+    return statistics.median(times)
+
+
+def _print_report(report: dict[str, Any]) -> None:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("documents")
+    for heading in ("ms", "documents/s"):
+        table.add_column(heading, justify="right")
+    for name, ms in report["ms"].items():
+        table.add_row(f"{report['documents']:,} {name}", f"{ms:,.1f}", f"{report['documents'] / ms * 1000:,.0f}")
+    print_table(table)
+    threads = f", {report['threads']} threads" if report["device"] == "cpu" else ""
+    print_line(f"{report['tokens']:,} tokens; {report['model']} on {report['device']} in {report['dtype']}{threads}")
