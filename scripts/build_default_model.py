@@ -30,6 +30,7 @@ CONFIG = BlockRankConfig(
     max_document_tokens=None,
     prompt=PromptTemplate(
         instruction="[CLS]",
+        query_free_instruction="[CLS]",
         document="{text}[SEP]",
         query="{query}[SEP]",
         answer="",
