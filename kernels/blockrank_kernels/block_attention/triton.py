@@ -323,7 +323,7 @@ def forward_launch(dim: int, dtype: torch.dtype) -> Launch:
     """Tile sizes of the forward pass. All are chosen so that nothing spills: benchmarks/compile_kernels.py."""
     if dtype == torch.float32:
         return FULL_PRECISION
-    return Launch(128, 64, 8, 2) if dim <= 128 else Launch(64, 32, 4, 2)
+    return Launch(128, 64, 8, 2) if dim <= 128 else Launch(64, 32, 8, 2)
 
 
 def query_gradient_launch(dim: int, dtype: torch.dtype) -> Launch:
