@@ -156,9 +156,11 @@ class TrainingModel(nn.Module):
         unfinished.mkdir(parents=True)
         network, dtype = self._merged(), getattr(torch, self.settings.save_dtype)
         state = {name: tensor.to(dtype) for name, tensor in network.state_dict().items()}
-        network.config.dtype = dtype
         with quiet():
             network.save_pretrained(unfinished, state_dict=state)
+        # Transformers writes the dtype of the weights in memory.
+        network.config.dtype = dtype
+        network.config.save_pretrained(unfinished)
         tokenizer.save_pretrained(unfinished)
         if self.head is not None:
             self.head.save(unfinished)

@@ -74,6 +74,12 @@ def test_training_learns_and_the_output_loads_as_reranker_and_as_transformers_mo
     assert (output / "README.md").read_text().startswith("---")
 
 
+def test_the_saved_config_names_the_dtype_of_the_saved_weights(encoder, training_data, tmp_path):
+    finetune(settings(encoder, training_data, tmp_path / "out", steps=1, save_dtype="float16"))
+    assert {tensor.dtype for tensor in load_file(tmp_path / "out" / "model.safetensors").values()} == {torch.float16}
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "float16"
+
+
 @pytest.mark.parametrize("family", ["decoder", "encoder"])
 def test_gradient_checkpointing_changes_no_loss(request, training_data, tmp_path, family):
     model = request.getfixturevalue(family)
