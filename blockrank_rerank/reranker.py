@@ -452,8 +452,7 @@ class BlockRankReranker:
             if not request.texts:
                 continue
             encoded = self._encode(request)
-            full = pack.num_tokens + encoded.request.num_tokens > self._engine.budget_tokens
-            if pack.numbers and (full or (pack.encoded[0].kept is None) != (encoded.kept is None)):
+            if pack.numbers and not pack.has_room(encoded, self._engine.budget_tokens):
                 yield pack
                 pack = _Pack()
             pack.add(number, encoded)
@@ -521,8 +520,22 @@ class _Pack:
     numbers: list[int] = field(default_factory=list)
     encoded: list[_Encoded] = field(default_factory=list)
     num_tokens: int = 0
+    kept_tokens: dict[int, int] = field(default_factory=dict)
+    """Tokens of every different set of states, by identity: queries over the same documents join them once."""
+
+    def has_room(self, encoded: _Encoded, budget_tokens: int) -> bool:
+        """Whether one more request, of the same kind, fits the budget: in tokens to read, and in states to join."""
+        if (self.encoded[0].kept is None) != (encoded.kept is None):
+            return False
+        if encoded.kept is not None and id(encoded.kept) not in self.kept_tokens:
+            joined = sum(self.kept_tokens.values()) + encoded.kept.num_tokens
+            if joined > budget_tokens:
+                return False
+        return self.num_tokens + encoded.request.num_tokens <= budget_tokens
 
     def add(self, number: int, encoded: _Encoded) -> None:
+        if encoded.kept is not None:
+            self.kept_tokens[id(encoded.kept)] = encoded.kept.num_tokens
         self.numbers.append(number)
         self.encoded.append(encoded)
         self.num_tokens += encoded.request.num_tokens

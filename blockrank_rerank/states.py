@@ -65,6 +65,11 @@ class StatePack:
         self.longest = int(lengths.max())
         """Tokens of the longest document."""
 
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of all documents."""
+        return int(self.offsets[-1])
+
     @cached_property
     def steps(self) -> Tensor:
         """``[n]``: place of every token inside its document."""

@@ -193,6 +193,26 @@ def test_a_known_document_is_not_tokenised_again_and_a_split_one_is_split_again(
     assert sum("aspirin" in text for text in texts) == 1
 
 
+def test_requests_with_kept_documents_share_passes_within_the_budget(folder, monkeypatch):
+    ranker = BlockRankReranker.from_pretrained(folder, dtype="float32", device="cpu")
+    prepared = ranker.prepare(DOCUMENTS)
+    tokens = prepared.pack.num_tokens
+    monkeypatch.setitem(engine.BUDGET_TOKENS, "cpu", 2 * tokens)
+    passes, run = [], engine.Engine.scores_of_kept
+    monkeypatch.setattr(
+        engine.Engine,
+        "scores_of_kept",
+        lambda self, requests, kept: passes.append([id(pack) for pack in kept]) or run(self, requests, kept),
+    )
+    expected = [ranker.rank(query, DOCUMENTS) for query in QUERIES]
+    requests = [(query, documents) for documents in (prepared, prepared[:], prepared[:]) for query in QUERIES]
+    for ranked, number in zip(ranker.rank_batch(requests), range(9), strict=True):
+        assert_same(ranked, expected[number % 3])
+    # The states of one list are joined once for all of its queries; a third list's do not fit beside two.
+    assert [len(set(one)) for one in passes] == [2, 1]
+    assert [len(one) for one in passes] == [6, 3]
+
+
 def test_a_cache_drops_what_was_used_longest_ago_and_stays_within_its_bytes(folder):
     ranker = BlockRankReranker.from_pretrained(folder, dtype="float32")
     size = {text: ranker.prepare([text]).nbytes for text in ("sugar", "liver", "blood")}
