@@ -17,14 +17,10 @@ from common import machine
 from quality import read_task
 
 from blockrank_rerank import BlockRankReranker
+from blockrank_rerank.cli.ranker import parse_prune
 from blockrank_rerank.evaluation import evaluate_ranker
 
 SETTINGS = ["1:50", "2:50", "2:30", "2:20", "3:50", "3:30", "3:20"]
-
-
-def parse(setting: str) -> dict[int, int]:
-    """``2:50,4:20`` as a mapping."""
-    return {int(layer): int(count) for layer, count in (pair.split(":") for pair in setting.split(","))}
 
 
 def measure(rankers: dict[str, BlockRankReranker], task: dict[str, Any]) -> dict[str, tuple[float, float]]:
@@ -36,7 +32,7 @@ def measure(rankers: dict[str, BlockRankReranker], task: dict[str, Any]) -> dict
 def main(collections: Path, queries: int | None, depth: int, prune: Sequence[str], model: str) -> None:
     settings = prune or SETTINGS
     rankers = {"none": BlockRankReranker.from_pretrained(model)}
-    rankers |= {name: BlockRankReranker.from_pretrained(model, prune=parse(name)) for name in settings}
+    rankers |= {name: BlockRankReranker.from_pretrained(model, prune=parse_prune(name.split(","))) for name in settings}
     for ranker in rankers.values():
         ranker.rank("warm", ["up"] * 60)
     print(machine())

@@ -29,7 +29,7 @@ def load_ranker(options: ModelOptions) -> BlockRankReranker:
         local_files_only=options.local_files_only,
         trust_remote_code=options.trust_remote_code,
         max_memory=options.max_memory,
-        prune=_prune(options.prune or []),
+        prune=parse_prune(options.prune or []),
     )
     limits: dict[str, Any] = {
         "scoring_layer": options.scoring_layer,
@@ -44,7 +44,7 @@ def load_ranker(options: ModelOptions) -> BlockRankReranker:
     return ranker
 
 
-def _prune(pairs: list[str]) -> dict[int, int] | None:
+def parse_prune(pairs: list[str]) -> dict[int, int] | None:
     """``2:50`` as ``{2: 50}``."""
     try:
         return {int(layer): int(count) for layer, count in (pair.split(":") for pair in pairs)} or None
