@@ -195,13 +195,16 @@ def byte_level_tokenizer() -> PreTrainedTokenizerFast:
 @cache
 def bert_tokenizer() -> PreTrainedTokenizerFast:
     """As BERT: lower-cased WordPiece with an unknown token."""
-    special = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"]
-    backend = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    # Written out: the library's trainer makes another vocabulary in every process.
+    texts = " ".join([*CORPUS, "abcdefghijklmnopqrstuvwxyz 0123456789 [ ] ( ) < > / | ! ? ."]).lower()
+    letters = sorted(set(texts) - {" "})
+    words = sorted({word for word in texts.split() if word.isalpha() and len(word) > 1})
+    pieces = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]", *letters, *(f"##{letter}" for letter in letters), *words]
+    vocabulary = {piece: number for number, piece in enumerate(pieces)}
+    backend = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
     backend.normalizer = normalizers.BertNormalizer(lowercase=True)
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     backend.decoder = decoders.WordPiece()
-    trainer = trainers.WordPieceTrainer(vocab_size=200, special_tokens=special, show_progress=False)
-    backend.train_from_iterator([*CORPUS, "abcdefghijklmnopqrstuvwxyz 0123456789 [ ] ( ) < > / | ! ? ."], trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         cls_token="[CLS]",

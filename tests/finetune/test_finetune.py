@@ -61,8 +61,7 @@ def test_training_learns_and_the_output_loads_as_reranker_and_as_transformers_mo
     assert result.folder == output
     ranker = BlockRankReranker.from_pretrained(output, dtype="float32")
     after = accuracy(ranker, training_data)
-    # The tiny tokenizer is not the same in every run, and neither is where training starts.
-    assert after > min(before + 0.2, 0.99), (before, after)
+    assert after > before + 0.2, (before, after)
     assert AutoModel.from_pretrained(output).config.num_hidden_layers == (
         4
         if changes.get("language_model_weight")
