@@ -26,6 +26,7 @@ WORDS = (
 """Each is a token of its own in common vocabularies."""
 
 
+@opt.with_model_options("store", "long_documents")
 def bench(
     documents: Annotated[int, typer.Option("--documents", min=1, help="Documents of a list.")] = 100,
     words: Annotated[
@@ -33,16 +34,8 @@ def bench(
     ] = 120,
     repeats: Annotated[int, typer.Option("--repeats", min=1, help="Rankings of which the median counts.")] = 5,
     json: opt.Json = False,
-    query_free: opt.QueryFree = False,
-    model: opt.Model = None,
-    revision: opt.Revision = None,
-    scoring_layer: opt.ScoringLayer = None,
-    device: opt.Device = None,
-    dtype: opt.Dtype = None,
-    attention: opt.Attention = "auto",
-    max_document_tokens: opt.MaxDocumentTokens = None,
-    local_files_only: opt.LocalFilesOnly = False,
-    trust_remote_code: opt.TrustRemoteCode = False,
+    *,
+    model_options: opt.ModelOptions,
 ) -> None:
     """Time the model on this machine: a list that is new to it, and the same documents prepared.
 
@@ -50,20 +43,7 @@ def bench(
 
     For example: blockrank bench --documents 200 --dtype float32
     """
-    ranker = load_ranker(
-        opt.ModelOptions(
-            model=model,
-            revision=revision,
-            scoring_layer=scoring_layer,
-            device=device,
-            dtype=dtype,
-            attention=attention,
-            max_document_tokens=max_document_tokens,
-            local_files_only=local_files_only,
-            trust_remote_code=trust_remote_code,
-            query_free=query_free,
-        )
-    )
+    ranker = load_ranker(model_options)
     report = _measure(ranker, _texts(documents, words), repeats)
     print_json(report) if json else _print_report(report)
 

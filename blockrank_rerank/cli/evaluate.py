@@ -48,6 +48,7 @@ class EvaluateOptions:
         return "BM25 (bm25s)" if self.run is None else str(self.run)
 
 
+@opt.with_model_options()
 def evaluate(
     folder: Annotated[
         Path,
@@ -76,18 +77,8 @@ def evaluate(
     ] = 0,
     output: Annotated[Path | None, typer.Option("--output", metavar="TREC", help="Keep the reranked run.")] = None,
     json: opt.Json = False,
-    model: opt.Model = None,
-    revision: opt.Revision = None,
-    scoring_layer: opt.ScoringLayer = None,
-    device: opt.Device = None,
-    dtype: opt.Dtype = None,
-    attention: opt.Attention = "auto",
-    max_document_tokens: opt.MaxDocumentTokens = None,
-    long_documents: opt.LongDocuments = None,
-    prune: opt.Prune = None,
-    max_memory: opt.MaxMemory = None,
-    local_files_only: opt.LocalFilesOnly = False,
-    trust_remote_code: opt.TrustRemoteCode = False,
+    *,
+    model_options: opt.ModelOptions,
 ) -> None:
     """Measure nDCG@10, RR@10 and recall before and after reranking a BEIR collection.
 
@@ -100,20 +91,6 @@ def evaluate(
 
     blockrank evaluate data/trec-dl19 --run data/trec-dl19/bm25.trec --split full_pool --min-relevance 2
     """
-    model_options = opt.ModelOptions(
-        model=model,
-        revision=revision,
-        scoring_layer=scoring_layer,
-        device=device,
-        dtype=dtype,
-        attention=attention,
-        max_document_tokens=max_document_tokens,
-        long_documents=long_documents,
-        prune=prune,
-        max_memory=max_memory,
-        local_files_only=local_files_only,
-        trust_remote_code=trust_remote_code,
-    )
     asked = EvaluateOptions(
         folder=folder,
         run=run,

@@ -1,33 +1,15 @@
 from __future__ import annotations
 
-from dataclasses import dataclass
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
 MODEL_PANEL = "Model"
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelOptions:
-    """What the common options say about the model; None leaves the choice to the engine."""
-
-    model: str | None = None
-    revision: str | None = None
-    scoring_layer: int | None = None
-    device: str | None = None
-    dtype: str | None = None
-    attention: str = "auto"
-    max_document_tokens: int | None = None
-    long_documents: str | None = None
-    local_files_only: bool = False
-    trust_remote_code: bool = False
-    query_free: bool = False
-    store: Path | None = None
-    prune: list[str] | None = None
-    max_memory: str | None = None
-
 
 Model = Annotated[
     str | None,
@@ -148,3 +130,51 @@ MinProbability = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """The common options about the model, in the order of --help; None leaves the choice to the engine."""
+
+    model: Model = None
+    revision: Revision = None
+    scoring_layer: ScoringLayer = None
+    device: Device = None
+    dtype: Dtype = None
+    attention: Attention = "auto"
+    max_document_tokens: MaxDocumentTokens = None
+    long_documents: LongDocuments = None
+    query_free: QueryFree = False
+    store: Store = None
+    prune: Prune = None
+    max_memory: MaxMemory = None
+    local_files_only: LocalFilesOnly = False
+    trust_remote_code: TrustRemoteCode = False
+
+
+def with_model_options(*without: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the common options, but for some; it takes them together as ``model_options``."""
+    hints = get_type_hints(ModelOptions, include_extras=True)
+    common = [
+        inspect.Parameter(
+            field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=hints[field.name]
+        )
+        for field in fields(ModelOptions)
+        if field.name not in without
+    ]
+    names = {parameter.name for parameter in common}
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(command)
+        def run(**given: Any) -> None:
+            about_model = ModelOptions(**{name: value for name, value in given.items() if name in names})
+            command(**{name: value for name, value in given.items() if name not in names}, model_options=about_model)
+
+        # Typer reads options off the signature.
+        signature = inspect.signature(command, eval_str=True)
+        own = [parameter for parameter in signature.parameters.values() if parameter.name != "model_options"]
+        run.__signature__ = signature.replace(parameters=[*own, *common])  # type: ignore[attr-defined]
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in (*own, *common)}
+        return run
+
+    return decorate

@@ -12,6 +12,7 @@ from blockrank_rerank.cli.ranker import load_ranker
 from blockrank_rerank.formats import read_documents
 
 
+@opt.with_model_options("store", "prune", "max_memory")
 def prepare(
     corpus: Annotated[
         Path,
@@ -32,17 +33,8 @@ def prepare(
         ),
     ] = None,
     json: opt.Json = False,
-    query_free: opt.QueryFree = False,
-    model: opt.Model = None,
-    revision: opt.Revision = None,
-    scoring_layer: opt.ScoringLayer = None,
-    device: opt.Device = None,
-    dtype: opt.Dtype = None,
-    attention: opt.Attention = "auto",
-    max_document_tokens: opt.MaxDocumentTokens = None,
-    long_documents: opt.LongDocuments = None,
-    local_files_only: opt.LocalFilesOnly = False,
-    trust_remote_code: opt.TrustRemoteCode = False,
+    *,
+    model_options: opt.ModelOptions,
 ) -> None:
     """Read a corpus once, so that later queries need not: pass the folder to rerank as --store.
 
@@ -52,21 +44,7 @@ def prepare(
     For example: blockrank prepare corpus.jsonl states && blockrank rerank "flea life" corpus.jsonl --store states
     """
     documents = read_documents([corpus])
-    ranker = load_ranker(
-        opt.ModelOptions(
-            model=model,
-            revision=revision,
-            scoring_layer=scoring_layer,
-            device=device,
-            dtype=dtype,
-            attention=attention,
-            max_document_tokens=max_document_tokens,
-            long_documents=long_documents,
-            local_files_only=local_files_only,
-            trust_remote_code=trust_remote_code,
-            query_free=query_free,
-        )
-    )
+    ranker = load_ranker(model_options)
     with work_bar("preparing", "documents", len(documents)) as advance:
         done = ranker.prepare_store(
             store, (document.content for document in documents), dtype=states, on_progress=advance

@@ -14,6 +14,7 @@ DEFAULT_DEPTH = 100
 T = TypeVar("T")
 
 
+@opt.with_model_options()
 def rerank(
     query: Annotated[
         str | None,
@@ -66,20 +67,8 @@ def rerank(
             help=f"Candidates per query; deeper ones are left out. Default: {DEFAULT_DEPTH}.",
         ),
     ] = None,
-    store: opt.Store = None,
-    query_free: opt.QueryFree = False,
-    model: opt.Model = None,
-    revision: opt.Revision = None,
-    scoring_layer: opt.ScoringLayer = None,
-    device: opt.Device = None,
-    dtype: opt.Dtype = None,
-    attention: opt.Attention = "auto",
-    max_document_tokens: opt.MaxDocumentTokens = None,
-    long_documents: opt.LongDocuments = None,
-    prune: opt.Prune = None,
-    max_memory: opt.MaxMemory = None,
-    local_files_only: opt.LocalFilesOnly = False,
-    trust_remote_code: opt.TrustRemoteCode = False,
+    *,
+    model_options: opt.ModelOptions,
 ) -> None:
     """Rank the documents of files for a query, or rerank a TREC run.
 
@@ -89,22 +78,6 @@ def rerank(
 
     blockrank rerank --queries queries.jsonl --corpus corpus.jsonl --run bm25.trec --output reranked.trec
     """
-    model_options = opt.ModelOptions(
-        model=model,
-        revision=revision,
-        scoring_layer=scoring_layer,
-        device=device,
-        dtype=dtype,
-        attention=attention,
-        max_document_tokens=max_document_tokens,
-        long_documents=long_documents,
-        prune=prune,
-        max_memory=max_memory,
-        local_files_only=local_files_only,
-        trust_remote_code=trust_remote_code,
-        query_free=query_free,
-        store=store,
-    )
     of_run = {"--queries": queries, "--corpus": corpus, "--run": run, "--output": output}
     of_documents: dict[str, Any] = {"QUERY": query, "FILE": files or None}
     only_documents = {"--min-probability": min_probability, "--explain": explain or None, "--json": json or None}
