@@ -13,6 +13,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 
 from blockrank_rerank.checkpoint import Checkpoint
 from blockrank_rerank.config import BlockRankConfig
+from blockrank_rerank.fused_linear import can_fuse, fuse_linear_layers
 from blockrank_rerank.layout import Layout, RequestBounds
 from blockrank_rerank.scoring_head import SCORING_HEAD_NAME, ScoringHead
 from blockrank_rerank.signals import scored_offsets, signal_rows
@@ -216,6 +217,8 @@ class Backbone(nn.Module):
             head = ScoringHead.load(path, model_config.hidden_size).to(dtype).eval().requires_grad_(False)
         backbone = cls(model, config, head, attention).to(device)
         backbone._refuse_nonfinite_weights(checkpoint.model)
+        if can_fuse(device, dtype):
+            fuse_linear_layers(model)
         return backbone
 
     def document_scores(self, layout: Layout, kept: Sequence[StatePack] | None = None) -> list[Tensor]:

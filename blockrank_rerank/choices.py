@@ -44,7 +44,7 @@ def resolve_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torc
         For names that are no floating dtype of torch.
     """
     if dtype is None or dtype == "auto":
-        return torch.bfloat16 if _fast_bf16(device).usable else torch.float32
+        return torch.bfloat16 if fast_bf16(device).usable else torch.float32
     resolved = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
     if resolved not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
         raise ValueError(f"dtype must be float32, bfloat16, float16, float64 or auto, got {dtype!r}")
@@ -65,7 +65,7 @@ def describe_choices() -> list[Choice]:
             True,
             f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}",
         ),
-        Choice("dtype bfloat16", *_fast_bf16(device)[1:]),
+        Choice("dtype bfloat16", *fast_bf16(device)[1:]),
         Choice("dtype float32", True, "always; the default where bfloat16 is not faster"),
         Choice("attention triton", *_triton(device)),
         Choice("attention sdpa", True, "torch's own attention, a call for each length; what auto picks without triton"),
@@ -82,7 +82,8 @@ def _no_cuda() -> str:
     return "this torch build has no CUDA" if torch.version.cuda is None else "no NVIDIA GPU or driver found"
 
 
-def _fast_bf16(device: torch.device) -> Choice:
+def fast_bf16(device: torch.device) -> Choice:
+    """Whether a device multiplies bf16 faster than fp32."""
     if device.type == "cuda":
         native = torch.cuda.get_device_capability(device) >= (8, 0)
         return Choice("bfloat16", native, "native on this GPU" if native else "needs compute capability 8.0")

@@ -80,11 +80,16 @@ def block_attention(
     queries, keys, values = query.split(plan.rows), _Pieces(key, plan), _Pieces(value, plan)
     out: list[Tensor] = [query] * len(plan.rows)
     for group in plan.groups:
-        rows = torch.stack([queries[segment] for segment in group.segments])
+        rows = _stacked([queries[segment] for segment in group.segments])
         attended = attend(rows, keys.of(group), values.of(group), group.mask, group.causal, scale, softcap)
         for segment, rows_out in zip(group.segments, attended.unbind(), strict=True):
             out[segment] = rows_out
     return torch.cat(out)
+
+
+def _stacked(tensors: list[Tensor]) -> Tensor:
+    """One tensor needs no copy."""
+    return torch.stack(tensors) if len(tensors) > 1 else tensors[0].unsqueeze(0)
 
 
 class _Pieces:

@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from blockrank_rerank.choices import fast_bf16
+from blockrank_rerank.feed_forward import layers_of
+
+
+class FusedLinear(nn.Linear):
+    """A linear layer whose bias and activation oneDNN applies inside the product; for inference only.
+
+    Torch copies the bias over the whole result first and multiplies then, which is a third of the time of a narrow
+    product (docs/LOG.md).
+    """
+
+    activation = "none"
+
+    def forward(self, input: Tensor) -> Tensor:
+        """``[..., in]`` to ``[..., out]``."""
+        # Private, but what torch.compile makes of a linear layer on a CPU.
+        return torch.ops.mkldnn._linear_pointwise(input, self.weight, self.bias, self.activation, [], "none")
+
+
+def can_fuse(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether fused layers are known to be faster: in bf16 on a CPU with matrix units."""
+    known = hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    return device.type == "cpu" and dtype == torch.bfloat16 and known and fast_bf16(device).usable
+
+
+def fuse_linear_layers(model: Any) -> None:
+    """Make the linear layers of a base model of a supported family fused ones; its parameters keep their names."""
+    for module in model.modules():
+        if type(module) is nn.Linear and module.bias is not None:
+            module.__class__ = FusedLinear
+    if getattr(model.config, "hidden_act", None) == "gelu":
+        for layer in layers_of(model):
+            _take_in_activation(layer)
+
+
+def _take_in_activation(layer: Any) -> None:
+    """BERT's activation follows a product at once; other families multiply two."""
+    if hasattr(layer, "intermediate"):
+        layer.intermediate.dense.activation = "gelu"
+        layer.intermediate.intermediate_act_fn = nn.Identity()
