@@ -307,7 +307,8 @@ def check_fits(config: BlockRankConfig, model_config: Any) -> None:
     if config.query_offset >= limit:
         raise ValueError(
             f"query_offset must be below the model's limit of {limit} positions, got {config.query_offset}; "
-            "pass config=dataclasses.replace(config, query_offset=...)"
+            "pass config=dataclasses.replace(config, query_offset=...), or save that config into a local folder of "
+            "the model"
         )
 
 

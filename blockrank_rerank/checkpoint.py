@@ -38,14 +38,15 @@ class Checkpoint:
     trust_remote_code : bool
         Whether code from the repository may run.
     token : str, optional
-        For private and gated models; the environment's ``HF_TOKEN`` if not given. Neither shown nor pickled.
+        For private and gated models; the environment's ``HF_TOKEN`` if not given. Neither shown nor pickled, and
+        two checkpoints that differ in it are equal: it says who reads, not what.
     """
 
     model: str
     revision: str | None = None
     local_files_only: bool = False
     trust_remote_code: bool = False
-    token: str | None = field(default=None, repr=False)
+    token: str | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Refuse a path that is not there before anything is asked of the Hub."""
@@ -126,8 +127,8 @@ class Checkpoint:
         config = BlockRankConfig.load(path) if path else PRESETS.get(self.model)
         if config is None and model_config.model_type in ENCODERS:
             raise ValueError(
-                f"model {self.model!r} is an encoder without {CONFIG_NAME}; pass config=BlockRankConfig(...) "
-                "or fine-tune it first"
+                f"model {self.model!r} is an encoder without {CONFIG_NAME}; pass config=BlockRankConfig(...), "
+                "save one into its folder, or fine-tune it first"
             )
         if config is None and scoring_layer is None:
             scoring_layer = round(RELEASED_DEPTH * model_config.num_hidden_layers)

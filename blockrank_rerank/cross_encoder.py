@@ -1,12 +1,22 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from blockrank_rerank.reranker import BlockRankReranker
+from blockrank_rerank.reranker import DEFAULT_MODEL, BlockRankReranker
+
+NO_EFFECT = frozenset(
+    {"batch_size", "num_workers", "apply_softmax", "convert_to_numpy", "convert_to_tensor"}
+    | {"show_progress_bar", "device", "pool", "chunk_size"}
+)
+"""Arguments of ``CrossEncoder`` that change nothing here: a list is one forward pass of one score per pair."""
 
 
 class _NoModelCard:
@@ -24,12 +34,16 @@ class BlockRankCrossEncoder:
 
     Parameters
     ----------
-    reranker : BlockRankReranker, optional
-        The default model if not given.
+    reranker : BlockRankReranker, str or Path
+        A reranker, or a model as for :meth:`BlockRankReranker.from_pretrained`.
     """
 
-    def __init__(self, reranker: BlockRankReranker | None = None) -> None:
-        self.reranker = reranker or BlockRankReranker.from_pretrained()
+    def __init__(self, reranker: BlockRankReranker | str | Path = DEFAULT_MODEL) -> None:
+        if isinstance(reranker, str | Path):
+            reranker = BlockRankReranker.from_pretrained(reranker)
+        if not isinstance(reranker, BlockRankReranker):
+            raise TypeError(f"reranker must be a BlockRankReranker or a model's name, got {type(reranker).__name__}")
+        self.reranker = reranker
         self.model_card_data = _NoModelCard()
 
     def rank(
@@ -38,51 +52,95 @@ class BlockRankCrossEncoder:
         documents: Sequence[str],
         top_k: int | None = None,
         return_documents: bool = False,
-        **ignored: Any,
+        *,
+        activation_fn: Callable[[Tensor], Tensor] | None = None,
+        **tuning: Any,
     ) -> list[dict[str, Any]]:
         """Rank documents, best first, as ``{"corpus_id", "score"[, "text"]}``.
 
-        ``batch_size``, ``show_progress_bar`` and the other tuning arguments of ``CrossEncoder.rank`` are
-        accepted and have no effect: the whole list is one forward pass.
+        ``activation_fn`` is applied to the scores; other arguments of ``CrossEncoder.rank`` (:data:`NO_EFFECT`) are
+        accepted and change nothing.
         """
+        _check(tuning)
+        ranking = self.reranker.rank(query, documents, top_k=top_k)
+        scores = [document.score for document in ranking]
+        if activation_fn is not None:
+            scores = activation_fn(torch.tensor(scores)).tolist()
         return [
-            {"corpus_id": document.index, "score": document.score}
-            | ({"text": document.text} if return_documents else {})
-            for document in self.reranker.rank(query, documents, top_k=top_k)
+            {"corpus_id": document.index, "score": score} | ({"text": document.text} if return_documents else {})
+            for document, score in zip(ranking, scores, strict=True)
         ]
 
     def predict(
-        self, sentences: Sequence[Sequence[str]], show_progress_bar: bool | None = False, **ignored: Any
-    ) -> np.ndarray:
+        self,
+        inputs: Iterable[Sequence[str]] | None = None,
+        *,
+        sentences: Iterable[Sequence[str]] | None = None,
+        show_progress_bar: bool | None = False,
+        activation_fn: Callable[[Tensor], Tensor] | None = None,
+        convert_to_numpy: bool = True,
+        convert_to_tensor: bool = False,
+        **tuning: Any,
+    ) -> np.ndarray | Tensor | list[Tensor]:
         """Scores of (query, document) pairs, in their order.
 
         Parameters
         ----------
-        sentences : sequence of (str, str)
+        inputs : iterable of (str, str)
             Consecutive pairs with the same query form one list.
+        sentences : iterable of (str, str)
+            The name of ``inputs`` before sentence-transformers 6.
         show_progress_bar : bool, optional
             As ``show_progress`` of :meth:`BlockRankReranker.rank_batch`.
+        activation_fn : callable, optional
+            Applied to the scores.
+        convert_to_numpy, convert_to_tensor : bool
+            The form of the result: a tensor where that is asked for, else an array, else a list of tensors.
+        **tuning
+            Other arguments of ``CrossEncoder.predict`` (:data:`NO_EFFECT`), which change nothing.
 
         Returns
         -------
-        numpy.ndarray
-            ``[len(sentences)]`` fp32.
+        numpy.ndarray, Tensor or list of Tensor
+            ``[pairs]`` fp32, on the CPU.
 
         Raises
         ------
+        TypeError
+            For arguments that ``CrossEncoder`` does not have.
         ValueError
             For anything that is not a list of pairs.
         """
-        if isinstance(sentences, str) or not all(
-            isinstance(pair, tuple | list) and len(pair) == 2 for pair in sentences
-        ):
-            raise ValueError("sentences must be a list of (query, document) pairs")
-        requests = [
-            (query, [document for _, document in pairs]) for query, pairs in groupby(sentences, lambda pair: pair[0])
-        ]
+        _check(tuning)
+        requests = _requests(sentences if inputs is None else inputs)
         rankings = self.reranker.rank_batch(requests, show_progress=show_progress_bar)
-        scores = [
-            [document.score for document in sorted(ranking, key=lambda document: document.index)]
-            for ranking in rankings
-        ]
-        return np.array([score for ranking in scores for score in ranking], dtype=np.float32)
+        ordered = [sorted(ranking, key=lambda document: document.index) for ranking in rankings]
+        scores = torch.tensor([document.score for ranking in ordered for document in ranking], dtype=torch.float32)
+        if activation_fn is not None:
+            scores = activation_fn(scores)
+        if convert_to_tensor:
+            return scores
+        return scores.numpy() if convert_to_numpy else list(scores)
+
+
+def _check(tuning: dict[str, Any]) -> None:
+    refused = sorted(name for name, value in tuning.items() if name not in NO_EFFECT and value is not None)
+    if refused:
+        raise TypeError(
+            f"unknown argument {refused[0]!r}; those of CrossEncoder that change nothing here are "
+            f"{', '.join(sorted(NO_EFFECT))}"
+        )
+
+
+def _requests(pairs: Iterable[Sequence[str]] | None) -> list[tuple[str, list[str]]]:
+    given = None if pairs is None or isinstance(pairs, str) else list(pairs)
+    if given is None or not all(isinstance(pair, tuple | list) and len(pair) == 2 for pair in given):
+        raise ValueError("sentences must be a list of (query, document) pairs")
+    requests = [(query, [document for _, document in alike]) for query, alike in groupby(given, lambda pair: pair[0])]
+    if len(requests) > 1 and len(requests) == len(given):
+        warnings.warn(
+            "no two neighbouring pairs have the same query, so every list has one document, whose share is 1.0; give "
+            "all candidates of a query together",
+            stacklevel=3,
+        )
+    return requests

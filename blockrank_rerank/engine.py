@@ -179,6 +179,11 @@ class Engine:
             digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What of the fingerprint has a name: dtype of the model, and its config."""
+        return {"dtype of the model": str(self.dtype).removeprefix("torch.")} | asdict(self.config)
+
     @torch.inference_mode()
     def token_attention(self, request: EncodedRequest) -> list[Tensor]:
         """Where in each document the query looks: ``[n]`` per document, over its tokens, sums to 1."""

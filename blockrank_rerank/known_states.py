@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,10 +27,12 @@ class KnownStates:
     def __init__(self, cache: StateCache | None, folder: Path | None) -> None:
         self.cache, self.folder = cache, folder
         self._store: StateStore | None = None
+        self._warned = False
 
     def get(self, texts: Sequence[str], engine: Engine) -> list[DocumentStates]:
         """States of texts, made where they are not known."""
         found = {text: self._find(text, engine) for text in dict.fromkeys(texts)}
+        self._warn_of_useless_store(found)
         missing = [text for text, states in found.items() if states is None]
         for text, made in zip(missing, engine.document_states(missing, engine.dtype), strict=True):
             self._keep(text, made)
@@ -50,9 +53,20 @@ class KnownStates:
                 self._keep(text, states)
         return states
 
+    def _warn_of_useless_store(self, found: Mapping[str, DocumentStates | None]) -> None:
+        """Once, where a list has nothing in the store: its texts may have been prepared in another form."""
+        if self.folder is None or self._warned or not found or any(found.values()):
+            return
+        self._warned = True
+        warnings.warn(
+            f"none of {len(found)} documents is in the store {self.folder}: they are found by the whole text that the "
+            "model reads, title, metadata and prefixes included (docs/prepared.md)",
+            stacklevel=2,
+        )
+
     def _opened(self, engine: Engine) -> StateStore | None:
         if self._store is None and self.folder is not None:
-            self._store = StateStore(self.folder, engine.fingerprint)
+            self._store = StateStore(self.folder, engine.fingerprint, settings=engine.settings)
         return self._store
 
     def _keep(self, text: str, states: DocumentStates) -> None:

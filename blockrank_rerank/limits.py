@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -32,9 +33,11 @@ class Limits:
             )
         for name in ("threshold", "min_probability"):
             value = getattr(self, name)
-            number = isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
+            number = isinstance(value, numbers.Real) and not isinstance(value, bool) and not math.isnan(value)
             if value is not None and not number:
                 raise ValueError(f"{name} must be a number or None, got {value!r}")
+        if self.min_probability is not None and not 0 <= self.min_probability <= 1:
+            raise ValueError(f"min_probability must be in 0..1 or None, got {self.min_probability!r}")
 
     def select(self, ranked: list[RankedDocument]) -> list[RankedDocument]:
         """The wanted ones of a ranking; limits on scores come before ``top_k``."""

@@ -36,8 +36,8 @@ class PreparedDocuments(Sequence["Document"]):
         self.fingerprint = fingerprint
 
     def select(self, indices: Iterable[int]) -> PreparedDocuments:
-        """Some of the documents, in the order of the indices."""
-        chosen = list(indices)
+        """Some of the documents, in the order of the indices; negative ones count from the end."""
+        chosen = [range(len(self))[index] for index in indices]
         blocks, places = self.blocks.select(chosen)
         return PreparedDocuments(
             [self.documents[index] for index in chosen],

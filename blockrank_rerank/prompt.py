@@ -197,9 +197,10 @@ class PromptEncoder:
         if not block:
             raise ValueError("query must contain text that the model's tokenizer knows; it came to no tokens")
         if offset + len(block) > limit:
+            lower = " or lower query_offset" if offset > 1 else ""
             raise ValueError(
                 f"query must have at most {limit - offset} tokens, template included, got {len(block)}: the model has "
-                f"{limit} positions and query_offset is {offset}; shorten the query or lower query_offset"
+                f"{limit} positions and query_offset is {offset}; shorten the query{lower}"
             )
 
     def _document_cap(self, instruction: int) -> int:

@@ -40,12 +40,25 @@ def check_request(request: Request, number: int) -> CheckedRequest:
     if not isinstance(request, tuple | list) or len(request) != 2:
         raise TypeError(f"requests[{number}] must be a (query, documents) pair, got {type(request).__name__}")
     query, documents = request
+    check_query(query)
+    given, texts = check_documents(documents)
+    return CheckedRequest(query, given, texts, documents if isinstance(documents, PreparedDocuments) else None)
+
+
+def check_query(query: str) -> None:
+    """Refuse what is no query.
+
+    Raises
+    ------
+    TypeError
+        For another type.
+    ValueError
+        For a query without text.
+    """
     if not isinstance(query, str):
         raise TypeError(f"query must be a str, got {type(query).__name__}")
     if not query.strip():
         raise ValueError("query must not be empty")
-    given, texts = check_documents(documents)
-    return CheckedRequest(query, given, texts, documents if isinstance(documents, PreparedDocuments) else None)
 
 
 def check_documents(documents: Iterable[Document]) -> tuple[list[Document], list[str]]:

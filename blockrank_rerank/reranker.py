@@ -189,7 +189,8 @@ class BlockRankReranker:
         if not ranker.config.prompt.documents_stand_alone:
             raise ValueError(
                 f"cache and store need documents that do not depend on the query, and {ranker.model} repeats it in "
-                "its instruction or numbers its documents; pass config=ranker.query_free().config"
+                "its instruction or numbers its documents; pass config=ranker.query_free().config, or save that "
+                "config into a local folder of the model"
             )
         return ranker
 

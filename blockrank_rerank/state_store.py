@@ -53,6 +53,8 @@ class StateStore:
         Of the model whose states these are.
     dtype : torch.dtype, optional
         Of the states, for a new store; must be an old one's if given.
+    settings : mapping, optional
+        What of the fingerprint can be named, for a message that says what differs.
 
     Raises
     ------
@@ -62,14 +64,21 @@ class StateStore:
         For a folder that is no store, and the store of another model or dtype.
     """
 
-    def __init__(self, folder: str | Path, fingerprint: str, dtype: torch.dtype | None = None) -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        fingerprint: str,
+        dtype: torch.dtype | None = None,
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
         self.folder = Path(folder)
         self._places: dict[bytes, _Place] = {}
         self._groups: dict[Path, Any] = {}
         self._lock = threading.Lock()
         name = None if dtype is None else str(dtype).removeprefix("torch.")
-        manifest = self._manifest() or self._create(fingerprint, name)
-        _check_manifest(manifest, fingerprint, name, self.folder)
+        own = {"fingerprint": fingerprint, "dtype": name, "settings": json.loads(json.dumps(settings or {}))}
+        manifest = self._manifest() or self._create(own)
+        _check_manifest(manifest, own, self.folder)
         self.dtype: torch.dtype = getattr(torch, manifest["dtype"])
         self.refresh()
 
@@ -138,13 +147,13 @@ class StateStore:
             raise ValueError(f"{path} is not of version {FORMAT_VERSION}; prepare into a new folder")
         return dict(manifest)
 
-    def _create(self, fingerprint: str, dtype: str | None) -> dict[str, Any]:
-        if dtype is None:
+    def _create(self, own: dict[str, Any]) -> dict[str, Any]:
+        if own["dtype"] is None:
             raise FileNotFoundError(f"{self.folder} holds no prepared documents: make them with 'blockrank prepare'")
         if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
             raise ValueError(f"{self.folder} is neither a store of prepared documents nor an empty folder")
         self.folder.mkdir(parents=True, exist_ok=True)
-        manifest = {"version": FORMAT_VERSION, "fingerprint": fingerprint, "dtype": dtype}
+        manifest = {"version": FORMAT_VERSION} | own
         unfinished = self.folder / f"{MANIFEST_NAME}.unfinished"
         unfinished.write_text(json.dumps(manifest) + "\n", encoding="utf-8")
         unfinished.replace(self.folder / MANIFEST_NAME)
@@ -180,14 +189,17 @@ class StateStore:
                     del self._places[digest]
 
 
-def _check_manifest(manifest: Mapping[str, Any], fingerprint: str, dtype: str | None, folder: Path) -> None:
-    if manifest["fingerprint"] != fingerprint:
+def _check_manifest(manifest: Mapping[str, Any], own: Mapping[str, Any], folder: Path) -> None:
+    if manifest["fingerprint"] != own["fingerprint"]:
+        theirs = manifest.get("settings", {})
+        differing = [name for name, value in own["settings"].items() if name in theirs and theirs[name] != value]
+        what = ", ".join(f"{name} {theirs[name]!r} and not {own['settings'][name]!r}" for name in differing)
         raise ValueError(
-            f"{folder} was prepared by another model, revision, dtype or config than this ranker's; "
-            "use that one, or prepare into a new folder"
+            f"{folder} was prepared by another model, revision, dtype or config than this ranker's"
+            f"{': ' + what if what else ''}; use that one, or prepare into a new folder"
         )
-    if dtype is not None and manifest["dtype"] != dtype:
-        raise ValueError(f"{folder} holds states in {manifest['dtype']}, not {dtype}; prepare into a new folder")
+    if own["dtype"] is not None and manifest["dtype"] != own["dtype"]:
+        raise ValueError(f"{folder} holds states in {manifest['dtype']}, not {own['dtype']}; prepare into a new folder")
 
 
 def _group_tensors(texts: Sequence[str], states: Sequence[DocumentStates]) -> dict[str, Tensor]:

@@ -43,7 +43,8 @@ def prepare_store(
 ) -> Preparation:
     """Bring documents into a store that may hold some of them already."""
     new = not (folder / MANIFEST_NAME).exists()
-    store = StateStore(folder, engine.fingerprint, engine.dtype if new and dtype is None else dtype)
+    kept = engine.dtype if new and dtype is None else dtype
+    store = StateStore(folder, engine.fingerprint, kept, engine.settings)
     prepared = found = 0
     for given, texts in _chunks(documents):
         blocks = engine.blocks("", given, texts, store.__contains__)

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, StrictInt
+from typing_extensions import Self
 
 from blockrank_rerank import BlockRankReranker
 from blockrank_rerank.reranker import DEFAULT_MODEL
@@ -20,7 +22,7 @@ class ModelOptions(BaseModel):
     max_document_tokens: int | None = Field(
         default=None, frozen=True, description="Longest document; longer ones are split."
     )
-    cache: str | int | None = Field(
+    cache: str | StrictInt | None = Field(
         default=None, frozen=True, description='Bytes of documents\' states to keep, such as "500MB".'
     )
     store: str | None = Field(default=None, frozen=True, description="Folder that `blockrank prepare` has made.")
@@ -50,3 +52,10 @@ class ModelOptions(BaseModel):
             local_files_only=self.local_files_only,
             trust_remote_code=self.trust_remote_code,
         )
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy with some settings changed, whose engine has them too."""
+        copied = super().model_copy(update=update, deep=deep)
+        if update:
+            copied.model_post_init(None)
+        return copied

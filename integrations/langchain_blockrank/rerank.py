@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from langchain_core.callbacks import Callbacks
@@ -12,6 +12,8 @@ from blockrank_rerank.explanation import HIGHLIGHTS, ExplainedDocument
 from langchain_blockrank.options import ModelOptions
 
 RELEVANCE_SCORE = "relevance_score"
+THE_SETTING = -1
+"""As in LangChain's own rerankers."""
 
 
 class BlockRankRerank(ModelOptions, BaseDocumentCompressor):
@@ -56,7 +58,7 @@ class BlockRankRerank(ModelOptions, BaseDocumentCompressor):
         return RunnableLambda(self._compress, name=type(self).__name__)
 
     def rerank(
-        self, documents: Sequence[str | Document | dict[str, Any]], query: str, *, top_n: int | None = None
+        self, documents: Sequence[str | Document | dict[str, Any]], query: str, top_n: int | None = THE_SETTING
     ) -> list[dict[str, Any]]:
         """Rank documents, best first, as `{"index", "relevance_score"}`.
 
@@ -67,10 +69,12 @@ class BlockRankRerank(ModelOptions, BaseDocumentCompressor):
         query : str
             Not empty.
         top_n : int, optional
-            Instead of the setting.
+            Instead of the setting, which counts if nothing is given; None for all.
         """
+        if isinstance(documents, str):
+            raise TypeError("documents must be a list of documents, got str")
         texts = [document.page_content if isinstance(document, Document) else document for document in documents]
-        limits = self._limits | ({} if top_n is None else {"top_k": top_n})
+        limits = self._limits | ({} if top_n == THE_SETTING else {"top_k": top_n})
         ranking = self._reranker.rank(query, texts, **limits)
         return [{"index": ranked.index, RELEVANCE_SCORE: ranked.score} for ranked in ranking]
 
@@ -79,7 +83,7 @@ class BlockRankRerank(ModelOptions, BaseDocumentCompressor):
         return {"top_k": self.top_n, "threshold": self.score_threshold, "min_probability": self.min_probability}
 
     def _compress(self, inputs: dict[str, Any]) -> list[Document]:
-        documents, query = inputs["documents"], inputs["query"]
+        documents, query = _checked(inputs["documents"]), inputs["query"]
         if not (self.explain or self.compress):
             ranking = self.rerank(documents, query)
             return [_with(documents[found["index"]], {RELEVANCE_SCORE: found[RELEVANCE_SCORE]}) for found in ranking]
@@ -92,6 +96,14 @@ class BlockRankRerank(ModelOptions, BaseDocumentCompressor):
             added[HIGHLIGHTS] = explained.highlights
         text = explained.shortened(self.kept_attention) if self.compress else document.page_content
         return _with(document, added, text)
+
+
+def _checked(documents: Iterable[Document]) -> list[Document]:
+    checked = list(documents)
+    for index, document in enumerate(checked):
+        if not isinstance(document, Document):
+            raise TypeError(f"documents[{index}] must be a Document, got {type(document).__name__}")
+    return checked
 
 
 def _with(document: Document, added: dict[str, Any], text: str | None = None) -> Document:

@@ -60,6 +60,9 @@ def _documents(
 ) -> list[Document]:
     """New documents with ids and metadata; `rerankers.utils.prep_docs` would write them to the caller's."""
     documents = [copy(document) if isinstance(document, Document) else Document(document) for document in docs]
+    for name, values in (("doc_ids", doc_ids), ("metadata", metadata)):
+        if values is not None and len(values) != len(documents):
+            raise ValueError(f"{name} must have one entry for each of {len(documents)} documents, got {len(values)}")
     for number, document in enumerate(documents):
         if doc_ids is not None:
             document.doc_id = doc_ids[number]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from blockrank_rerank import BlockRankCrossEncoder, BlockRankReranker
 from tests.core.tiny_models import CONFIG, save_model
@@ -57,6 +58,60 @@ def test_predict_of_nothing_is_an_empty_array(encoder):
     scores = encoder.predict([])
     assert scores.shape == (0,)
     assert scores.dtype == np.float32
+
+
+def test_predict_takes_both_names_of_its_argument_and_any_iterable(encoder):
+    pairs = [(QUERY, text) for text in DOCUMENTS]
+    expected = encoder.predict(pairs)
+    assert len(expected) == len(pairs)
+    for given in ({"inputs": pairs}, {"sentences": pairs}, {"inputs": zip([QUERY] * 3, DOCUMENTS, strict=True)}):
+        assert np.array_equal(encoder.predict(**given), expected)
+
+
+def test_predict_returns_the_form_that_is_asked_for(encoder):
+    pairs = [(QUERY, text) for text in DOCUMENTS]
+    expected = encoder.predict(pairs)
+    tensor = encoder.predict(pairs, convert_to_tensor=True)
+    assert isinstance(tensor, torch.Tensor)
+    assert tensor.tolist() == expected.tolist()
+    assert encoder.predict([], convert_to_tensor=True).shape == (0,)
+    tensors = encoder.predict(pairs, convert_to_numpy=False)
+    assert [score.item() for score in tensors] == expected.tolist()
+    assert all(isinstance(score, torch.Tensor) for score in tensors)
+
+
+def test_an_activation_is_applied(encoder):
+    pairs = [(QUERY, text) for text in DOCUMENTS]
+    expected = torch.sigmoid(encoder.predict(pairs, convert_to_tensor=True))
+    torch.testing.assert_close(
+        encoder.predict(pairs, activation_fn=torch.nn.Sigmoid(), convert_to_tensor=True), expected
+    )
+    ranking = encoder.rank(QUERY, DOCUMENTS, activation_fn=torch.nn.Sigmoid())
+    assert {found["corpus_id"]: found["score"] for found in ranking} == pytest.approx(
+        dict(enumerate(expected.tolist()))
+    )
+
+
+def test_misspelt_arguments_and_prompts_are_refused(encoder):
+    with pytest.raises(TypeError, match="unknown argument 'topk'"):
+        encoder.rank(QUERY, DOCUMENTS, topk=1)
+    with pytest.raises(TypeError, match="unknown argument 'prompt'"):
+        encoder.predict([(QUERY, "a")], prompt="query: ")
+    assert encoder.predict([(QUERY, "a")], prompt=None).tolist() == [1.0]
+
+
+def test_pairs_that_all_stand_alone_bring_a_warning(encoder):
+    with pytest.warns(UserWarning, match="every list has one document"):
+        encoder.predict([("liver", "sugar"), ("artery", "blood")])
+
+
+def test_a_model_may_be_named(encoder, tmp_path):
+    folder = save_model(tmp_path, "llama")
+    CONFIG.save(folder)
+    assert len(BlockRankCrossEncoder(folder).rank(QUERY, DOCUMENTS)) == 3
+    assert len(BlockRankCrossEncoder(str(folder)).rank(QUERY, DOCUMENTS)) == 3
+    with pytest.raises(TypeError, match="reranker must be a BlockRankReranker or a model's name, got int"):
+        BlockRankCrossEncoder(3)
 
 
 def test_predict_takes_the_tuning_arguments_of_sentence_transformers(encoder):

@@ -123,6 +123,9 @@ def test_prepared_documents_are_the_sequence_of_the_documents(folder):
     assert list(prepared[1:3]) == DOCUMENTS[1:3]
     chosen = prepared.select([4, 0])
     assert_same(ranker.rank(QUERIES[0], chosen), ranker.rank(QUERIES[0], [DOCUMENTS[4], DOCUMENTS[0]]))
+    assert list(prepared.select([-1])) == DOCUMENTS[-1:]
+    with pytest.raises(IndexError):
+        prepared.select([len(DOCUMENTS)])
     assert prepared.nbytes == sum(states.nbytes for states in prepared.states) > 0
     assert ranker.rank(QUERIES[0], ranker.prepare([])) == []
     best = ranker.explain(QUERIES[0], prepared).documents[0].ranked

@@ -513,13 +513,25 @@ def test_min_probability_keeps_what_is_likely_enough_whatever_the_list(default):
     kept = ranker.rank(QUERY, DOCUMENTS, min_probability=cut)
     assert kept == [document for document in ranking if document.probability >= cut]
     assert ranker.rank(QUERY, DOCUMENTS, min_probability=cut, top_k=1) == ranking[:1]
-    assert ranker.rank(QUERY, DOCUMENTS, min_probability=1.1) == []
+    assert ranker.rank(QUERY, DOCUMENTS, min_probability=1.0) == []
     assert ranker.rank(QUERY, DOCUMENTS, min_probability=0.0) == ranking
 
 
 def test_min_probability_of_a_model_without_probabilities_is_refused(ranker, folder):
     with pytest.raises(ValueError, match=r"min_probability needs a model that gives probabilities, and .*threshold"):
         ranker.rank(QUERY, DOCUMENTS, min_probability=0.5)
+
+
+@pytest.mark.parametrize("value", [7, -0.1])
+def test_a_min_probability_outside_0_to_1_is_refused(default, value):
+    with pytest.raises(ValueError, match=r"min_probability must be in 0\.\.1 or None"):
+        default.rank(QUERY, DOCUMENTS, min_probability=value)
+
+
+def test_numpys_numbers_are_numbers(ranker):
+    assert ranker.rank(QUERY, DOCUMENTS, threshold=np.float32(0.1)) == ranker.rank(
+        QUERY, DOCUMENTS, threshold=float(np.float32(0.1))
+    )
 
 
 @pytest.mark.parametrize("value", ["0.5", True, float("nan")])
@@ -535,6 +547,7 @@ def test_rerankers_with_equal_settings_share_one_engine_also_under_a_race(folder
     rankers = [BlockRankReranker.from_pretrained(folder, max_document_tokens=40) for _ in range(8)]
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(lambda ranker: ranker.rank(QUERY, DOCUMENTS), rankers))
+    assert BlockRankReranker.from_pretrained(folder, max_document_tokens=40, token="t").rank(QUERY, DOCUMENTS)
     assert len(loads) == 1
     assert BlockRankReranker.from_pretrained(folder, max_document_tokens=41).rank(QUERY, DOCUMENTS)
     assert len(loads) == 2

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 
 import pytest
 
@@ -48,6 +49,16 @@ def test_documents_of_a_store_are_not_read_again_and_rank_as_ever(ranker, folder
     for query in QUERIES:
         assert_same(stored.rank(query, [*DOCUMENTS, "blood"]), ranker.rank(query, [*DOCUMENTS, "blood"]))
     assert read == ["blood"] * len(QUERIES)
+
+
+def test_a_list_with_nothing_in_the_store_brings_one_warning(ranker, folder, tmp_path):
+    ranker.prepare_store(tmp_path, DOCUMENTS)
+    stored = BlockRankReranker.from_pretrained(folder, dtype="float32", store=tmp_path)
+    with pytest.warns(UserWarning, match="none of 1 documents is in the store"):
+        stored.rank(QUERIES[0], ["file: x\n\n" + DOCUMENTS[0]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        stored.rank(QUERIES[0], ["another"])
 
 
 def test_a_decoder_keeps_keys_and_values_of_all_its_layers(tmp_path):
@@ -93,6 +104,9 @@ def test_a_store_of_another_model_dtype_or_thing_is_refused(ranker, folder, tmp_
     other = ranker.with_config(query_offset=BERT_CONFIG.query_offset + 1)
     with pytest.raises(ValueError, match="was prepared by another model, revision, dtype or config"):
         other.prepare_store(tmp_path / "store", DOCUMENTS)
+    half = BlockRankReranker.from_pretrained(folder, dtype="bfloat16", store=tmp_path / "store")
+    with pytest.raises(ValueError, match="dtype of the model 'float32' and not 'bfloat16'; use that one"):
+        half.rank(QUERIES[0], DOCUMENTS)
     with pytest.raises(ValueError, match="holds states in float32, not int8"):
         ranker.prepare_store(tmp_path / "store", DOCUMENTS, dtype="int8")
     (tmp_path / "other").mkdir()

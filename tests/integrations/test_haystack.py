@@ -59,11 +59,11 @@ def test_top_k_of_the_call_comes_before_that_of_the_component(top_k):
     assert len(ids(BlockRankRanker(top_k=2).run(QUESTION, documents()))) == 2
 
 
-@pytest.mark.parametrize("top_k", [0, -1])
+@pytest.mark.parametrize("top_k", [0, -1, 2.0, True, "2"])
 def test_a_top_k_below_one_is_refused(top_k):
-    with pytest.raises(ValueError, match=f"top_k must be at least 1, got {top_k}"):
+    with pytest.raises(ValueError, match=f"top_k must be a whole number of at least 1, got {top_k!r}"):
         BlockRankRanker(top_k=top_k)
-    with pytest.raises(ValueError, match=f"top_k must be at least 1, got {top_k}"):
+    with pytest.raises(ValueError, match=f"top_k must be a whole number of at least 1, got {top_k!r}"):
         BlockRankRanker().run(QUESTION, documents(), top_k=top_k)
 
 
@@ -187,6 +187,33 @@ def test_copies_and_pickles_work_after_warm_up():
     expected = ids(ranker.run(QUESTION, documents()))
     assert ids(copy.deepcopy(ranker).run(QUESTION, documents())) == expected
     assert ids(pickle.loads(pickle.dumps(ranker)).run(QUESTION, documents())) == expected
+
+
+def test_a_pickle_of_a_warm_component_asks_for_its_secret_again(monkeypatch):
+    monkeypatch.setenv("MY_TOKEN", "secret")
+    ranker = BlockRankRanker(token=Secret.from_env_var("MY_TOKEN"))
+    ranker.warm_up()
+    pickled = pickle.dumps(ranker)
+    assert b"secret" not in pickled
+    assert pickle.loads(pickled)._loaded()._handle.spec.checkpoint.token == "secret"
+
+
+@pytest.mark.parametrize("query", [None, 5, ["why"]])
+def test_a_query_that_is_no_text_is_refused(query):
+    with pytest.raises(TypeError, match="query must be a str"):
+        BlockRankRanker(query_prefix="query: ").run(query, documents())
+
+
+def test_an_empty_query_is_refused_whatever_the_prefix():
+    with pytest.raises(ValueError, match="query must not be empty"):
+        BlockRankRanker(query_prefix="query: ").run("", documents())
+
+
+def test_a_device_and_field_names_of_the_wrong_type_are_refused_at_once():
+    with pytest.raises(ValueError, match="device must be a ComponentDevice"):
+        BlockRankRanker(device="cpu")
+    with pytest.raises(ValueError, match="meta_fields_to_embed must be a list of names, got 'title'"):
+        BlockRankRanker(meta_fields_to_embed="title")
 
 
 def test_it_warms_up_by_itself_once_and_again_after_closing():

@@ -140,6 +140,26 @@ def test_rerank_gives_indices_and_scores(ranking):
     assert len(with_titles) == len(TEXTS)
 
 
+def test_rerank_takes_top_n_by_place_none_for_all_and_no_text_for_a_list():
+    reranker = BlockRankRerank(top_n=3)
+    assert [len(reranker.rerank(TEXTS, QUESTION, *top_n)) for top_n in ([], [2], [None])] == [3, 2, len(TEXTS)]
+    with pytest.raises(TypeError, match="documents must be a list of documents, got str"):
+        reranker.rerank("abc", QUESTION)
+
+
+def test_documents_may_come_from_a_generator_and_must_be_documents():
+    given = documents()
+    found = BlockRankRerank(top_n=None).compress_documents((document for document in given), QUESTION)
+    assert len(found) == len(given)
+    with pytest.raises(TypeError, match=r"documents\[0\] must be a Document, got str"):
+        BlockRankRerank().compress_documents(["text"], QUESTION)
+
+
+def test_a_copy_with_other_settings_of_the_model_uses_them():
+    copied = BlockRankRerank().model_copy(update={"max_document_tokens": 8})
+    assert copied._reranker.config.max_document_tokens == 8
+
+
 def test_as_a_cross_encoder_in_langchains_own_reranker(ranking):
     encoder = BlockRankCrossEncoder()
     scores = encoder.score([(QUESTION, text) for text in TEXTS])

@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import pytest
 
@@ -34,6 +35,23 @@ def nodes(texts=TEXTS, score=0.5):
 class Fixed(BaseRetriever):
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         return nodes()
+
+
+@contextmanager
+def rerank_events():
+    seen = []
+
+    class Handler(BaseEventHandler):
+        def handle(self, event, **kwargs):
+            if isinstance(event, ReRankStartEvent | ReRankEndEvent):
+                seen.append(event)
+
+    handler, root = Handler(), get_dispatcher()
+    root.add_event_handler(handler)
+    try:
+        yield seen
+    finally:
+        root.event_handlers.remove(handler)
 
 
 def ids(found):
@@ -83,6 +101,28 @@ def test_probabilities_filter_whatever_the_list(ranking):
     assert ids(kept) == [str(d.index) for d in ranking if d.probability >= cut]
 
 
+def test_an_instance_loads_its_own_dump():
+    ranker = BlockRankRerank(top_n=2)
+    assert BlockRankRerank.model_validate(ranker.model_dump()).top_n == 2
+    assert BlockRankRerank(**ranker.to_dict()).top_n == 2
+
+
+def test_a_copy_with_other_settings_of_the_model_uses_them():
+    copied = BlockRankRerank().model_copy(update={"max_document_tokens": 8})
+    assert copied._reranker.config.max_document_tokens == 8
+
+
+def test_a_cache_of_true_is_refused():
+    with pytest.raises(ValueError, match="cache"):
+        BlockRankRerank(cache=True)
+
+
+def test_a_query_without_text_is_refused_before_any_event():
+    with rerank_events() as seen, pytest.raises(ValueError, match="query must not be empty"):
+        BlockRankRerank().postprocess_nodes(nodes(), query_str=" ")
+    assert seen == []
+
+
 def test_metadata_is_read_as_the_mode_says(ranking):
     given = [NodeWithScore(node=TextNode(text="a page", metadata={"topic": topic})) for topic in TEXTS[:3]]
     found = BlockRankRerank(top_n=1).postprocess_nodes(given, query_str=QUESTION)
@@ -92,13 +132,13 @@ def test_metadata_is_read_as_the_mode_says(ranking):
 
 
 def test_highlights_point_into_the_nodes_own_text_and_no_model_reads_them():
-    given = [NodeWithScore(node=TextNode(text=text, metadata={"topic": "hearts"})) for text in TEXTS]
+    given = [NodeWithScore(node=TextNode(text=f"{text}\n", metadata={"topic": "hearts"})) for text in TEXTS]
     for found in BlockRankRerank(top_n=None, explain=True).postprocess_nodes(given, query_str=QUESTION):
         text = found.node.get_content(metadata_mode=MetadataMode.NONE)
         for highlight in found.node.metadata["highlights"]:
             assert text[highlight["start"] : highlight["end"]] == highlight["text"]
         assert "highlights" not in found.node.get_content(metadata_mode=MetadataMode.LLM)
-        assert bool(found.node.metadata["highlights"]) == bool(text)
+        assert bool(found.node.metadata["highlights"]) == bool(text.strip())
     assert all("highlights" not in node.node.metadata for node in given)
 
 
@@ -144,21 +184,12 @@ def test_in_a_query_engine_sync_and_async(ranking, monkeypatch):
 
 
 def test_events_and_callbacks_are_sent():
-    seen = []
-
-    class Handler(BaseEventHandler):
-        def handle(self, event, **kwargs):
-            seen.append(event)
-
-    handler = Handler()
-    root = get_dispatcher()
-    root.add_event_handler(handler)
     debug = LlamaDebugHandler(print_trace_on_end=False)
     reranker = BlockRankRerank(top_n=None)
     reranker.callback_manager = CallbackManager([debug])
-    reranker.postprocess_nodes(nodes(), query_str=QUESTION)
-    root.event_handlers.remove(handler)
-    start, end = [event for event in seen if isinstance(event, ReRankStartEvent | ReRankEndEvent)]
+    with rerank_events() as seen:
+        reranker.postprocess_nodes(nodes(), query_str=QUESTION)
+    start, end = seen
     assert start.top_n == len(TEXTS)
     assert len(end.nodes) == len(TEXTS)
     assert len(debug.get_event_pairs(CBEventType.RERANKING)) == 1

@@ -61,6 +61,13 @@ def test_ids_and_metadata_of_the_call_come_first_and_are_not_written_to_the_call
     assert all(document.metadata == {} for document in given)
 
 
+@pytest.mark.parametrize("name", ["doc_ids", "metadata"])
+def test_too_few_or_too_many_ids_and_metadata_are_refused(ranker, name):
+    for values in ([{}], [{}] * (len(TEXTS) + 1)):
+        with pytest.raises(ValueError, match=f"{name} must have one entry for each of {len(TEXTS)} documents"):
+            ranker.rank(QUESTION, TEXTS, **{name: values})
+
+
 def test_documents_without_ids_and_in_tuples_are_numbered(ranker):
     found = ranker.rank(QUESTION, tuple(Document(text) for text in TEXTS))
     assert sorted(result.doc_id for result in found) == list(range(len(TEXTS)))

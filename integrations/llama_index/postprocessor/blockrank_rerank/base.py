@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
+
+from typing_extensions import Self
 
 from blockrank_rerank import BlockRankReranker
 from blockrank_rerank.explanation import HIGHLIGHTS, ExplainedDocument
+from blockrank_rerank.request import check_query
 from blockrank_rerank.reranker import DEFAULT_MODEL
 
 try:
-    from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr
+    from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr, StrictInt, model_validator
     from llama_index.core.callbacks import CBEventType, EventPayload
     from llama_index.core.instrumentation import get_dispatcher
     from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRankStartEvent
@@ -51,7 +55,7 @@ class BlockRankRerank(BaseNodePostprocessor):
     max_document_tokens: int | None = Field(
         default=None, frozen=True, description="Longest node in tokens; longer ones are split."
     )
-    cache: str | int | None = Field(
+    cache: str | StrictInt | None = Field(
         default=None, frozen=True, description='Bytes of documents\' states to keep, such as "500MB".'
     )
     store: str | None = Field(default=None, frozen=True, description="Folder that `blockrank prepare` has made.")
@@ -66,6 +70,14 @@ class BlockRankRerank(BaseNodePostprocessor):
     )
 
     _reranker: BlockRankReranker = PrivateAttr()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_class_name(cls, settings: Any) -> Any:
+        """Dumps name their class."""
+        if isinstance(settings, dict) and settings.get("class_name") == cls.class_name():
+            return {name: value for name, value in settings.items() if name != "class_name"}
+        return settings
 
     def model_post_init(self, context: Any) -> None:
         """Describe the engine; it loads with the first list."""
@@ -82,6 +94,13 @@ class BlockRankRerank(BaseNodePostprocessor):
             trust_remote_code=self.trust_remote_code,
         )
 
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy with some settings changed, whose engine has them too."""
+        copied = super().model_copy(update=update, deep=deep)
+        if update:
+            copied.model_post_init(None)
+        return copied
+
     @classmethod
     def class_name(cls) -> str:
         """Name in serialised form."""
@@ -92,6 +111,7 @@ class BlockRankRerank(BaseNodePostprocessor):
     ) -> list[NodeWithScore]:
         if query_bundle is None:
             raise ValueError("BlockRankRerank needs the query: pass query_str or query_bundle")
+        check_query(query_bundle.query_str)
         if not nodes:
             return []
         top_n = len(nodes) if self.top_n is None else self.top_n
@@ -144,6 +164,7 @@ class BlockRankRerank(BaseNodePostprocessor):
 
 def _highlights(scored: NodeWithScore, explained: ExplainedDocument) -> list[dict[str, Any]]:
     """Highlights of the node's own text, which follows its metadata in what the model read."""
-    text = scored.node.get_content(metadata_mode=MetadataMode.NONE)
+    # LlamaIndex strips what it puts together.
+    text = scored.node.get_content(metadata_mode=MetadataMode.NONE).rstrip()
     start = explained.ranked.text.rfind(text)
     return explained.within(start, start + len(text)).highlights if start >= 0 else []

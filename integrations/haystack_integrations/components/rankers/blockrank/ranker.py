@@ -6,6 +6,7 @@ from typing import Any
 
 from blockrank_rerank import BlockRankReranker
 from blockrank_rerank.explanation import HIGHLIGHTS, ExplainedDocument
+from blockrank_rerank.request import check_query
 from blockrank_rerank.reranker import DEFAULT_MODEL
 
 try:
@@ -79,10 +80,12 @@ class BlockRankRanker:
         trust_remote_code: bool = False,
     ) -> None:
         _check_top_k(top_k)
+        if not (device is None or isinstance(device, ComponentDevice)):
+            raise ValueError(f"device must be a ComponentDevice, as ComponentDevice.from_str gives it, got {device!r}")
         self.model, self.device, self.token, self.top_k = model, device, token, top_k
         self.query_prefix, self.query_suffix = query_prefix, query_suffix
         self.document_prefix, self.document_suffix = document_prefix, document_suffix
-        self.meta_fields_to_embed = list(meta_fields_to_embed or [])
+        self.meta_fields_to_embed = _field_names(meta_fields_to_embed)
         self.embedding_separator = embedding_separator
         self.score_threshold, self.min_probability = score_threshold, min_probability
         self.explain = explain
@@ -98,6 +101,10 @@ class BlockRankRanker:
     async def warm_up_async(self) -> None:
         """As `warm_up`, in a thread, so that loading does not block the event loop."""
         await asyncio.to_thread(self.warm_up)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the model, which has the secret's value: a pickle's reader resolves the secret anew."""
+        return self.__dict__ | {"_reranker": None}
 
     def close(self) -> None:
         """Let go of the model; the next run loads it again."""
@@ -172,6 +179,7 @@ class BlockRankRanker:
         """
         top_k = self.top_k if top_k is None else top_k
         _check_top_k(top_k)
+        check_query(query)
         if not documents:
             return {"documents": []}
         reranker = self._loaded()
@@ -231,8 +239,14 @@ class BlockRankRanker:
 
 
 def _check_top_k(top_k: int) -> None:
-    if top_k <= 0:
-        raise ValueError(f"top_k must be at least 1, got {top_k}")
+    if not isinstance(top_k, int) or isinstance(top_k, bool) or top_k <= 0:
+        raise ValueError(f"top_k must be a whole number of at least 1, got {top_k!r}")
+
+
+def _field_names(names: list[str] | None) -> list[str]:
+    if isinstance(names, str):
+        raise ValueError(f"meta_fields_to_embed must be a list of names, got {names!r}")
+    return list(names or [])
 
 
 def _unique(documents: list[Document]) -> list[Document]:
