@@ -69,7 +69,8 @@ def _attention(
     if blockrank is None:
         raise RuntimeError("this model was loaded for BlockRank; call it through Backbone.document_scores")
     layer, layout, config = int(module.layer_idx), blockrank.layout, blockrank.config
-    query, key, value = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+    # Under autocast, rotary embeddings leave queries and keys in fp32.
+    query, key, value = (tensor[0].transpose(0, 1).to(value.dtype) for tensor in (query, key, value))
     sees_documents = layer >= config.query_documents_from_layer
     if blockrank.made is not None and (sees_documents or layer == config.scoring_layer):
         blockrank.made[key_name(layer)] = key

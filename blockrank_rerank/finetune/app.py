@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -52,7 +53,7 @@ def train(
 
     blockrank-finetune train output=my-model data=train.jsonl steps=300
 
-    accelerate launch --num_processes 2 -m blockrank_rerank.finetune.app train settings.yaml
+    torchrun --nproc_per_node 2 -m blockrank_rerank.finetune.app train settings.yaml
     """
     from blockrank_rerank.finetune.settings import FinetuneSettings
 
@@ -62,12 +63,17 @@ def train(
     if max_steps is not None:
         changes["steps"] = max_steps
     resolved = FinetuneSettings.read(path, changes)
-    print_line(resolved.to_yaml().rstrip())
+    # Of several processes one speaks.
+    first = os.environ.get("RANK", "0") == "0"
+    if first:
+        print_line(resolved.to_yaml().rstrip())
     if dry_run:
         return
     from blockrank_rerank.finetune.run import finetune
 
     result = finetune(resolved, resume=resume)
+    if not first:
+        return
     if result.after:
         before, after = result.before["mean_ndcg@10"], result.after["mean_ndcg@10"]
         print_line(f"mean nDCG@10 {before:.4f} before, {after:.4f} after")

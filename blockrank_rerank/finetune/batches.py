@@ -101,8 +101,7 @@ class Collator:
 
 def _targets(candidates: list[Candidate]) -> Targets:
     scores = [candidate.teacher_score for candidate in candidates]
-    known = [score for score in scores if score is not None]
     return Targets(
         grades=torch.tensor([float(candidate.grade) for candidate in candidates]),
-        teacher=torch.tensor(known) if len(known) == len(scores) else None,
+        teacher=torch.tensor([float("nan") if score is None else score for score in scores]),
     )

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from blockrank_rerank.config import BlockRankConfig
+from blockrank_rerank.finetune.evaluation_sets import evaluation_names
 from blockrank_rerank.finetune.settings import FinetuneSettings
 
 
@@ -45,7 +46,7 @@ def _data(settings: FinetuneSettings) -> str:
 def _measures(settings: FinetuneSettings, before: Mapping[str, float], after: Mapping[str, float]) -> str:
     if not after:
         return "## Measures\n\nNot measured: the run had no evaluation collections.\n"
-    names = ["mean_", *(f"{source.path}/" for source in settings.evaluation)]
+    names = ["mean_", *(f"{name}/" for name in evaluation_names(settings.evaluation))]
     rows = [
         f"| {name.rstrip('_/')} | {after[name + 'first_stage_ndcg@10']:.4f} | {before[name + 'ndcg@10']:.4f} | "
         f"{after[name + 'ndcg@10']:.4f} | {after[name + 'mrr@10']:.4f} |"

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +18,7 @@ class EvaluationSet:
     Attributes
     ----------
     name : str
-        Folder of the collection.
+        See :func:`evaluation_names`.
     collection, corpus, run
         Queries with judgements, candidates' texts, first stage.
     depth : int
@@ -30,7 +32,7 @@ class EvaluationSet:
     depth: int
 
     @classmethod
-    def read(cls, source: EvaluationSource, seed: int) -> EvaluationSet:
+    def read(cls, source: EvaluationSource, name: str, seed: int) -> EvaluationSet:
         """Read a BEIR folder, sample queries, and find candidates by BM25 where no run is given."""
         folder = Path(source.path)
         collection = read_collection(folder, source.split).sample(source.queries, seed)
@@ -39,7 +41,7 @@ class EvaluationSet:
         run = {query: ranking for query, ranking in run.items() if query in collection.queries}
         named = {document for ranking in run.values() for document in ranking}
         kept = {document: text for document, text in corpus.items() if document in named}
-        return cls(source.path, collection, kept, run, source.depth)
+        return cls(name, collection, kept, run, source.depth)
 
     def measure(self, ranker: BlockRankReranker, seed: int) -> dict[str, float]:
         """nDCG@10 and RR@10 of the first stage and of its reranking."""
@@ -50,3 +52,9 @@ class EvaluationSet:
             "first_stage_mrr@10": result.before["RR@10"],
             "mrr@10": result.after["RR@10"],
         }
+
+
+def evaluation_names(sources: Sequence[EvaluationSource]) -> list[str]:
+    """A name for each: its folder, and its split where a folder has several."""
+    times = Counter(source.path for source in sources)
+    return [f"{one.path} ({one.split})" if times[one.path] > 1 else one.path for one in sources]

@@ -3,14 +3,14 @@ from __future__ import annotations
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 from transformers import TrainerCallback, TrainingArguments
 
 _HIDDEN = ("epoch", "grad_norm", "learning_rate", "tokens_per_second", "spread")
 
 
 class ShowProgress(TrainerCallback):
-    """Losses, learning rate and throughput: a bar on a terminal, a line every few steps elsewhere; on stderr."""
+    """A line every few steps with losses, learning rate and throughput, and on a terminal a bar below; on stderr."""
 
     def __init__(self) -> None:
         self._console = Console(stderr=True, soft_wrap=True, highlight=False)
@@ -18,9 +18,11 @@ class ShowProgress(TrainerCallback):
         self._task: Any = None
 
     def on_train_begin(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
-        """Draw the bar."""
+        """Draw the bar, and say how many processes there are."""
+        if state.is_world_process_zero and args.world_size > 1:
+            self._console.print(f"{args.world_size} processes")
         if state.is_world_process_zero and self._console.is_terminal:
-            columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+            columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
             self._bar = Progress(*columns, console=self._console)
             self._task = self._bar.add_task("", total=state.max_steps, completed=state.global_step)
             self._bar.start()
@@ -33,14 +35,11 @@ class ShowProgress(TrainerCallback):
     def on_log(
         self, args: TrainingArguments, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any
     ) -> None:
-        """Show the latest losses."""
+        """Print the latest losses."""
         if not logs or "loss" not in logs or not state.is_world_process_zero:
             return
-        line = summary(logs)
-        if self._bar:
-            self._bar.update(self._task, description=line)
-        else:
-            self._console.print(f"step {state.global_step}/{state.max_steps}  {line}")
+        # Above the bar, where there is one: beside it, losses would push it off a narrow terminal.
+        self._console.print(f"step {state.global_step}/{state.max_steps}  {summary(logs)}")
 
     def on_train_end(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
         """Leave the terminal as it was."""

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import json
+import math
+import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -16,7 +18,7 @@ from blockrank_rerank.engine import Engine, resolve_config
 from blockrank_rerank.finetune.batches import Collator, TrainingLists
 from blockrank_rerank.finetune.card import write_card
 from blockrank_rerank.finetune.data import TrainingExample, read_examples
-from blockrank_rerank.finetune.evaluation_sets import EvaluationSet
+from blockrank_rerank.finetune.evaluation_sets import EvaluationSet, evaluation_names
 from blockrank_rerank.finetune.progress import ShowProgress
 from blockrank_rerank.finetune.settings import SETTINGS_NAME, FinetuneSettings, TrainingSource
 from blockrank_rerank.finetune.trainer import (
@@ -28,9 +30,14 @@ from blockrank_rerank.finetune.trainer import (
     training_arguments,
 )
 from blockrank_rerank.finetune.training_model import TrainingModel, training_config
+from blockrank_rerank.formats.output import replacing
 from blockrank_rerank.handle import EngineHandle, EngineSpec
 from blockrank_rerank.prompt import PromptEncoder
 from blockrank_rerank.reranker import BlockRankReranker, model_folder
+
+BEFORE, HISTORY = "before.json", "evaluations.jsonl"
+FINISHED = "finished"
+"""Marks the working folder of a run whose result is in its place."""
 
 
 @dataclass(frozen=True)
@@ -79,11 +86,22 @@ class _Run:
 
     def __init__(self, settings: FinetuneSettings, resume: bool) -> None:
         self.settings = settings
-        self.output = Path(settings.output)
+        # A link is followed, so that the result takes its target's place and not the link's.
+        self.output = Path(settings.output).resolve() if Path(settings.output).is_symlink() else Path(settings.output)
         self.work = self.output.with_name(self.output.name + ".training")
         self.resume = _prepare_folders(settings, self.output, self.work, resume)
+        _check_average(settings)
         self.collections = [_read(source, settings.seed) for source in settings.data]
-        self.sets = [EvaluationSet.read(source, settings.seed) for source in settings.evaluation]
+        if settings.distillation_weight and not any(map(_has_teacher, self.collections)):
+            raise ValueError(
+                "distillation_weight needs teacher scores, and the data has none: pos_scores and neg_scores, as "
+                "'blockrank-finetune mine-negatives --teacher MODEL' writes them"
+            )
+        names = evaluation_names(settings.evaluation)
+        self.sets = [
+            EvaluationSet.read(source, name, settings.seed)
+            for source, name in zip(settings.evaluation, names, strict=True)
+        ]
         checkpoint = Checkpoint(model=model_folder(settings.model))
         self.spec = EngineSpec(
             checkpoint=checkpoint,
@@ -110,7 +128,7 @@ class _Run:
             self._measure,
             lambda: self.model.save(self.work / "best", self.tokenizer),
             self.settings.evaluate_every,
-            self.work / "evaluations.jsonl",
+            self.work / HISTORY,
         )
         trainer = self._trainer(evaluate)
         writes = trainer.is_world_process_zero()
@@ -124,18 +142,22 @@ class _Run:
 
     def _write(self, evaluate: Evaluate, before: dict[str, float]) -> dict[str, float]:
         """Average, choose, and write the output folder; return the measures of what was chosen."""
-        self._average()
-        after = evaluate.record(self.settings.steps + 1) if self.sets else {}
-        best = self.work / "best"
-        if self.sets:
-            after = _best(self.work / "evaluations.jsonl")
-        else:
+        settings, best, after = self.settings, self.work / "best", {}
+        averages = settings.average_last > 1 or settings.base_share > 0
+        if averages:
+            self.model = self._averaged()
+        if not self.sets:
             self.model.save(best, self.tokenizer)
+        else:
+            if averages or not settings.evaluate_every or settings.steps % settings.evaluate_every:
+                evaluate.record(settings.steps + averages)
+            after = _best(self.work / HISTORY)
         write_card(best, self.settings, self.config, before, after)
         (best / SETTINGS_NAME).write_text(self.settings.to_yaml(), encoding="utf-8")
         if self.output.exists():
             self.output.rmdir()
         best.rename(self.output)
+        (self.work / FINISHED).touch()
         return after
 
     def _trainer(self, evaluate: Evaluate) -> ListTrainer:
@@ -158,11 +180,12 @@ class _Run:
 
     def _before(self) -> dict[str, float]:
         """Measures of the starting model, kept across interruptions."""
-        path = self.work / "before.json"
+        path = self.work / BEFORE
         if path.exists():
             return dict(json.loads(path.read_text(encoding="utf-8")))
         before = self._measure() if self.sets else {}
-        path.write_text(json.dumps(before), encoding="utf-8")
+        with replacing(path) as file:
+            json.dump(before, file)
         return before
 
     def _measure(self) -> dict[str, float]:
@@ -180,37 +203,78 @@ class _Run:
         means = {f"mean_{key}": sum(values[key] for values in measured.values()) / len(measured) for key in names}
         return means | flat
 
-    def _average(self) -> None:
-        """Replace the weights by the mean of the last checkpoints', mixed with the starting ones."""
-        settings = self.settings
-        folders = checkpoints(self.work)[-settings.average_last :]
-        states = [load_file(folder / "model.safetensors") for folder in folders]
-        current = self.model.state_dict()
-        if settings.average_last > 1 and states:
-            current = {name: torch.stack([state[name] for state in states]).mean(0) for name in states[0]}
+    def _averaged(self) -> TrainingModel:
+        """The mean of the last checkpoints, mixed with the starting weights.
+
+        Adapters are merged first: the mean of products is not the product of means.
+        """
+        settings, states = self.settings, []
+        for folder in checkpoints(self.work)[-settings.average_last :]:
+            self.model.load_weights(load_file(folder / "model.safetensors"))
+            states.append(self.model.merged().weights())
+        averaged = self.model.merged()
+        mean = averaged.weights() if not states else {n: torch.stack([s[n] for s in states]).mean(0) for n in states[0]}
         if settings.base_share:
-            start = TrainingModel.load(self.spec.checkpoint, self.config, settings).state_dict()
+            alone = settings.with_changes(lora_rank=0)
+            start = TrainingModel.load(self.spec.checkpoint, self.config, alone).weights()
             share = settings.base_share
-            current = {name: share * start[name] + (1 - share) * tensor for name, tensor in current.items()}
-        self.model.load_state_dict(current)
+            mean = {name: share * start[name] + (1 - share) * tensor for name, tensor in mean.items()}
+        averaged.load_weights(mean)
+        return averaged
 
 
 def _prepare_folders(settings: FinetuneSettings, output: Path, work: Path, resume: bool) -> str | None:
     """Refuse to overwrite anything; return the checkpoint to go on from."""
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise FileExistsError(f"output folder {output} is not empty; choose another or remove it")
-    saved = work / SETTINGS_NAME
+    if (work / FINISHED).exists():
+        raise FileExistsError(
+            f"{work} holds the checkpoints of a run that has finished; remove it or choose another output"
+        )
     if checkpoints(work) and not resume:
         raise FileExistsError(f"an interrupted run is in {work}; go on with --resume, or remove it")
-    if resume and not saved.exists():
-        raise FileNotFoundError(f"nothing to resume: {work} holds no run")
-    if resume and saved.read_text(encoding="utf-8") != settings.to_yaml():
-        raise ValueError(f"settings differ from those of the interrupted run in {saved}; resume with the same")
-    work.mkdir(parents=True, exist_ok=True)
-    saved.write_text(settings.to_yaml(), encoding="utf-8")
+    if resume:
+        _check_same(settings, work / SETTINGS_NAME)
+    else:
+        _begin(settings, work)
     remove_incomplete(work)
     found = checkpoints(work)
     return str(found[-1]) if found else None
+
+
+def _begin(settings: FinetuneSettings, work: Path) -> None:
+    """A folder without what another run may have left that never came to a checkpoint."""
+    work.mkdir(parents=True, exist_ok=True)
+    for name in (BEFORE, HISTORY):
+        (work / name).unlink(missing_ok=True)
+    shutil.rmtree(work / "best", ignore_errors=True)
+    with replacing(work / SETTINGS_NAME) as file:
+        file.write(settings.to_yaml())
+
+
+def _check_same(settings: FinetuneSettings, saved: Path) -> None:
+    if not saved.exists():
+        raise FileNotFoundError(f"nothing to resume: {saved.parent} holds no run")
+    earlier = asdict(FinetuneSettings.read(saved, {}))
+    differing = [name for name, value in asdict(settings).items() if earlier[name] != value]
+    if differing:
+        raise ValueError(
+            f"settings differ from those of the interrupted run in {saved}: {', '.join(differing)}; resume with the "
+            "same"
+        )
+
+
+def _check_average(settings: FinetuneSettings) -> None:
+    kept = math.ceil(settings.steps / settings.save_every) if settings.save_every else 0
+    if settings.average_last > max(kept, 1):
+        raise ValueError(
+            f"average_last={settings.average_last} needs as many checkpoints, and save_every={settings.save_every} of "
+            f"{settings.steps} steps makes {kept}: lower save_every or average_last"
+        )
+
+
+def _has_teacher(collection: Sequence[TrainingExample]) -> bool:
+    return any(candidate.teacher_score is not None for example in collection for candidate in example.candidates)
 
 
 def _read(source: TrainingSource, seed: int) -> Sequence[TrainingExample]:

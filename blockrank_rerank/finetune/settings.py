@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from blockrank_rerank.choices import resolve_device
+from blockrank_rerank.finetune.data.reader import FORMATS, check_negatives
 from blockrank_rerank.reranker import DEFAULT_MODEL
 
 SETTINGS_NAME = "finetune_settings.yaml"
@@ -22,7 +25,8 @@ class TrainingSource:
     split : str
         Split of a BEIR folder or Hub dataset.
     weight : float, optional
-        Share of the lists drawn from this collection, relative to the others'; by size if not given.
+        Share of the lists drawn from this collection, relative to the others'; either every collection has one
+        or none has. If none has, shares are by the square root of the collections' sizes.
     limit : int, optional
         Use this many examples, drawn at random.
     format : str
@@ -31,6 +35,11 @@ class TrainingSource:
         Names of the data's columns for ours.
     negatives : str, optional
         Where negatives come from that the data lacks: ``bm25``, ``random`` or ``none``.
+
+    Raises
+    ------
+    ValueError
+        For a value of the wrong type or out of range, naming the setting.
     """
 
     path: str
@@ -40,6 +49,14 @@ class TrainingSource:
     format: str = "auto"
     columns: dict[str, str] | None = None
     negatives: Literal["bm25", "random", "none"] | None = None
+
+    def __post_init__(self) -> None:
+        """Check every value."""
+        _check_types(self)
+        _require(self, "weight", lambda value: value is None or value >= 0, "0 or more")
+        _require(self, "limit", lambda value: value is None or value > 0, "positive")
+        _require(self, "format", lambda value: value in FORMATS, f"one of {', '.join(FORMATS)}")
+        check_negatives(self.negatives)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +75,11 @@ class EvaluationSource:
         Candidates per query.
     queries : int
         Queries, drawn at random.
+
+    Raises
+    ------
+    ValueError
+        For a value of the wrong type or out of range, naming the setting.
     """
 
     path: str
@@ -65,6 +87,12 @@ class EvaluationSource:
     run: str | None = None
     depth: int = 50
     queries: int = 100
+
+    def __post_init__(self) -> None:
+        """Check every value."""
+        _check_types(self)
+        for name in ("depth", "queries"):
+            _require(self, name, lambda value: value > 0, "positive")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +108,7 @@ class FinetuneSettings:
     data : tuple of TrainingSource
         Collections to train on.
     evaluation : tuple of EvaluationSource
-        Collections to choose the best checkpoint on, by mean nDCG@10.
+        Collections to choose the best checkpoint on, by mean nDCG@10; each differs in path or split.
     steps : int
         Optimiser steps.
     lists_per_step : int
@@ -124,11 +152,16 @@ class FinetuneSettings:
     base_share : float
         Share of the starting weights in the result (weight-space ensembling, arXiv 2109.01903).
     device : str, optional
-        ``cpu`` to train without an accelerator that is there.
+        ``cpu`` to train without a GPU that is there, ``cuda`` to refuse to train without one.
     save_dtype : str
         ``float32``, ``bfloat16`` or ``float16`` of the written weights.
     seed : int
         Of everything random.
+
+    Raises
+    ------
+    ValueError
+        For a value of the wrong type or out of range, or values that contradict each other, naming the setting.
     """
 
     model: str = DEFAULT_MODEL
@@ -168,8 +201,7 @@ class FinetuneSettings:
 
     def __post_init__(self) -> None:
         """Turn nested mappings into sources and check every value."""
-        for item in fields(self):
-            object.__setattr__(self, item.name, _as_float(str(item.type), getattr(self, item.name)))
+        _check_types(self)
         object.__setattr__(self, "data", _sources(TrainingSource, self.data, "data"))
         object.__setattr__(self, "evaluation", _sources(EvaluationSource, self.evaluation, "evaluation"))
         _check(self)
@@ -181,7 +213,7 @@ class FinetuneSettings:
         Raises
         ------
         ValueError
-            For malformed YAML, unknown or missing settings and values out of range.
+            For a file that is not UTF-8 or no YAML, unknown or missing settings and values out of range.
         """
         values = dict(_read_yaml(Path(path)) if path else {}) | dict(overrides)
         _refuse_unknown(cls, values, str(path or "the command line"))
@@ -211,6 +243,9 @@ def _read_yaml(path: Path) -> Mapping[str, Any]:
         raise ImportError("reading settings needs PyYAML: pip install 'blockrank-rerank[train]'") from error
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        found = f"byte 0x{error.object[error.start]:02x} at position {error.start + 1}"
+        raise ValueError(f"{path} must be UTF-8 text, got {found}; convert the file to UTF-8") from error
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
@@ -220,7 +255,7 @@ def _read_yaml(path: Path) -> Mapping[str, Any]:
 
 def _refuse_unknown(cls: Any, values: Mapping[str, Any], where: str) -> None:
     known = [item.name for item in fields(cls)]
-    unknown = sorted(set(values) - set(known))
+    unknown = sorted(str(name) for name in set(values) - set(known))
     if unknown:
         raise ValueError(f"{where}: unknown settings {', '.join(unknown)}; known are {', '.join(known)}")
 
@@ -228,17 +263,25 @@ def _refuse_unknown(cls: Any, values: Mapping[str, Any], where: str) -> None:
 def _sources(cls: Any, values: Any, name: str) -> tuple[Any, ...]:
     if isinstance(values, str | Mapping | cls):
         values = (values,)
-    sources = []
-    for value in values:
-        if isinstance(value, str):
-            value = {"path": value}
-        if isinstance(value, Mapping):
-            _refuse_unknown(cls, value, name)
-            value = cls(**value)
-        if not isinstance(value, cls):
-            raise ValueError(f"{name} must be paths or mappings with a path, got {value!r}")
-        sources.append(value)
-    return tuple(sources)
+    if not isinstance(values, list | tuple):
+        raise ValueError(f"{name} must be a path, a mapping with a path, or a list of these, got {values!r}")
+    return tuple(_source(cls, value, f"{name}[{number}]") for number, value in enumerate(values))
+
+
+def _source(cls: Any, value: Any, where: str) -> Any:
+    if isinstance(value, cls):
+        return value
+    if isinstance(value, str):
+        value = {"path": value}
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{where} must be a path or a mapping with a path, got {value!r}")
+    _refuse_unknown(cls, value, where)
+    if "path" not in value:
+        raise ValueError(f"{where} needs a path, which says where the collection is, got {dict(value)!r}")
+    try:
+        return cls(**value)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
 
 
 _POSITIVE = ("steps", "lists_per_step", "accumulation", "max_positives", "average_last", "temperature")
@@ -255,14 +298,13 @@ _NOT_NEGATIVE = (
     "evaluate_every",
     "save_every",
 )
+_DEVICES = (None, "auto", "cpu", "cuda")
 _DTYPES = ("float32", "bfloat16", "float16")
 _SHARES = ("empty_share", "warmup_share", "query_free_share", "base_share")
 _WEIGHTS = ("contrastive_weight", "language_model_weight", "distillation_weight", "abstention_weight")
 
 
 def _check(settings: FinetuneSettings) -> None:
-    for item in fields(settings):
-        _check_number(item.name, str(item.type), getattr(settings, item.name))
     for name in _POSITIVE:
         _require(settings, name, lambda value: value > 0, "positive")
     for name in _NOT_NEGATIVE:
@@ -272,8 +314,12 @@ def _check(settings: FinetuneSettings) -> None:
     _require(settings, "documents_per_list", lambda value: value >= 2, "at least 2: a list of one teaches nothing")
     _require(settings, "distillation_temperature", lambda value: value > 0, "positive")
     _require(settings, "save_dtype", lambda value: value in _DTYPES, f"one of {', '.join(_DTYPES)}")
+    _require(settings, "output", lambda value: Path(value).name not in ("", ".."), "a folder with a name of its own")
+    _check_device(settings.device)
     if not settings.data:
         raise ValueError("data must name at least one collection to train on")
+    _check_weights(settings.data)
+    _refuse_repeated(settings.evaluation)
     if not any(getattr(settings, name) for name in _WEIGHTS):
         raise ValueError(f"at least one of {', '.join(_WEIGHTS)} must be above 0: there is nothing to train")
     if settings.freeze_backbone and (settings.lora_rank or settings.language_model_weight):
@@ -290,14 +336,74 @@ def _as_float(kind: str, value: Any) -> Any:
     return value
 
 
-def _check_number(name: str, kind: str, value: Any) -> None:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if (kind == "int" and not (number and isinstance(value, int))) or (kind == "float" and not number):
-        raise ValueError(f"{name} must be {kind}, got {value!r}")
-    if kind == "bool" and not isinstance(value, bool):
-        raise ValueError(f"{name} must be true or false, got {value!r}")
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _require(settings: FinetuneSettings, name: str, test: Any, wanted: str) -> None:
+def _is_column_mapping(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(name, str) for pair in value.items() for name in pair)
+
+
+_KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "str": (lambda value: isinstance(value, str) and bool(value.strip()), "a text that is not empty"),
+    "int": (lambda value: _is_number(value) and isinstance(value, int), "int"),
+    "float": (_is_number, "float"),
+    "bool": (lambda value: isinstance(value, bool), "true or false"),
+    "dict[str, str]": (_is_column_mapping, "a mapping such as {pos: answer} from known columns to the data's"),
+}
+"""Type as a setting declares it → its test and its name; the other types have checks of their own."""
+
+
+def _check_types(settings: Any) -> None:
+    """Turn text that means a number into that number, and check the type of every value."""
+    for item in fields(settings):
+        kind, _, optional = str(item.type).partition(" | ")
+        value = _as_float(kind, getattr(settings, item.name))
+        object.__setattr__(settings, item.name, value)
+        if kind in _KINDS and not (optional and value is None):
+            _check_type(item.name, kind, value)
+
+
+def _check_type(name: str, kind: str, value: Any) -> None:
+    test, wanted = _KINDS[kind]
+    if not test(value):
+        raise ValueError(f"{name} must be {wanted}, got {value!r}")
+    if kind == "float" and not abs(value) < math.inf:
+        raise ValueError(f"{name} must be finite, got {value}")
+
+
+def _check_device(device: str | None) -> None:
+    # A device that the trainer cannot take would silently be another one.
+    if device not in _DEVICES:
+        raise ValueError(
+            f"device must be cpu, cuda or auto, got {device!r}; CUDA_VISIBLE_DEVICES says which GPUs are used"
+        )
+    resolve_device(device)
+
+
+def _check_weights(data: tuple[TrainingSource, ...]) -> None:
+    weights = [source.weight for source in data]
+    if None in weights and set(weights) != {None}:
+        number = weights.index(None)
+        raise ValueError(
+            f"data[{number}] needs a weight, since others have one, got {data[number].path!r} without; "
+            "give every collection a weight, or none"
+        )
+    if set(weights) == {0}:
+        raise ValueError("data needs a collection of weight above 0, got 0 for all of them")
+
+
+def _refuse_repeated(evaluation: tuple[EvaluationSource, ...]) -> None:
+    places: dict[tuple[Path, str], int] = {}
+    for number, source in enumerate(evaluation):
+        first = places.setdefault((Path(source.path), source.split), number)
+        if first != number:
+            raise ValueError(
+                f"evaluation[{number}] must differ from evaluation[{first}] in path or split, "
+                f"got {source.path!r} with split {source.split!r} in both; remove one"
+            )
+
+
+def _require(settings: Any, name: str, test: Any, wanted: str) -> None:
     if not test(getattr(settings, name)):
         raise ValueError(f"{name} must be {wanted}, got {getattr(settings, name)}")

@@ -9,13 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch.utils.data import Sampler, SequentialSampler
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from blockrank_rerank.finetune.settings import FinetuneSettings
+from blockrank_rerank.formats.output import replacing
 
 COMPLETE = "complete"
 """Marks a checkpoint that was written to its end; one without it is never resumed from."""
+
+FULL_DISK = 16 << 20
+"""Free bytes below which a write that failed is taken to have failed for want of room."""
 
 COLLAPSE_STEPS = 25
 COLLAPSE_SPREAD = 1e-4
@@ -76,6 +81,17 @@ class ListTrainer(Trainer):
             self._parts, self._tokens, self._since = {}, 0, now
         super().log(logs, *args, **kwargs)
 
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        super()._save(output_dir, self.accelerator.unwrap_model(self.model).weights())
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        self.accelerator.unwrap_model(self.model).refuse_nonfinite()
+        try:
+            super()._save_checkpoint(*args, **kwargs)
+        except (RuntimeError, OSError, SafetensorError) as error:
+            _explain_full_disk(Path(self.args.output_dir), error)
+            raise
+
     def _guard(self, values: dict[str, float]) -> None:
         step = self.state.global_step + 1
         if not math.isfinite(values["loss"]):
@@ -89,6 +105,14 @@ class ListTrainer(Trainer):
                 f"the scores collapsed: at step {step} all documents of a list have scored the same for "
                 f"{COLLAPSE_STEPS} steps; lower learning_rate"
             )
+
+
+def _explain_full_disk(folder: Path, error: Exception) -> None:
+    """Torch and safetensors each have words of their own for it."""
+    if shutil.disk_usage(folder).free < FULL_DISK:
+        raise OSError(
+            f"the disk of {folder} is full, so the checkpoint was not written; make room and go on with --resume"
+        ) from error
 
 
 class MarkComplete(TrainerCallback):
@@ -130,8 +154,8 @@ class Evaluate(TrainerCallback):
         earlier = read_history(self._history, before=step)
         best = max((line["mean_ndcg@10"] for line in earlier), default=-math.inf)
         measures = {"step": step, **self._measure()}
-        lines = [json.dumps(line) + "\n" for line in [*earlier, measures]]
-        self._history.write_text("".join(lines), encoding="utf-8")
+        with replacing(self._history) as file:
+            file.writelines(json.dumps(line) + "\n" for line in [*earlier, measures])
         print(f"step {step}: mean nDCG@10 {measures['mean_ndcg@10']:.4f}", flush=True)
         if measures["mean_ndcg@10"] > best:
             self._keep()
@@ -176,7 +200,7 @@ def training_arguments(settings: FinetuneSettings, folder: Path) -> TrainingArgu
         save_strategy="steps" if settings.save_every else "no",
         save_steps=settings.save_every or settings.steps,
         save_total_limit=max(2, settings.average_last),
-        logging_steps=10,
+        logging_steps=min(10, settings.steps),
         report_to="none",
         seed=settings.seed,
         data_seed=settings.seed,

@@ -20,10 +20,10 @@ from blockrank_rerank.scoring_head import SCORING_HEAD_NAME, ScoringHead
 
 @dataclass(frozen=True, eq=False)
 class Targets:
-    """What one list should score: ``grades`` ``[N]``, and ``teacher`` ``[N]`` where the data has it."""
+    """What one list should score: ``grades`` ``[N]``, and ``teacher`` ``[N]``, NaN where the data has none."""
 
     grades: Tensor
-    teacher: Tensor | None
+    teacher: Tensor
 
 
 class TrainingModel(nn.Module):
@@ -49,6 +49,30 @@ class TrainingModel(nn.Module):
         self.network: Any = network
         # The trainer takes an attribute named config for a Transformers one and writes to it.
         self.head, self.blockrank, self.settings = head, config, settings
+        names = {name for name, _ in self.named_parameters()}
+        tied = {name for name, _ in self.named_parameters(remove_duplicate=False)} - names
+        # The trainer asks for these where a checkpoint, as :meth:`weights` gives it, lacks them.
+        self._keys_to_ignore_on_save = sorted(tied)
+
+    def tie_weights(self) -> None:
+        """Nothing to do: tied weights are one tensor, which loads under its first name."""
+
+    def weights(self) -> dict[str, Tensor]:
+        """State of the model without the second names of tied weights."""
+        return {name: tensor for name, tensor in self.state_dict().items() if name not in self._keys_to_ignore_on_save}
+
+    def load_weights(self, weights: dict[str, Tensor]) -> None:
+        """Take over what :meth:`weights` gave."""
+        self.load_state_dict({**weights, **{name: self.state_dict()[name] for name in self._keys_to_ignore_on_save}})
+
+    def refuse_nonfinite(self) -> None:
+        """Raise FloatingPointError where weights hold NaN or infinity."""
+        for name, tensor in self.weights().items():
+            if not bool(torch.isfinite(tensor).all()):
+                raise FloatingPointError(
+                    f"the weights became non-finite in {name}: lower learning_rate or set bf16 to false; the last "
+                    "complete checkpoint is intact"
+                )
 
     @classmethod
     def load(cls, checkpoint: Checkpoint, config: BlockRankConfig, settings: FinetuneSettings) -> TrainingModel:
@@ -113,11 +137,16 @@ class TrainingModel(nn.Module):
         if self.settings.language_model_weight:
             parts["language_model"] = language_model
         weights = {name: getattr(self.settings, f"{name}_weight") for name in parts}
-        spread = torch.stack([lse.detach().mean((0, 1)).max() - lse.detach().mean((0, 1)).min() for lse in scores])
-        return {
-            "spread": spread.mean(),
-            "loss": sum((weights[name] * part for name, part in parts.items()), torch.zeros((), device=spread.device)),
-        } | parts
+        # A pack to which no loss applies has gradients all the same, of zero.
+        nothing = scores[0].sum() * 0.0
+        loss = sum((weights[name] * part for name, part in parts.items()), nothing)
+        return {"spread": self._spread(scores), "loss": loss} | parts
+
+    def _spread(self, scores: list[Tensor]) -> Tensor:
+        """Mean distance between the best and the worst document of a list, over lists of more than one."""
+        documents = [lse.detach()[..., int(self.blockrank.abstention) :].mean((0, 1)) for lse in scores]
+        spreads = [raw.max() - raw.min() for raw in documents if len(raw) > 1]
+        return torch.stack(spreads).mean() if spreads else torch.tensor(float("inf"))
 
     def _list_losses(self, lse: Tensor, targets: Targets) -> dict[str, Tensor]:
         settings, reduction = self.settings, self.blockrank.reduction
@@ -127,9 +156,11 @@ class TrainingModel(nn.Module):
         parts = {}
         if settings.contrastive_weight and bool((grades > 0).any()):
             parts["contrastive"] = losses.contrastive(logits, grades)
-        if settings.distillation_weight and targets.teacher is not None:
-            teacher = targets.teacher.to(lse.device)
-            parts["distillation"] = losses.distillation(logits, teacher, settings.distillation_temperature)
+        # Documents that fill a list up at random have no teacher score.
+        scored = targets.teacher.isfinite().to(lse.device)
+        if settings.distillation_weight and int(scored.sum()) > 1:
+            teacher = targets.teacher.to(lse.device)[scored]
+            parts["distillation"] = losses.distillation(logits[scored], teacher, settings.distillation_temperature)
         if settings.abstention_weight and nothing is not None:
             # A scoring head has a key for "nothing" that is fitted to the ranking and must not bend it.
             judged = documents if self.head is None else documents.detach()
@@ -137,9 +168,13 @@ class TrainingModel(nn.Module):
         return parts
 
     def _language_model_loss(self, layout: Layout, state: Pass) -> Tensor:
-        """Next-token loss on the answers, whose tokens follow the signal tokens."""
+        """Next-token loss on the answers, whose tokens follow the signal tokens: a mean over lists, as every loss.
+
+        A mean over the tokens of a pack would weigh a list by what shares its pack.
+        """
         device = next(self.network.parameters()).device
-        rows = torch.cat([torch.arange(r.answer[0] - 1, r.answer[1] - 1) for r in layout.requests])
+        answers = [torch.arange(r.answer[0] - 1, r.answer[1] - 1) for r in layout.requests]
+        rows = torch.cat(answers)
         out = self.network(
             input_ids=layout.input_ids.to(device).unsqueeze(0),
             position_ids=layout.positions.to(device).unsqueeze(0),
@@ -147,14 +182,23 @@ class TrainingModel(nn.Module):
             logits_to_keep=rows.to(device),
             blockrank=state,
         )
-        return nn.functional.cross_entropy(out.logits[0].float(), layout.input_ids[rows + 1].to(device))
+        targets = layout.input_ids[rows + 1].to(device)
+        tokens = nn.functional.cross_entropy(out.logits[0].float(), targets, reduction="none")
+        return torch.stack([answer.mean() for answer in tokens.split([len(answer) for answer in answers])]).mean()
 
     def save(self, folder: Path, tokenizer: Any) -> None:
-        """Write a folder that loads as a Transformers model and as a reranker; whole or not at all."""
+        """Write a folder that loads as a Transformers model and as a reranker; whole or not at all.
+
+        Raises
+        ------
+        FloatingPointError
+            Where weights are not finite.
+        """
+        self.refuse_nonfinite()
         unfinished = folder.with_name(folder.name + ".unfinished")
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
-        network, dtype = self._merged(), getattr(torch, self.settings.save_dtype)
+        network, dtype = self._merged_network(), getattr(torch, self.settings.save_dtype)
         state = {name: tensor.to(dtype) for name, tensor in network.state_dict().items()}
         with quiet():
             network.save_pretrained(unfinished, state_dict=state)
@@ -169,9 +213,15 @@ class TrainingModel(nn.Module):
             shutil.rmtree(folder)
         unfinished.rename(folder)
 
-    def _merged(self) -> Any:
-        """The network without adapters; training goes on with the adapters as they are."""
-        return copy.deepcopy(self.network).merge_and_unload() if self.settings.lora_rank else self.network
+    def merged(self) -> TrainingModel:
+        """The model without adapters, in weights of its own; training may go on with the adapters as they are."""
+        network = self._merged_network()
+        alone = network if network is not self.network else copy.deepcopy(network)
+        return TrainingModel(alone, copy.deepcopy(self.head), self.blockrank, self.settings)
+
+    def _merged_network(self) -> Any:
+        adapted = hasattr(self.network, "merge_and_unload")
+        return copy.deepcopy(self.network).merge_and_unload() if adapted else self.network
 
 
 def training_config(config: BlockRankConfig, settings: FinetuneSettings) -> BlockRankConfig:

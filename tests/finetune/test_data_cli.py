@@ -92,6 +92,27 @@ def test_negatives_are_mined_into_a_file(tmp_path, capsys, monkeypatch):
     assert all(candidate.teacher_score is not None for candidate in example.candidates)
 
 
+def test_lost_teacher_scores_are_told(tmp_path, capsys):
+    write_jsonl(tmp_path / "a.jsonl", [GOOD | {"pos_scores": [1], "neg_scores": [0]}, GOOD | {"query": "r"}])
+    arguments = ("mine-negatives", "a.jsonl", "--output", "out.jsonl", "--method", "given", "--per-query")
+    assert run(*arguments, "1") == (0, "")
+    assert "lost" not in capsys.readouterr().out
+    write_jsonl(tmp_path / "a.jsonl", [GOOD | {"pos_scores": [1], "neg_scores": [None]}, GOOD | {"query": "r"}])
+    assert run(*arguments, "1") == (0, "")
+    assert "1 queries lost the data's teacher scores" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("option", ["--teacher", "--model"])
+@pytest.mark.parametrize("folder", ["./nothere", "../nothere", "/nothere", "~/nothere", "no/such/folder"])
+def test_the_hub_is_never_asked_for_a_model_folder_that_is_not_there(tmp_path, option, folder):
+    write_jsonl(tmp_path / "a.jsonl", [GOOD])
+    method = ("--method", "embeddings") if option == "--model" else ()
+    code, line = run("mine-negatives", "a.jsonl", "--output", "out.jsonl", option, folder, *method)
+    assert code == 4
+    assert "nothere" in line or "no/such/folder" in line
+    assert "does not exist" in line
+
+
 def test_the_output_is_checked_before_anything_is_read(tmp_path):
     (tmp_path / "folder").mkdir()
     assert run("mine-negatives", "no.jsonl", "--output", "folder") == (

@@ -192,7 +192,70 @@ def test_negatives_that_rows_have_are_filtered_and_scored():
     assert [example.query_id for example in mining.examples] == ["a", None]
 
 
+def scored(query, *documents):
+    """An example whose first document is relevant; a document is its id, or its id and score."""
+    pairs = [(found, None) if isinstance(found, str) else found for found in documents]
+    candidates = [Candidate(DOCUMENTS[name], float(not place), score) for place, (name, score) in enumerate(pairs)]
+    return TrainingExample(query, tuple(candidates), "x:1")
+
+
+def test_scores_that_the_data_has_stay_where_every_document_of_a_list_has_one():
+    examples = [
+        scored("a", ("d1", 0.9), ("d4", 0.2), ("d5", 0.1)),
+        scored("b", ("d3", 0.8), ("d2", 0.3)),
+        scored("c", ("d6", 0.7), ("d8", None)),
+        scored("d", "d6", "d8"),
+    ]
+    mining = mine_negatives(examples, method="given", per_query=1)
+    assert [[found.teacher_score for found in example.candidates] for example in mining.examples] == [
+        [0.9, 0.2],
+        [0.8, 0.3],
+        [None, None],
+        [None, None],
+    ]
+    assert mining.report.queries_without_their_scores == 1
+    # Two negatives: a random document, which nobody has scored, joins the second list.
+    mining = mine_negatives(examples[:2], method="given", per_query=2)
+    assert [example.candidates[0].teacher_score for example in mining.examples] == [0.9, None]
+    assert mining.report.queries_without_their_scores == 1
+
+
+def test_a_teachers_scores_replace_those_of_the_data():
+    mining = mine_negatives([scored("a", ("d1", 5.0), ("d8", 4.0))], method="given", teacher=FakeModel(), per_query=1)
+    assert [found.teacher_score for found in mining.examples[0].candidates] == pytest.approx(
+        [np.cos(np.radians(10)), np.cos(np.radians(85))], abs=1e-5
+    )
+    assert mining.report.queries_without_their_scores == 0
+
+
 # What is left out
+
+
+@pytest.mark.parametrize("options", [{}, {"teacher": FakeModel(dict.fromkeys(ANGLES, 30)), "teacher_margin": 2.0}])
+@pytest.mark.parametrize("method", ["random", "embeddings", "given", pytest.param("bm25", marks=needs_bm25)])
+def test_an_answer_in_one_row_is_no_negative_in_another_row_of_the_same_query(method, options):
+    examples = [scored("fleas live", "d1", "d3"), scored("fleas live", "d2", "d1"), scored("bread", "d5", "d4")]
+    model = FakeModel() if method == "embeddings" else None
+    first, second, other = mine_negatives(examples, method=method, model=model, per_query=9, **options).examples
+    assert not {"d1", "d2"} & {*ids(first), *ids(second)}
+    assert [ids(example, relevant=True) for example in (first, second, other)] == [["d1"], ["d2"], ["d5"]]
+    if method != "bm25":
+        assert {"d1", "d2"} & set(ids(other))
+
+
+def test_answers_are_shared_with_rows_that_were_not_drawn():
+    examples = [scored("fleas", "d1"), scored("fleas", "d2"), scored("bread", "d5")]
+    for seed in range(9):
+        [example] = mine_negatives(examples, method="random", queries_limit=1, per_query=9, seed=seed).examples
+        if example.query == "fleas":
+            assert ids(example) == ["d5"]
+
+
+def test_queries_of_a_folder_with_one_text_share_their_answers(tmp_path):
+    queries = {"q1": "fleas", "q2": "fleas"}
+    judged = write_folder(tmp_path / "same", queries=queries, judgements=[("q1", "d1", 1), ("q2", "d2", 1)])
+    for example in mine_negatives(judged, method="random", per_query=9).examples:
+        assert set(ids(example)) == {"d3", "d4", "d5", "d6", "d8"}
 
 
 def test_excluded_documents_and_their_copies_occur_nowhere(folder):

@@ -168,6 +168,14 @@ BAD_ROWS = [
     (RELEASED | {"answer_ids": ["b"]}, "\"answer_ids\" names 'b', which is not in \"documents\": 'a', '1'"),
     (RELEASED | {"answer_ids": [0]}, "\"answer_ids\" names '0'"),
     (RELEASED | {"answer_ids": [1.5]}, 'expected "answer_ids" to hold strings or integers, got float'),
+    (
+        RELEASED | {"documents": [{"doc_id": "a", "text": "x"}, "y", {"doc_id": "a", "text": "z"}]},
+        "expected every \"doc_id\" once, got 'a' for documents[0] and documents[2]",
+    ),
+    (
+        RELEASED | {"documents": [{"doc_id": 1, "text": "x"}, "y"], "answer_ids": ["1"]},
+        "got '1' for documents[0] and documents[1]; a document without one is named by its 0-based place",
+    ),
     (RELEASED | {"documents": []}, 'expected "documents" to hold at least one document'),
     (RELEASED | {"documents": [{"doc_id": "a"}]}, 'documents[0] needs "text" as a str'),
     (RELEASED | {"documents": [{"doc_id": [], "text": "x"}]}, 'expected documents[0]["doc_id"] to be a string'),
@@ -227,6 +235,26 @@ def test_a_missing_path_is_not_looked_up_on_the_hub(tmp_path, monkeypatch, name)
         read_examples(name)
 
 
+@needs_datasets
+@pytest.mark.parametrize("failure", [ConnectionError, FileNotFoundError])
+def test_what_may_be_a_misspelt_path_is_called_one_when_the_hub_has_no_such_dataset(tmp_path, monkeypatch, failure):
+    import datasets
+
+    def load(name, *_, **__):
+        raise failure(f"Couldn't reach\n'{name}' on the Hub")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    expected = (
+        "^no such file or folder: dta/medquad; it was therefore asked for on the Hub: Couldn't reach 'dta/medquad'"
+    )
+    with pytest.raises(FileNotFoundError, match=expected):
+        read_examples("dta/medquad")
+    (tmp_path / "dta" / "medquad").mkdir(parents=True)
+    with pytest.raises(failure, match=r"^Couldn't reach"):
+        read_examples("dta/medquad", format="hub")
+
+
 # BEIR folders
 
 
@@ -274,6 +302,12 @@ def test_rows_without_negatives_can_be_filled_from_the_documents_of_all_rows(put
     filled, kept = read_examples(put(*rows), negatives="bm25")
     assert texts(filled, False) == ["dogs with fleas"]
     assert texts(kept, False) == ["cats"]
+
+
+def test_rows_filled_up_get_no_answer_of_another_row_of_the_same_query(put):
+    path = put({"query": "q", "pos": ["p"]}, {"query": "q", "pos": ["r"]}, {"query": "s", "pos": ["t"]})
+    filled = read_examples(path, negatives="random")
+    assert [sorted(texts(example, False)) for example in filled] == [["t"], ["t"], ["p", "r"]]
 
 
 BAD_FOLDERS = [

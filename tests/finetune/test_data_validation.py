@@ -52,6 +52,23 @@ def test_faults_of_all_sources_are_reported(mixed, tmp_path):
     assert report.sources == (str(empty), str(mixed))
 
 
+@pytest.mark.parametrize("content", [b"\xff\n", b"{\n", b"\n\xff\n{\n"])
+def test_a_file_whose_lines_are_all_at_fault_is_not_called_empty(tmp_path, content):
+    (tmp_path / "bad.jsonl").write_bytes(content)
+    found = [str(fault) for fault in validate(tmp_path / "bad.jsonl").faults]
+    assert len(found) == len(content.split())
+    assert not any("empty" in fault for fault in found)
+
+
+@pytest.mark.parametrize("name", ["corpus.jsonl", "queries.jsonl", "qrels/train.tsv"])
+def test_a_file_of_a_folder_whose_lines_are_all_at_fault_is_not_called_empty(tmp_path, name):
+    folder = write_folder(tmp_path / "bad")
+    (folder / name).write_bytes(b"\xff\n")
+    found = [str(fault) for fault in validate(folder).faults]
+    assert found[0].startswith(f"{folder / name}:1: expected UTF-8")
+    assert not any("empty" in fault or "no judgements" in fault for fault in found)
+
+
 def test_all_faults_of_a_folder_are_reported_with_their_lines(tmp_path):
     folder = write_folder(
         tmp_path / "bad",

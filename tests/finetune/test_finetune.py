@@ -46,10 +46,11 @@ def losses_of(work: Path, step: int) -> list[float]:
         ("encoder", {"abstention_weight": 0.2, "empty_share": 0.2, "distillation_weight": 0.5, "bf16": True}),
         ("decoder", {"temperature": 0.05}),
         ("decoder", {"temperature": 0.05, "gradient_checkpointing": True}),
+        ("decoder", {"temperature": 0.05, "lora_rank": 4, "learning_rate": 0.02, "bf16": True}),
         ("decoder", {"temperature": 0.05, "language_model_weight": 1.0, "contrastive_weight": 0.1}),
         ("decoder", {"temperature": 0.05, "language_model_weight": 1.0, "lora_rank": 4, "learning_rate": 0.02}),
     ],
-    ids=["encoder", "encoder-all-losses", "attention-only", "checkpointing", "language-model", "lora"],
+    ids=["encoder", "encoder-all-losses", "attention-only", "checkpointing", "lora-bf16", "language-model", "lora"],
 )
 def test_training_learns_and_the_output_loads_as_reranker_and_as_transformers_model(
     request, training_data, tmp_path, family, changes
@@ -192,7 +193,7 @@ def test_settings_that_cannot_be_meant_are_refused_by_name(change, message):
 
 
 def test_settings_survive_a_round_trip_through_yaml(tmp_path):
-    first = FinetuneSettings(output="out", data=[{"path": "a", "weight": 0.5}, "b"], learning_rate="1e-5", bf16=True)
+    first = FinetuneSettings(output="out", data=[{"path": "a", "weight": 0.5}, {"path": "b", "weight": 1}], learning_rate="1e-5", bf16=True)
     (tmp_path / "s.yaml").write_text(first.to_yaml())
     assert FinetuneSettings.read(tmp_path / "s.yaml", {}) == first
     assert first.learning_rate == 1e-5

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from blockrank_rerank.finetune.data.judged_corpus import JudgedCorpus
-from blockrank_rerank.finetune.data.row import OnFault, Row, jsonl_rows, text_rows
+from blockrank_rerank.finetune.data.judged_corpus import JudgedCorpus, relevant_by_text
+from blockrank_rerank.finetune.data.row import Noted, OnFault, Row, jsonl_rows, text_rows
 from blockrank_rerank.formats import DataError
 from blockrank_rerank.formats.collection import qrels_path
 from blockrank_rerank.formats.jsonl import identifier_field, json_type, optional_string_field, string_field
@@ -54,9 +54,7 @@ def read_judged_corpus(folder: Path, split: str, on_fault: OnFault) -> JudgedCor
 
 def _read_texts(path: Path, noun: str, on_fault: OnFault) -> dict[str, str]:
     texts: dict[str, str] = {}
-    empty = True
-    for row in jsonl_rows(path, on_fault):
-        empty = False
+    for row in jsonl_rows(path, noun, on_fault):
         try:
             name, text = _named_text(row)
             if name in texts:
@@ -66,8 +64,6 @@ def _read_texts(path: Path, noun: str, on_fault: OnFault) -> dict[str, str]:
                 raise row.fault('expected "text" to hold text, got an empty one; remove the query')
         except DataError as fault:
             on_fault(fault)
-    if empty:
-        on_fault(DataError(f"the file is empty: expected one {noun} per line", str(path)))
     return texts
 
 
@@ -82,8 +78,9 @@ def _named_text(row: Row) -> tuple[str, str]:
 
 
 def _judgements(path: Path, on_fault: OnFault) -> Iterator[Judgement]:
+    noted = Noted(on_fault)
     first = empty = True
-    for row in text_rows(path, on_fault):
+    for row in text_rows(path, noted):
         try:
             query, document, grade = split_columns(row.value, path, row.line)
             if not (first and grade in HEADERS):
@@ -93,7 +90,7 @@ def _judgements(path: Path, on_fault: OnFault) -> Iterator[Judgement]:
             empty = False
             on_fault(fault)
         first = False
-    if empty:
+    if empty and not noted.faults:
         on_fault(DataError("no judgements: expected one per line", str(path)))
 
 
@@ -131,14 +128,17 @@ def _judged_corpus(documents: dict[str, str], queries: dict[str, str], judgement
         judged = grades.setdefault(judgement.query, {})
         judged[name] = max(judged.get(name, judgement.grade), judgement.grade)
         sources.setdefault(judgement.query, judgement.row.source)
-    trained = [query for query, judged in grades.items() if max(judged.values()) > 0]
+    trained = {query: queries[query] for query, judged in grades.items() if max(judged.values()) > 0}
+    positives = {query: {name: float(g) for name, g in grades[query].items() if g > 0} for query in trained}
     return JudgedCorpus(
         documents={name: text for name, text in documents.items() if only[text] == name},
         copies={name: only[text] for name, text in documents.items() if only[text] != name},
-        queries={query: queries[query] for query in trained},
+        queries=trained,
         query_ids={query: query for query in trained},
         sources=sources,
-        positives={query: {name: float(g) for name, g in grades[query].items() if g > 0} for query in trained},
+        positives=positives,
+        relevant=relevant_by_text(trained, positives),
         negatives={query: [name for name, g in grades[query].items() if g <= 0] for query in trained},
         negatives_are_judged=True,
+        teacher_scores={},
     )

@@ -229,6 +229,11 @@ def _print_mining(report: MiningReport, output: Path) -> None:
         (report.queries_without_mined, "queries have no mined negative"),
         (report.queries_short, "queries have fewer negatives than asked for"),
         (report.positives_below_best_negative, "queries have a candidate that the teacher prefers to every positive"),
+        (
+            report.queries_without_their_scores,
+            "queries lost the data's teacher scores, since some of their documents have none; "
+            "--teacher scores all, a smaller --per-query adds fewer",
+        ),
     ):
         if count:
             print_line(f"{count:,} {sentence}")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from blockrank_rerank.finetune.data.row import Row
@@ -35,11 +36,24 @@ def hub_rows(dataset: str, split: str) -> Iterator[Row]:
 
     Raises
     ------
+    FileNotFoundError
+        If there is no such folder, and the Hub has no such dataset or cannot be reached.
     ImportError
         If `datasets` is not installed.
     """
     datasets = require("datasets", f"the Hub dataset {dataset}")
     name, _, configuration = dataset.partition(":")
-    rows = datasets.load_dataset(name, configuration or None, split=split)
-    for number, value in enumerate(rows, start=1):
+    for number, value in enumerate(_load(datasets, name, configuration or None, split), start=1):
         yield Row(f"{dataset}[{split}]", number, value)
+
+
+def _load(datasets: Any, name: str, configuration: str | None, split: str) -> Any:
+    try:
+        return datasets.load_dataset(name, configuration, split=split)
+    except (FileNotFoundError, ConnectionError) as error:
+        if Path(name).exists():
+            raise
+        # Most often it is a path with a typing error that ends up here.
+        raise FileNotFoundError(
+            f"no such file or folder: {name}; it was therefore asked for on the Hub: {' '.join(str(error).split())}"
+        ) from error

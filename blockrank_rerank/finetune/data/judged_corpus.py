@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -31,10 +31,15 @@ class JudgedCorpus:
         Key → ``path:line``.
     positives : dict
         Key → document id → grade, above 0.
+    relevant : dict
+        Key → ids of the documents that are relevant to its text under this key or any other: where the data
+        has one row per pair, one row's answer must not become a negative of another row of the same query.
     negatives : dict
         Key → ids of documents given as not relevant.
     negatives_are_judged : bool
         Whether someone looked at those, so that no teacher needs to be asked about them.
+    teacher_scores : dict
+        Key → document id → score that the data has.
     """
 
     documents: dict[str, str]
@@ -43,8 +48,10 @@ class JudgedCorpus:
     query_ids: dict[str, str | None]
     sources: dict[str, str]
     positives: dict[str, dict[str, float]]
+    relevant: dict[str, set[str]]
     negatives: dict[str, list[str]]
     negatives_are_judged: bool
+    teacher_scores: dict[str, dict[str, float]]
 
     @classmethod
     def from_examples(cls, examples: Sequence[TrainingExample]) -> JudgedCorpus:
@@ -56,6 +63,8 @@ class JudgedCorpus:
             key: {names[candidate.text]: candidate.grade for candidate in example.positives}
             for key, example in keyed.items()
         }
+        queries = {key: example.query for key, example in keyed.items()}
+        relevant = relevant_by_text(queries, positives)
         negatives = {
             key: list(dict.fromkeys(names[candidate.text] for candidate in example.negatives))
             for key, example in keyed.items()
@@ -63,17 +72,26 @@ class JudgedCorpus:
         return cls(
             documents={name: text for text, name in names.items()},
             copies={},
-            queries={key: example.query for key, example in keyed.items()},
+            queries=queries,
             query_ids={key: example.query_id for key, example in keyed.items()},
             sources={key: example.source for key, example in keyed.items()},
             positives=positives,
-            negatives={key: [name for name in found if name not in positives[key]] for key, found in negatives.items()},
+            relevant=relevant,
+            negatives={key: [name for name in found if name not in relevant[key]] for key, found in negatives.items()},
             negatives_are_judged=False,
+            teacher_scores={
+                key: {
+                    names[found.text]: found.teacher_score
+                    for found in example.candidates
+                    if found.teacher_score is not None
+                }
+                for key, example in keyed.items()
+            },
         )
 
     def judged(self, query: str) -> set[str]:
         """Documents that must not be mined as negatives of a query."""
-        return self.positives[query].keys() | set(self.negatives[query])
+        return self.relevant[query] | set(self.negatives[query])
 
     def sample(self, limit: int | None, seed: int) -> JudgedCorpus:
         """At most `limit` queries, drawn at random, in the order in which they were; all documents."""
@@ -104,10 +122,21 @@ class JudgedCorpus:
         return rest.only(kept)
 
     def example(self, query: str, negatives: Sequence[str]) -> TrainingExample:
-        """A query with its positives and the negatives named."""
-        candidates = [Candidate(self.documents[name], grade) for name, grade in self.positives[query].items()]
-        candidates += [Candidate(self.documents[name], 0.0) for name in negatives]
-        return TrainingExample(self.queries[query], tuple(candidates), self.sources[query], self.query_ids[query])
+        """A query with its positives and the negatives named, and the data's scores if all of them have one."""
+        grades = self.positives[query] | dict.fromkeys(negatives, 0.0)
+        scores = self.teacher_scores.get(query, {})
+        if not grades.keys() <= scores.keys():
+            scores = {}  # a teacher's scores are of use for all or none
+        candidates = tuple(Candidate(self.documents[name], grade, scores.get(name)) for name, grade in grades.items())
+        return TrainingExample(self.queries[query], candidates, self.sources[query], self.query_ids[query])
+
+
+def relevant_by_text(queries: Mapping[str, str], positives: Mapping[str, Collection[str]]) -> dict[str, set[str]]:
+    """Key → documents relevant to any query of the same text."""
+    relevant: dict[str, set[str]] = {}
+    for key, text in queries.items():
+        relevant.setdefault(text, set()).update(positives[key])
+    return {key: relevant[text] for key, text in queries.items()}
 
 
 def _without(values: dict[str, T], names: Collection[str]) -> dict[str, T]:

@@ -61,7 +61,7 @@ class Miner:
             filled = self._filled(query, chosen[query], extra.pop(query, []))
             example = self._corpus.example(query, filled)
             examples.append(self._teacher.scored(example) if self._teacher else example)
-            self._count(query, example)
+            self._count(query, examples[-1])
         self._report.positives_below_best_negative = len(self._doubtful)
         return Mining(examples, self._report)
 
@@ -132,5 +132,7 @@ class Miner:
         self._report.positives += len(example.positives)
         self._report.negatives += len(negatives)
         self._report.given += sum(text in given for text in negatives)
+        lost = example.candidates[0].teacher_score is None and bool(self._corpus.teacher_scores.get(query))
+        self._report.queries_without_their_scores += lost
         report = self._report
         report.mined = report.negatives - report.given - report.random

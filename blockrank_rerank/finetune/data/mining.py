@@ -77,17 +77,22 @@ def mine_negatives(
     Returns
     -------
     Mining
-        Judged documents, and copies of them, are never mined. Documents that a BEIR folder judges 0 are kept as
-        negatives whatever the teacher says; negatives of rows are candidates before the mined ones.
+        Judged documents, copies of them, and what is relevant to another query of the same text are never mined.
+        Documents that a BEIR folder judges 0 are kept as negatives whatever the teacher says; negatives of rows
+        are candidates before the mined ones. Without a teacher, scores that the data has stay where every
+        document of a list has one.
 
     Raises
     ------
+    FileNotFoundError
+        If the data, or the folder of a model, is not there.
     DataError
         If the data is at fault or nothing is left of it.
     ImportError
         If bm25s or sentence-transformers is needed and missing.
     """
     _check(method, model, depth, skip_top, per_query, teacher_margin)
+    model, teacher = _named(model), _named(teacher)
     encoders = _Encoders(device, dtype, batch_size)
     corpus = _corpus(source, split, format, columns).without(exclude_queries, exclude_documents)
     corpus = corpus.sample(queries_limit, seed)
@@ -108,6 +113,15 @@ def mine_negatives(
         on_progress=on_progress,
     )
     return miner.mine(ranking)
+
+
+def _named(model: str | Encode | None) -> str | Encode | None:
+    """The model with its folder spelt out; a folder that is missing is refused before anything is read."""
+    if not isinstance(model, str):
+        return model
+    from blockrank_rerank.checkpoint import Checkpoint  # loads torch, which mining by BM25 does not need
+
+    return Checkpoint(model=model).model
 
 
 class _Encoders:

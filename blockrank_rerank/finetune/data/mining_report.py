@@ -26,6 +26,9 @@ class MiningReport:
     positives_below_best_negative : int
         Queries whose best positive the teacher scores below their best negative that was kept or refused: many
         of these, and the teacher does not fit the data.
+    queries_without_their_scores : int
+        Queries for which the data has teacher scores that were left out, since without a teacher some documents
+        of their lists have none.
     """
 
     queries: int = 0
@@ -39,6 +42,7 @@ class MiningReport:
     queries_without_mined: int = 0
     queries_short: int = 0
     positives_below_best_negative: int = 0
+    queries_without_their_scores: int = 0
 
     def as_json(self) -> dict[str, int]:
         """The counts by name."""

@@ -71,7 +71,7 @@ def read_examples(
     Raises
     ------
     FileNotFoundError
-        If there is no such file, folder or split.
+        If there is no such file, folder or split, and no such dataset where it may be the id of one.
     DataError
         At the first fault, with file and line; `validate` finds all.
     ImportError
@@ -122,10 +122,9 @@ def iterate_rows(
     source: str | Path, form: str, split: str, columns: Mapping[str, str] | None, on_fault: OnFault
 ) -> Iterator[TrainingExample]:
     """Examples of rows, one by one."""
-    rows = hub_rows(str(source), split) if form == "hub" else jsonl_rows(Path(source), on_fault)
+    rows = hub_rows(str(source), split) if form == "hub" else jsonl_rows(Path(source), "example", on_fault)
     first = next(rows, None)
     if first is None:
-        on_fault(DataError("the file is empty: expected one example per line", str(source)))
         return
     known = ROW_FORMATS.get(form) or _detect(first, columns)
     mapping = ColumnMapping(columns, known.known, known.required, known.ignored)

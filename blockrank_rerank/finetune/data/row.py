@@ -37,6 +37,18 @@ def refuse(fault: DataError) -> NoReturn:
     raise fault
 
 
+class Noted:
+    """An `OnFault` that counts the faults it passes on: a file whose lines are all at fault is not empty."""
+
+    def __init__(self, on_fault: OnFault) -> None:
+        self.faults, self._on_fault = 0, on_fault
+
+    def __call__(self, fault: DataError) -> None:
+        """Count the fault and pass it on."""
+        self.faults += 1
+        self._on_fault(fault)
+
+
 def text_rows(path: Path, on_fault: OnFault) -> Iterator[Row]:
     """Non-blank lines of a UTF-8 file; unlike `formats.read_lines` it can go on after a fault."""
     with path.open("rb") as stream:
@@ -50,12 +62,17 @@ def text_rows(path: Path, on_fault: OnFault) -> Iterator[Row]:
                 yield Row(str(path), number, line.rstrip("\r\n"))
 
 
-def jsonl_rows(path: Path, on_fault: OnFault) -> Iterator[Row]:
-    """JSON values of a file's lines."""
-    for row in text_rows(path, on_fault):
+def jsonl_rows(path: Path, noun: str, on_fault: OnFault) -> Iterator[Row]:
+    """JSON values of a file's lines, each of which holds one `noun`; a file without lines is a fault."""
+    noted = Noted(on_fault)
+    empty = True
+    for row in text_rows(path, noted):
+        empty = False
         try:
             [(_, value)] = parse_jsonl([(row.line, row.value)], row.name)
         except DataError as fault:
             on_fault(fault)
         else:
             yield Row(row.name, row.line, value)
+    if empty and not noted.faults:
+        on_fault(DataError(f"the file is empty: expected one {noun} per line", str(path)))

@@ -52,12 +52,14 @@ def parse_answers_among_documents(record: Record) -> TrainingExample:
     Raises
     ------
     DataError
-        If there is no document or no answer, or an answer names a document that is not in the list.
+        If there is no document or no answer, an answer names a document that is not in the list, or two
+        documents have one name, so that an answer would make both relevant.
     """
     texts = record.documents("documents")
     if not texts:
         raise record.fault('expected "documents" to hold at least one document, got none')
     names = [_name(record, item, index) for index, item in enumerate(record.items("documents"))]
+    _refuse_repeated(record, names)
     answers = _answers(record, names)
     candidates = (Candidate(text, 1.0 if name in answers else 0.0) for text, name in zip(texts, names, strict=True))
     return TrainingExample(record.query(), tuple(candidates), record.row.source, record.identifier("query_id"))
@@ -118,6 +120,17 @@ def _name(record: Record, item: object, index: int) -> str:
     if isinstance(name, bool) or not isinstance(name, str | int):
         raise record.fault(f'expected documents[{index}]["doc_id"] to be a string or an integer, got {json_type(name)}')
     return str(name)
+
+
+def _refuse_repeated(record: Record, names: list[str]) -> None:
+    places: dict[str, int] = {}
+    for index, name in enumerate(names):
+        first = places.setdefault(name, index)
+        if first != index:
+            raise record.fault(
+                f'expected every "doc_id" once, got {name!r} for documents[{first}] and documents[{index}]; '
+                "a document without one is named by its 0-based place; remove or rename one of the two"
+            )
 
 
 def _answers(record: Record, names: list[str]) -> set[str]:

@@ -1,0 +1,195 @@
+"""Whole runs: what earlier ones leave, what several passes or processes share, what is refused."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from blockrank_rerank import BlockRankReranker
+from blockrank_rerank.checkpoint import Checkpoint
+from blockrank_rerank.finetune import finetune
+from blockrank_rerank.finetune import run as run_module
+from blockrank_rerank.finetune.evaluation_sets import evaluation_names
+from blockrank_rerank.finetune.settings import EvaluationSource
+from blockrank_rerank.finetune.training_model import TrainingModel
+from tests.core.tiny_models import BERT_CONFIG, CONFIG, save_model
+from tests.finetune.test_finetune import losses_of, settings
+
+
+@pytest.fixture(scope="module")
+def tied(tmp_path_factory):
+    """A decoder whose embeddings are its language-model head."""
+    folder = save_model(tmp_path_factory.mktemp("tied"), "llama", tie_word_embeddings=True)
+    CONFIG.save(folder)
+    return folder
+
+
+def weights(folder):
+    return load_file(folder / "model.safetensors")
+
+
+def histories(output, name):
+    state = json.loads(
+        (output.with_name(f"{output.name}.training") / f"checkpoint-{name}/trainer_state.json").read_text()
+    )
+    return state["log_history"][0]
+
+
+@pytest.mark.parametrize("lora_rank", [0, 4])
+def test_tied_embeddings_are_saved_and_resumed(tied, training_data, tmp_path, lora_rank, monkeypatch):
+    changes = {"language_model_weight": 1.0, "temperature": 0.05, "lora_rank": lora_rank, "steps": 6, "save_every": 3}
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    finetune(settings(tied, training_data, whole, **changes))
+    with monkeypatch.context() as patched:
+        patched.setattr(run_module._Run, "_write", lambda *ignored: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            finetune(settings(tied, training_data, cut, **changes))
+    (tmp_path / "cut.training/checkpoint-6/complete").unlink()
+    finetune(settings(tied, training_data, cut, **changes), resume=True)
+    assert weights(cut).keys() == weights(whole).keys()
+    assert all(torch.equal(tensor, weights(cut)[name]) for name, tensor in weights(whole).items())
+    assert BlockRankReranker.from_pretrained(whole).rank("who", ["who", "what"])
+
+
+def test_a_new_run_takes_over_nothing_of_one_that_never_came_to_a_checkpoint(encoder, training_data, tmp_path):
+    work = tmp_path / "out.training"
+    (work / "best").mkdir(parents=True)
+    (work / "best/model.safetensors").write_text("of another model")
+    (work / "before.json").write_text('{"mean_ndcg@10": 1.0}')
+    (work / "evaluations.jsonl").write_text('{"step": 1, "mean_ndcg@10": 1.0}\n')
+    result = finetune(settings(encoder, training_data, tmp_path / "out", steps=1))
+    assert result.before == {}
+    assert not (work / "evaluations.jsonl").exists()
+    assert weights(tmp_path / "out")
+
+
+def test_what_a_finished_run_leaves_is_not_called_interrupted(encoder, training_data, tmp_path):
+    asked = settings(encoder, training_data, tmp_path / "out", steps=1)
+    finetune(asked)
+    (tmp_path / "out").rename(tmp_path / "elsewhere")
+    for resume in (False, True):
+        with pytest.raises(FileExistsError, match="holds the checkpoints of a run that has finished"):
+            finetune(asked, resume=resume)
+
+
+def test_a_resumed_run_with_other_settings_names_them(encoder, training_data, tmp_path):
+    work = tmp_path / "out.training"
+    work.mkdir()
+    (work / "finetune_settings.yaml").write_text(settings(encoder, training_data, tmp_path / "out").to_yaml())
+    with pytest.raises(ValueError, match=r"differ .*: steps, learning_rate; resume with the same"):
+        finetune(settings(encoder, training_data, tmp_path / "out", steps=31, learning_rate=0.1), resume=True)
+
+
+def test_a_link_to_a_folder_stays_a_link(encoder, training_data, tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    finetune(settings(encoder, training_data, tmp_path / "link", steps=1))
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real/model.safetensors").exists()
+
+
+@pytest.fixture
+def partly_scored(training_data, tmp_path):
+    """Only the first two other documents of a list have teacher scores."""
+    rows = [json.loads(line) for line in training_data.read_text().splitlines()]
+    for row in rows:
+        row["neg"], row["neg_scores"] = row["neg"][:2], row["neg_scores"][:2]
+    path = tmp_path / "partly.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_lists_that_are_filled_up_at_random_are_distilled_too(encoder, partly_scored, tmp_path):
+    changes = {"documents_per_list": 12, "distillation_weight": 1.0, "contrastive_weight": 0.0, "steps": 10}
+    finetune(settings(encoder, partly_scored, tmp_path / "out", **changes))
+    assert histories(tmp_path / "out", 10)["distillation"] > 0
+
+
+def test_distillation_without_any_teacher_score_is_refused(encoder, training_data, tmp_path):
+    rows = [json.loads(line) for line in training_data.read_text().splitlines()]
+    plain = tmp_path / "plain.jsonl"
+    plain.write_text("".join(json.dumps({k: row[k] for k in ("query", "pos", "neg")}) + "\n" for row in rows))
+    with pytest.raises(ValueError, match="distillation_weight needs teacher scores, and the data has none"):
+        finetune(settings(encoder, plain, tmp_path / "out", distillation_weight=0.5))
+
+
+@pytest.fixture
+def training_model(encoder):
+    return TrainingModel.load(Checkpoint(model=str(encoder)), BERT_CONFIG, settings(encoder, "d", "o"))
+
+
+def test_the_spread_is_that_of_documents_alone(training_model):
+    flat = torch.zeros(2, 1, 4)
+    assert training_model._spread([flat]) == 0
+    assert training_model._spread([flat, torch.zeros(2, 1, 1)]) == 0
+    assert training_model._spread([torch.zeros(2, 1, 1)]) == float("inf")
+    training_model.blockrank = BERT_CONFIG.__class__(**{**vars(BERT_CONFIG), "abstention": True})
+    nothing = torch.cat([torch.full((2, 1, 1), 7.0), flat], -1)
+    assert training_model._spread([nothing]) == 0
+
+
+@pytest.mark.parametrize("changes", [{}, {"language_model_weight": 1.0, "contrastive_weight": 0.0}])
+def test_passes_that_are_accumulated_give_the_gradients_of_one(decoder, training_data, tmp_path, changes):
+    rows = [json.loads(line) for line in training_data.read_text().splitlines()]
+    for number, row in enumerate(rows):  # answers of different length
+        row["pos"], row["neg"] = row["pos"] + row["neg"][: number % 3], row["neg"][number % 3 :]
+        del row["pos_scores"], row["neg_scores"]
+    data = tmp_path / "uneven.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    norms = []
+    for name, lists, passes in (("one", 4, 1), ("two", 2, 2), ("four", 1, 4)):
+        asked = settings(decoder, data, tmp_path / name, steps=1, lists_per_step=lists, accumulation=passes, **changes)
+        finetune(asked)
+        norms.append(histories(tmp_path / name, 1)["grad_norm"])
+    assert norms == pytest.approx([norms[0]] * 3, rel=1e-4)
+
+
+def test_starting_weights_are_mixed_with_what_adapters_make_of_them(decoder, training_data, tmp_path):
+    changes = {"lora_rank": 4, "learning_rate": 0.01, "steps": 5, "temperature": 0.05}
+    for name, share in (("whole", 0.0), ("half", 0.5)):
+        finetune(settings(decoder, training_data, tmp_path / name, base_share=share, **changes))
+    start, whole, half = weights(decoder), weights(tmp_path / "whole"), weights(tmp_path / "half")
+    name = next(name for name in half if "q_proj" in name)
+    first = next(tensor for key, tensor in start.items() if key.endswith(name.removeprefix("model.")))
+    assert not torch.equal(whole[name], first)
+    torch.testing.assert_close(half[name], (whole[name] + first) / 2)
+
+
+def test_averaging_more_checkpoints_than_there_will_be_is_refused(encoder, training_data, tmp_path):
+    with pytest.raises(
+        ValueError, match="average_last=3 needs as many checkpoints, and save_every=20 of 30 steps makes 2"
+    ):
+        finetune(settings(encoder, training_data, tmp_path / "out", average_last=3, save_every=20))
+
+
+def test_weights_that_exploded_in_the_last_step_are_not_delivered(encoder, training_data, tmp_path):
+    asked = settings(
+        encoder, training_data, tmp_path / "out", learning_rate=1e38, max_grad_norm=1e38, steps=1, warmup_share=0.0
+    )
+    with pytest.raises(FloatingPointError, match="the weights became non-finite in network"):
+        finetune(asked)
+    assert not (tmp_path / "out").exists()
+    assert not list((tmp_path / "out.training").glob("checkpoint-*/complete"))
+
+
+def test_collections_of_one_folder_are_named_by_their_split():
+    sources = [EvaluationSource(path=path, split=split) for path, split in (("a", "dev"), ("a", "test"), ("b", "test"))]
+    assert evaluation_names(sources) == ["a (dev)", "a (test)", "b"]
+
+
+def test_a_full_disk_is_named(encoder, training_data, tmp_path, monkeypatch):
+    def fail(*ignored, **also_ignored):
+        raise RuntimeError("unexpected pos 146112 vs 146000")
+
+    monkeypatch.setattr(torch, "save", fail)
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: type("Usage", (), {"free": 0}))
+    with pytest.raises(OSError, match=r"the disk of .* is full.*go on with --resume"):
+        finetune(settings(encoder, training_data, tmp_path / "out", steps=1))
+
+
+def test_short_runs_show_their_losses_too(encoder, training_data, tmp_path):
+    finetune(settings(encoder, training_data, tmp_path / "out", steps=3, save_every=3))
+    assert len(losses_of(tmp_path / "out.training", 3)) == 1
