@@ -138,7 +138,12 @@ class Engine:
 
     def _independent(self, groups: Sequence[EncodedRequest]) -> Tensor:
         """Scores group by group; nothing of a group is kept."""
-        parts = [self.backbone.document_scores(build_layout([group], self.config.query_offset))[0] for group in groups]
+        return self._joined(
+            [self.backbone.document_scores(build_layout([group], self.config.query_offset))[0] for group in groups]
+        )
+
+    def _joined(self, parts: Sequence[Tensor]) -> Tensor:
+        """Scores of groups of one list, side by side."""
         # The instruction, first where the model may abstain, is the same in every part.
         documents = [part[..., int(self.config.abstention) :] for part in parts[1:]]
         return torch.cat([parts[0], *documents], -1)
@@ -153,6 +158,13 @@ class Engine:
     @torch.inference_mode()
     def scores_of_kept(self, requests: Sequence[EncodedRequest], kept: Sequence[StatePack]) -> list[Tensor]:
         """The same for requests without documents, whose states are kept."""
+        if self.max_memory is not None and self._documents_are_independent and len(requests) == 1:
+            # Joined, states take several times their room.
+            groups = kept[0].split(self.budget_tokens)
+            return [self._joined([self._scores_of_kept(requests, [group])[0] for group in groups])]
+        return self._scores_of_kept(requests, kept)
+
+    def _scores_of_kept(self, requests: Sequence[EncodedRequest], kept: Sequence[StatePack]) -> list[Tensor]:
         longest = max(pack.longest for pack in kept)
         return self.backbone.document_scores(build_layout(requests, self.config.query_offset, longest), kept)
 

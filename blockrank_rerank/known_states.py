@@ -40,9 +40,11 @@ class KnownStates:
         return [states for text in texts if (states := found[text]) is not None]
 
     def knows(self, text: str, engine: Engine) -> bool:
-        """Whether there are states of a text; it went through the model as one block then."""
+        """Whether there are states of a whole text: it is one block then, whoever has it as a title or as a text."""
         store = self._opened(engine)
-        return (self.cache is not None and text in self.cache) or (store is not None and text in store)
+        return (self.cache is not None and self.cache.holds_whole(text)) or (
+            store is not None and store.holds_whole(text)
+        )
 
     def _find(self, text: str, engine: Engine) -> DocumentStates | None:
         states = self.cache.get(text) if self.cache is not None else None

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -92,10 +92,10 @@ class PromptEncoder:
         """
         values = {"query": as_text(query)}
         heads = [_fill(parts, values) for parts in (self._instruction, self._query, self._answer_start)]
-        instruction, ending, answer, *encoded = self._tokenizer.encode([*heads, *self._bodies(documents)])
+        instruction, ending, answer = self._tokenizer.encode(heads)
         query_block = ending.ids + answer.ids
         self._check_query(query_block)
-        return self._request(instruction.ids, query_block, encoded)
+        return self._request(instruction.ids, query_block, self._tokenizer.encode(self._bodies(documents)))
 
     def encode_documents(self, documents: Sequence[str]) -> EncodedRequest:
         """Encode documents for which there is no query yet, as :meth:`encode` would.
@@ -110,8 +110,8 @@ class PromptEncoder:
                 "documents cannot be prepared with this prompt: its instruction repeats the query or its documents "
                 "are numbered; use ranker.query_free()"
             )
-        instruction, *encoded = self._tokenizer.encode([_fill(self._instruction, {}), *self._bodies(documents)])
-        return self._request(instruction.ids, [], encoded)
+        (instruction,) = self._tokenizer.encode([_fill(self._instruction, {})])
+        return self._request(instruction.ids, [], self._tokenizer.encode(self._bodies(documents)))
 
     def passages(
         self, query: str, documents: Sequence[Document], texts: Sequence[str], fits: Callable[[str], bool]
@@ -158,12 +158,15 @@ class PromptEncoder:
                 whole[index] = _cut_into_passages(documents[index], block, cap)
         return whole
 
-    def _request(self, instruction: list[int], query: list[int], documents: list[EncodedBlock]) -> EncodedRequest:
+    def _request(self, instruction: list[int], query: list[int], documents: Iterable[EncodedBlock]) -> EncodedRequest:
         if self._config.abstention and not instruction:
             raise ValueError("abstention needs an instruction in the prompt: its block stands for no document at all")
         cap = self._document_cap(len(instruction))
-        blocks = [_cut(block.ids, block.tail, cap) for block in documents]
-        return EncodedRequest(instruction, blocks, query, [len(block.ids) > cap for block in documents])
+        blocks, truncated = [], []
+        for block in documents:
+            blocks.append(_cut(block.ids, block.tail, cap))
+            truncated.append(len(block.ids) > cap)
+        return EncodedRequest(instruction, blocks, query, truncated)
 
     @property
     def tokenizer_digest(self) -> str:
@@ -176,10 +179,12 @@ class PromptEncoder:
         Offsets are code points of the texts that were encoded; those of template tokens lie outside the text.
         """
         blocks = self._tokenizer.encode(self._bodies(documents))
-        cuts = [_cut(block.offsets, block.tail, len(ids)) for block, ids in zip(blocks, request.documents, strict=True)]
         return [
-            [(start - block.data_start, end - block.data_start) for start, end in offsets]
-            for block, offsets in zip(blocks, cuts, strict=True)
+            [
+                (start - block.data_start, end - block.data_start)
+                for start, end in _cut(block.offsets, block.tail, len(ids))
+            ]
+            for block, ids in zip(blocks, request.documents, strict=True)
         ]
 
     def _bodies(self, documents: Sequence[str]) -> list[list[Text]]:
@@ -190,7 +195,8 @@ class PromptEncoder:
     def encode_answer(self, indices: Sequence[int]) -> list[int]:
         """What follows the answer's start in a released training example: ``0, 3]`` and the end of the turn."""
         text = Text(", ".join(map(str, indices)) + "]" + self._end_of_turn, is_data=False)
-        return self._tokenizer.encode([[text]])[0].ids
+        (answer,) = self._tokenizer.encode([[text]])
+        return answer.ids
 
     def _check_query(self, block: list[int]) -> None:
         offset, limit = self._config.query_offset, self._position_limit

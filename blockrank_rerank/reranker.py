@@ -144,8 +144,8 @@ class BlockRankReranker:
         max_memory : str or int, optional
             About the most bytes (``"2GB"``) that a ranking may take beside the model's weights, however long the list:
             fewer tokens go through at a time, and what a decoder's query reads of more documents than that waits in
-            temporary files (``TMPDIR``), of which one layer at a time is read: that much it takes in any case. Scores
-            stay the same to rounding.
+            temporary files (``TMPDIR``), of which one layer at a time is read: that much it takes in any case. States
+            from a cache, a store or :meth:`prepare` come on top. Scores stay the same to rounding.
         revision, local_files_only, trust_remote_code, token
             As in Transformers.
 

@@ -140,8 +140,12 @@ def rerank_run(
 
 
 def _with_ids(ranking: list[RankedDocument], candidates: dict[str, float]) -> dict[str, float]:
+    """Scores by id; documents that were pruned, all of score 0, fall by their place."""
     identifiers = list(candidates)
-    return {identifiers[document.index]: document.score for document in ranking}
+    return {
+        identifiers[document.index]: float(-place) if document.pruned else document.score
+        for place, document in enumerate(ranking)
+    }
 
 
 def _refuse_missing(noun: str, named: Iterable[str], known: Collection[str]) -> None:

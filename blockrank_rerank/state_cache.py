@@ -46,9 +46,11 @@ class StateCache:
                 self._kept.move_to_end(text)
             return states
 
-    def __contains__(self, text: str) -> bool:
+    def holds_whole(self, text: str) -> bool:
+        """Whether a text is here as one block that was not cut; counts as no use of it."""
         with self._lock:
-            return text in self._kept
+            states = self._kept.get(text)
+            return states is not None and not states.truncated
 
     def put(self, text: str, states: DocumentStates) -> None:
         """Keep states, unless they alone are more than the cache may hold."""

@@ -7,6 +7,7 @@ import threading
 import warnings
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -18,11 +19,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from blockrank_rerank.states import DocumentStates
+from blockrank_rerank.formats.output import replacing
+from blockrank_rerank.states import DTYPES, DocumentStates
 
 MANIFEST_NAME = "store.json"
-FORMAT_VERSION = 1
-_GROUPS = "group-*.safetensors"
+FORMAT_VERSION = 2
+LOCK_NAME = "lock"
+_GROUPS = "group-[0-9]*.safetensors"
+_DTYPES = {str(dtype).removeprefix("torch.") for dtype in DTYPES}
 _INDEX = {"digests", "offsets", "truncated", "checksums"}
 _DIGEST_BYTES = 16
 
@@ -74,10 +78,11 @@ class StateStore:
         self.folder = Path(folder)
         self._places: dict[bytes, _Place] = {}
         self._groups: dict[Path, Any] = {}
+        self._damaged: set[Path] = set()
         self._lock = threading.Lock()
         name = None if dtype is None else str(dtype).removeprefix("torch.")
         own = {"fingerprint": fingerprint, "dtype": name, "settings": json.loads(json.dumps(settings or {}))}
-        manifest = self._manifest() or self._create(own)
+        manifest = self._manifest() or self._created(own)
         _check_manifest(manifest, own, self.folder)
         self.dtype: torch.dtype = getattr(torch, manifest["dtype"])
         self.refresh()
@@ -85,8 +90,15 @@ class StateStore:
     def refresh(self) -> None:
         """Take up groups that were appended since, by this process or another."""
         for path in sorted(self.folder.glob(_GROUPS)):
-            if path not in self._groups:
+            if path not in self._groups and path not in self._damaged:
                 self._read_index(path)
+
+    def set_damaged_aside(self) -> None:
+        """Rename groups that cannot be read, for whoever prepares their documents again."""
+        for path in self._damaged:
+            with suppress(FileNotFoundError):  # another process was first
+                path.rename(path.with_suffix(".damaged"))
+        self._damaged.clear()
 
     def get(self, text: str) -> DocumentStates | None:
         """States of a text, or nothing where they are missing or damaged; the latter with a warning."""
@@ -95,7 +107,7 @@ class StateStore:
             return None
         try:
             ids, rows = self._read(place)
-            fault = None if _checksum(ids, rows) == place.checksum else "its checksum does not match"
+            fault = None if _checksum(place.truncated, ids, rows) == place.checksum else "its checksum does not match"
         except SafetensorError as error:
             fault = str(error)
         if fault is not None:
@@ -111,6 +123,11 @@ class StateStore:
     def __contains__(self, text: str) -> bool:
         return _digest(text) in self._places
 
+    def holds_whole(self, text: str) -> bool:
+        """Whether a text is here as one block that was not cut."""
+        place = self._places.get(_digest(text))
+        return place is not None and not place.truncated
+
     def __len__(self) -> int:
         return len(self._places)
 
@@ -120,9 +137,13 @@ class StateStore:
         return sum(path.stat().st_size for path in self.folder.glob(_GROUPS))
 
     def append(self, texts: Sequence[str], states: Sequence[DocumentStates]) -> None:
-        """Write one group, whole or not at all."""
-        tensors = _group_tensors(texts, states)
-        with FileLock(self.folder / "lock"):
+        """Write one group, whole or not at all, of those that another process has not written meanwhile."""
+        with FileLock(self.folder / LOCK_NAME):
+            self.refresh()
+            new = [place for place, text in enumerate(texts) if text not in self]
+            if not new:
+                return
+            tensors = _group_tensors([texts[place] for place in new], [states[place] for place in new])
             last = max((int(path.stem.rpartition("-")[2]) for path in self.folder.glob(_GROUPS)), default=-1)
             path = self.folder / f"group-{last + 1:06d}.safetensors"
             unfinished = path.with_suffix(".unfinished")
@@ -130,6 +151,8 @@ class StateStore:
                 save_file(tensors, unfinished)
                 with unfinished.open("rb") as file:
                     os.fsync(file.fileno())
+                # safetensors lets only their owner read its files; the manifest has what the umask says.
+                unfinished.chmod((self.folder / MANIFEST_NAME).stat().st_mode & 0o777)
                 unfinished.replace(path)
             finally:
                 unfinished.unlink(missing_ok=True)
@@ -145,21 +168,34 @@ class StateStore:
             raise ValueError(f"{path} is damaged ({error}); delete the folder and prepare again") from error
         if not isinstance(manifest, Mapping) or manifest.get("version") != FORMAT_VERSION:
             raise ValueError(f"{path} is not of version {FORMAT_VERSION}; prepare into a new folder")
+        if not isinstance(manifest.get("fingerprint"), str) or manifest.get("dtype") not in _DTYPES:
+            raise ValueError(f"{path} is damaged (no fingerprint or dtype); delete the folder and prepare again")
         return dict(manifest)
 
-    def _create(self, own: dict[str, Any]) -> dict[str, Any]:
+    def _created(self, own: dict[str, Any]) -> dict[str, Any]:
+        """The manifest of a new store; several processes may begin one at once, and the first one decides."""
         if own["dtype"] is None:
             raise FileNotFoundError(f"{self.folder} holds no prepared documents: make them with 'blockrank prepare'")
-        if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
+        if any(self.folder.glob(_GROUPS)):
+            raise ValueError(f"{self.folder} has lost its {MANIFEST_NAME}; delete the folder and prepare again")
+        if self.folder.exists() and (not self.folder.is_dir() or self._strangers()):
             raise ValueError(f"{self.folder} is neither a store of prepared documents nor an empty folder")
         self.folder.mkdir(parents=True, exist_ok=True)
-        manifest = {"version": FORMAT_VERSION} | own
-        unfinished = self.folder / f"{MANIFEST_NAME}.unfinished"
-        unfinished.write_text(json.dumps(manifest) + "\n", encoding="utf-8")
-        unfinished.replace(self.folder / MANIFEST_NAME)
-        return manifest
+        with FileLock(self.folder / LOCK_NAME):
+            found = self._manifest()
+            if found is None:
+                found = {"version": FORMAT_VERSION} | own
+                with replacing(self.folder / MANIFEST_NAME) as file:
+                    file.write(json.dumps(found) + "\n")
+        return found
+
+    def _strangers(self) -> list[str]:
+        """What is in the folder that no beginning of a store leaves there."""
+        return [name for name in os.listdir(self.folder) if name != LOCK_NAME and MANIFEST_NAME not in name]
 
     def _read_index(self, path: Path) -> None:
+        if not os.access(path, os.R_OK):
+            raise PermissionError(f"{path} may not be read by this user; change its permissions")
         try:
             group = safe_open(path, framework="pt")
             digests, offsets, truncated, checksums = (
@@ -167,6 +203,7 @@ class StateStore:
             )
         except SafetensorError as error:
             warnings.warn(f"{path} is damaged and left out: {error}; prepare its documents again", stacklevel=3)
+            self._damaged.add(path)
             return
         places = zip(
             map(bytes, digests.tolist()),
@@ -204,7 +241,7 @@ def _check_manifest(manifest: Mapping[str, Any], own: Mapping[str, Any], folder:
 
 def _group_tensors(texts: Sequence[str], states: Sequence[DocumentStates]) -> dict[str, Tensor]:
     ids = [torch.tensor(one.ids, dtype=torch.int32) for one in states]
-    checksums = [_checksum(own, one.tensors) for own, one in zip(ids, states, strict=True)]
+    checksums = [_checksum(one.truncated, own, one.tensors) for own, one in zip(ids, states, strict=True)]
     lengths = torch.tensor([len(one.ids) for one in states])
     return {
         "digests": torch.tensor([list(_digest(text)) for text in texts], dtype=torch.uint8),
@@ -215,8 +252,8 @@ def _group_tensors(texts: Sequence[str], states: Sequence[DocumentStates]) -> di
     } | {name: torch.cat([one.tensors[name] for one in states]).cpu() for name in states[0].tensors}
 
 
-def _checksum(ids: Tensor, tensors: Mapping[str, Tensor]) -> int:
-    value = 0
+def _checksum(truncated: bool, ids: Tensor, tensors: Mapping[str, Tensor]) -> int:
+    value = int(truncated)
     for tensor in _in_order(ids, tensors):
         value = zlib.crc32(tensor.cpu().contiguous().view(torch.uint8).numpy().data, value)
     return value

@@ -75,6 +75,18 @@ class StatePack:
         """``[n]``: place of every token inside its document."""
         return torch.cat([torch.arange(len(one.ids)) for one in self._states])
 
+    def split(self, budget_tokens: int) -> list[StatePack]:
+        """Packs of neighbouring documents, each within a budget unless one alone exceeds it."""
+        groups: list[list[DocumentStates]] = []
+        room = 0
+        for one in self._states:
+            if not groups or len(one.ids) > room:
+                groups.append([])
+                room = budget_tokens
+            groups[-1].append(one)
+            room -= len(one.ids)
+        return [StatePack(group) for group in groups]
+
     def get(self, name: str, like: Tensor) -> Tensor:
         """``[n, heads, head_dim]`` of all documents, on the device and in the dtype of ``like``."""
         values = self._joined(name).to(like.device)

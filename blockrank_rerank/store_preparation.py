@@ -45,9 +45,10 @@ def prepare_store(
     new = not (folder / MANIFEST_NAME).exists()
     kept = engine.dtype if new and dtype is None else dtype
     store = StateStore(folder, engine.fingerprint, kept, engine.settings)
+    store.set_damaged_aside()
     prepared = found = 0
     for given, texts in _chunks(documents):
-        blocks = engine.blocks("", given, texts, store.__contains__)
+        blocks = engine.blocks("", given, texts, store.holds_whole)
         unique = list(dict.fromkeys(blocks.texts))
         # Read, and not only looked up: what is damaged is prepared again.
         missing = [text for text in unique if store.get(text) is None]

@@ -4,9 +4,13 @@ import hashlib
 import json
 import re
 import secrets
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import takewhile
+from itertools import islice, takewhile
 from typing import Any
+
+BATCH = 256
+"""Blocks that are encoded at a time."""
 
 
 @dataclass(frozen=True)
@@ -76,12 +80,14 @@ class TextTokenizer:
         names = sorted(map(re.escape, markers), key=len, reverse=True)
         self._pattern = re.compile("|".join(names)) if names else None
 
-    def encode(self, blocks: list[list[Text]]) -> list[EncodedBlock]:
-        """Encode blocks, each on its own."""
-        spelled = [[Text(self._spell(piece), piece.is_data) for piece in block] for block in blocks]
-        texts = ["".join(piece.content for piece in block) for block in spelled]
-        encodings = self._tokenizer.encode_batch(texts, add_special_tokens=False)
-        return [self._block(block, encoding) for block, encoding in zip(spelled, encodings, strict=True)]
+    def encode(self, blocks: Iterable[list[Text]]) -> Iterator[EncodedBlock]:
+        """Encode blocks, each on its own; some at a time, since a tokenizer says much more of a text than its ids."""
+        rest = iter(blocks)
+        while batch := list(islice(rest, BATCH)):
+            spelled = [[Text(self._spell(piece), piece.is_data) for piece in block] for block in batch]
+            texts = ["".join(piece.content for piece in block) for block in spelled]
+            encodings = self._tokenizer.encode_batch(texts, add_special_tokens=False)
+            yield from map(self._block, spelled, encodings)
 
     def _spell(self, piece: Text) -> str:
         if piece.is_data or self._pattern is None:

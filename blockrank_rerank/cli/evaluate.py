@@ -21,6 +21,7 @@ from blockrank_rerank.evaluation import (
 from blockrank_rerank.formats import (
     Collection,
     Corpus,
+    DataError,
     Run,
     check_output_path,
     read_collection,
@@ -137,6 +138,12 @@ def _read_first_stage(asked: EvaluateOptions, collection: Collection) -> tuple[C
         corpus = read_corpus(asked.folder / "corpus.jsonl")
         return corpus, bm25_run(collection.queries, corpus, asked.depth)
     run = {query: ranking for query, ranking in read_run(asked.run).items() if query in collection.queries}
+    if not run:
+        raise DataError(
+            f"none of the {len(collection.queries)} judged queries of {asked.folder} is in the run: it is another "
+            "collection's",
+            str(asked.run),
+        )
     return read_candidates(asked.folder, run), run
 
 

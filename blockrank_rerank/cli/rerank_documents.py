@@ -3,6 +3,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from shutil import get_terminal_size
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rich.table import Table
@@ -84,13 +85,14 @@ def _print_ranking(ranking: Sequence[RankedDocument], documents: Sequence[Docume
 
 def _table(ranking: Sequence[RankedDocument], documents: Sequence[Document]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("rank", justify="right", no_wrap=True)
-    table.add_column("score", justify="right", no_wrap=True)
+    # On a narrow terminal names and texts shrink, numbers do not.
+    table.add_column("rank", justify="right", no_wrap=True, min_width=4)
+    table.add_column("score", justify="right", no_wrap=True, min_width=6)
     with_probability = any(ranked.probability is not None for ranked in ranking)
     if with_probability:
-        table.add_column("prob.", justify="right", no_wrap=True)
+        table.add_column("prob.", justify="right", no_wrap=True, min_width=5)
     table.add_column("document", no_wrap=True)
-    table.add_column("text")  # the one column that may shrink, so that the others do not
+    table.add_column("text")
     for rank, ranked in enumerate(ranking, start=1):
         document = documents[ranked.index]
         mark = TRUNCATED_MARK if ranked.truncated else ""
@@ -106,7 +108,8 @@ def _probability(ranked: RankedDocument) -> str:
 def _name(document: Document) -> str:
     name = document.id or document.source
     # A path says most at its end: file name and line.
-    return name if len(name) <= NAME_WIDTH else f"{_ellipsis()}{name[-NAME_WIDTH:]}"
+    width = min(NAME_WIDTH, get_terminal_size().columns // 3)
+    return name if len(name) <= width else f"{_ellipsis()}{name[-width:]}"
 
 
 def _text(document: Document) -> Text:

@@ -19,8 +19,10 @@ def check_output_path(path: Path) -> None:
     PermissionError
         If the folder is not writable.
     ValueError
-        If the path is a device or a pipe, which cannot be replaced.
+        If the path is a device or a pipe, which cannot be replaced, or ``-``.
     """
+    if str(path) == "-":
+        raise ValueError("output goes to a file that is written whole or not at all; '-' is none, './-' is")
     folder = path.resolve().parent
     if path.is_dir():
         raise IsADirectoryError(f"expected an output file, got the folder {path}")

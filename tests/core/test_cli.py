@@ -1,6 +1,7 @@
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import warnings
@@ -529,6 +530,21 @@ def test_evaluation_without_a_run_uses_bm25_and_prints_json(fake, collection, ca
 
 
 @needs_extra
+def test_the_run_of_another_collection_is_refused(collection, capsys):
+    Path("other.trec").write_text("elsewhere Q0 d1 1 1.0 x\n")
+    found = refusal(capsys, ["evaluate", ".", "--run", "other.trec"], 5)
+    assert "is in the run: it is another collection's" in found
+
+
+@pytest.mark.parametrize("columns", ["30", "40", "60"])
+def test_a_narrow_terminal_shows_numbers_whole(fake, files, capsys, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", columns)
+    assert main(["rerank", QUERY, *files]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert re.match(r"rank +score", lines[0])
+    assert re.match(r" +1  0\.\d{4}", lines[1])
+
+
 def test_a_sample_of_the_queries_is_evaluated(fake, collection, capsys):
     assert main(["evaluate", ".", "--json", "--queries-limit", "1", "--seed", "3"]) == 0
     assert json.loads(capsys.readouterr().out)["queries"] == 1

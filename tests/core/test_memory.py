@@ -101,6 +101,20 @@ def test_an_encoder_with_a_scoring_layer_only_takes_smaller_passes(tmp_path):
     assert_same(small.rank(QUERY, DOCUMENTS), load(folder).rank(QUERY, DOCUMENTS))
 
 
+def test_kept_states_are_joined_a_part_at_a_time_within_a_limit(tmp_path):
+    config = replace(BERT_CONFIG, query_documents_from_layer=BERT_CONFIG.scoring_layer)
+    folder = save_ranker(tmp_path, "bert", config)
+    peaks, rankings = [], []
+    for limit in (None, "300KB"):
+        ranker = load(folder, max_memory=limit)
+        prepared = ranker.prepare(DOCUMENTS, dtype="int8")
+        with PeakMemory() as memory:
+            rankings.append(ranker.rank(QUERY, prepared))
+        peaks.append(memory.peak)
+    assert_same(*rankings)
+    assert peaks[1] < peaks[0] / 4
+
+
 def test_a_limit_that_is_no_number_of_bytes_is_refused(decoder):
     with pytest.raises(ValueError, match="max_memory must be a number of bytes above 0"):
         load(decoder, max_memory="much")

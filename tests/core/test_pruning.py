@@ -9,6 +9,7 @@ import pytest
 
 from blockrank_rerank import BlockRankReranker
 from blockrank_rerank.layout import build_layout
+from blockrank_rerank.run_reranking import rerank_run
 from tests.core.test_prepared import save_ranker
 from tests.core.tiny_models import BERT_CONFIG, CONFIG, WORDS
 
@@ -101,6 +102,15 @@ def test_limits_apply_to_what_was_dropped(encoder):
     assert pruning.rank_batch([(QUERY, DOCUMENTS)] * 2) == [pruning.rank(QUERY, DOCUMENTS)] * 2
     explained = pruning.explain(QUERY, DOCUMENTS, top_k=5)
     assert [one.ranked.pruned for one in explained.documents] == [False] * 3 + [True] * 2
+
+
+def test_dropped_documents_fall_by_whole_numbers_in_a_run(encoder):
+    corpus = {f"d{number}": text for number, text in enumerate(DOCUMENTS)}
+    first = {"q": dict.fromkeys(corpus, 1.0)}
+    reranked = rerank_run(load(encoder, prune={1: 20}), first, {"q": QUERY}, corpus).run["q"]
+    scores = list(reranked.values())
+    assert scores[20:] == [-20.0, -21.0, -22.0, -23.0]
+    assert min(scores[:20]) > 0
 
 
 def test_a_split_document_survives_with_all_of_its_passages(encoder):

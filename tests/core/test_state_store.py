@@ -14,6 +14,7 @@ import time
 import warnings
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from blockrank_rerank import BlockRankReranker, store_preparation
 from blockrank_rerank.cli.app import main
@@ -141,6 +142,91 @@ def test_damage_is_reported_and_repaired_by_preparing_again(ranker, folder, tmp_
         assert ranker.prepare_store(tmp_path, DOCUMENTS).prepared > 0
     again = BlockRankReranker.from_pretrained(folder, dtype="float32", store=tmp_path)
     assert_same(again.rank(QUERIES[0], DOCUMENTS), expected)
+
+
+def test_a_group_that_cannot_be_read_is_set_aside_once_its_documents_are_prepared_again(ranker, folder, tmp_path):
+    ranker.prepare_store(tmp_path, DOCUMENTS)
+    (group,) = tmp_path.glob("group-*")
+    group.write_bytes(group.read_bytes()[:-100])
+    with pytest.warns(UserWarning, match="is damaged"):
+        ranker.prepare_store(tmp_path, DOCUMENTS)
+    assert [path.name for path in tmp_path.glob("*.damaged")] == ["group-000000.damaged"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert ranker.prepare_store(tmp_path, DOCUMENTS).found == UNIQUE
+
+
+def test_whether_a_document_was_cut_is_part_of_its_checksum(ranker, tmp_path):
+    ranker.prepare_store(tmp_path, ["sugar"])
+    (group,) = tmp_path.glob("group-*")
+    tensors = load_file(group)
+    save_file(tensors | {"truncated": 1 - tensors["truncated"]}, group)
+    with pytest.warns(UserWarning, match="its checksum does not match"):
+        assert open_store(ranker, tmp_path).get("sugar") is None
+
+
+def test_files_of_a_store_have_the_permissions_of_any_other(ranker, tmp_path):
+    before = os.umask(0o022)
+    try:
+        ranker.prepare_store(tmp_path / "store", DOCUMENTS)
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "store").iterdir() if path.name != "lock"}
+    assert modes == {"store.json": 0o644, "group-000000.safetensors": 0o644}
+
+
+def test_what_an_interrupted_beginning_leaves_is_in_nobodys_way(ranker, tmp_path):
+    (tmp_path / ".store.json.123.tmp").write_text("{")
+    (tmp_path / "lock").touch()
+    assert ranker.prepare_store(tmp_path, DOCUMENTS).prepared == UNIQUE
+
+
+def test_a_store_without_its_manifest_says_so(ranker, tmp_path):
+    ranker.prepare_store(tmp_path, DOCUMENTS)
+    (tmp_path / "store.json").unlink()
+    with pytest.raises(ValueError, match=r"has lost its store\.json; delete the folder and prepare again"):
+        ranker.prepare_store(tmp_path, DOCUMENTS)
+    (tmp_path / "store.json").write_text('{"version": 2, "fingerprint": "x", "dtype": "nonsense"}')
+    with pytest.raises(ValueError, match="is damaged"):
+        ranker.prepare_store(tmp_path, DOCUMENTS)
+
+
+def test_several_that_begin_one_store_at_once_share_it(ranker, tmp_path):
+    fingerprint, dtype = ranker._handle.get().fingerprint, ranker.dtype
+    for attempt in range(20):
+        barrier, stores = threading.Barrier(4), []
+
+        def begin(folder=tmp_path / str(attempt), barrier=barrier, stores=stores):
+            barrier.wait()
+            stores.append(StateStore(folder, fingerprint, dtype))
+
+        threads = [threading.Thread(target=begin) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(stores) == 4
+    states = list(ranker._handle.get().document_states(["sugar", "salt"], dtype))
+    for store in stores:
+        store.append(["sugar", "salt"], states)
+    assert len(list(stores[0].folder.glob("group-*"))) == 1
+
+
+def test_a_text_that_was_cut_as_a_title_is_split_as_a_text_all_the_same(folder, tmp_path):
+    options = {"dtype": "float32", "max_document_tokens": 40, "long_documents": "split"}
+    title = "sugar liver artery " * 30
+    ranker = BlockRankReranker.from_pretrained(folder, **options)
+    titled, plain = {"title": title.strip(), "text": "aspirin"}, f"{title}aspirin"
+    expected = ranker.rank(QUERIES[0], [plain])
+    assert expected[0].passage is not None
+    assert ranker.rank(QUERIES[0], [titled])[0].truncated
+    cached = BlockRankReranker.from_pretrained(folder, cache="10MB", **options)
+    cached.rank(QUERIES[0], [titled])
+    assert_same(cached.rank(QUERIES[0], [plain]), expected)
+    ranker.prepare_store(tmp_path, [titled])
+    ranker.prepare_store(tmp_path, [plain])
+    stored = BlockRankReranker.from_pretrained(folder, store=tmp_path, **options)
+    assert_same(stored.rank(QUERIES[0], [plain]), expected)
 
 
 def test_a_full_disk_leaves_what_was_there(ranker, tmp_path, monkeypatch):

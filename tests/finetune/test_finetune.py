@@ -193,7 +193,8 @@ def test_settings_that_cannot_be_meant_are_refused_by_name(change, message):
 
 
 def test_settings_survive_a_round_trip_through_yaml(tmp_path):
-    first = FinetuneSettings(output="out", data=[{"path": "a", "weight": 0.5}, {"path": "b", "weight": 1}], learning_rate="1e-5", bf16=True)
+    data = [{"path": "a", "weight": 0.5}, {"path": "b", "weight": 1}]
+    first = FinetuneSettings(output="out", data=data, learning_rate="1e-5", bf16=True)
     (tmp_path / "s.yaml").write_text(first.to_yaml())
     assert FinetuneSettings.read(tmp_path / "s.yaml", {}) == first
     assert first.learning_rate == 1e-5
