@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,13 +11,15 @@ from safetensors.torch import load_file
 
 from blockrank_rerank import BlockRankReranker
 from blockrank_rerank.checkpoint import Checkpoint
-from blockrank_rerank.finetune import finetune
+from blockrank_rerank.finetune import FinetuneSettings, finetune
 from blockrank_rerank.finetune import run as run_module
 from blockrank_rerank.finetune.evaluation_sets import evaluation_names
 from blockrank_rerank.finetune.settings import EvaluationSource
 from blockrank_rerank.finetune.training_model import TrainingModel
 from tests.core.tiny_models import BERT_CONFIG, CONFIG, save_model
 from tests.finetune.test_finetune import losses_of, settings
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -163,6 +166,13 @@ def test_averaging_more_checkpoints_than_there_will_be_is_refused(encoder, train
         ValueError, match="average_last=3 needs as many checkpoints, and save_every=20 of 30 steps makes 2"
     ):
         finetune(settings(encoder, training_data, tmp_path / "out", average_last=3, save_every=20))
+
+
+@pytest.mark.parametrize(
+    "path", [*ROOT.glob("configs/*.yaml"), *ROOT.glob("examples/*.yaml")], ids=lambda path: path.name
+)
+def test_the_recipes_of_the_project_make_the_checkpoints_that_they_average(path):
+    run_module._check_average(FinetuneSettings.read(path, {}))
 
 
 def test_weights_that_exploded_in_the_last_step_are_not_delivered(encoder, training_data, tmp_path):
