@@ -10,13 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from blockrank_rerank.limits import Limits
 from blockrank_rerank.reranker import DEFAULT_MODEL, BlockRankReranker
 
 NO_EFFECT = frozenset(
-    {"batch_size", "num_workers", "apply_softmax", "convert_to_numpy", "convert_to_tensor"}
-    | {"show_progress_bar", "device", "pool", "chunk_size"}
+    {"batch_size", "chunk_size", "num_workers", "show_progress_bar", "apply_softmax"}
+    | {"convert_to_numpy", "convert_to_tensor"}
 )
-"""Arguments of ``CrossEncoder`` that change nothing here: a list is one forward pass of one score per pair."""
+"""Arguments of ``CrossEncoder.rank`` that change nothing here: a list is one forward pass of one score per pair."""
 
 
 class _NoModelCard:
@@ -34,11 +35,12 @@ class BlockRankCrossEncoder:
 
     Parameters
     ----------
-    reranker : BlockRankReranker, str or Path
-        A reranker, or a model as for :meth:`BlockRankReranker.from_pretrained`.
+    reranker : BlockRankReranker, str or Path, optional
+        A reranker, or a model as for :meth:`BlockRankReranker.from_pretrained`; the default one if not given.
     """
 
-    def __init__(self, reranker: BlockRankReranker | str | Path = DEFAULT_MODEL) -> None:
+    def __init__(self, reranker: BlockRankReranker | str | Path | None = None) -> None:
+        reranker = DEFAULT_MODEL if reranker is None else reranker
         if isinstance(reranker, str | Path):
             reranker = BlockRankReranker.from_pretrained(reranker)
         if not isinstance(reranker, BlockRankReranker):
@@ -62,13 +64,16 @@ class BlockRankCrossEncoder:
         accepted and change nothing.
         """
         _check(tuning)
-        ranking = self.reranker.rank(query, documents, top_k=top_k)
+        limits = Limits(top_k)
+        ranking = self.reranker.rank(query, documents)
         scores = [document.score for document in ranking]
         if activation_fn is not None:
+            # It may depend on the whole list, and change its order.
             scores = activation_fn(torch.tensor(scores)).tolist()
+        best = sorted(zip(scores, ranking, strict=True), key=lambda pair: -pair[0])[: limits.top_k]
         return [
             {"corpus_id": document.index, "score": score} | ({"text": document.text} if return_documents else {})
-            for document, score in zip(ranking, scores, strict=True)
+            for score, document in best
         ]
 
     def predict(
@@ -112,12 +117,14 @@ class BlockRankCrossEncoder:
             For anything that is not a list of pairs.
         """
         _check(tuning)
+        if inputs is not None and sentences is not None:
+            raise TypeError("inputs and sentences are two names of one argument; give one of them")
         requests = _requests(sentences if inputs is None else inputs)
         rankings = self.reranker.rank_batch(requests, show_progress=show_progress_bar)
         ordered = [sorted(ranking, key=lambda document: document.index) for ranking in rankings]
         scores = torch.tensor([document.score for ranking in ordered for document in ranking], dtype=torch.float32)
         if activation_fn is not None:
-            scores = activation_fn(scores)
+            scores = activation_fn(scores).detach().float()
         if convert_to_tensor:
             return scores
         return scores.numpy() if convert_to_numpy else list(scores)
@@ -135,7 +142,7 @@ def _check(tuning: dict[str, Any]) -> None:
 def _requests(pairs: Iterable[Sequence[str]] | None) -> list[tuple[str, list[str]]]:
     given = None if pairs is None or isinstance(pairs, str) else list(pairs)
     if given is None or not all(isinstance(pair, tuple | list) and len(pair) == 2 for pair in given):
-        raise ValueError("sentences must be a list of (query, document) pairs")
+        raise ValueError("inputs must be a list of (query, document) pairs")
     requests = [(query, [document for _, document in alike]) for query, alike in groupby(given, lambda pair: pair[0])]
     if len(requests) > 1 and len(requests) == len(given):
         warnings.warn(

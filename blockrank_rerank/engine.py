@@ -193,8 +193,10 @@ class Engine:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What of the fingerprint has a name: dtype of the model, and its config."""
-        return {"dtype of the model": str(self.dtype).removeprefix("torch.")} | asdict(self.config)
+        """What of the fingerprint has a name: dtype of the model, its config, and its prompt's parts."""
+        config = asdict(self.config)
+        prompt = {f"prompt.{name}": value for name, value in config.pop("prompt").items()}
+        return {"dtype of the model": str(self.dtype).removeprefix("torch.")} | config | prompt
 
     @torch.inference_mode()
     def token_attention(self, request: EncodedRequest) -> list[Tensor]:

@@ -10,10 +10,10 @@ from blockrank_rerank.feed_forward import layers_of
 
 
 class FusedLinear(nn.Linear):
-    """A linear layer whose bias and activation oneDNN applies inside the product; for inference only.
+    """A linear layer whose bias and activation oneDNN applies inside the product; for inference without autocast.
 
-    Torch copies the bias over the whole result first and multiplies then, which is a third of the time of a narrow
-    product (docs/LOG.md).
+    Torch copies the bias over the whole result first and adds the product to it, which takes up to a third longer
+    (docs/LOG.md).
     """
 
     activation = "none"
@@ -26,7 +26,7 @@ class FusedLinear(nn.Linear):
 
 def can_fuse(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether fused layers are known to be faster: in bf16 on a CPU with matrix units."""
-    known = hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    known = bool(torch.backends.mkldnn.enabled) and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     return device.type == "cpu" and dtype == torch.bfloat16 and known and fast_bf16(device).usable
 
 

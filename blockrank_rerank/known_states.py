@@ -27,7 +27,7 @@ class KnownStates:
     def __init__(self, cache: StateCache | None, folder: Path | None) -> None:
         self.cache, self.folder = cache, folder
         self._store: StateStore | None = None
-        self._warned = False
+        self._settled = False
 
     def get(self, texts: Sequence[str], engine: Engine) -> list[DocumentStates]:
         """States of texts, made where they are not known."""
@@ -56,14 +56,16 @@ class KnownStates:
         return states
 
     def _warn_of_useless_store(self, found: Mapping[str, DocumentStates | None]) -> None:
-        """Once, where a list has nothing in the store: its texts may have been prepared in another form."""
-        if self.folder is None or self._warned or not found or any(found.values()):
+        """Where the first list has nothing in the store: its texts may have been prepared in another form."""
+        if self.folder is None or self._settled or not found:
             return
-        self._warned = True
+        self._settled = True
+        if any(found.values()):
+            return
         warnings.warn(
             f"none of {len(found)} documents is in the store {self.folder}: they are found by the whole text that the "
             "model reads, title, metadata and prefixes included (docs/prepared.md)",
-            stacklevel=2,
+            stacklevel=8,  # whoever called rank
         )
 
     def _opened(self, engine: Engine) -> StateStore | None:

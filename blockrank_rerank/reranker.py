@@ -147,7 +147,7 @@ class BlockRankReranker:
             temporary files (``TMPDIR``), of which one layer at a time is read: that much it takes in any case. States
             from a cache, a store or :meth:`prepare` come on top. Scores stay the same to rounding.
         revision, local_files_only, trust_remote_code, token
-            As in Transformers.
+            As in Transformers. A model that is loaded already is shared, whatever token loaded it.
 
         Raises
         ------

@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import threading
 import warnings
 import zlib
@@ -25,6 +26,9 @@ from blockrank_rerank.states import DTYPES, DocumentStates
 MANIFEST_NAME = "store.json"
 FORMAT_VERSION = 2
 LOCK_NAME = "lock"
+_BEGINNING = re.compile(rf"{LOCK_NAME}|{re.escape(MANIFEST_NAME)}|\.{re.escape(MANIFEST_NAME)}\.\d+\.tmp")
+"""Names of what the beginning of a store leaves, also one that was interrupted."""
+
 _GROUPS = "group-[0-9]*.safetensors"
 _DTYPES = {str(dtype).removeprefix("torch.") for dtype in DTYPES}
 _INDEX = {"digests", "offsets", "truncated", "checksums"}
@@ -95,10 +99,13 @@ class StateStore:
 
     def set_damaged_aside(self) -> None:
         """Rename groups that cannot be read, for whoever prepares their documents again."""
-        for path in self._damaged:
-            with suppress(FileNotFoundError):  # another process was first
-                path.rename(path.with_suffix(".damaged"))
-        self._damaged.clear()
+        with FileLock(self.folder / LOCK_NAME):
+            damaged, self._damaged = self._damaged, set()
+            for path in damaged:
+                # Another process may have done so, and have written a new group under the name.
+                with suppress(FileNotFoundError):
+                    if not _is_whole(path):
+                        path.rename(path.with_suffix(".damaged"))
 
     def get(self, text: str) -> DocumentStates | None:
         """States of a text, or nothing where they are missing or damaged; the latter with a warning."""
@@ -136,13 +143,13 @@ class StateStore:
         """Bytes on disk."""
         return sum(path.stat().st_size for path in self.folder.glob(_GROUPS))
 
-    def append(self, texts: Sequence[str], states: Sequence[DocumentStates]) -> None:
-        """Write one group, whole or not at all, of those that another process has not written meanwhile."""
+    def append(self, texts: Sequence[str], states: Sequence[DocumentStates]) -> int:
+        """Write one group, whole or not at all, of those that another process has not written meanwhile: how many."""
         with FileLock(self.folder / LOCK_NAME):
             self.refresh()
             new = [place for place, text in enumerate(texts) if text not in self]
             if not new:
-                return
+                return 0
             tensors = _group_tensors([texts[place] for place in new], [states[place] for place in new])
             last = max((int(path.stem.rpartition("-")[2]) for path in self.folder.glob(_GROUPS)), default=-1)
             path = self.folder / f"group-{last + 1:06d}.safetensors"
@@ -152,11 +159,13 @@ class StateStore:
                 with unfinished.open("rb") as file:
                     os.fsync(file.fileno())
                 # safetensors lets only their owner read its files; the manifest has what the umask says.
-                unfinished.chmod((self.folder / MANIFEST_NAME).stat().st_mode & 0o777)
+                with suppress(OSError):  # not every file system knows permissions
+                    unfinished.chmod((self.folder / MANIFEST_NAME).stat().st_mode & 0o777)
                 unfinished.replace(path)
             finally:
                 unfinished.unlink(missing_ok=True)
         self.refresh()
+        return len(new)
 
     def _manifest(self) -> dict[str, Any] | None:
         path = self.folder / MANIFEST_NAME
@@ -167,8 +176,8 @@ class StateStore:
         except ValueError as error:
             raise ValueError(f"{path} is damaged ({error}); delete the folder and prepare again") from error
         if not isinstance(manifest, Mapping) or manifest.get("version") != FORMAT_VERSION:
-            raise ValueError(f"{path} is not of version {FORMAT_VERSION}; prepare into a new folder")
-        if not isinstance(manifest.get("fingerprint"), str) or manifest.get("dtype") not in _DTYPES:
+            raise ValueError(f"{path} is of another release of blockrank-rerank; prepare into a new folder")
+        if not isinstance(manifest.get("fingerprint"), str) or str(manifest.get("dtype")) not in _DTYPES:
             raise ValueError(f"{path} is damaged (no fingerprint or dtype); delete the folder and prepare again")
         return dict(manifest)
 
@@ -176,10 +185,13 @@ class StateStore:
         """The manifest of a new store; several processes may begin one at once, and the first one decides."""
         if own["dtype"] is None:
             raise FileNotFoundError(f"{self.folder} holds no prepared documents: make them with 'blockrank prepare'")
-        if any(self.folder.glob(_GROUPS)):
-            raise ValueError(f"{self.folder} has lost its {MANIFEST_NAME}; delete the folder and prepare again")
-        if self.folder.exists() and (not self.folder.is_dir() or self._strangers()):
-            raise ValueError(f"{self.folder} is neither a store of prepared documents nor an empty folder")
+        fault = self._why_it_cannot_begin()
+        if fault:
+            # Another process may have begun it meanwhile.
+            found = self._manifest()
+            if found is None:
+                raise ValueError(fault)
+            return found
         self.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(self.folder / LOCK_NAME):
             found = self._manifest()
@@ -189,22 +201,24 @@ class StateStore:
                     file.write(json.dumps(found) + "\n")
         return found
 
-    def _strangers(self) -> list[str]:
-        """What is in the folder that no beginning of a store leaves there."""
-        return [name for name in os.listdir(self.folder) if name != LOCK_NAME and MANIFEST_NAME not in name]
+    def _why_it_cannot_begin(self) -> str | None:
+        if any(self.folder.glob(_GROUPS)):
+            return f"{self.folder} has lost its {MANIFEST_NAME}; delete the folder and prepare again"
+        names = os.listdir(self.folder) if self.folder.is_dir() else []
+        if (self.folder.exists() and not self.folder.is_dir()) or not all(map(_BEGINNING.fullmatch, names)):
+            return f"{self.folder} is neither a store of prepared documents nor an empty folder"
+        return None
 
     def _read_index(self, path: Path) -> None:
-        if not os.access(path, os.R_OK):
-            raise PermissionError(f"{path} may not be read by this user; change its permissions")
         try:
-            group = safe_open(path, framework="pt")
-            digests, offsets, truncated, checksums = (
-                group.get_tensor(name) for name in ("digests", "offsets", "truncated", "checksums")
-            )
+            index = _index(path)
         except SafetensorError as error:
             warnings.warn(f"{path} is damaged and left out: {error}; prepare its documents again", stacklevel=3)
             self._damaged.add(path)
             return
+        if index is None:
+            return
+        group, digests, offsets, truncated, checksums = index
         places = zip(
             map(bytes, digests.tolist()),
             pairwise(offsets.tolist()),
@@ -224,6 +238,27 @@ class StateStore:
             for digest, other in list(self._places.items()):
                 if other is place:
                     del self._places[digest]
+
+
+def _index(path: Path) -> tuple[Any, Tensor, Tensor, Tensor, Tensor] | None:
+    """A group and its index; nothing where another process has set it aside."""
+    if not path.exists():
+        return None
+    if not os.access(path, os.R_OK):
+        raise PermissionError(f"{path} may not be read by this user; change its permissions")
+    group = safe_open(path, framework="pt")
+    digests, offsets, truncated, checksums = (
+        group.get_tensor(name) for name in ("digests", "offsets", "truncated", "checksums")
+    )
+    return group, digests, offsets, truncated, checksums
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        _index(path)
+    except SafetensorError:
+        return False
+    return True
 
 
 def _check_manifest(manifest: Mapping[str, Any], own: Mapping[str, Any], folder: Path) -> None:

@@ -54,8 +54,7 @@ def prepare_store(
         missing = [text for text in unique if store.get(text) is None]
         found += len(unique) - len(missing)
         for group, states in _groups(missing, engine.document_states(missing, store.dtype)):
-            store.append(group, states)
-            prepared += len(group)
+            prepared += store.append(group, states)
             on_progress(0, sum(len(one.ids) for one in states))
         on_progress(len(given), 0)
     return Preparation(prepared, found, len(store), store.nbytes)

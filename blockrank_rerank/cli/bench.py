@@ -26,7 +26,7 @@ WORDS = (
 """Each is a token of its own in common vocabularies."""
 
 
-@opt.with_model_options("store", "long_documents")
+@opt.with_model_options(without=("store", "prune", "long_documents"))
 def bench(
     documents: Annotated[int, typer.Option("--documents", min=1, help="Documents of a list.")] = 100,
     words: Annotated[

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
@@ -152,7 +152,7 @@ class ModelOptions:
     trust_remote_code: TrustRemoteCode = False
 
 
-def with_model_options(*without: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def with_model_options(without: Sequence[str] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command the common options, but for some; it takes them together as ``model_options``."""
     hints = get_type_hints(ModelOptions, include_extras=True)
     common = [

@@ -2,8 +2,7 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from transformers import PrinterCallback, ProgressCallback
 
 from blockrank_rerank.backbone import position_limit
 from blockrank_rerank.checkpoint import Checkpoint
+from blockrank_rerank.choices import resolve_device
 from blockrank_rerank.config import BlockRankConfig
 from blockrank_rerank.engine import Engine, resolve_config
 from blockrank_rerank.finetune.batches import Collator, TrainingLists
@@ -35,7 +35,7 @@ from blockrank_rerank.handle import EngineHandle, EngineSpec
 from blockrank_rerank.prompt import PromptEncoder
 from blockrank_rerank.reranker import BlockRankReranker, model_folder
 
-BEFORE, HISTORY = "before.json", "evaluations.jsonl"
+BEFORE, HISTORY, BEST = "before.json", "evaluations.jsonl", "best"
 FINISHED = "finished"
 """Marks the working folder of a run whose result is in its place."""
 
@@ -89,8 +89,9 @@ class _Run:
         # A link is followed, so that the result takes its target's place and not the link's.
         self.output = Path(settings.output).resolve() if Path(settings.output).is_symlink() else Path(settings.output)
         self.work = self.output.with_name(self.output.name + ".training")
-        self.resume = _prepare_folders(settings, self.output, self.work, resume)
         _check_average(settings)
+        resolve_device(settings.device)
+        self.resume = _prepare_folders(settings, self.output, self.work, resume)
         self.collections = [_read(source, settings.seed) for source in settings.data]
         if settings.distillation_weight and not any(map(_has_teacher, self.collections)):
             raise ValueError(
@@ -126,7 +127,7 @@ class _Run:
         """Train, choose, write."""
         evaluate = Evaluate(
             self._measure,
-            lambda: self.model.save(self.work / "best", self.tokenizer),
+            lambda: self.model.save(self.work / BEST, self.tokenizer),
             self.settings.evaluate_every,
             self.work / HISTORY,
         )
@@ -142,7 +143,7 @@ class _Run:
 
     def _write(self, evaluate: Evaluate, before: dict[str, float]) -> dict[str, float]:
         """Average, choose, and write the output folder; return the measures of what was chosen."""
-        settings, best, after = self.settings, self.work / "best", {}
+        settings, best, after = self.settings, self.work / BEST, {}
         averages = settings.average_last > 1 or settings.base_share > 0
         if averages:
             self.model = self._averaged()
@@ -204,50 +205,67 @@ class _Run:
         return means | flat
 
     def _averaged(self) -> TrainingModel:
-        """The mean of the last checkpoints, mixed with the starting weights.
-
-        Adapters are merged first: the mean of products is not the product of means.
-        """
-        settings, states = self.settings, []
-        for folder in checkpoints(self.work)[-settings.average_last :]:
-            self.model.load_weights(load_file(folder / "model.safetensors"))
-            states.append(self.model.merged().weights())
-        averaged = self.model.merged()
-        mean = averaged.weights() if not states else {n: torch.stack([s[n] for s in states]).mean(0) for n in states[0]}
+        """The mean of the last checkpoints, mixed with the starting weights."""
+        settings = self.settings
+        mean: dict[str, torch.Tensor] = {}
+        for count, weights in enumerate(self._last_weights(), start=1):
+            mean = {name: mean.get(name, tensor).lerp(tensor, 1 / count) for name, tensor in weights.items()}
         if settings.base_share:
             alone = settings.with_changes(lora_rank=0)
             start = TrainingModel.load(self.spec.checkpoint, self.config, alone).weights()
             share = settings.base_share
             mean = {name: share * start[name] + (1 - share) * tensor for name, tensor in mean.items()}
+        averaged = self.model.merged()
         averaged.load_weights(mean)
         return averaged
 
+    def _last_weights(self) -> Iterator[dict[str, torch.Tensor]]:
+        """Weights of the last checkpoints, or the current ones, on the CPU.
+
+        Adapters are merged first: the mean of products is not the product of means.
+        """
+        folders = checkpoints(self.work)[-self.settings.average_last :]
+        for folder in folders:
+            weights = load_file(folder / "model.safetensors")
+            if self.settings.lora_rank:
+                self.model.load_weights(weights)
+                weights = _on_cpu(self.model.merged().weights())
+            yield weights
+        if not folders:
+            yield _on_cpu(self.model.merged().weights())
+
+
+def _on_cpu(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: tensor.cpu() for name, tensor in weights.items()}
+
 
 def _prepare_folders(settings: FinetuneSettings, output: Path, work: Path, resume: bool) -> str | None:
-    """Refuse to overwrite anything; return the checkpoint to go on from."""
+    """Refuse to overwrite anything; return the checkpoint to go on from.
+
+    Every process of a run comes here. None trains before all have been: the trainer, made later, joins them first.
+    """
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise FileExistsError(f"output folder {output} is not empty; choose another or remove it")
-    if (work / FINISHED).exists():
+    found = checkpoints(work)
+    if found and (work / FINISHED).exists():
         raise FileExistsError(
             f"{work} holds the checkpoints of a run that has finished; remove it or choose another output"
         )
-    if checkpoints(work) and not resume:
+    if not resume and (found or (work / BEST).exists()):
         raise FileExistsError(f"an interrupted run is in {work}; go on with --resume, or remove it")
     if resume:
         _check_same(settings, work / SETTINGS_NAME)
     else:
         _begin(settings, work)
     remove_incomplete(work)
-    found = checkpoints(work)
     return str(found[-1]) if found else None
 
 
 def _begin(settings: FinetuneSettings, work: Path) -> None:
-    """A folder without what another run may have left that never came to a checkpoint."""
+    """A folder without measures of another run, one that never came to weights."""
     work.mkdir(parents=True, exist_ok=True)
-    for name in (BEFORE, HISTORY):
+    for name in (BEFORE, HISTORY, FINISHED):
         (work / name).unlink(missing_ok=True)
-    shutil.rmtree(work / "best", ignore_errors=True)
     with replacing(work / SETTINGS_NAME) as file:
         file.write(settings.to_yaml())
 

@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from blockrank_rerank.choices import resolve_device
 from blockrank_rerank.finetune.data.reader import FORMATS, check_negatives
 from blockrank_rerank.reranker import DEFAULT_MODEL
 
@@ -378,7 +377,6 @@ def _check_device(device: str | None) -> None:
         raise ValueError(
             f"device must be cpu, cuda or auto, got {device!r}; CUDA_VISIBLE_DEVICES says which GPUs are used"
         )
-    resolve_device(device)
 
 
 def _check_weights(data: tuple[TrainingSource, ...]) -> None:

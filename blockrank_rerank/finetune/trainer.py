@@ -180,7 +180,7 @@ def remove_incomplete(folder: Path) -> None:
     """Delete checkpoints whose writing was interrupted."""
     for path in folder.glob("checkpoint-*"):
         if not (path / COMPLETE).exists():
-            shutil.rmtree(path)
+            shutil.rmtree(path, ignore_errors=True)  # another process may be at it
 
 
 def training_arguments(settings: FinetuneSettings, folder: Path) -> TrainingArguments:

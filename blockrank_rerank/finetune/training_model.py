@@ -214,10 +214,9 @@ class TrainingModel(nn.Module):
         unfinished.rename(folder)
 
     def merged(self) -> TrainingModel:
-        """The model without adapters, in weights of its own; training may go on with the adapters as they are."""
+        """The model without adapters: itself, or one whose network is a copy with the adapters merged into it."""
         network = self._merged_network()
-        alone = network if network is not self.network else copy.deepcopy(network)
-        return TrainingModel(alone, copy.deepcopy(self.head), self.blockrank, self.settings)
+        return self if network is self.network else TrainingModel(network, self.head, self.blockrank, self.settings)
 
     def _merged_network(self) -> Any:
         adapted = hasattr(self.network, "merge_and_unload")

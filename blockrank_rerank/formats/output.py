@@ -22,7 +22,7 @@ def check_output_path(path: Path) -> None:
         If the path is a device or a pipe, which cannot be replaced, or ``-``.
     """
     if str(path) == "-":
-        raise ValueError("output goes to a file that is written whole or not at all; '-' is none, './-' is")
+        raise ValueError("output goes to a file, written whole or not at all, and not to standard output; got '-'")
     folder = path.resolve().parent
     if path.is_dir():
         raise IsADirectoryError(f"expected an output file, got the folder {path}")

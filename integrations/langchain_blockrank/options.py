@@ -56,6 +56,6 @@ class ModelOptions(BaseModel):
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """A copy with some settings changed, whose engine has them too."""
         copied = super().model_copy(update=update, deep=deep)
-        if update:
+        if any(field.frozen and name in (update or {}) for name, field in type(self).model_fields.items()):
             copied.model_post_init(None)
         return copied

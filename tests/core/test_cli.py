@@ -545,6 +545,7 @@ def test_a_narrow_terminal_shows_numbers_whole(fake, files, capsys, monkeypatch,
     assert re.match(r" +1  0\.\d{4}", lines[1])
 
 
+@needs_extra
 def test_a_sample_of_the_queries_is_evaluated(fake, collection, capsys):
     assert main(["evaluate", ".", "--json", "--queries-limit", "1", "--seed", "3"]) == 0
     assert json.loads(capsys.readouterr().out)["queries"] == 1

@@ -92,12 +92,28 @@ def test_an_activation_is_applied(encoder):
     )
 
 
+def test_an_activation_sees_the_whole_list_and_decides_the_order(encoder):
+    worst = encoder.rank(QUERY, DOCUMENTS)[-1]["corpus_id"]
+    assert encoder.rank(QUERY, DOCUMENTS, top_k=1, activation_fn=torch.neg)[0]["corpus_id"] == worst
+    softmax = torch.nn.Softmax(-1)
+    assert (
+        encoder.rank(QUERY, DOCUMENTS, 1, activation_fn=softmax)
+        == encoder.rank(QUERY, DOCUMENTS, activation_fn=softmax)[:1]
+    )
+    scores = encoder.predict([(QUERY, text) for text in DOCUMENTS], activation_fn=torch.nn.Linear(3, 3))
+    assert scores.dtype == np.float32
+
+
 def test_misspelt_arguments_and_prompts_are_refused(encoder):
     with pytest.raises(TypeError, match="unknown argument 'topk'"):
         encoder.rank(QUERY, DOCUMENTS, topk=1)
     with pytest.raises(TypeError, match="unknown argument 'prompt'"):
         encoder.predict([(QUERY, "a")], prompt="query: ")
-    assert encoder.predict([(QUERY, "a")], prompt=None).tolist() == [1.0]
+    with pytest.raises(TypeError, match="unknown argument 'device'"):
+        encoder.predict([(QUERY, "a")], device="cuda")
+    with pytest.raises(TypeError, match="two names of one argument"):
+        encoder.predict([(QUERY, "a")], sentences=[(QUERY, "a")])
+    assert encoder.predict([(QUERY, "a")], prompt=None, device=None).tolist() == [1.0]
 
 
 def test_pairs_that_all_stand_alone_bring_a_warning(encoder):
@@ -108,6 +124,7 @@ def test_pairs_that_all_stand_alone_bring_a_warning(encoder):
 def test_a_model_may_be_named(encoder, tmp_path):
     folder = save_model(tmp_path, "llama")
     CONFIG.save(folder)
+    assert BlockRankCrossEncoder(None).reranker.model == "default"
     assert len(BlockRankCrossEncoder(folder).rank(QUERY, DOCUMENTS)) == 3
     assert len(BlockRankCrossEncoder(str(folder)).rank(QUERY, DOCUMENTS)) == 3
     with pytest.raises(TypeError, match="reranker must be a BlockRankReranker or a model's name, got int"):
@@ -125,7 +142,7 @@ def test_predict_takes_the_tuning_arguments_of_sentence_transformers(encoder):
     ids=str,
 )
 def test_anything_but_pairs_is_refused(encoder, sentences):
-    with pytest.raises(ValueError, match=r"sentences must be a list of \(query, document\) pairs"):
+    with pytest.raises(ValueError, match=r"inputs must be a list of \(query, document\) pairs"):
         encoder.predict(sentences)
 
 

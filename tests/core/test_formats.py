@@ -379,5 +379,5 @@ def test_an_output_that_cannot_be_written_is_refused_beforehand(tmp_path):
         check_output_path(tmp_path / "absent" / "out.trec")
     with pytest.raises(ValueError, match="expected a regular output file"):
         check_output_path(type(tmp_path)(os.devnull))
-    with pytest.raises(ValueError, match="'-' is none"):
+    with pytest.raises(ValueError, match="not to standard output; got '-'"):
         check_output_path(type(tmp_path)("-"))

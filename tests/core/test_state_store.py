@@ -54,12 +54,15 @@ def test_documents_of_a_store_are_not_read_again_and_rank_as_ever(ranker, folder
 
 def test_a_list_with_nothing_in_the_store_brings_one_warning(ranker, folder, tmp_path):
     ranker.prepare_store(tmp_path, DOCUMENTS)
-    stored = BlockRankReranker.from_pretrained(folder, dtype="float32", store=tmp_path)
-    with pytest.warns(UserWarning, match="none of 1 documents is in the store"):
+    stored, other = (BlockRankReranker.from_pretrained(folder, dtype="float32", store=tmp_path) for _ in range(2))
+    with pytest.warns(UserWarning, match="none of 1 documents is in the store") as warned:
         stored.rank(QUERIES[0], ["file: x\n\n" + DOCUMENTS[0]])
+    assert warned[0].filename == __file__
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         stored.rank(QUERIES[0], ["another"])
+        other.rank(QUERIES[0], DOCUMENTS)
+        other.rank(QUERIES[0], ["another"])
 
 
 def test_a_decoder_keeps_keys_and_values_of_all_its_layers(tmp_path):
@@ -154,6 +157,52 @@ def test_a_group_that_cannot_be_read_is_set_aside_once_its_documents_are_prepare
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert ranker.prepare_store(tmp_path, DOCUMENTS).found == UNIQUE
+
+
+def test_two_that_find_a_group_damaged_set_aside_nothing_that_is_whole(ranker, tmp_path):
+    ranker.prepare_store(tmp_path, DOCUMENTS)
+    (group,) = tmp_path.glob("group-*")
+    group.write_bytes(group.read_bytes()[:-100])
+    with pytest.warns(UserWarning, match="is damaged"):
+        first, second = open_store(ranker, tmp_path), open_store(ranker, tmp_path)
+    first.set_damaged_aside()
+    states = list(ranker._handle.get().document_states(["sugar"], ranker.dtype))
+    assert first.append(["sugar"], states) == 1
+    assert group.exists()
+    second.set_damaged_aside()
+    second.refresh()
+    assert "sugar" in second
+    assert second.append(["sugar"], states) == 0
+
+
+def test_a_group_that_is_set_aside_while_a_store_is_opened_is_passed_over(ranker, tmp_path):
+    ranker.prepare_store(tmp_path, DOCUMENTS)
+    store = open_store(ranker, tmp_path)
+    store._read_index(tmp_path / "group-000009.safetensors")
+    assert len(store) == UNIQUE
+
+
+def test_a_store_that_another_began_meanwhile_is_shared(ranker, tmp_path, monkeypatch):
+    fingerprint = ranker._handle.get().fingerprint
+    looked = []
+
+    def begun_after_the_first_look(store):
+        looked.append(store)
+        if len(looked) == 1:
+            monkeypatch.undo()
+            ranker.prepare_store(tmp_path, DOCUMENTS)
+            monkeypatch.setattr(StateStore, "_manifest", begun_after_the_first_look)
+            return None
+        return json.loads((tmp_path / "store.json").read_text())
+
+    monkeypatch.setattr(StateStore, "_manifest", begun_after_the_first_look)
+    assert len(StateStore(tmp_path, fingerprint, ranker.dtype)) == UNIQUE
+
+
+def test_a_folder_with_files_of_somebody_else_is_refused(ranker, tmp_path):
+    (tmp_path / "keystore.json").write_text("{}")
+    with pytest.raises(ValueError, match="neither a store of prepared documents nor an empty folder"):
+        ranker.prepare_store(tmp_path, DOCUMENTS)
 
 
 def test_whether_a_document_was_cut_is_part_of_its_checksum(ranker, tmp_path):

@@ -57,16 +57,30 @@ def test_tied_embeddings_are_saved_and_resumed(tied, training_data, tmp_path, lo
     assert BlockRankReranker.from_pretrained(whole).rank("who", ["who", "what"])
 
 
-def test_a_new_run_takes_over_nothing_of_one_that_never_came_to_a_checkpoint(encoder, training_data, tmp_path):
+def test_a_new_run_takes_over_no_measures_of_one_that_never_came_to_weights(encoder, training_data, tmp_path):
     work = tmp_path / "out.training"
-    (work / "best").mkdir(parents=True)
-    (work / "best/model.safetensors").write_text("of another model")
+    work.mkdir()
     (work / "before.json").write_text('{"mean_ndcg@10": 1.0}')
     (work / "evaluations.jsonl").write_text('{"step": 1, "mean_ndcg@10": 1.0}\n')
     result = finetune(settings(encoder, training_data, tmp_path / "out", steps=1))
     assert result.before == {}
     assert not (work / "evaluations.jsonl").exists()
-    assert weights(tmp_path / "out")
+
+
+def test_the_best_weights_of_an_interrupted_run_are_never_deleted(encoder, training_data, tmp_path):
+    best = tmp_path / "out.training/best"
+    best.mkdir(parents=True)
+    (best / "model.safetensors").write_text("hours of work")
+    with pytest.raises(FileExistsError, match=r"an interrupted run is in .*; go on with --resume, or remove it"):
+        finetune(settings(encoder, training_data, tmp_path / "out", steps=1))
+    assert (best / "model.safetensors").read_text() == "hours of work"
+
+
+def test_a_run_without_checkpoints_leaves_nothing_that_is_in_the_way(encoder, training_data, tmp_path):
+    asked = settings(encoder, training_data, tmp_path / "out", steps=1, save_every=0)
+    for attempt in range(2):
+        finetune(asked)
+        (tmp_path / "out").rename(tmp_path / str(attempt))
 
 
 def test_what_a_finished_run_leaves_is_not_called_interrupted(encoder, training_data, tmp_path):
@@ -159,6 +173,23 @@ def test_starting_weights_are_mixed_with_what_adapters_make_of_them(decoder, tra
     first = next(tensor for key, tensor in start.items() if key.endswith(name.removeprefix("model.")))
     assert not torch.equal(whole[name], first)
     torch.testing.assert_close(half[name], (whole[name] + first) / 2)
+
+
+@pytest.mark.parametrize("lora_rank", [0, 4])
+def test_the_mean_of_checkpoints_is_the_mean_of_their_weights(decoder, training_data, tmp_path, lora_rank):
+    changes = {"learning_rate": 0.01, "steps": 4, "temperature": 0.05, "lora_rank": lora_rank}
+    finetune(
+        settings(decoder, training_data, tmp_path / "mean", save_every=2, average_last=2, base_share=0.5, **changes)
+    )
+    start = TrainingModel.load(Checkpoint(model=str(decoder)), CONFIG, settings(decoder, "d", "o")).weights()
+    parts = []
+    for step in (2, 4):
+        model = TrainingModel.load(Checkpoint(model=str(decoder)), CONFIG, settings(decoder, "d", "o", **changes))
+        model.load_weights(load_file(tmp_path / f"mean.training/checkpoint-{step}/model.safetensors"))
+        parts.append(model.merged().weights())
+    for name, tensor in weights(tmp_path / "mean").items():
+        expected = (parts[0][f"network.{name}"] + parts[1][f"network.{name}"]) / 4 + start[f"network.{name}"] / 2
+        torch.testing.assert_close(tensor, expected)
 
 
 def test_averaging_more_checkpoints_than_there_will_be_is_refused(encoder, training_data, tmp_path):

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 
 haystack = pytest.importorskip("haystack", reason="needs the haystack extra")
@@ -65,6 +66,10 @@ def test_a_top_k_below_one_is_refused(top_k):
         BlockRankRanker(top_k=top_k)
     with pytest.raises(ValueError, match=f"top_k must be a whole number of at least 1, got {top_k!r}"):
         BlockRankRanker().run(QUESTION, documents(), top_k=top_k)
+
+
+def test_numpys_integers_are_integers():
+    assert len(ids(BlockRankRanker(top_k=np.int64(2)).run(QUESTION, documents()))) == 2
 
 
 def test_a_threshold_keeps_equal_scores_and_zero_overrides(ranking):

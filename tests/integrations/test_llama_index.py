@@ -108,7 +108,9 @@ def test_an_instance_loads_its_own_dump():
 
 
 def test_a_copy_with_other_settings_of_the_model_uses_them():
-    copied = BlockRankRerank().model_copy(update={"max_document_tokens": 8})
+    original = BlockRankRerank(cache="1MB")
+    assert original.model_copy(update={"top_n": 2})._reranker is original._reranker  # and so its cache
+    copied = original.model_copy(update={"max_document_tokens": 8})
     assert copied._reranker.config.max_document_tokens == 8
 
 

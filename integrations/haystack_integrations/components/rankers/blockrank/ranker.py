@@ -239,7 +239,8 @@ class BlockRankRanker:
 
 
 def _check_top_k(top_k: int) -> None:
-    if not isinstance(top_k, int) or isinstance(top_k, bool) or top_k <= 0:
+    # Integers of numpy have an index, as Python's do; floats have none.
+    if isinstance(top_k, bool) or not hasattr(top_k, "__index__") or top_k <= 0:
         raise ValueError(f"top_k must be a whole number of at least 1, got {top_k!r}")
 
 
