@@ -78,7 +78,7 @@ def _attention(
         blockrank.made[value_name(layer)] = value
     if layer == config.scoring_layer:
         if blockrank.made is None:
-            _refuse_window_at_scoring_layer(layer, sliding_window, layout)
+            _refuse_window_at_scoring_layer(layer, sliding_window, layout, config.abstention)
             _score_layer(layer, query, key, blockrank, scaling, softcap)
         if blockrank.stop:
             raise _Scored
@@ -153,11 +153,13 @@ def _kept_keys(
     )
 
 
-def _refuse_window_at_scoring_layer(layer: int, window: int | None, layout: Layout) -> None:
-    if window is not None and layout.signal_distance >= window:
+def _refuse_window_at_scoring_layer(layer: int, window: int | None, layout: Layout, abstention: bool) -> None:
+    # A model that may abstain scores the instruction too, which begins at position 0.
+    distance = max(layout.signal_distance, int(layout.positions.max()) if abstention else 0)
+    if window is not None and distance >= window:
         raise ValueError(
-            f"scoring_layer {layer} has a sliding window of {window} positions, but queries and documents are up to "
-            f"{layout.signal_distance} apart: lower query_offset in the config, or choose a scoring_layer with "
+            f"scoring_layer {layer} has a sliding window of {window} positions, but queries and what they score are "
+            f"up to {distance} apart: lower query_offset in the config, or choose a scoring_layer with "
             "global attention"
         )
 

@@ -70,3 +70,12 @@ class Blocks:
         # Blocks of one document are neighbours.
         neighbours = self.owners[max(block - 1, 0) : block] + self.owners[block + 1 : block + 2]
         return self.bounds[block] if self.owners[block] in neighbours else None
+
+
+def first_copies(documents: list[tuple[int, ...]]) -> list[int]:
+    """For every document the index of the first identical one.
+
+    Copies take its scores, so that they tie: what rounding makes of a value depends on its place in a batch.
+    """
+    first: dict[tuple[int, ...], int] = {}
+    return [first.setdefault(ids, index) for index, ids in enumerate(documents)]

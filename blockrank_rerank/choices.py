@@ -28,9 +28,9 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         resolved = torch.device(device)
-        torch.empty(0, device=resolved)
-    except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
+        torch.empty(1, device=resolved).item()  # "meta" has tensors, but no values
+    except (RuntimeError, AssertionError, TypeError, NotImplementedError, ImportError) as error:
+        reason = str(error).splitlines()[0][:200]
         raise ValueError(f"device must be one that torch can use here, got {str(device)!r}: {reason}") from error
     return resolved
 

@@ -171,6 +171,8 @@ class Engine:
     @torch.inference_mode()
     def document_states(self, texts: Sequence[str], dtype: torch.dtype) -> Iterator[DocumentStates]:
         """States of documents, one after the other, as many tokens to a pass as the budget allows."""
+        if not texts:
+            return
         for part in split(self.prompt.encode_documents(texts), self.budget_tokens):
             yield from self._states(part, dtype)
 

@@ -42,11 +42,19 @@ def passage_bounds(text: str, tokens: Sequence[tuple[int, int]], room: int) -> l
         last = min(first + room, len(tokens))
         if last < len(tokens):
             last = _border(starts, first + int(room * LEAST), last, last)
+            last = _between_characters(tokens, last, first + 1)
         bounds.append((tokens[first][0], tokens[last - 1][1]))
         if last == len(tokens):
             return bounds
         overlap = max(first + 1, last - int(room * OVERLAP))
-        first = _first_border(starts, overlap, last)
+        first = _between_characters(tokens, _first_border(starts, overlap, last), first + 1)
+
+
+def _between_characters(tokens: Sequence[tuple[int, int]], place: int, least: int) -> int:
+    """The nearest place at or before one, from ``least`` on, in no character: some have several tokens."""
+    while place > least and tokens[place][0] < tokens[place - 1][1]:
+        place -= 1
+    return place
 
 
 def _border(starts: Sequence[int], least: int, most: int, otherwise: int) -> int:

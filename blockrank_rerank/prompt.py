@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import string
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -141,11 +142,7 @@ class PromptEncoder:
         cap = self._document_cap(len(instruction.ids))
         # A token stands for one byte at least, so that most short texts need not be encoded to be called short.
         bytes_at_most = cap - len(empty.ids) - _SLACK
-        long = [
-            index
-            for index, text in enumerate(texts)
-            if len(text.encode("utf-8", "surrogatepass")) > bytes_at_most and not fits(text)
-        ]
+        long = [index for index, text in enumerate(texts) if _most_bytes(text) > bytes_at_most and not fits(text)]
         for index, block in zip(
             long, self._tokenizer.encode(self._bodies([texts[index] for index in long])), strict=True
         ):
@@ -226,15 +223,26 @@ def _cut(tokens: list[T], tail: int, cap: int) -> list[T]:
     room = cap - tail
     if room < 1:
         raise ValueError(
-            f"max_document_tokens must exceed the {tail} tokens with which the document template ends, got {cap}"
+            f"a document must have room for more than the {tail} tokens with which its template ends, got {cap}: raise "
+            "max_document_tokens, or shorten the query where the instruction repeats it"
         )
     return tokens[:room] + tokens[len(tokens) - tail :]
+
+
+def _most_bytes(text: str) -> int:
+    """UTF-8 bytes of a text, whatever Unicode normalisation a tokenizer begins with."""
+    given = len(text.encode("utf-8", "surrogatepass"))
+    if given == len(text):
+        return given  # ASCII, which none changes
+    return max(given, len(unicodedata.normalize("NFKD", text).encode("utf-8", "surrogatepass")))
 
 
 def _cut_into_passages(document: Document, block: EncodedBlock, cap: int) -> list[tuple[int, int]]:
     text, shift = placed(document)
     moved = [(start - block.data_start + shift, end - block.data_start + shift) for start, end in block.offsets]
-    tokens = [(start, end) for start, end in moved if 0 <= start < end <= len(text)]
+    # A token may begin before the text, with the space of the template or of the title.
+    clamped = [(max(start, 0), min(end, len(text))) for start, end in moved]
+    tokens = [(start, end) for start, end in clamped if start < end]
     # The title and the template come with every passage, and a cut may make another token of a word.
     room = cap - (len(moved) - len(tokens)) - _SLACK
     # A title that leaves no room for the text is for truncation.

@@ -69,7 +69,12 @@ def check_documents(documents: Iterable[Document]) -> tuple[list[Document], list
     TypeError
         For anything but a list of documents, naming the index.
     """
-    if isinstance(documents, str | Mapping) or not isinstance(documents, Iterable):
-        raise TypeError(f"documents must be a list of documents, got {type(documents).__name__}")
+    check_is_list(documents)
     given = list(documents)
     return given, [document_text(document, index) for index, document in enumerate(given)]
+
+
+def check_is_list(documents: object) -> None:
+    """Refuse one text or mapping where documents are asked for; raises TypeError."""
+    if isinstance(documents, str | Mapping) or not isinstance(documents, Iterable):
+        raise TypeError(f"documents must be a list of documents, got {type(documents).__name__}")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from blockrank_kernels.block_attention.api import IMPLEMENTATIONS
 
+from blockrank_rerank.blocks import first_copies
 from blockrank_rerank.checkpoint import Checkpoint
 from blockrank_rerank.choices import describe_choices
 from blockrank_rerank.config import BlockRankConfig
@@ -399,6 +400,8 @@ class BlockRankReranker:
     ) -> Explanation:
         """Rank documents and show where in each the query looked; takes about twice as long as ranking.
 
+        A decoder reads the whole list in one pass for it, whatever ``max_memory`` says.
+
         Parameters
         ----------
         query, documents, top_k, threshold, min_probability
@@ -411,7 +414,7 @@ class BlockRankReranker:
         """
         limits = self._limits(top_k, threshold, min_probability)
         given = check_request((query, documents), 0).given
-        everything = self.rank(query, documents)
+        everything = self.rank(query, documents if isinstance(documents, PreparedDocuments) else given)
         if not everything:
             return Explanation(query, [])
         # Of a document that was split, the passage that won is shown.
@@ -554,9 +557,10 @@ def _ranked(
 ) -> list[RankedDocument]:
     """Every document, best first; the sort is stable, so ties keep the input order."""
     first, blocks = int(config.abstention), encoded.left.blocks
-    best = blocks.best(raw_score(lse[..., first:]).tolist())
+    raw = raw_score(lse[..., first:]).tolist()
+    best = blocks.best([raw[copy] for copy in first_copies(encoded.ids)])
     values = scores(lse[..., [*range(first), *(first + block for block in best)]], config)
-    sources = _first_copies([encoded.ids[block] for block in best])
+    sources = first_copies([encoded.ids[block] for block in best])
     ranked = [
         RankedDocument(
             index=index,
@@ -577,12 +581,3 @@ def _ranked(
 
 def _text(document: Document) -> str:
     return document if isinstance(document, str) else str(document["text"])
-
-
-def _first_copies(documents: list[tuple[int, ...]]) -> list[int]:
-    """For every document the index of the first identical one.
-
-    Copies take its scores, so that they tie: what rounding makes of a value depends on its place in a batch.
-    """
-    first: dict[tuple[int, ...], int] = {}
-    return [first.setdefault(ids, index) for index, ids in enumerate(documents)]

@@ -3,6 +3,7 @@ from __future__ import annotations
 import re
 import threading
 from collections import OrderedDict
+from decimal import Decimal
 from typing import Any, NamedTuple
 
 from blockrank_rerank.states import DocumentStates
@@ -88,7 +89,7 @@ def parse_bytes(name: str, value: str | int) -> int:
         return value
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?B?)\s*", value.upper()) if isinstance(value, str) else None
     unit = found and (found[2] if found[2].endswith("B") or not found[2] else found[2] + "B")
-    count = int(float(found[1]) * _UNITS[unit]) if found and unit is not None else 0
+    count = int(Decimal(found[1]) * _UNITS[unit]) if found and unit is not None else 0
     if count < 1:
         raise ValueError(f'{name} must be a number of bytes above 0, or text such as "2GB" or "500MB", got {value!r}')
     return count

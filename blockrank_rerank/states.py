@@ -111,7 +111,7 @@ def states_dtype(dtype: str | torch.dtype) -> torch.dtype:
     ValueError
         For one in which states cannot be kept.
     """
-    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    found = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
     if found not in DTYPES:
         raise ValueError(f"dtype of kept states must be one of {', '.join(map(_name, DTYPES))}, got {dtype!r}")
     return found

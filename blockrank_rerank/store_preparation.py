@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from blockrank_rerank.prompt import document_text
+from blockrank_rerank.request import check_is_list
 from blockrank_rerank.state_store import MANIFEST_NAME, StateStore
-from blockrank_rerank.states import DocumentStates
+from blockrank_rerank.states import DTYPES, DocumentStates
 
 if TYPE_CHECKING:
     from blockrank_rerank.engine import Engine
@@ -43,7 +44,8 @@ def prepare_store(
 ) -> Preparation:
     """Bring documents into a store that may hold some of them already."""
     new = not (folder / MANIFEST_NAME).exists()
-    kept = engine.dtype if new and dtype is None else dtype
+    check_is_list(documents)
+    kept = (engine.dtype if engine.dtype in DTYPES else torch.float32) if new and dtype is None else dtype
     store = StateStore(folder, engine.fingerprint, kept, engine.settings)
     store.set_damaged_aside()
     prepared = found = 0

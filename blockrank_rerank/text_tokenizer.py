@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from itertools import islice, takewhile
 from typing import Any
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
 BATCH = 256
 """Blocks that are encoded at a time."""
 
@@ -147,5 +149,5 @@ def _data_end(block: list[Text]) -> int:
 
 
 def as_text(value: str) -> str:
-    """Replace lone surrogates, which no tokenizer accepts, by U+FFFD; everything else stays."""
-    return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    """Replace surrogates, which no tokenizer accepts, by U+FFFD one by one, so that everything stays in its place."""
+    return _SURROGATE.sub("\ufffd", value)

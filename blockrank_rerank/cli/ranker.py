@@ -47,6 +47,9 @@ def load_ranker(options: ModelOptions) -> BlockRankReranker:
 def parse_prune(pairs: list[str]) -> dict[int, int] | None:
     """``2:50`` as ``{2: 50}``."""
     try:
-        return {int(layer): int(count) for layer, count in (pair.split(":") for pair in pairs)} or None
+        prune = {int(layer): int(count) for layer, count in (pair.split(":") for pair in pairs)}
     except ValueError as error:
         raise ValueError(f"--prune must be LAYER:COUNT, such as 2:50; got {' '.join(pairs)}") from error
+    if len(prune) < len(pairs):
+        raise ValueError(f"--prune must name each layer once; got {' '.join(pairs)}")
+    return prune or None

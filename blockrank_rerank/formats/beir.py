@@ -38,6 +38,8 @@ def read_queries(path: Path) -> Queries:
     for line, key, record in _records(path):
         _refuse_duplicate(key, queries, path, line)
         queries[key] = string_field(record, "text", str(path), line)
+        if not queries[key].strip():
+            raise DataError(f'expected "text" of query {key!r} to hold text, got an empty one', str(path), line)
     if not queries:
         raise _empty_file("query", path)
     return queries

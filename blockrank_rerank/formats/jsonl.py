@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Iterator
 from typing import Any, NoReturn
 
@@ -24,7 +25,7 @@ def parse_jsonl(lines: Iterable[tuple[int, str]], name: str) -> Iterator[tuple[i
     """
     for number, line in lines:
         try:
-            value = json.loads(line, parse_constant=_refuse_constant)
+            value = json.loads(line, parse_constant=_refuse_constant, parse_float=_finite)
         except json.JSONDecodeError as error:
             raise DataError(f"not valid JSON: {error.msg} at column {error.colno}", name, number) from None
         except (ValueError, RecursionError) as error:
@@ -59,6 +60,12 @@ def identifier_field(record: dict[str, Any], key: str, name: str, line: int) -> 
     if not string_field(record, key, name, line):
         raise DataError(f'expected "{key}" to be a non-empty string, got ""', name, line)
     return str(value)
+
+
+def _finite(number: str) -> float:
+    if math.isinf(value := float(number)):
+        raise ValueError(f"{number[:20]} is too large a number")
+    return value
 
 
 def _refuse_constant(constant: str) -> NoReturn:

@@ -149,6 +149,9 @@ def test_pruning_that_cannot_be_read_is_refused(files, capsys, value):
     assert "--prune must be LAYER:COUNT, such as 2:50; got" in refusal(
         capsys, ["rerank", QUERY, *files, "--prune", value], code=2
     )
+    assert "--prune must name each layer once; got 1:2 1:1" in refusal(
+        capsys, ["rerank", QUERY, *files, "--prune", "1:2", "--prune", "1:1"], 2
+    )
 
 
 def test_top_k_and_threshold_say_how_many_documents_are_left_out(fake, files, capsys):

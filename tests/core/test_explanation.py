@@ -38,6 +38,11 @@ def original(document):
     return document if isinstance(document, str) else document["text"]
 
 
+def test_documents_may_come_from_a_generator(ranker):
+    explanation = ranker.explain(QUERY, (document for document in DOCUMENTS))
+    assert [document.ranked for document in explanation.documents] == ranker.rank(QUERY, DOCUMENTS)
+
+
 def test_the_ranking_is_that_of_rank(ranker):
     explanation = ranker.explain(QUERY, DOCUMENTS)
     assert [document.ranked for document in explanation] == ranker.rank(QUERY, DOCUMENTS)

@@ -312,6 +312,23 @@ def test_longrope_stays_below_the_switch_of_its_factors(tmp_path):
     torch.testing.assert_close(scores(ranker.rank(*request)), share, **CLOSE)
 
 
+def test_a_window_that_hides_the_instruction_is_refused_where_that_is_scored_too(tmp_path):
+    prompt = PromptTemplate(
+        instruction="the liver stores sugar {query}",
+        document="|{text}",
+        query="{query}",
+        answer="",
+        answer_start="[",
+        chat=False,
+    )
+    config = replace(CONFIG, query_offset=14, prompt=prompt)
+    folder = save_model(tmp_path, "mistral-window")
+    ranker = BlockRankReranker.from_pretrained(folder, config=config, dtype="float32")
+    assert ranker.rank("heart", ["aspirin", "sugar"])
+    with pytest.raises(ValueError, match=r"has a sliding window of .* what they score are up to"):
+        ranker.with_config(abstention=True).rank("heart", ["aspirin", "sugar"])
+
+
 @pytest.mark.parametrize("name", ["mistral-window", "gemma2", "gemma3_text", "modernbert"])
 def test_a_sliding_window_at_the_scoring_layer_is_refused_when_the_query_is_too_far(name, tmp_path):
     save_model(tmp_path, name)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import pytest
+from tokenizers.normalizers import NFC
 
-from blockrank_rerank import BlockRankReranker
+from blockrank_rerank import BlockRankReranker, PromptTemplate
+from blockrank_rerank.blocks import Blocks
+from blockrank_rerank.prompt import PromptEncoder
 from tests.core.test_prepared import assert_same, save_ranker
-from tests.core.tiny_models import BERT_CONFIG, CONFIG
+from tests.core.tiny_models import BERT_CONFIG, CONFIG, byte_level_tokenizer
 
 ANSWER = "aspirin thins the blood and treats a heart attack"
 FILLER = "the liver stores sugar. who stores what? "
@@ -102,3 +106,48 @@ def test_a_title_that_fills_the_block_leaves_truncation(ranker):
     (ranked,) = ranker.rank(QUERY, [document])
     assert ranked.truncated
     assert ranked.passage is None
+
+
+def passages_of(ranker, text):
+    """Bounds of the blocks of a document, and whether any of it was cut."""
+    engine = ranker._handle.get()
+    blocks = engine.blocks(QUERY, [text], [text])
+    return blocks.bounds, engine.prompt.encode(QUERY, blocks.texts).truncated
+
+
+@pytest.mark.parametrize("template", ["x {text}", "x: {text} end", "x{text}"])
+def test_passages_cover_the_whole_text_whatever_stands_before_it(ranker, template):
+    prompt = replace(ranker.config.prompt, document=template)
+    bounds, truncated = passages_of(ranker.with_config(prompt=prompt), LONG)
+    assert bounds[0][0] == 0
+    assert not LONG[bounds[-1][1] :].strip()
+    assert not any(truncated)
+    for (_, end), (start, _) in itertools.pairwise(bounds):
+        assert not LONG[end:start].strip()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["\U0001fac0" * 60, "a\U0001fac0" * 60, "心臓" * 60, "\u0958" * 60, "\U0001d160" * 50, "\ufb2c" * 70],
+    ids=lambda text: ascii(text[:2]),
+)
+def test_passages_of_characters_with_several_tokens_fit_their_blocks(ranker, text):
+    bounds, truncated = passages_of(ranker.with_config(max_document_tokens=48), text)
+    assert (bounds[0][0], bounds[-1][1]) == (0, len(text))
+    assert not any(truncated)
+
+
+def test_surrogates_shift_no_passage(ranker):
+    text = "\ud83d\ude00" * 30 + " the liver stores sugar. aspirin thins the blood and treats a heart attack"
+    bounds, truncated = passages_of(ranker.with_config(max_document_tokens=48), text)
+    assert bounds[-1][1] == len(text)
+    assert not any(truncated)
+
+
+@pytest.mark.parametrize("text", ["\u0958" * 14, "\ufb2c" * 14, "\U0001d160" * 12], ids=lambda text: ascii(text[0]))
+def test_texts_that_unicode_normalisation_lengthens_are_long(text):
+    tokenizer = byte_level_tokenizer()
+    tokenizer.backend_tokenizer.normalizer = NFC()
+    config = replace(CONFIG, max_document_tokens=64, long_documents="error", prompt=PromptTemplate(chat=False))
+    with pytest.raises(ValueError, match=r"documents\[0\] has \d+ tokens, more than the 64"):
+        Blocks.of("q", [text], [text], PromptEncoder(tokenizer, config, 4096), lambda text: False)

@@ -216,6 +216,18 @@ def test_requests_with_kept_documents_share_passes_within_the_budget(folder, mon
     assert [len(one) for one in passes] == [6, 3]
 
 
+@pytest.mark.parametrize("instruction", ["", "Documents:"])
+def test_a_list_that_is_known_costs_no_pass_of_its_own(tmp_path, monkeypatch, instruction):
+    config = replace(CONFIG, prompt=replace(CONFIG.prompt, instruction=instruction))
+    save_ranker(tmp_path, "llama", config)
+    cached = BlockRankReranker.from_pretrained(tmp_path, dtype="float32", cache="10MB")
+    first = cached.rank(QUERIES[0], DOCUMENTS)
+    engine = cached._handle.get()
+    monkeypatch.setattr(engine.backbone, "document_states", lambda layout: 1 / 0)
+    assert_same(cached.rank(QUERIES[0], DOCUMENTS), first)
+    assert list(engine.document_states([], torch.float32)) == []
+
+
 def test_a_cache_drops_what_was_used_longest_ago_and_stays_within_its_bytes(folder):
     ranker = BlockRankReranker.from_pretrained(folder, dtype="float32")
     size = {text: ranker.prepare([text]).nbytes for text in ("sugar", "liver", "blood")}
@@ -265,7 +277,11 @@ def test_bytes_are_read_as_people_write_them(text, count):
     assert parse_bytes("cache", text) == count
 
 
-@pytest.mark.parametrize("value", ["", "many", "2 XB", "-1GB", 0, -5, True, 1.5, None])
+def test_more_bytes_than_a_float_can_count_are_bytes():
+    assert parse_bytes("cache", "9" * 400) > 10**399
+
+
+@pytest.mark.parametrize("value", ["", "many", "2 XB", "-1GB", "0.4", 0, -5, True, 1.5, None])
 def test_what_is_no_number_of_bytes_is_refused_by_name(value):
     with pytest.raises(ValueError, match="cache must be a number of bytes above 0"):
         parse_bytes("cache", value)

@@ -104,6 +104,15 @@ def test_limits_apply_to_what_was_dropped(encoder):
     assert [one.ranked.pruned for one in explained.documents] == [False] * 3 + [True] * 2
 
 
+@pytest.mark.parametrize("count", range(1, 8))
+def test_copies_survive_in_the_order_of_the_list(decoder, count):
+    documents = [DOCUMENTS[number % 4] for number in (0, 1, 2, 3, 1, 0, 1, 2, 1, 3)]
+    ranked = load(decoder, prune={1: count}).rank(QUERY, documents)
+    for text in set(documents):
+        copies = [document.index for document in ranked if document.text == text]
+        assert copies == sorted(copies)
+
+
 def test_dropped_documents_fall_by_whole_numbers_in_a_run(encoder):
     corpus = {f"d{number}": text for number, text in enumerate(DOCUMENTS)}
     first = {"q": dict.fromkeys(corpus, 1.0)}

@@ -230,6 +230,19 @@ def test_what_an_interrupted_beginning_leaves_is_in_nobodys_way(ranker, tmp_path
     assert ranker.prepare_store(tmp_path, DOCUMENTS).prepared == UNIQUE
 
 
+def test_a_store_of_a_float64_model_holds_float32(folder, tmp_path):
+    exact = BlockRankReranker.from_pretrained(folder, dtype="float64", store=tmp_path)
+    exact.prepare_store(tmp_path, DOCUMENTS)
+    assert exact.prepare_store(tmp_path, DOCUMENTS).found == UNIQUE
+    assert_same(exact.rank(QUERIES[0], DOCUMENTS), exact.rank(QUERIES[0], exact.prepare(DOCUMENTS)))
+
+
+@pytest.mark.parametrize("documents", ["abc", {"text": "a"}, None])
+def test_what_is_no_list_of_documents_is_not_taken_apart(ranker, tmp_path, documents):
+    with pytest.raises(TypeError, match="documents must be a list of documents"):
+        ranker.prepare_store(tmp_path, documents)
+
+
 def test_a_store_without_its_manifest_says_so(ranker, tmp_path):
     ranker.prepare_store(tmp_path, DOCUMENTS)
     (tmp_path / "store.json").unlink()
