@@ -64,7 +64,7 @@ def identifier_field(record: dict[str, Any], key: str, name: str, line: int) -> 
 
 def _finite(number: str) -> float:
     if math.isinf(value := float(number)):
-        raise ValueError(f"{number[:20]} is too large a number")
+        raise ValueError(f"{number[:20]} is not a finite number")
     return value
 
 

@@ -108,7 +108,7 @@ def test_files_keep_their_order(put):
         ('{"text": "x", "_id": ""}', 'expected "_id" to be a non-empty string, got ""'),
         ('{"text": "x"', "not valid JSON: Expecting ',' delimiter at column 13"),
         ('{"text": "x", "score": NaN}', "not usable JSON: NaN is not JSON"),
-        ('{"text": "x", "score": -1e999}', "not usable JSON: -1e999 is too large a number"),
+        ('{"text": "x", "score": -1e999}', "not usable JSON: -1e999 is not a finite number"),
     ],
 )
 def test_a_malformed_jsonl_line_is_refused_with_file_and_line(put, line, found):
