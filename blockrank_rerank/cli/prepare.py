@@ -12,7 +12,7 @@ from blockrank_rerank.cli.ranker import load_ranker
 from blockrank_rerank.formats import read_documents
 
 
-@opt.with_model_options(without=("store", "prune", "max_memory"))
+@opt.with_model_options(without=("store", "prune"))
 def prepare(
     corpus: Annotated[
         Path,

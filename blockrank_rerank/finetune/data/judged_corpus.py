@@ -126,7 +126,7 @@ class JudgedCorpus:
         grades = self.positives[query] | dict.fromkeys(negatives, 0.0)
         scores = self.teacher_scores.get(query, {})
         if not grades.keys() <= scores.keys():
-            scores = {}  # a teacher's scores are of use for all or none
+            scores = {}  # a row has scores of all its documents or of none
         candidates = tuple(Candidate(self.documents[name], grade, scores.get(name)) for name, grade in grades.items())
         return TrainingExample(self.queries[query], candidates, self.sources[query], self.query_ids[query])
 
