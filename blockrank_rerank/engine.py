@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -18,11 +18,12 @@ from blockrank_rerank.choices import resolve_device, resolve_dtype
 from blockrank_rerank.config import BlockRankConfig
 from blockrank_rerank.handle import EngineSpec
 from blockrank_rerank.layout import build_layout
-from blockrank_rerank.prompt import EncodedRequest, PromptEncoder, split
+from blockrank_rerank.prompt import EncodedRequest, PromptEncoder, even_runs, split
 from blockrank_rerank.pruning import Prune, check_layers, early_model
 from blockrank_rerank.request import Document
 from blockrank_rerank.spilled_states import packed
 from blockrank_rerank.states import DocumentStates, StatePack, compress
+from blockrank_rerank.workers import in_workers, worker_count
 
 BUDGET_TOKENS = {"cpu": 8192}
 """Packed tokens of one forward pass, by device.
@@ -33,6 +34,12 @@ fresh mapping of memory (docs/LOG.md).
 
 ACCELERATOR_BUDGET_TOKENS = 65536
 """The same on every other device."""
+
+MOST_WORKERS = 4
+"""Threads of passes on a CPU. Python runs in one of them at a time, so that many would wait for each other."""
+
+LEAST_SHARE = 1024
+"""Packed tokens of a pass that is worth a worker of its own."""
 
 LEAST_TOKENS = 256
 """Budget of a pass below which no limit on memory goes."""
@@ -117,30 +124,53 @@ class Engine:
     @property
     def budget_tokens(self) -> int:
         """Packed tokens that one forward pass should not exceed."""
-        budget = BUDGET_TOKENS.get(self.device.type, ACCELERATOR_BUDGET_TOKENS)
+        return min(self._tokens_at_once, BUDGET_TOKENS.get(self.device.type, ACCELERATOR_BUDGET_TOKENS))
+
+    @property
+    def _tokens_at_once(self) -> int:
+        """Packed tokens that the passes of all workers together should not exceed."""
+        most = BUDGET_TOKENS.get(self.device.type, ACCELERATOR_BUDGET_TOKENS) * worker_count(self._most_workers)
         if self.max_memory is None:
-            return budget
+            return most
         shape: Any = self.backbone.model.config
         token = ACTIVATIONS * shape.hidden_size * self.dtype.itemsize
-        return min(budget, max(self.max_memory // 2 // token, LEAST_TOKENS))
+        return min(most, max(self.max_memory // 2 // token, LEAST_TOKENS))
+
+    @property
+    def _most_workers(self) -> int:
+        return MOST_WORKERS if self.device.type == "cpu" else 1
 
     @torch.inference_mode()
     def document_scores(self, requests: Sequence[EncodedRequest]) -> list[Tensor]:
         """Log-sum-exps of every request, as :class:`Backbone` returns them.
 
-        One pass over all requests. A request that is longer than the budget goes through in groups of documents,
-        which changes no score beyond rounding.
+        Several requests are one pack, within the budget. One that is longer goes through in groups of documents,
+        which changes no score beyond rounding. What does not depend on each other is shared out among workers.
         """
-        if len(requests) > 1 or requests[0].num_tokens <= self.budget_tokens:
-            return self.backbone.document_scores(build_layout(requests, self.config.query_offset))
-        groups = split(requests[0], self.budget_tokens)
-        return [self._independent(groups) if self._documents_are_independent else self._one_by_one(groups)]
+        tokens = [request.num_tokens for request in requests]
+        workers = self._workers(sum(tokens))
+        if len(requests) > 1:
+            parts = [requests[start:end] for start, end in even_runs(tokens, workers)]
+            return [lse for part in in_workers(self._pass, parts, workers) for lse in part]
+        if self._documents_are_independent:
+            groups = [[group] for group in self._groups(requests[0])]
+            return [self._joined([lse for (lse,) in in_workers(self._pass, groups, workers)])]
+        if tokens[0] <= self.budget_tokens:
+            return self._pass(requests)
+        return [self._one_by_one(requests[0])]
 
-    def _independent(self, groups: Sequence[EncodedRequest]) -> Tensor:
-        """Scores group by group; nothing of a group is kept."""
-        return self._joined(
-            [self.backbone.document_scores(build_layout([group], self.config.query_offset))[0] for group in groups]
-        )
+    def _pass(self, requests: Sequence[EncodedRequest]) -> list[Tensor]:
+        return self.backbone.document_scores(build_layout(requests, self.config.query_offset))
+
+    def _workers(self, tokens: int) -> int:
+        """Workers that are worth while for so many tokens."""
+        return worker_count(min(self._most_workers, min(tokens, self._tokens_at_once) // LEAST_SHARE))
+
+    def _groups(self, request: EncodedRequest) -> list[EncodedRequest]:
+        """Parts of a request that are a pass each, as many for every worker."""
+        tokens, workers = request.num_tokens, self._workers(request.num_tokens)
+        rounds = -(-tokens // min(self._tokens_at_once, workers * self.budget_tokens))
+        return split(request, rounds * workers)
 
     def _joined(self, parts: Sequence[Tensor]) -> Tensor:
         """Scores of groups of one list, side by side."""
@@ -148,10 +178,10 @@ class Engine:
         documents = [part[..., int(self.config.abstention) :] for part in parts[1:]]
         return torch.cat([parts[0], *documents], -1)
 
-    def _one_by_one(self, groups: Sequence[EncodedRequest]) -> Tensor:
+    def _one_by_one(self, request: EncodedRequest) -> Tensor:
         """The groups' states one after the other, then the query over all of them."""
-        states = (state for group in groups for state in self._states(replace(group, query=[]), self.dtype))
-        alone = replace(groups[0], documents=[], truncated=[])
+        states = self._states(replace(request, query=[]), self.dtype)
+        alone = replace(request, documents=[], truncated=[])
         with packed(states, None if self.max_memory is None else self.max_memory // 4) as kept:
             return self.scores_of_kept([alone], [kept])[0]
 
@@ -171,16 +201,22 @@ class Engine:
     @torch.inference_mode()
     def document_states(self, texts: Sequence[str], dtype: torch.dtype) -> Iterator[DocumentStates]:
         """States of documents, one after the other, as many tokens to a pass as the budget allows."""
-        if not texts:
-            return
-        for part in split(self.prompt.encode_documents(texts), self.budget_tokens):
-            yield from self._states(part, dtype)
+        if texts:
+            yield from self._states(self.prompt.encode_documents(texts), dtype)
 
     def _states(self, request: EncodedRequest, dtype: torch.dtype) -> Iterator[DocumentStates]:
         """States of the documents of a request without a query."""
-        made = self.backbone.document_states(build_layout([request], self.config.query_offset))
-        for ids, truncated, tensors in zip(request.documents, request.truncated, made, strict=True):
-            yield DocumentStates(tuple(ids), truncated, compress(tensors, dtype))
+        groups, workers = self._groups(request), self._workers(request.num_tokens)
+        for first in range(0, len(groups), workers):
+            for part in in_workers(partial(self._group_states, dtype), groups[first : first + workers], workers):
+                yield from part
+
+    def _group_states(self, dtype: torch.dtype, group: EncodedRequest) -> list[DocumentStates]:
+        made = self.backbone.document_states(build_layout([group], self.config.query_offset))
+        return [
+            DocumentStates(tuple(ids), truncated, compress(tensors, dtype))
+            for ids, truncated, tensors in zip(group.documents, group.truncated, made, strict=True)
+        ]
 
     @cached_property
     def fingerprint(self) -> str:
@@ -203,10 +239,12 @@ class Engine:
     @torch.inference_mode()
     def token_attention(self, request: EncodedRequest) -> list[Tensor]:
         """Where in each document the query looks: ``[n]`` per document, over its tokens, sums to 1."""
-        parts = split(request, self.budget_tokens) if self._documents_are_independent else [request]
-        layouts = [build_layout([part], self.config.query_offset) for part in parts]
-        attention = torch.cat([self.backbone.token_attention(layout)[0] for layout in layouts])
+        parts = self._groups(request) if self._documents_are_independent else [request]
+        attention = torch.cat(in_workers(self._attention, parts, self._workers(request.num_tokens)))
         return list(attention.cpu().split([len(document) for document in request.documents]))
+
+    def _attention(self, request: EncodedRequest) -> Tensor:
+        return self.backbone.token_attention(build_layout([request], self.config.query_offset))[0]
 
     @property
     def _documents_are_independent(self) -> bool:

@@ -4,6 +4,7 @@ import string
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from blockrank_rerank.config import BlockRankConfig
@@ -39,21 +40,22 @@ class EncodedRequest:
         return len(self.instruction) + sum(map(len, self.documents)) + len(self.query) + len(self.answer)
 
 
-def split(request: EncodedRequest, budget_tokens: int) -> list[EncodedRequest]:
-    """Requests of at most ``budget_tokens`` with the same query and consecutive documents, at least one each."""
-    shared = len(request.instruction) + len(request.query)
-    groups: list[tuple[int, int]] = []
-    first, tokens = 0, shared
-    for index, document in enumerate(request.documents):
-        if index > first and tokens + len(document) > budget_tokens:
-            groups.append((first, index))
-            first, tokens = index, shared
-        tokens += len(document)
-    groups.append((first, len(request.documents)))
+def split(request: EncodedRequest, parts: int) -> list[EncodedRequest]:
+    """At most so many requests with the same query and consecutive documents, of about as many tokens each."""
     return [
         replace(request, documents=request.documents[start:end], truncated=request.truncated[start:end])
-        for start, end in groups
+        for start, end in even_runs([*map(len, request.documents)], parts)
     ]
+
+
+def even_runs(lengths: Sequence[int], count: int) -> list[tuple[int, int]]:
+    """``(start, end)`` of at most ``count`` runs, at least one, of about the same sum."""
+    ends = [*accumulate(lengths)]
+    # Everything belongs to the run in which its middle falls.
+    middles = [2 * end - length for length, end in zip(lengths, ends, strict=True)]
+    runs = [min(count * middle // max(2 * ends[-1], 1), count - 1) for middle in middles]
+    borders = [place for place in range(1, len(runs)) if runs[place] != runs[place - 1]]
+    return [*pairwise([0, *borders, len(runs)])]
 
 
 class PromptEncoder:

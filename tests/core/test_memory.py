@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import threading
 import weakref
 from dataclasses import replace
 
@@ -11,7 +12,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from blockrank_rerank import BlockRankReranker, spilled_states
+from blockrank_rerank import BlockRankReranker, engine, spilled_states, workers
 from blockrank_rerank.engine import LEAST_TOKENS
 from tests.core.test_prepared import assert_same, save_ranker
 from tests.core.tiny_models import BERT_CONFIG, CONFIG, WORDS
@@ -20,26 +21,56 @@ QUERY = "what treats a heart attack"
 DOCUMENTS = [" ".join((WORDS * 2)[number % 7 : number % 7 + 8 + number % 5]) for number in range(480)]
 
 
-class PeakMemory(TorchDispatchMode):
-    """Bytes of all tensors that live at one time, at most."""
+class PeakMemory:
+    """Bytes of all tensors that live at one time, at most, whichever worker made them."""
 
     def __init__(self):
+        self._live, self._bytes, self.peak, self._lock = {}, 0, 0, threading.RLock()
+        self._patch = pytest.MonkeyPatch()
+
+    def __enter__(self):
+        self._patch.setattr(
+            engine, "in_workers", lambda function, *rest: workers.in_workers(self._counted(function), *rest)
+        )
+        self._mode = Counting(self)
+        self._mode.__enter__()
+        return self
+
+    def __exit__(self, *exception):
+        self._mode.__exit__(*exception)
+        self._patch.undo()
+
+    def _counted(self, function):
+        def counted(item):
+            with Counting(self):  # a mode of this thread
+                return function(item)
+
+        return counted
+
+    def add(self, storage):
+        with self._lock:
+            if storage._cdata not in self._live:
+                self._live[storage._cdata] = storage.nbytes()
+                self._bytes += storage.nbytes()
+                self.peak = max(self.peak, self._bytes)
+                weakref.finalize(storage, self._free, storage._cdata)
+
+    def _free(self, key):
+        with self._lock:
+            self._bytes -= self._live.pop(key)
+
+
+class Counting(TorchDispatchMode):
+    def __init__(self, memory):
         super().__init__()
-        self._live, self._bytes, self.peak = {}, 0, 0
+        self._memory = memory
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         out = function(*args, **(kwargs or {}))
         for leaf in tree_leaves(out):
-            if isinstance(leaf, torch.Tensor) and leaf.untyped_storage()._cdata not in self._live:
-                storage = leaf.untyped_storage()
-                self._live[storage._cdata] = storage.nbytes()
-                self._bytes += storage.nbytes()
-                weakref.finalize(storage, self._free, storage._cdata)
-        self.peak = max(self.peak, self._bytes)
+            if isinstance(leaf, torch.Tensor):
+                self._memory.add(leaf.untyped_storage())
         return out
-
-    def _free(self, key):
-        self._bytes -= self._live.pop(key)
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +101,9 @@ def test_a_limited_decoder_scores_alike_through_files_that_are_gone_afterwards(d
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_limit_holds_and_without_one_the_list_takes_more(decoder):
+@pytest.mark.parametrize("torch_threads", [1, 2, 4])
+def test_a_limit_holds_and_without_one_the_list_takes_more(decoder, set_threads, torch_threads):
+    set_threads(torch_threads)
     limit = 3_000_000
     without, expected = peak_of(load(decoder))
     within, ranked = peak_of(load(decoder, max_memory=limit))

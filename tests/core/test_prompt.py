@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerFast
 
 from blockrank_rerank import BlockRankConfig, PromptTemplate
 from blockrank_rerank.config import QUERY_FREE_INSTRUCTION
-from blockrank_rerank.prompt import PromptEncoder, document_text
+from blockrank_rerank.prompt import PromptEncoder, document_text, even_runs
 from blockrank_rerank.text_tokenizer import Text, TextTokenizer
 from tests.core.tiny_models import CORPUS, PHRASE, WORDS, bert_tokenizer, byte_level_tokenizer
 
@@ -464,3 +464,28 @@ def test_a_request_without_documents_has_an_instruction_and_a_query():
     encoded = encoder(byte_level_tokenizer()).encode("q", [])
     assert encoded.documents == encoded.truncated == []
     assert encoded.num_tokens == len(encoded.instruction) + len(encoded.query)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "count"),
+    [
+        ([], 3),
+        ([5], 4),
+        ([1] * 10, 3),
+        ([0, 0], 2),
+        ([3, 0], 1),
+        ([100, 1, 1, 1], 2),
+        ([1, 1, 1, 100, 0], 4),
+        ([2] * 3, 9),
+    ],
+)
+def test_runs_hold_everything_once_and_about_as_much_each(lengths, count):
+    runs = even_runs(lengths, count)
+    assert [place for start, end in runs for place in range(start, end)] == [*range(len(lengths))]
+    assert 1 <= len(runs) <= count
+    assert all(sum(lengths[start:end]) <= sum(lengths) / count + max(lengths, default=0) for start, end in runs)
+
+
+def test_few_long_runs_are_no_run_of_everything():
+    assert even_runs([40, 40], 2) == [(0, 1), (1, 2)]
+    assert even_runs([30, 30, 30, 30], 2) == [(0, 2), (2, 4)]
