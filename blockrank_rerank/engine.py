@@ -17,7 +17,7 @@ from blockrank_rerank.checkpoint import with_scoring_layer
 from blockrank_rerank.choices import resolve_device, resolve_dtype
 from blockrank_rerank.config import BlockRankConfig
 from blockrank_rerank.handle import EngineSpec
-from blockrank_rerank.layout import build_layout
+from blockrank_rerank.layout import Layout, build_layout
 from blockrank_rerank.prompt import EncodedRequest, PromptEncoder, even_runs, split
 from blockrank_rerank.pruning import Prune, check_layers, early_model
 from blockrank_rerank.request import Document
@@ -160,7 +160,12 @@ class Engine:
         return [self._one_by_one(requests[0])]
 
     def _pass(self, requests: Sequence[EncodedRequest]) -> list[Tensor]:
-        return self.backbone.document_scores(build_layout(requests, self.config.query_offset))
+        return self.backbone.document_scores(self._layout(requests))
+
+    def _layout(self, requests: Sequence[EncodedRequest], longest_kept: int = 0) -> Layout:
+        # On a CPU, products in 16 bits are compiled for every number of rows, for longer than they take.
+        few_lengths = self.device.type == "cpu" and self.dtype.itemsize == 2
+        return build_layout(requests, self.config.query_offset, longest_kept, few_lengths=few_lengths)
 
     def _workers(self, tokens: int) -> int:
         """Workers that are worth while for so many tokens."""
@@ -196,7 +201,7 @@ class Engine:
 
     def _scores_of_kept(self, requests: Sequence[EncodedRequest], kept: Sequence[StatePack]) -> list[Tensor]:
         longest = max(pack.longest for pack in kept)
-        return self.backbone.document_scores(build_layout(requests, self.config.query_offset, longest), kept)
+        return self.backbone.document_scores(self._layout(requests, longest), kept)
 
     @torch.inference_mode()
     def document_states(self, texts: Sequence[str], dtype: torch.dtype) -> Iterator[DocumentStates]:
@@ -212,7 +217,7 @@ class Engine:
                 yield from part
 
     def _group_states(self, dtype: torch.dtype, group: EncodedRequest) -> list[DocumentStates]:
-        made = self.backbone.document_states(build_layout([group], self.config.query_offset))
+        made = self.backbone.document_states(self._layout([group]))
         return [
             DocumentStates(tuple(ids), truncated, compress(tensors, dtype))
             for ids, truncated, tensors in zip(group.documents, group.truncated, made, strict=True)
@@ -244,7 +249,7 @@ class Engine:
         return list(attention.cpu().split([len(document) for document in request.documents]))
 
     def _attention(self, request: EncodedRequest) -> Tensor:
-        return self.backbone.token_attention(build_layout([request], self.config.query_offset))[0]
+        return self.backbone.token_attention(self._layout([request]))[0]
 
     @property
     def _documents_are_independent(self) -> bool:

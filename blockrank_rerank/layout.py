@@ -9,6 +9,12 @@ from torch import Tensor
 
 from blockrank_rerank.prompt import EncodedRequest
 
+LEAST_STEP = 16
+"""Tokens to which the length of a pack is rounded up, at least."""
+
+STEPS = 16
+"""Lengths of packs from one power of 2 to the next."""
+
 
 @dataclass(frozen=True, eq=False)
 class RequestBounds:
@@ -30,7 +36,7 @@ class RequestBounds:
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """A packed sequence: the blocks of one or more requests with no padding.
+    """A packed sequence: the blocks of one or more requests, none of them padded.
 
     Attributes
     ----------
@@ -57,11 +63,13 @@ class Layout:
 
     @property
     def num_tokens(self) -> int:
-        """``T``, the sum of the blocks' lengths."""
+        """``T``, the sum of all lengths."""
         return len(self.input_ids)
 
 
-def build_layout(requests: Sequence[EncodedRequest], query_offset: int, longest_kept: int = 0) -> Layout:
+def build_layout(
+    requests: Sequence[EncodedRequest], query_offset: int, longest_kept: int = 0, *, few_lengths: bool = False
+) -> Layout:
     """Pack requests one after the other.
 
     Parameters
@@ -73,6 +81,8 @@ def build_layout(requests: Sequence[EncodedRequest], query_offset: int, longest_
         Position of the first query token.
     longest_kept : int
         Length of the longest document that is not in the pack because its states are kept.
+    few_lengths : bool
+        Whether a last block, which nothing sees, rounds ``T`` up: by up to 15 tokens or a 16th.
     """
     ids: list[int] = []
     lengths: list[int] = []
@@ -97,6 +107,13 @@ def build_layout(requests: Sequence[EncodedRequest], query_offset: int, longest_
         query_end = start + seen + len(request.query)
         bounds.append(RequestBounds(context, offsets, (start + seen, query_end), (query_end, len(ids))))
         distance = max(distance, *_distances(request, query_offset, longest_kept))
+    if few_lengths:
+        padding = _rounded_up(len(ids)) - len(ids)
+        for bounds_of_blocks in (contexts, contexts_before):
+            bounds_of_blocks.append((len(ids), len(ids)))
+        ids += [0] * padding
+        lengths.append(padding)
+        positions.append(torch.zeros(padding, dtype=torch.int64))
     place = torch.cat(positions)
     # A block without tokens (an empty instruction) is no segment.
     keep = [index for index, length in enumerate(lengths) if length]
@@ -108,6 +125,11 @@ def build_layout(requests: Sequence[EncodedRequest], query_offset: int, longest_
         requests=bounds,
         signal_distance=distance,
     )
+
+
+def _rounded_up(tokens: int) -> int:
+    step = max((1 << tokens.bit_length() - 1) // STEPS, LEAST_STEP)
+    return -(-tokens // step) * step
 
 
 def _segments(keep: list[int], lengths: list[int], contexts: list[tuple[int, int]], positions: Tensor) -> Segments:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
+from blockrank_rerank.heap import trim_heap
 from blockrank_rerank.prompt import document_text
 from blockrank_rerank.request import check_is_list
 from blockrank_rerank.state_store import MANIFEST_NAME, StateStore
@@ -57,6 +58,8 @@ def prepare_store(
         found += len(unique) - len(missing)
         for group, states in _groups(missing, engine.document_states(missing, store.dtype)):
             prepared += store.append(group, states)
+            if engine.max_memory is not None:
+                trim_heap()
             on_progress(0, sum(len(one.ids) for one in states))
         on_progress(len(given), 0)
     return Preparation(prepared, found, len(store), store.nbytes)

@@ -12,7 +12,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from blockrank_rerank import BlockRankReranker, engine, spilled_states, workers
+from blockrank_rerank import BlockRankReranker, engine, heap, spilled_states, store_preparation, workers
 from blockrank_rerank.engine import LEAST_TOKENS
 from tests.core.test_prepared import assert_same, save_ranker
 from tests.core.tiny_models import BERT_CONFIG, CONFIG, WORDS
@@ -107,7 +107,7 @@ def test_a_limit_holds_and_without_one_the_list_takes_more(decoder, set_threads,
     limit = 3_000_000
     without, expected = peak_of(load(decoder))
     within, ranked = peak_of(load(decoder, max_memory=limit))
-    assert within < limit < without / 4
+    assert within < limit < without / 2
     assert_same(ranked, expected)
 
 
@@ -146,6 +146,19 @@ def test_kept_states_are_joined_a_part_at_a_time_within_a_limit(tmp_path):
         peaks.append(memory.peak)
     assert_same(*rankings)
     assert peaks[1] < peaks[0] / 4
+
+
+@pytest.mark.parametrize("limit", [None, "50MB"])
+def test_preparing_within_a_limit_gives_freed_memory_back_after_every_group(tmp_path, monkeypatch, limit):
+    config = replace(BERT_CONFIG, query_documents_from_layer=BERT_CONFIG.scoring_layer)
+    ranker = load(save_ranker(tmp_path / "model", "bert", config), max_memory=limit)
+    monkeypatch.setattr(store_preparation, "GROUP_BYTES", 4_000)
+    trims = []
+    monkeypatch.setattr(store_preparation, "trim_heap", lambda: trims.append(heap.trim_heap()))
+    ranker.prepare_store(tmp_path / "store", DOCUMENTS)
+    groups = len([*(tmp_path / "store").glob("group-*.safetensors")])
+    assert groups > 1
+    assert len(trims) == (0 if limit is None else groups)
 
 
 def test_a_limit_that_is_no_number_of_bytes_is_refused(decoder):

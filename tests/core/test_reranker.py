@@ -249,8 +249,8 @@ def test_a_list_over_the_budget_goes_through_in_groups_with_the_same_scores(defa
     documents = [*DOCUMENTS, PHRASE * 3, DOCUMENTS[0]]
     expected = ranker.rank(QUERY, documents)
     monkeypatch.setitem(engine.BUDGET_TOKENS, "cpu", budget)
-    runs = []
-    monkeypatch.setattr(engine, "build_layout", lambda *args, build=engine.build_layout: runs.append(1) or build(*args))
+    runs, build = [], engine.build_layout
+    monkeypatch.setattr(engine, "build_layout", lambda *args, **options: runs.append(1) or build(*args, **options))
     close(ranker.rank(QUERY, documents), expected)
     assert len(runs) == (len(documents) if budget == 1 else len(runs))
     assert len(runs) > 1
