@@ -154,9 +154,11 @@ def _kept_keys(
 
 
 def _refuse_window_at_scoring_layer(layer: int, window: int | None, layout: Layout, abstention: bool) -> None:
+    if window is None:
+        return
     # A model that may abstain scores the instruction too, which begins at position 0.
     distance = max(layout.signal_distance, int(layout.positions.max()) if abstention else 0)
-    if window is not None and distance >= window:
+    if distance >= window:
         raise ValueError(
             f"scoring_layer {layer} has a sliding window of {window} positions, but queries and what they score are "
             f"up to {distance} apart: lower query_offset in the config, or choose a scoring_layer with "

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -72,10 +72,15 @@ class Blocks:
         return self.bounds[block] if self.owners[block] in neighbours else None
 
 
-def first_copies(documents: list[tuple[int, ...]]) -> list[int]:
-    """For every document the index of the first identical one.
+def first_copies(documents: Iterable[Sequence[int]]) -> list[int]:
+    """For every document, in tokens, the index of the first identical one.
 
     Copies take its scores, so that they tie: what rounding makes of a value depends on its place in a batch.
     """
     first: dict[tuple[int, ...], int] = {}
-    return [first.setdefault(ids, index) for index, ids in enumerate(documents)]
+    return [first.setdefault(tuple(ids), index) for index, ids in enumerate(documents)]
+
+
+def tied(raw_scores: Sequence[float], documents: Iterable[Sequence[int]]) -> list[float]:
+    """Raw scores of documents, in tokens; copies have that of the first one."""
+    return [raw_scores[copy] for copy in first_copies(documents)]

@@ -124,17 +124,21 @@ class Engine:
     @property
     def budget_tokens(self) -> int:
         """Packed tokens that one forward pass should not exceed."""
-        return min(self._tokens_at_once, BUDGET_TOKENS.get(self.device.type, ACCELERATOR_BUDGET_TOKENS))
+        return min(self._tokens_at_once, self._tokens_of_device)
 
     @property
     def _tokens_at_once(self) -> int:
         """Packed tokens that the passes of all workers together should not exceed."""
-        most = BUDGET_TOKENS.get(self.device.type, ACCELERATOR_BUDGET_TOKENS) * worker_count(self._most_workers)
+        most = self._tokens_of_device * worker_count(self._most_workers)
         if self.max_memory is None:
             return most
         shape: Any = self.backbone.model.config
         token = ACTIVATIONS * shape.hidden_size * self.dtype.itemsize
         return min(most, max(self.max_memory // 2 // token, LEAST_TOKENS))
+
+    @property
+    def _tokens_of_device(self) -> int:
+        return BUDGET_TOKENS.get(self.device.type, ACCELERATOR_BUDGET_TOKENS)
 
     @property
     def _most_workers(self) -> int:
@@ -147,15 +151,15 @@ class Engine:
         Several requests are one pack, within the budget. One that is longer goes through in groups of documents,
         which changes no score beyond rounding. What does not depend on each other is shared out among workers.
         """
-        tokens = [request.num_tokens for request in requests]
-        workers = self._workers(sum(tokens))
         if len(requests) > 1:
+            tokens = [request.num_tokens for request in requests]
+            workers = self._workers(sum(tokens))
             parts = [requests[start:end] for start, end in even_runs(tokens, workers)]
             return [lse for part in in_workers(self._pass, parts, workers) for lse in part]
         if self._documents_are_independent:
-            groups = [[group] for group in self._groups(requests[0])]
-            return [self._joined([lse for (lse,) in in_workers(self._pass, groups, workers)])]
-        if tokens[0] <= self.budget_tokens:
+            groups, workers = self._groups(requests[0])
+            return [self._joined([lse for (lse,) in in_workers(self._pass, [[one] for one in groups], workers)])]
+        if requests[0].num_tokens <= self.budget_tokens:
             return self._pass(requests)
         return [self._one_by_one(requests[0])]
 
@@ -171,11 +175,11 @@ class Engine:
         """Workers that are worth while for so many tokens."""
         return worker_count(min(self._most_workers, min(tokens, self._tokens_at_once) // LEAST_SHARE))
 
-    def _groups(self, request: EncodedRequest) -> list[EncodedRequest]:
-        """Parts of a request that are a pass each, as many for every worker."""
+    def _groups(self, request: EncodedRequest) -> tuple[list[EncodedRequest], int]:
+        """Parts of a request that are a pass each, as many for every worker, and the number of workers."""
         tokens, workers = request.num_tokens, self._workers(request.num_tokens)
         rounds = -(-tokens // min(self._tokens_at_once, workers * self.budget_tokens))
-        return split(request, rounds * workers)
+        return split(request, rounds * workers), workers
 
     def _joined(self, parts: Sequence[Tensor]) -> Tensor:
         """Scores of groups of one list, side by side."""
@@ -211,7 +215,7 @@ class Engine:
 
     def _states(self, request: EncodedRequest, dtype: torch.dtype) -> Iterator[DocumentStates]:
         """States of the documents of a request without a query."""
-        groups, workers = self._groups(request), self._workers(request.num_tokens)
+        groups, workers = self._groups(request)
         for first in range(0, len(groups), workers):
             for part in in_workers(partial(self._group_states, dtype), groups[first : first + workers], workers):
                 yield from part
@@ -244,8 +248,8 @@ class Engine:
     @torch.inference_mode()
     def token_attention(self, request: EncodedRequest) -> list[Tensor]:
         """Where in each document the query looks: ``[n]`` per document, over its tokens, sums to 1."""
-        parts = self._groups(request) if self._documents_are_independent else [request]
-        attention = torch.cat(in_workers(self._attention, parts, self._workers(request.num_tokens)))
+        groups, workers = self._groups(request) if self._documents_are_independent else ([request], 1)
+        attention = torch.cat(in_workers(self._attention, groups, workers))
         return list(attention.cpu().split([len(document) for document in request.documents]))
 
     def _attention(self, request: EncodedRequest) -> Tensor:

@@ -128,7 +128,7 @@ def build_layout(
 
 
 def _rounded_up(tokens: int) -> int:
-    step = max((1 << tokens.bit_length() - 1) // STEPS, LEAST_STEP)
+    step = max((1 << tokens.bit_length()) // 2 // STEPS, LEAST_STEP)
     return -(-tokens // step) * step
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from blockrank_rerank.blocks import Blocks, first_copies
+from blockrank_rerank.blocks import Blocks, tied
 from blockrank_rerank.feed_forward import layers_of
 from blockrank_rerank.prompt import EncodedRequest
 from blockrank_rerank.scoring import raw_score
@@ -104,8 +104,7 @@ def survivors(engine: Engine, blocks: Blocks, encoded: EncodedRequest) -> Surviv
 
 def _scores(early: Engine, left: Survivors) -> list[tuple[float, bool]]:
     """Raw score of each document's best block, and whether that was cut; copies tie."""
-    raw = raw_score(early.document_scores([left.encoded])[0]).tolist()
-    raw = [raw[copy] for copy in first_copies([tuple(ids) for ids in left.encoded.documents])]
+    raw = tied(raw_score(early.document_scores([left.encoded])[0]).tolist(), left.encoded.documents)
     return [(raw[block], left.encoded.truncated[block]) for block in left.blocks.best(raw)]
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from blockrank_kernels.block_attention.api import IMPLEMENTATIONS
 
-from blockrank_rerank.blocks import first_copies
+from blockrank_rerank.blocks import first_copies, tied
 from blockrank_rerank.checkpoint import Checkpoint
 from blockrank_rerank.choices import describe_choices
 from blockrank_rerank.config import BlockRankConfig
@@ -557,8 +557,7 @@ def _ranked(
 ) -> list[RankedDocument]:
     """Every document, best first; the sort is stable, so ties keep the input order."""
     first, blocks = int(config.abstention), encoded.left.blocks
-    raw = raw_score(lse[..., first:]).tolist()
-    best = blocks.best([raw[copy] for copy in first_copies(encoded.ids)])
+    best = blocks.best(tied(raw_score(lse[..., first:]).tolist(), encoded.ids))
     values = scores(lse[..., [*range(first), *(first + block for block in best)]], config)
     sources = first_copies([encoded.ids[block] for block in best])
     ranked = [

@@ -25,15 +25,15 @@ def in_workers(function: Callable[[T], R], items: Sequence[T], workers: int) -> 
     While one of them assembles its calls the others compute; otherwise all of torch's threads would wait for that
     (docs/LOG.md). Workers serve every caller in turn, and must not call for workers themselves.
     """
-    workers = min(workers, len(items))
-    if workers < 2:
-        return [function(item) for item in items]
 
     def work(item: T) -> R:
         # A mode of the calling thread alone.
         with torch.inference_mode():
             return function(item)
 
+    workers = min(workers, len(items))
+    if workers < 2:
+        return [work(item) for item in items]
     with _lock:
         pool = _pool(workers, torch.get_num_threads() // workers)
     futures = [pool.submit(work, item) for item in items]

@@ -18,7 +18,7 @@ from blockrank_rerank.checkpoint import truncate
 from blockrank_rerank.layout import build_layout
 from blockrank_rerank.scoring_head import ScoringHead
 from tests.core import oracle
-from tests.core.tiny_models import BERT_CONFIG, BERT_PROMPT, CONFIG, FAMILIES, byte_level_tokenizer, save_model
+from tests.core.tiny_models import BERT_CONFIG, BERT_PROMPT, CONFIG, FAMILIES, PROMPT, byte_level_tokenizer, save_model
 
 REQUESTS = [
     (
@@ -313,13 +313,8 @@ def test_longrope_stays_below_the_switch_of_its_factors(tmp_path):
 
 
 def test_a_window_that_hides_the_instruction_is_refused_where_that_is_scored_too(tmp_path):
-    prompt = PromptTemplate(
-        instruction="the liver stores sugar {query}",
-        document="|{text}",
-        query="{query}",
-        answer="",
-        answer_start="[",
-        chat=False,
+    prompt = replace(
+        PROMPT, instruction="the liver stores sugar {query}", document="|{text}", query="{query}", answer=""
     )
     config = replace(CONFIG, query_offset=14, prompt=prompt)
     folder = save_model(tmp_path, "mistral-window")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 
@@ -11,8 +9,8 @@ from blockrank_rerank import BlockRankReranker, engine
 from blockrank_rerank.layout import build_layout
 from blockrank_rerank.prompt import EncodedRequest
 from tests.core.test_families import global_layers
-from tests.core.test_prepared import assert_same, save_ranker
-from tests.core.tiny_models import BERT_PROMPT, CONFIG, FAMILIES, PROMPT
+from tests.core.test_prepared import assert_same, save_family, save_ranker
+from tests.core.tiny_models import CONFIG, FAMILIES
 
 REQUESTS = [
     EncodedRequest([1, 2], [[3] * 40, [], [4] * 7], [5, 6], [False] * 3, [7]),
@@ -48,20 +46,14 @@ def test_few_lengths_are_near_and_shared(length):
 
 @pytest.mark.parametrize("family", [name for name in FAMILIES if global_layers(name)])
 def test_rounding_up_changes_no_score(family, tmp_path, monkeypatch):
-    config = replace(
-        CONFIG, scoring_layer=global_layers(family)[-1], prompt=BERT_PROMPT if "bert" in family else PROMPT
-    )
-    ranker = BlockRankReranker.from_pretrained(save_ranker(tmp_path, family, config), dtype="float32", device="cpu")
+    ranker = BlockRankReranker.from_pretrained(save_family(tmp_path, family), dtype="float32", device="cpu")
     requests = [("who stores sugar", ["the liver stores sugar", "", "aspirin"]), ("it", ["a heart attack " * 5])]
 
     def everything():
         query, documents = requests[0]
         free = ranker.query_free()
-        return [
-            *ranker.rank_batch(requests),
-            free.rank(query, free.prepare(documents)),
-            [*ranker.explain(*requests[0])],
-        ]
+        prepared = free.rank(query, free.prepare(documents))
+        return [*ranker.rank_batch(requests), prepared, [*ranker.explain(query, documents)]]
 
     plain, lengths = everything(), []
 

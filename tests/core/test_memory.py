@@ -126,8 +126,7 @@ def test_files_go_when_a_ranking_fails(decoder, tmp_path, monkeypatch):
 
 
 def test_an_encoder_with_a_scoring_layer_only_takes_smaller_passes(tmp_path):
-    config = replace(BERT_CONFIG, query_documents_from_layer=BERT_CONFIG.scoring_layer)
-    folder = save_ranker(tmp_path, "bert", config)
+    folder = save_ranker(tmp_path, "bert", BERT_CONFIG)
     small = load(folder, max_memory=1)
     assert small._handle.get().budget_tokens == LEAST_TOKENS
     assert load(folder, max_memory="100GB")._handle.get().budget_tokens == load(folder)._handle.get().budget_tokens
@@ -135,8 +134,7 @@ def test_an_encoder_with_a_scoring_layer_only_takes_smaller_passes(tmp_path):
 
 
 def test_kept_states_are_joined_a_part_at_a_time_within_a_limit(tmp_path):
-    config = replace(BERT_CONFIG, query_documents_from_layer=BERT_CONFIG.scoring_layer)
-    folder = save_ranker(tmp_path, "bert", config)
+    folder = save_ranker(tmp_path, "bert", BERT_CONFIG)
     peaks, rankings = [], []
     for limit in (None, "300KB"):
         ranker = load(folder, max_memory=limit)
@@ -150,8 +148,7 @@ def test_kept_states_are_joined_a_part_at_a_time_within_a_limit(tmp_path):
 
 @pytest.mark.parametrize("limit", [None, "50MB"])
 def test_preparing_within_a_limit_gives_freed_memory_back_after_every_group(tmp_path, monkeypatch, limit):
-    config = replace(BERT_CONFIG, query_documents_from_layer=BERT_CONFIG.scoring_layer)
-    ranker = load(save_ranker(tmp_path / "model", "bert", config), max_memory=limit)
+    ranker = load(save_ranker(tmp_path / "model", "bert", BERT_CONFIG), max_memory=limit)
     monkeypatch.setattr(store_preparation, "GROUP_BYTES", 4_000)
     trims = []
     monkeypatch.setattr(store_preparation, "trim_heap", lambda: trims.append(heap.trim_heap()))

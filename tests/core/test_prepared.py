@@ -38,6 +38,12 @@ def save_ranker(folder, family, config, seed=1):
     return folder
 
 
+def save_family(folder, family):
+    """A model of a family that scores at the last of its layers without a window."""
+    prompt = BERT_PROMPT if "bert" in family else PROMPT
+    return save_ranker(folder, family, replace(CONFIG, scoring_layer=global_layers(family)[-1], prompt=prompt))
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return save_ranker(tmp_path_factory.mktemp("bert"), "bert", BERT_CONFIG)
@@ -56,10 +62,7 @@ def assert_same(got, expected, tolerance=1e-5):
 
 @pytest.mark.parametrize("family", [name for name in FAMILIES if global_layers(name)])
 def test_prepared_documents_rank_as_the_documents_do(family, tmp_path):
-    config = replace(
-        CONFIG, scoring_layer=global_layers(family)[-1], prompt=BERT_PROMPT if "bert" in family else PROMPT
-    )
-    ranker = BlockRankReranker.from_pretrained(save_ranker(tmp_path, family, config), dtype="float32").query_free()
+    ranker = BlockRankReranker.from_pretrained(save_family(tmp_path, family), dtype="float32").query_free()
     prepared = ranker.prepare(DOCUMENTS)
     for query in QUERIES:
         assert_same(ranker.rank(query, prepared), ranker.rank(query, DOCUMENTS))

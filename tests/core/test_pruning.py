@@ -19,7 +19,7 @@ DOCUMENTS = [" ".join(random.Random(seed).choices(WORDS, k=4 + seed % 9)) for se
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory):
-    config = replace(BERT_CONFIG, query_documents_from_layer=BERT_CONFIG.scoring_layer, abstention=True)
+    config = replace(BERT_CONFIG, abstention=True)
     return save_ranker(tmp_path_factory.mktemp("bert"), "bert", config)
 
 

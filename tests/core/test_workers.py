@@ -13,9 +13,8 @@ import torch
 
 from blockrank_rerank import BlockRankReranker, engine, workers
 from blockrank_rerank.workers import in_workers, worker_count
-from tests.core.test_families import global_layers
-from tests.core.test_prepared import assert_same, save_ranker
-from tests.core.tiny_models import BERT_CONFIG, BERT_PROMPT, CONFIG, PROMPT, WORDS
+from tests.core.test_prepared import assert_same, save_family, save_ranker
+from tests.core.tiny_models import BERT_CONFIG, WORDS
 
 DOCUMENTS = [" ".join((WORDS * 2)[number % 7 : number % 7 + 8 + number % 5]) for number in range(30)]
 REQUESTS = [("what treats a heart attack", DOCUMENTS[:number]) for number in (1, 7, 30, 2, 30, 0, 5)]
@@ -107,10 +106,7 @@ def worked(monkeypatch):
 @pytest.mark.parametrize("budget", [40, 200, 100_000])
 @pytest.mark.parametrize("family", ["bert", "llama", "gemma2"])
 def test_rankings_are_those_of_one_thread(family, budget, tmp_path, set_threads, worked, monkeypatch):
-    config = replace(
-        CONFIG, scoring_layer=global_layers(family)[-1], prompt=BERT_PROMPT if "bert" in family else PROMPT
-    )
-    ranker = BlockRankReranker.from_pretrained(save_ranker(tmp_path, family, config), dtype="float32", device="cpu")
+    ranker = BlockRankReranker.from_pretrained(save_family(tmp_path, family), dtype="float32", device="cpu")
     expected = ranker.rank_batch(REQUESTS)
     assert set(worked) <= {1}
     monkeypatch.setitem(engine.BUDGET_TOKENS, "cpu", budget)
@@ -125,10 +121,7 @@ def test_rankings_are_those_of_one_thread(family, budget, tmp_path, set_threads,
 def test_a_model_whose_documents_are_independent_does_everything_alike(
     abstention, budget, tmp_path, set_threads, worked, monkeypatch
 ):
-    config = replace(
-        BERT_CONFIG, query_documents_from_layer=BERT_CONFIG.scoring_layer, abstention=abstention, signal_tokens="all"
-    )
-    folder = save_ranker(tmp_path, "bert", config)
+    folder = save_ranker(tmp_path, "bert", replace(BERT_CONFIG, abstention=abstention))
     ranker = BlockRankReranker.from_pretrained(folder, dtype="float32", device="cpu")
     query, documents = "what treats a heart attack", [*DOCUMENTS, "", "sugar", "sugar"]
 
@@ -150,8 +143,9 @@ def test_a_model_whose_documents_are_independent_does_everything_alike(
 
 
 def test_callers_in_several_threads_share_the_workers(tmp_path, set_threads, worked):
-    config = replace(BERT_CONFIG, query_documents_from_layer=BERT_CONFIG.scoring_layer)
-    ranker = BlockRankReranker.from_pretrained(save_ranker(tmp_path, "bert", config), dtype="float32", device="cpu")
+    ranker = BlockRankReranker.from_pretrained(
+        save_ranker(tmp_path, "bert", BERT_CONFIG), dtype="float32", device="cpu"
+    )
     expected = ranker.rank(*REQUESTS[2])
     set_threads(2)
     ranker.rank(*REQUESTS[2])
