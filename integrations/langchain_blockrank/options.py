@@ -26,6 +26,9 @@ class ModelOptions(BaseModel):
         default=None, frozen=True, description='Bytes of documents\' states to keep, such as "500MB".'
     )
     store: str | None = Field(default=None, frozen=True, description="Folder that `blockrank prepare` has made.")
+    max_memory: str | StrictInt | None = Field(
+        default=None, frozen=True, description='About the most bytes that a ranking may take, such as "1GB".'
+    )
     device: str | None = Field(default=None, frozen=True, description="CUDA where there is one, if not given.")
     dtype: str | None = Field(
         default=None, frozen=True, description="The faster of float32 and bfloat16, if not given."
@@ -46,6 +49,7 @@ class ModelOptions(BaseModel):
             max_document_tokens=self.max_document_tokens,
             cache=self.cache,
             store=self.store,
+            max_memory=self.max_memory,
             device=self.device,
             dtype=self.dtype,
             revision=self.revision,

@@ -65,3 +65,19 @@ def test_adapters_read_a_document_once_with_a_cache_and_not_at_all_with_a_store(
             call()
             call()
             assert len(read) == expected
+
+
+def test_adapters_take_a_budget_of_memory(monkeypatch):
+    budgets, score = [], Engine.document_scores
+    monkeypatch.setattr(
+        Engine,
+        "document_scores",
+        lambda self, requests: budgets.append(self.max_memory) or score(self, requests),
+    )
+    settings = {"max_memory": "50MB", "dtype": "float32"}
+    LlamaIndexRerank(**settings).postprocess_nodes(
+        [NodeWithScore(node=TextNode(text=text)) for text in TEXTS], query_str=QUESTION
+    )
+    LangChainRerank(**settings).rerank(TEXTS, QUESTION)
+    BlockRankRanker(**settings).run(QUESTION, [HaystackDocument(content=text) for text in TEXTS])
+    assert budgets == [50_000_000] * 3

@@ -52,6 +52,8 @@ class BlockRankRanker:
         Bytes of documents' states to keep, such as "500MB", so that a document is read once.
     store : str, optional
         Folder that `blockrank prepare` has made.
+    max_memory : str or int, optional
+        About the most bytes that a ranking may take beside the model, such as "1GB".
     dtype, revision, local_files_only, trust_remote_code
         As for `BlockRankReranker.from_pretrained`.
     """
@@ -74,6 +76,7 @@ class BlockRankRanker:
         max_document_tokens: int | None = None,
         cache: str | int | None = None,
         store: str | None = None,
+        max_memory: str | int | None = None,
         dtype: str | None = None,
         revision: str | None = None,
         local_files_only: bool = False,
@@ -90,7 +93,7 @@ class BlockRankRanker:
         self.score_threshold, self.min_probability = score_threshold, min_probability
         self.explain = explain
         self.max_document_tokens, self.dtype, self.revision = max_document_tokens, dtype, revision
-        self.cache, self.store = cache, store
+        self.cache, self.store, self.max_memory = cache, store, max_memory
         self.local_files_only, self.trust_remote_code = local_files_only, trust_remote_code
         self._reranker: BlockRankReranker | None = None
 
@@ -130,6 +133,7 @@ class BlockRankRanker:
             max_document_tokens=self.max_document_tokens,
             cache=self.cache,
             store=self.store,
+            max_memory=self.max_memory,
             dtype=self.dtype,
             revision=self.revision,
             local_files_only=self.local_files_only,
@@ -218,6 +222,7 @@ class BlockRankRanker:
                 max_document_tokens=self.max_document_tokens,
                 cache=self.cache,
                 store=self.store,
+                max_memory=self.max_memory,
                 dtype=self.dtype,
                 revision=self.revision,
                 local_files_only=self.local_files_only,
