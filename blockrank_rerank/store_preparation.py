@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from blockrank_rerank.request import Document
 
 GROUP_BYTES = 32_000_000
-"""States of one file of a store: what a kill loses at most, and what is held in memory."""
+"""States of one file of a store at most: what a kill loses, and what is held in memory."""
+
+LIMIT_SHARE = 8
+"""One file takes at most this part of a limit of memory: it is held twice, beside the pass that reads the next."""
 
 LOOK_AHEAD = 256
 """Documents that are taken at a time, so that a corpus never is in memory as a whole."""
@@ -50,13 +53,14 @@ def prepare_store(
     store = StateStore(folder, engine.fingerprint, kept, engine.settings)
     store.set_damaged_aside()
     prepared = found = 0
+    most = GROUP_BYTES if engine.max_memory is None else min(GROUP_BYTES, engine.max_memory // LIMIT_SHARE)
     for given, texts in _chunks(documents):
         blocks = engine.blocks("", given, texts, store.holds_whole)
         unique = list(dict.fromkeys(blocks.texts))
         # Read, and not only looked up: what is damaged is prepared again.
         missing = [text for text in unique if store.get(text) is None]
         found += len(unique) - len(missing)
-        for group, states in _groups(missing, engine.document_states(missing, store.dtype)):
+        for group, states in _groups(missing, engine.document_states(missing, store.dtype), most):
             prepared += store.append(group, states)
             if engine.max_memory is not None:
                 trim_heap()
@@ -71,12 +75,15 @@ def _chunks(documents: Iterable[Document]) -> Iterator[tuple[list[Document], lis
         yield [document for _, document in chunk], [document_text(document, index) for index, document in chunk]
 
 
-def _groups(texts: Sequence[str], states: Iterable[DocumentStates]) -> Iterator[tuple[list[str], list[DocumentStates]]]:
+def _groups(
+    texts: Sequence[str], states: Iterable[DocumentStates], most: int
+) -> Iterator[tuple[list[str], list[DocumentStates]]]:
+    """Texts with their states, about so many bytes at a time."""
     group: list[DocumentStates] = []
     first = nbytes = 0
     for number, one in enumerate(states, start=1):
         group.append(one)
         nbytes += one.nbytes
-        if nbytes >= GROUP_BYTES or number == len(texts):
+        if nbytes >= most or number == len(texts):
             yield list(texts[first:number]), group
             group, first, nbytes = [], number, 0

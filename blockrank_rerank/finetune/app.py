@@ -70,13 +70,14 @@ def train(
     if dry_run:
         return
     from blockrank_rerank.finetune.run import finetune
+    from blockrank_rerank.finetune.trainer import means
 
     result = finetune(resolved, resume=resume)
     if not first:
         return
     if result.after:
-        before, after = result.before["mean_ndcg@10"], result.after["mean_ndcg@10"]
-        print_line(f"mean nDCG@10 {before:.4f} before, {after:.4f} after")
+        print_line(f"before: {means(result.before)}")
+        print_line(f"after: {means(result.after)}")
     print_line(f"written to {result.folder}")
 
 

@@ -48,13 +48,12 @@ def _measures(settings: FinetuneSettings, before: Mapping[str, float], after: Ma
         return "## Measures\n\nNot measured: the run had no evaluation collections.\n"
     names = ["mean_", *(f"{name}/" for name in evaluation_names(settings.evaluation))]
     rows = [
-        f"| {name.rstrip('_/')} | {after[name + 'first_stage_ndcg@10']:.4f} | {before[name + 'ndcg@10']:.4f} | "
-        f"{after[name + 'ndcg@10']:.4f} | {after[name + 'mrr@10']:.4f} |"
+        f"| {name.rstrip('_/')} | {measure} | {after[f'{name}first_stage_{key}']:.4f} | {before[name + key]:.4f} | "
+        f"{after[name + key]:.4f} |"
         for name in names
+        for measure, key in (("nDCG@10", "ndcg@10"), ("MRR@10", "mrr@10"))
     ]
-    head = (
-        "| collection | first stage nDCG@10 | before nDCG@10 | after nDCG@10 | after MRR@10 |\n|---|---|---|---|---|\n"
-    )
+    head = "| collection | measure | first stage | before | after |\n|---|---|---|---|---|\n"
     note = "\nThe best checkpoint was chosen by the mean of these collections.\n"
     return "## Measures\n\n" + head + "\n".join(rows) + "\n" + note
 

@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -77,7 +78,11 @@ def finetune(settings: FinetuneSettings, *, resume: bool = False) -> FinetuneRes
         For malformed data, naming file and line.
     FloatingPointError
         Where the loss becomes NaN or the scores collapse.
+    ImportError
+        Without the ``train`` extra.
     """
+    if find_spec("accelerate") is None:
+        raise ImportError("training needs its extra: pip install 'blockrank-rerank[train]'")
     return _Run(settings, resume).result()
 
 

@@ -4,7 +4,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -156,10 +156,19 @@ class Evaluate(TrainerCallback):
         measures = {"step": step, **self._measure()}
         with replacing(self._history) as file:
             file.writelines(json.dumps(line) + "\n" for line in [*earlier, measures])
-        print(f"step {step}: mean nDCG@10 {measures['mean_ndcg@10']:.4f}", flush=True)
+        print(f"step {step}: {means(measures)}", flush=True)
         if measures["mean_ndcg@10"] > best:
             self._keep()
         return measures
+
+
+def means(measures: Mapping[str, float]) -> str:
+    """Mean measures of the evaluation collections, beside those of the first stage's order."""
+    ours, first = (f"mean_{order}{{}}@10" for order in ("", "first_stage_"))
+    return ", ".join(
+        f"mean {name} {measures[ours.format(key)]:.4f} (first stage {measures[first.format(key)]:.4f})"
+        for name, key in (("nDCG@10", "ndcg"), ("MRR@10", "mrr"))
+    )
 
 
 def read_history(path: Path, before: int) -> list[dict[str, float]]:

@@ -158,6 +158,17 @@ def test_preparing_within_a_limit_gives_freed_memory_back_after_every_group(tmp_
     assert len(trims) == (0 if limit is None else groups)
 
 
+def test_what_preparing_holds_follows_the_limit_and_not_the_corpus(tmp_path):
+    ranker = load(save_ranker(tmp_path / "model", "bert", BERT_CONFIG), max_memory="400KB")
+    ranker.prepare_store(tmp_path / "first", DOCUMENTS[:3])  # loads, and reads the weights for their fingerprint
+    for count in (300, 900):
+        corpus = [f"{text} {number}" for number, text in enumerate((DOCUMENTS * 2)[:count])]
+        with PeakMemory() as memory:
+            done = ranker.prepare_store(tmp_path / str(count), corpus)
+        assert done.nbytes > 1_800 * count
+        assert memory.peak < 400_000
+
+
 def test_a_limit_that_is_no_number_of_bytes_is_refused(decoder):
     with pytest.raises(ValueError, match="max_memory must be a number of bytes above 0"):
         load(decoder, max_memory="much")

@@ -34,9 +34,12 @@ def accuracy(ranker: BlockRankReranker, data: Path) -> float:
     return sum(ranking[0].index == 0 for ranking in rankings) / len(rows)
 
 
+def logs(work: Path, step: int) -> list[dict]:
+    return json.loads((work / f"checkpoint-{step}" / "trainer_state.json").read_text())["log_history"]
+
+
 def losses_of(work: Path, step: int) -> list[float]:
-    state = json.loads((work / f"checkpoint-{step}" / "trainer_state.json").read_text())
-    return [line["loss"] for line in state["log_history"] if "loss" in line]
+    return [line["loss"] for line in logs(work, step) if "loss" in line]
 
 
 @pytest.mark.parametrize(
@@ -124,12 +127,14 @@ def test_a_run_that_was_killed_resumes_to_the_same_weights(encoder, training_dat
 def test_two_processes_train_to_the_weights_of_one(encoder, training_data, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     subprocess.run(
-        [*COMMAND, *arguments(encoder, training_data, one, steps=3, lists_per_step=4)], check=True, capture_output=True
+        [*COMMAND, *arguments(encoder, training_data, one, steps=3, lists_per_step=4, save_every=3)],
+        check=True,
+        capture_output=True,
     )
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     launch += ["-m", "blockrank_rerank.finetune.app", "train"]
     done = subprocess.run(
-        [*launch, *arguments(encoder, training_data, two, steps=3, lists_per_step=2)],
+        [*launch, *arguments(encoder, training_data, two, steps=3, lists_per_step=2, save_every=3)],
         capture_output=True,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -138,6 +143,9 @@ def test_two_processes_train_to_the_weights_of_one(encoder, training_data, tmp_p
     first, second = load_file(one / "model.safetensors"), load_file(two / "model.safetensors")
     for name in first:
         torch.testing.assert_close(first[name], second[name], rtol=1e-4, atol=1e-5)
+    # Clipping and AdamW hide the scale of a gradient from the weights.
+    norms = [logs(tmp_path / f"{name}.training", 3)[0]["grad_norm"] for name in ("one", "two")]
+    assert norms[1] == pytest.approx(norms[0], rel=1e-4)
 
 
 def test_an_output_folder_with_something_in_it_is_never_touched(encoder, training_data, tmp_path, capsys):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import json
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -117,7 +119,6 @@ def collection(tmp_path_factory, training_data):
 def test_evaluation_shows_the_first_stage_and_keeps_the_best_weights(
     request, family, training_data, collection, tmp_path, capsys
 ):
-    """The recipe of examples/finetune_domain.yaml, and the same for a decoder with LoRA."""
     changes = {"lora_rank": 4, "temperature": 0.05, "learning_rate": 0.02} if family == "decoder" else {}
     evaluation = [{"path": str(collection), "queries": 20, "depth": 10}]
     model = request.getfixturevalue(family)
@@ -129,9 +130,50 @@ def test_evaluation_shows_the_first_stage_and_keeps_the_best_weights(
     assert result.after["mean_ndcg@10"] == max(line["mean_ndcg@10"] for line in history)
     assert result.after["mean_ndcg@10"] > result.before["mean_ndcg@10"]
     assert result.before["mean_first_stage_ndcg@10"] == result.after["mean_first_stage_ndcg@10"]
-    assert "step 20: mean nDCG@10" in capsys.readouterr().out
-    card = (tmp_path / "out/README.md").read_text()
-    assert f"{result.after['mean_ndcg@10']:.4f}"[:5] in card
+    after = result.after
+    for measure, key in (("nDCG@10", "ndcg@10"), ("MRR@10", "mrr@10")):
+        first, before = after[f"mean_first_stage_{key}"], result.before[f"mean_{key}"]
+        row = f"| mean | {measure} | {first:.4f} | {before:.4f} | {after[f'mean_{key}']:.4f} |"
+        assert row in (tmp_path / "out/README.md").read_text()
+    out = capsys.readouterr().out
+    for line in history:
+        assert (
+            f"step {line['step']}: mean nDCG@10 {line['mean_ndcg@10']:.4f} (first stage "
+            f"{line['mean_first_stage_ndcg@10']:.4f}), mean MRR@10 {line['mean_mrr@10']:.4f} (first stage "
+            f"{line['mean_first_stage_mrr@10']:.4f})"
+        ) in out
+
+
+@pytest.mark.parametrize("family", ["encoder", "decoder"])
+def test_the_recipe_of_the_examples_runs_for_encoders_and_for_decoders_with_lora(
+    request, family, training_data, collection, tmp_path, capsys
+):
+    changes = {
+        "model": request.getfixturevalue(family),
+        "data": training_data,
+        "output": tmp_path / "out",
+        "evaluation": f"[{{path: {collection}, queries: 20, depth: 10}}]",
+        "steps": 8,
+        "save_every": 4,
+        "evaluate_every": 4,
+        **({"lora_rank": 16, "temperature": 0.05} if family == "decoder" else {}),
+    }
+    recipe = Path(__file__).parents[2] / "examples/finetune_domain.yaml"
+    assert main(["train", str(recipe), *(f"{name}={value}" for name, value in changes.items())]) == 0, (
+        capsys.readouterr()
+    )
+    before, after, written = capsys.readouterr().out.splitlines()[-3:]
+    assert before.startswith("before: mean nDCG@10 ")
+    assert after.startswith("after: mean nDCG@10 ")
+    assert written == f"written to {tmp_path / 'out'}"
+    assert BlockRankReranker.from_pretrained(tmp_path / "out").rank("who", ["who", "what"])
+
+
+def test_training_without_its_extra_says_so_before_anything_is_written(encoder, training_data, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "accelerate", None)
+    with pytest.raises(ImportError, match="pip install 'blockrank-rerank\\[train\\]'"):
+        finetune(settings(encoder, training_data, tmp_path / "out"))
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_full_disk_while_writing_the_result_leaves_no_folder_that_could_be_loaded(

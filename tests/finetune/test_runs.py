@@ -17,7 +17,7 @@ from blockrank_rerank.finetune.evaluation_sets import evaluation_names
 from blockrank_rerank.finetune.settings import EvaluationSource
 from blockrank_rerank.finetune.training_model import TrainingModel
 from tests.core.tiny_models import BERT_CONFIG, CONFIG, save_model
-from tests.finetune.test_finetune import losses_of, settings
+from tests.finetune.test_finetune import logs, losses_of, settings
 
 ROOT = Path(__file__).parents[2]
 
@@ -32,13 +32,6 @@ def tied(tmp_path_factory):
 
 def weights(folder):
     return load_file(folder / "model.safetensors")
-
-
-def histories(output, name):
-    state = json.loads(
-        (output.with_name(f"{output.name}.training") / f"checkpoint-{name}/trainer_state.json").read_text()
-    )
-    return state["log_history"][0]
 
 
 @pytest.mark.parametrize("lora_rank", [0, 4])
@@ -122,7 +115,7 @@ def partly_scored(training_data, tmp_path):
 def test_lists_that_are_filled_up_at_random_are_distilled_too(encoder, partly_scored, tmp_path):
     changes = {"documents_per_list": 12, "distillation_weight": 1.0, "contrastive_weight": 0.0, "steps": 10}
     finetune(settings(encoder, partly_scored, tmp_path / "out", **changes))
-    assert histories(tmp_path / "out", 10)["distillation"] > 0
+    assert logs(tmp_path / "out.training", 10)[0]["distillation"] > 0
 
 
 def test_distillation_without_any_teacher_score_is_refused(encoder, training_data, tmp_path):
@@ -160,7 +153,7 @@ def test_passes_that_are_accumulated_give_the_gradients_of_one(decoder, training
     for name, lists, passes in (("one", 4, 1), ("two", 2, 2), ("four", 1, 4)):
         asked = settings(decoder, data, tmp_path / name, steps=1, lists_per_step=lists, accumulation=passes, **changes)
         finetune(asked)
-        norms.append(histories(tmp_path / name, 1)["grad_norm"])
+        norms.append(logs(tmp_path / f"{name}.training", 1)[0]["grad_norm"])
     assert norms == pytest.approx([norms[0]] * 3, rel=1e-4)
 
 
