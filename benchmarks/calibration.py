@@ -4,12 +4,14 @@
 
 Every query is ranked twice: with BM25's candidates and its relevant documents, and with the relevant ones
 left out. Expected calibration error: ten equal bins of probability, mean distance between the probability
-and the share of relevant documents, weighted by the bins' sizes (arXiv 1706.04599).
+and the share of relevant documents, weighted by the bins' sizes (arXiv 1706.04599). Where few documents are relevant, a
+constant has a small one too: what a threshold on a list's best probability is worth, the area under the curve says.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +29,12 @@ def expected_calibration_error(probability: np.ndarray, relevant: np.ndarray) ->
     bins = np.minimum((probability * BINS).astype(int), BINS - 1)
     gaps = [abs(probability[bins == b].mean() - relevant[bins == b].mean()) * (bins == b).mean() for b in set(bins)]
     return float(sum(gaps))
+
+
+def area_under_curve(with_answer: Sequence[float], without: Sequence[float]) -> float:
+    """How often a list with a relevant document has the higher value; ties count half."""
+    difference = np.subtract.outer(with_answer, without)
+    return float((difference > 0).mean() + (difference == 0).mean() / 2)
 
 
 def main(folder: Path, split: str, model: str, queries: int, depth: int) -> None:
@@ -49,17 +57,18 @@ def main(folder: Path, split: str, model: str, queries: int, depth: int) -> None
 
 
 def _report(full: list[list[RankedDocument]], empty: list[list[RankedDocument]], truths: list[list[bool]]) -> None:
-    pairs = [(d.probability, truth[d.index]) for ranking, truth in zip(full, truths, strict=True) for d in ranking]
-    pairs += [(d.probability, False) for ranking in empty for d in ranking]
-    probability, relevant = (np.array(column, dtype=float) for column in zip(*pairs, strict=True))
+    judged = [(d.probability, truth[d.index]) for ranking, truth in zip(full, truths, strict=True) for d in ranking]
+    nothing = [(d.probability, False) for ranking in empty for d in ranking]
     print(machine())
-    print(f"{len(full)} queries, {len(pairs)} documents, {relevant.mean():.1%} of them relevant")
-    print(f"expected calibration error {expected_calibration_error(probability, relevant):.4f}")
+    for name, pairs in (("all lists", judged + nothing), ("lists without a relevant document", nothing)):
+        probability, relevant = (np.array(column, dtype=float) for column in zip(*pairs, strict=True))
+        error = expected_calibration_error(probability, relevant)
+        print(f"{name}: {len(pairs)} documents, {relevant.mean():.1%} relevant, expected calibration error {error:.4f}")
+    best = [[max(d.probability or 0 for d in ranking) for ranking in lists if ranking] for lists in (full, empty)]
+    print(f"{len(full)} queries, area under the curve of a list's best probability {area_under_curve(*best):.3f}")
     print("threshold   lists with a relevant document that pass   lists without one that pass")
     for threshold in (0.1, 0.2, 0.3, 0.5, 0.7):
-        passed = [
-            np.mean([max(d.probability or 0 for d in r) >= threshold for r in lists if r]) for lists in (full, empty)
-        ]
+        passed = [np.mean(np.array(values) >= threshold) for values in best]
         print(f"{threshold:9.1f} {passed[0]:41.1%} {passed[1]:29.1%}")
 
 

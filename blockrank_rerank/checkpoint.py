@@ -108,11 +108,25 @@ class Checkpoint:
         return config
 
     def tokenizer(self) -> Any:
-        """The model's tokenizer."""
+        """The model's tokenizer.
+
+        Raises
+        ------
+        ValueError
+            Where it cannot be read, or is not this model's.
+        """
         from transformers import AutoTokenizer
 
         with _readable(self.model, "the tokenizer"):
-            return AutoTokenizer.from_pretrained(self.model, **self.options)
+            tokenizer = AutoTokenizer.from_pretrained(self.model, **self.options)
+        vocabulary = self.model_config().vocab_size
+        # Where its files are missing Transformers makes an empty one, to which every word is unknown.
+        if 2 * len(tokenizer) < vocabulary:
+            raise ValueError(
+                f"model {self.model!r} has a tokenizer of {len(tokenizer)} tokens and embeddings of {vocabulary}: its "
+                "tokenizer.json is missing, or another model's"
+            )
+        return tokenizer
 
     def blockrank_config(self, model_config: Any, scoring_layer: int | None) -> BlockRankConfig:
         """The model's own settings, or the released prompt for a decoder that has none.

@@ -128,7 +128,9 @@ class BlockRankConfig:
         documents. ``"softmax_of_mean"``: the softmax over documents of the mean log-sum-exp.
     abstention : bool
         Whether the model was trained to attend to the instruction block where no document is relevant; then
-        every document also gets a probability of relevance that does not depend on the list.
+        every document also gets a probability of relevance. It does not depend on the list where the query block sees
+        the documents at the scoring layer only (``query_documents_from_layer``); below it, as in the paper's form, the
+        query's own states do.
     query_offset : int
         Position of the first token of the query block.
     query_documents_from_layer : int

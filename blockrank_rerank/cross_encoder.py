@@ -144,7 +144,13 @@ def _requests(pairs: Iterable[Sequence[str]] | None) -> list[tuple[str, list[str
     if given is None or not all(isinstance(pair, tuple | list) and len(pair) == 2 for pair in given):
         raise ValueError("inputs must be a list of (query, document) pairs")
     requests = [(query, [document for _, document in alike]) for query, alike in groupby(given, lambda pair: pair[0])]
-    if len(requests) > 1 and len(requests) == len(given):
+    if len({query for query, _ in requests}) < len(requests):
+        warnings.warn(
+            "a query comes back after another one's pairs, so its documents are two lists with shares of their own; "
+            "give all candidates of a query together",
+            stacklevel=3,
+        )
+    elif len(requests) > 1 and len(requests) == len(given):
         warnings.warn(
             "no two neighbouring pairs have the same query, so every list has one document, whose share is 1.0; give "
             "all candidates of a query together",

@@ -85,6 +85,17 @@ class ExplainedDocument:
 
         A text without sentences stays as it is.
         """
+        return " ".join(one.text for one in self._kept(attention)) or self.ranked.text
+
+    def shortened_highlights(self, attention: float) -> list[dict[str, Any]]:
+        """As ``highlights``, for the text that :meth:`shortened` gives."""
+        moved, start = [], 0
+        for one in self._kept(attention):
+            moved.append(replace(one, start=start, end=start + len(one.text)))
+            start = moved[-1].end + 1
+        return [asdict(one) for one in sorted(moved, key=lambda one: -one.weight)]
+
+    def _kept(self, attention: float) -> list[Span]:
         wanted = attention * sum(word.weight for word in self.words)
         kept: list[Span] = []
         for sentence in self.sentences_by_attention:
@@ -92,7 +103,7 @@ class ExplainedDocument:
             wanted -= sentence.weight
             if wanted <= 0:
                 break
-        return " ".join(one.text for one in sorted(kept, key=lambda one: one.start)) or self.ranked.text
+        return sorted(kept, key=lambda one: one.start)
 
     def within(self, start: int, end: int) -> ExplainedDocument:
         """The same for a part of the text, such as the content between embedded metadata."""

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,18 +27,22 @@ class CheckedRequest:
     prepared: PreparedDocuments | None = None
 
 
-def check_request(request: Request, number: int) -> CheckedRequest:
-    """Refuse what is no (query, documents) pair.
+def check_is_pair(request: object, number: int) -> None:
+    """Refuse what is no (query, documents) pair; raises TypeError with its number."""
+    if not isinstance(request, tuple | list) or len(request) != 2:
+        raise TypeError(f"requests[{number}] must be a (query, documents) pair, got {type(request).__name__}")
+
+
+def check_request(request: Request) -> CheckedRequest:
+    """Refuse a query that is none, and documents that are none.
 
     Raises
     ------
     TypeError
-        Naming the request's or the document's index.
+        Naming the document's index where that is at fault.
     ValueError
         For a query without text.
     """
-    if not isinstance(request, tuple | list) or len(request) != 2:
-        raise TypeError(f"requests[{number}] must be a (query, documents) pair, got {type(request).__name__}")
     query, documents = request
     check_query(query)
     given, texts = check_documents(documents)
@@ -75,6 +79,12 @@ def check_documents(documents: Iterable[Document]) -> tuple[list[Document], list
 
 
 def check_is_list(documents: object) -> None:
-    """Refuse one text or mapping where documents are asked for; raises TypeError."""
-    if isinstance(documents, str | Mapping) or not isinstance(documents, Iterable):
+    """Refuse what is no list of documents, or has no order; raises TypeError."""
+    if hasattr(documents, "columns"):
+        # Iterating over a table gives the names of its columns.
+        raise TypeError(
+            f"documents must be a list of documents, got {type(documents).__name__}; of a table with columns text and "
+            'title give documents.to_dict("records")'
+        )
+    if isinstance(documents, str | Mapping | Set) or not isinstance(documents, Iterable):
         raise TypeError(f"documents must be a list of documents, got {type(documents).__name__}")

@@ -9,7 +9,7 @@ import torch
 from blockrank_kernels.block_attention.api import IMPLEMENTATIONS
 
 from blockrank_rerank.blocks import first_copies, tied
-from blockrank_rerank.checkpoint import Checkpoint
+from blockrank_rerank.checkpoint import Checkpoint, with_scoring_layer
 from blockrank_rerank.choices import describe_choices
 from blockrank_rerank.config import BlockRankConfig
 from blockrank_rerank.explanation import ExplainedDocument, Explanation, word_spans
@@ -25,8 +25,10 @@ from blockrank_rerank.request import (
     Document,
     Request,
     check_documents,
+    check_is_pair,
     check_request,
 )
+from blockrank_rerank.request_error import of_request
 from blockrank_rerank.scoring import raw_score, scores
 from blockrank_rerank.state_cache import CacheInfo, StateCache, parse_bytes
 from blockrank_rerank.states import DocumentStates, StatePack, states_dtype
@@ -61,8 +63,8 @@ class RankedDocument:
     truncated : bool
         Whether the end of the document, or of its best passage, was cut off before scoring.
     probability : float or None
-        Probability of relevance in 0–1, which does not depend on the other documents; nothing for models
-        that were not trained to abstain.
+        Probability of relevance in 0–1; nothing for models that were not trained to abstain. It does not depend on
+        the other documents, unless the query block sees them below the scoring layer (see `BlockRankConfig`).
     passage : (int, int) or None
         Code points of the best passage, end exclusive, of a document that was too long for one block and was
         split: scores and probability are that passage's.
@@ -220,8 +222,13 @@ class BlockRankReranker:
         """A reranker with some settings of the config changed, without cache and store.
 
         The model is read again when it is used.
+
+        Raises
+        ------
+        ValueError
+            For values that a setting cannot have, and a ``scoring_layer`` other than that of a trained scoring layer.
         """
-        config = replace(self.config, **changes)
+        config = replace(with_scoring_layer(self.config, changes.get("scoring_layer")), **changes)
         spec = replace(
             self._handle.spec, config=config, scoring_layer=None, max_document_tokens=None, long_documents=None
         )
@@ -335,7 +342,7 @@ class BlockRankReranker:
         threshold : float, optional
             Keep scores of at least this; applied before ``top_k``. The score is a share of the list.
         min_probability : float, optional
-            Keep probabilities of relevance of at least this, whatever the list; may leave none. Applied before
+            Keep probabilities of relevance of at least this; may leave none. Applied before
             ``top_k``; for models that give probabilities.
 
         Raises
@@ -377,9 +384,14 @@ class BlockRankReranker:
             By default a bar appears on a terminal when the work is long.
         on_progress : callable, optional
             Called with (requests, tokens) done since the last call, after every forward pass.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As :meth:`rank`, naming the request; for a query before anything is ranked.
         """
         limits = self._limits(top_k, threshold, min_probability)
-        checked = [check_request(request, number) for number, request in enumerate(requests)]
+        checked = self._checked(list(requests))
         results: list[list[RankedDocument]] = [[] for _ in checked]
         characters = sum(len(text) for request in checked for text in request.texts)
         with work_progress("reranking", len(checked), characters, show_progress, on_progress) as advance:
@@ -414,7 +426,7 @@ class BlockRankReranker:
             Best document first; words and sentences with weights.
         """
         limits = self._limits(top_k, threshold, min_probability)
-        given = check_request((query, documents), 0).given
+        given = check_request((query, documents)).given
         everything = self.rank(query, documents if isinstance(documents, PreparedDocuments) else given)
         if not everything:
             return Explanation(query, [])
@@ -446,6 +458,20 @@ class BlockRankReranker:
             )
         return limits
 
+    def _checked(self, requests: Sequence[Request]) -> list[CheckedRequest]:
+        """Requests that can be ranked: the last one is refused before the first one costs anything."""
+        checked = []
+        for number, request in enumerate(requests):
+            check_is_pair(request, number)
+            with of_request(number, len(requests)):
+                checked.append(check_request(request))
+        if len(checked) > 1:
+            for number, one in enumerate(checked):
+                if one.texts:
+                    with of_request(number, len(checked)):
+                        self._engine.prompt.encode(one.query, [])
+        return checked
+
     @property
     def _engine(self) -> Engine:
         return self._handle.get()
@@ -456,7 +482,8 @@ class BlockRankReranker:
         for number, request in enumerate(checked):
             if not request.texts:
                 continue
-            encoded = self._encode(request)
+            with of_request(number, len(checked)):
+                encoded = self._encode(request)
             if pack.numbers and not pack.has_room(encoded, self._engine.budget_tokens):
                 yield pack
                 pack = _Pack()

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from blockrank_rerank.formats import Corpus, DataError, Queries, Run
+from blockrank_rerank.request_error import RequestError
 
 if TYPE_CHECKING:
     from blockrank_rerank.reranker import RankedDocument
@@ -116,7 +117,7 @@ def rerank_run(
     Raises
     ------
     DataError
-        If the run names a query or document without text.
+        If the run names a query or document without text, or one that the model cannot read.
     """
     check_run(run, queries, corpus)
     tokens = 0
@@ -129,7 +130,10 @@ def rerank_run(
 
     requests = [(queries[query], [corpus[document] for document in ranking]) for query, ranking in run.items()]
     start = time.perf_counter()
-    rankings = ranker.rank_batch(requests, top_k=top_k, threshold=threshold, show_progress=False, on_progress=count)
+    try:
+        rankings = ranker.rank_batch(requests, top_k=top_k, threshold=threshold, show_progress=False, on_progress=count)
+    except RequestError as error:
+        raise DataError(f"query {list(run)[error.number]!r}: {error.reason}") from error
     return RerankedRun(
         run=dict(zip(run, map(_with_ids, rankings, run.values()), strict=True)),
         documents=sum(map(len, run.values())),

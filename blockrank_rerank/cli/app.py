@@ -30,7 +30,8 @@ def finetune(context: typer.Context) -> None:
     # Its imports would slow every other command down.
     from blockrank_rerank.finetune.app import main
 
-    raise typer.Exit(main(context.args or ["--help"]))
+    debug = ["--debug"] if context.parent and context.parent.params.get("debug") else []
+    raise typer.Exit(main([*debug, *(context.args or ["--help"])]))
 
 
 def _print_version(wanted: bool) -> None:

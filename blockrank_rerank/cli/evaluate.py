@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,6 +24,7 @@ from blockrank_rerank.formats import (
     Corpus,
     DataError,
     Run,
+    check_ids,
     check_output_path,
     read_collection,
     read_corpus,
@@ -110,6 +112,8 @@ def _evaluate(asked: EvaluateOptions, output: Path | None, as_json: bool, model_
         check_output_path(output)
     collection = _read_queries(asked)
     corpus, first_stage = _read_first_stage(asked, collection)
+    if output:
+        check_ids(first_stage)
     ranker = load_ranker(model_options)
     with work_bar("reranking", "queries", sum(bool(first_stage.get(query)) for query in collection.queries)) as advance:
         evaluation = evaluate_ranker(
@@ -136,6 +140,7 @@ def _read_queries(asked: EvaluateOptions) -> Collection:
 def _read_first_stage(asked: EvaluateOptions, collection: Collection) -> tuple[Corpus, Run]:
     if asked.run is None:
         corpus = read_corpus(asked.folder / "corpus.jsonl")
+        _refuse_other_corpus(asked, collection, corpus)
         return corpus, bm25_run(collection.queries, corpus, asked.depth)
     run = {query: ranking for query, ranking in read_run(asked.run).items() if query in collection.queries}
     if not run:
@@ -145,6 +150,26 @@ def _read_first_stage(asked: EvaluateOptions, collection: Collection) -> tuple[C
             str(asked.run),
         )
     return read_candidates(asked.folder, run), run
+
+
+def _refuse_other_corpus(asked: EvaluateOptions, collection: Collection, corpus: Corpus) -> None:
+    """Judgements of documents that are not there measure nothing."""
+    relevant = {
+        d for judged in collection.qrels.values() for d, grade in judged.items() if grade >= asked.min_relevance
+    }
+    missing = relevant - corpus.keys()
+    if missing == relevant:
+        raise DataError(
+            f"none of the {len(relevant)} relevant documents of split {asked.split!r} is in corpus.jsonl, such as "
+            f"{min(missing)!r}: the judgements are of another corpus",
+            str(asked.folder),
+        )
+    if missing:
+        warnings.warn(
+            f"{len(missing)} of {len(relevant)} relevant documents are not in corpus.jsonl, such as {min(missing)!r}: "
+            "they count as not found",
+            stacklevel=2,
+        )
 
 
 def _report(asked: EvaluateOptions, collection: Collection, evaluation: Evaluation, model: str) -> dict[str, Any]:

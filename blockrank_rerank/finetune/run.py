@@ -103,6 +103,11 @@ class _Run:
                 "distillation_weight needs teacher scores, and the data has none: pos_scores and neg_scores, as "
                 "'blockrank-finetune mine-negatives --teacher MODEL' writes them"
             )
+        if not settings.abstention_weight and not any(map(_has_choice, self.collections)):
+            raise ValueError(
+                "no list of the data has more than one document, and a list of one teaches nothing: add negatives, as "
+                "'blockrank-finetune mine-negatives' finds them"
+            )
         names = evaluation_names(settings.evaluation)
         self.sets = [
             EvaluationSet.read(source, name, settings.seed)
@@ -298,6 +303,10 @@ def _check_average(settings: FinetuneSettings) -> None:
 
 def _has_teacher(collection: Sequence[TrainingExample]) -> bool:
     return any(candidate.teacher_score is not None for example in collection for candidate in example.candidates)
+
+
+def _has_choice(collection: Sequence[TrainingExample]) -> bool:
+    return any(len(example.candidates) > 1 for example in collection)
 
 
 def _read(source: TrainingSource, seed: int) -> Sequence[TrainingExample]:

@@ -6,7 +6,7 @@ from blockrank_rerank.formats.documents import Document, read_documents
 from blockrank_rerank.formats.errors import DataError
 from blockrank_rerank.formats.output import check_output_path
 from blockrank_rerank.formats.qrels import Qrels, read_qrels
-from blockrank_rerank.formats.trec import Run, read_run, write_run
+from blockrank_rerank.formats.trec import Run, check_ids, read_run, write_run
 
 __all__ = [
     "Collection",
@@ -16,6 +16,7 @@ __all__ = [
     "Qrels",
     "Queries",
     "Run",
+    "check_ids",
     "check_output_path",
     "read_collection",
     "read_corpus",

@@ -70,6 +70,19 @@ def write_run(path: Path, run: Run, tag: str = "blockrank") -> None:
             stream.writelines(_lines(query, ranking, tag))
 
 
+def check_ids(run: Run) -> None:
+    """Refuse a run that :func:`write_run` could not write for its ids' sake, before it is made.
+
+    Raises
+    ------
+    DataError
+        Naming the id.
+    """
+    for query, ranking in run.items():
+        for identifier in (query, *ranking):
+            _column(identifier)
+
+
 def _entry(text: str, path: Path, line: int) -> tuple[str, str, int, float]:
     columns = text.split()
     if len(columns) != 6:

@@ -26,7 +26,7 @@ class BlockRankRerank(ModelOptions, BaseDocumentCompressor):
     top_n: int | None = Field(default=3, ge=0, description="Documents to return; None for all.")
     score_threshold: float | None = Field(default=None, description="Least share of a returned document, before top_n.")
     min_probability: float | None = Field(
-        default=None, description="Least probability of relevance of a returned document, before top_n."
+        default=None, ge=0, le=1, description="Least probability of relevance of a returned document, before top_n."
     )
     explain: bool = Field(
         default=False,
@@ -93,7 +93,8 @@ class BlockRankRerank(ModelOptions, BaseDocumentCompressor):
     def _explained(self, document: Document, explained: ExplainedDocument) -> Document:
         added: dict[str, Any] = {RELEVANCE_SCORE: explained.ranked.score}
         if self.explain:
-            added[HIGHLIGHTS] = explained.highlights
+            share = self.kept_attention
+            added[HIGHLIGHTS] = explained.shortened_highlights(share) if self.compress else explained.highlights
         text = explained.shortened(self.kept_attention) if self.compress else document.page_content
         return _with(document, added, text)
 

@@ -131,6 +131,15 @@ def test_a_missing_tokenizer_is_refused(folder):
     assert "cannot read the tokenizer" in refusal(folder)
 
 
+def test_a_bert_without_its_tokenizer_is_refused_although_transformers_makes_one_up(tmp_path):
+    folder = save_model(tmp_path, "bert")
+    BERT_CONFIG.save(folder)
+    ScoringHead(32).save(folder)
+    for path in folder.glob("tokenizer*"):
+        path.unlink()
+    assert "its tokenizer.json is missing, or another model's" in refusal(folder)
+
+
 @pytest.mark.parametrize("content", ["{", "", "[]", '{"model": {"type": "Nonsense"}}'], ids=repr)
 def test_a_damaged_tokenizer_is_refused(folder, content):
     (folder / "tokenizer.json").write_text(content)

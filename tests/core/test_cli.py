@@ -556,6 +556,29 @@ def test_a_sample_of_the_queries_is_evaluated(fake, collection, capsys):
 
 
 @needs_extra
+def test_an_id_that_no_run_can_hold_is_refused_before_the_work(fake, collection, capsys):
+    for name in ("corpus.jsonl", "qrels/test.tsv"):
+        path = collection / name
+        path.write_text(path.read_text().replace("fleas", "the fleas", 1))
+    found = refusal(capsys, ["evaluate", ".", "--output", "out.trec"], 5)
+    assert "the id 'the fleas' cannot stand in a TREC run" in found
+    assert not fake.requests
+    assert main(["evaluate", "."]) == 0
+
+
+@needs_extra
+def test_judgements_of_another_corpus_are_refused_and_missing_ones_counted(fake, collection, capsys):
+    path = collection / "qrels/test.tsv"
+    judged = path.read_text()
+    path.write_text(judged.replace("concrete", "Concrete"))
+    assert main(["evaluate", "."]) == 0
+    assert "1 of 2 relevant documents are not in corpus.jsonl, such as 'Concrete'" in capsys.readouterr().err
+    path.write_text(judged.replace("concrete", "Concrete").replace("fleas", "Fleas"))
+    found = refusal(capsys, ["evaluate", "."], 5)
+    assert "none of the 2 relevant documents of split 'test' is in corpus.jsonl, such as 'Concrete'" in found
+
+
+@needs_extra
 def test_an_unknown_split_lists_those_available(fake, collection, capsys):
     assert refusal(capsys, ["evaluate", ".", "--split", "dev"], 4).endswith("splits available: test")
 
@@ -680,3 +703,5 @@ def test_bench_times_new_and_prepared_documents(capsys):
 def test_finetune_is_a_command_of_blockrank_too(capsys):
     assert main(["finetune", "train", "output=somewhere", "data=x.jsonl", "--dry-run"]) == 0
     assert "output: " in capsys.readouterr().out
+    assert main(["--debug", "finetune", "validate-data", "absent.jsonl"]) == 4
+    assert "Traceback" in capsys.readouterr().err

@@ -121,6 +121,12 @@ def test_pairs_that_all_stand_alone_bring_a_warning(encoder):
         encoder.predict([("liver", "sugar"), ("artery", "blood")])
 
 
+def test_a_query_that_comes_back_brings_a_warning(encoder):
+    pairs = [("liver", "sugar"), ("liver", "blood"), ("artery", "blood"), ("liver", "aspirin")]
+    with pytest.warns(UserWarning, match="a query comes back after another one's pairs"):
+        encoder.predict(pairs)
+
+
 def test_a_model_may_be_named(encoder, tmp_path):
     folder = save_model(tmp_path, "llama")
     CONFIG.save(folder)

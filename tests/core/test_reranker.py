@@ -126,10 +126,35 @@ def test_a_document_of_another_type_is_refused_by_its_index(ranker, bad):
         ranker.rank(QUERY, ["a", "b", bad, "c"])
 
 
-@pytest.mark.parametrize("documents", ["one text", {"text": "one"}, None, 7])
+@pytest.mark.parametrize("documents", ["one text", {"text": "one"}, None, 7, {"a", "b"}])
 def test_one_text_is_not_taken_for_a_list_of_documents(ranker, documents):
     with pytest.raises(TypeError, match=f"documents must be a list of documents, got {type(documents).__name__}"):
         ranker.rank(QUERY, documents)
+
+
+def test_a_table_is_not_taken_for_its_column_names(ranker):
+    pandas = pytest.importorskip("pandas")
+    table = pandas.DataFrame({"title": ["a", "b"], "text": ["c", "d"]})
+    for refused in (lambda: ranker.rank(QUERY, table), lambda: ranker.prepare(table)):
+        with pytest.raises(TypeError, match=r'got DataFrame; .* give documents.to_dict\("records"\)'):
+            refused()
+    assert len(ranker.rank(QUERY, table.to_dict("records"))) == 2
+    assert len(ranker.rank(QUERY, table["text"])) == 2
+
+
+@pytest.mark.parametrize(
+    ("request_", "error", "message"),
+    [
+        (("liver " * 400, ["a"]), ValueError, "query must have at most"),
+        (("", ["a"]), ValueError, "query must not be empty"),
+        (("liver", ["a", None]), TypeError, r"documents\[1\]"),
+    ],
+)
+def test_one_of_several_requests_that_cannot_be_ranked_is_named_before_any_is(ranker, request_, error, message):
+    done = []
+    with pytest.raises(error, match=rf"^requests\[2\]: {message}"):
+        ranker.rank_batch([(QUERY, ["a"])] * 2 + [request_], on_progress=lambda *counts: done.append(counts))
+    assert not done
 
 
 @pytest.mark.parametrize("top_k", [-1, True, False, 2.0, "3", float("nan")])
@@ -418,6 +443,11 @@ def test_with_config_changes_settings_of_a_new_reranker_only(ranker):
     assert changed.config == replace(CONFIG, signal_tokens=1, scoring_layer=1)
     assert ranker.config == CONFIG
     assert changed.rank(QUERY, DOCUMENTS) != ranker.rank(QUERY, DOCUMENTS)
+
+
+def test_with_config_leaves_a_trained_scoring_layer_where_it_is():
+    with pytest.raises(ValueError, match="scoring_layer must stay 6"):
+        BlockRankReranker.from_pretrained().with_config(scoring_layer=1)
 
 
 @pytest.mark.parametrize("scoring_layer", ["2", 1.5, True])

@@ -199,3 +199,10 @@ def test_the_config_of_a_query_free_prompt_round_trips(tmp_path):
     config = replace(BERT_CONFIG, prompt=prompt)
     config.save(tmp_path)
     assert BlockRankConfig.load(tmp_path / "blockrank_config.json") == config
+
+
+def test_data_without_any_choice_is_refused(encoder, tmp_path):
+    data = tmp_path / "one.jsonl"
+    data.write_text('{"query": "a", "pos": ["b"], "neg": []}\n')
+    with pytest.raises(ValueError, match="no list of the data has more than one document"):
+        finetune(settings(encoder, data, tmp_path / "out"))

@@ -82,6 +82,20 @@ def test_compressing_keeps_the_sentences_that_drew_the_attention():
     assert given[0].page_content == text
 
 
+def test_highlights_of_a_compressed_text_point_into_it():
+    text = (
+        "Bread is baked. Aspirin treats a heart attack. The moon is far. Heart attacks are treated. Concrete hardens."
+    )
+    given = [Document(page_content=text)]
+    (found,) = BlockRankRerank(compress=True, explain=True, kept_attention=0.6).compress_documents(given, QUESTION)
+    highlights = found.metadata["highlights"]
+    assert found.page_content != text
+    assert " ".join(one["text"] for one in sorted(highlights, key=lambda one: one["start"])) == found.page_content
+    for one in highlights:
+        assert found.page_content[one["start"] : one["end"]] == one["text"]
+    assert [one["weight"] for one in highlights] == sorted((one["weight"] for one in highlights), reverse=True)
+
+
 def test_an_empty_list_stays_empty_and_loads_nothing(monkeypatch):
     monkeypatch.setattr(Engine, "load", None)
     assert BlockRankRerank(max_document_tokens=79).compress_documents([], QUESTION) == []

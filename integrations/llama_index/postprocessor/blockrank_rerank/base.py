@@ -44,7 +44,7 @@ class BlockRankRerank(BaseNodePostprocessor):
     top_n: int | None = Field(default=5, ge=0, description="Nodes to return; None for all.")
     score_threshold: float | None = Field(default=None, description="Least share of a returned node, before top_n.")
     min_probability: float | None = Field(
-        default=None, description="Least probability of relevance of a returned node, before top_n."
+        default=None, ge=0, le=1, description="Least probability of relevance of a returned node, before top_n."
     )
     metadata_mode: MetadataMode = Field(default=MetadataMode.EMBED, description="Which metadata the model reads.")
     keep_retrieval_score: bool = Field(default=False, description="Keep the old score in the metadata.")

@@ -6,6 +6,7 @@ from typing import Any
 
 from blockrank_rerank import BlockRankReranker
 from blockrank_rerank.explanation import HIGHLIGHTS, ExplainedDocument
+from blockrank_rerank.limits import Limits
 from blockrank_rerank.request import check_query
 from blockrank_rerank.reranker import DEFAULT_MODEL
 
@@ -83,6 +84,7 @@ class BlockRankRanker:
         trust_remote_code: bool = False,
     ) -> None:
         _check_top_k(top_k)
+        Limits(top_k, score_threshold, min_probability)  # refuses what is no number
         if not (device is None or isinstance(device, ComponentDevice)):
             raise ValueError(f"device must be a ComponentDevice, as ComponentDevice.from_str gives it, got {device!r}")
         self.model, self.device, self.token, self.top_k = model, device, token, top_k

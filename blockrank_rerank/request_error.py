@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class RequestError(ValueError):
+    """One of several requests cannot be ranked.
+
+    Attributes
+    ----------
+    number : int
+        Its index.
+    reason : str
+        The message of the fault.
+    """
+
+    def __init__(self, number: int, reason: str) -> None:
+        super().__init__(f"requests[{number}]: {reason}")
+        self.number, self.reason = number, reason
+
+
+@contextmanager
+def of_request(number: int, count: int) -> Iterator[None]:
+    """Let errors about one of ``count`` requests say which; the only one needs no number."""
+    try:
+        yield
+    except ValueError as error:
+        if count == 1:
+            raise
+        raise RequestError(number, str(error)) from error
+    except TypeError as error:
+        if count == 1:
+            raise
+        raise TypeError(f"requests[{number}]: {error}") from error
