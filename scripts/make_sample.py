@@ -2,8 +2,8 @@
 
     python scripts/make_sample.py SHARED/data/train/medquad examples/data/medquad-sample
 
-Queries are drawn at random; documents are their answers and BM25's best candidates. The sample's queries
-and answers are held out of the default model's training (configs/default_model.yaml).
+Queries are drawn at random; documents are their answers and BM25's best candidates. The queries are held out of the
+default model's training (scripts/mine_default_data.py); their answers may be candidates for other queries there.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
 """Mine the default model's training lists from ../shared/data/train.
 
     python scripts/mine_default_data.py SHARED/data/train build/mined
+    python scripts/mine_default_data.py SHARED/data/train build/mined-further --further build/mined
 
 BM25's best 30 documents that are not judged. No teacher filters them: one that is the starting model itself
 refuses exactly the negatives that it gets wrong (docs/LOG.md). Queries of the shipped sample and the
-development queries are left out.
+development queries are left out. --further mines lists of queries that the folder after it lacks.
 """
 
 from __future__ import annotations
@@ -21,21 +22,34 @@ QUERIES |= {"medquad": 700, "openstax": 700, "pubmedqa": 400, "scitldr": 400}
 QUERIES |= {"react-interview-faq": 350, "recipes": 250}
 OTHER_QUERIES = 350
 
+FURTHER = {"selqa": 1400, "stackexchange": 1150, "squad-dev-noxquad": 2500, "covid-qa": 700, "medquad": 2000}
+FURTHER |= {"openstax": 2000, "wiki-entities": 800, "scitldr": 800, "wordset": 400}
+KEPT = 250
+"""Of the further lists of a collection: the teachers had no time for more."""
 
-def main(source: Path, output: Path) -> None:
+
+def main(source: Path, output: Path, further: Path | None) -> None:
     held_out = _held_out()
     output.mkdir(parents=True, exist_ok=True)
     for collection in sorted(path.name for path in source.iterdir() if path.is_dir()):
+        if further and collection not in FURTHER:
+            continue
+        name = f"{collection}.jsonl"
         mined = mine_negatives(
             source / collection,
             method="bm25",
             depth=60,
             per_query=30,
-            queries_limit=QUERIES.get(collection, OTHER_QUERIES),
-            exclude_queries=held_out.get(collection, set()),
+            queries_limit=FURTHER[collection] if further else QUERIES.get(collection, OTHER_QUERIES),
+            exclude_queries=held_out.get(collection, set()) | (_queries(further / name) if further else set()),
         )
-        write_examples(output / f"{collection}.jsonl", mined.examples)
+        write_examples(output / name, mined.examples[: KEPT if further else None])
         print(collection, mined.report, flush=True)
+
+
+def _queries(path: Path) -> set[str]:
+    """Ids of the queries of mined lists."""
+    return {json.loads(line)["query_id"] for line in path.read_text(encoding="utf-8").splitlines()}
 
 
 def _held_out() -> dict[str, set[str]]:
@@ -51,4 +65,5 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", type=Path)
     parser.add_argument("output", type=Path)
+    parser.add_argument("--further", type=Path)
     main(**vars(parser.parse_args()))
