@@ -295,7 +295,7 @@ class BlockRankReranker:
         """Read documents into a folder that serves every later query: pass it as ``store``.
 
         May be called again, to go on after an interruption or with more documents: those that are there are
-        checked and not read again. States go to disk in groups of at most 32 MB, and an eighth of ``max_memory``, and
+        checked and not read again. States go to disk in groups of at most 16 MB, and an eighth of ``max_memory``, and
         never are in memory as a whole.
 
         Parameters
