@@ -267,3 +267,10 @@ def test_without_the_framework_the_import_says_what_to_install():
     code = "import sys; sys.modules['haystack'] = None\nimport haystack_integrations.components.rankers.blockrank"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "pip install 'blockrank-rerank[haystack]'" in done.stderr
+
+
+def test_what_is_no_document_and_no_probability_is_refused():
+    with pytest.raises(TypeError, match=r"documents\[1\] must be a Document, got str"):
+        BlockRankRanker().run(QUESTION, [*documents()[:1], "text"])
+    with pytest.raises(ValueError, match=r"min_probability must be in 0..1 or None, got 5"):
+        BlockRankRanker(min_probability=5)

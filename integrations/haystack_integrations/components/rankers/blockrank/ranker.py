@@ -180,6 +180,8 @@ class BlockRankRanker:
 
         Raises
         ------
+        TypeError
+            For what is no Document.
         ValueError
             For an empty query and a `top_k` below 1.
         """
@@ -260,7 +262,9 @@ def _field_names(names: list[str] | None) -> list[str]:
 def _unique(documents: list[Document]) -> list[Document]:
     """Of documents with one id, the one with the highest score, in the place of the first."""
     best: dict[str, Document] = {}
-    for document in documents:
+    for index, document in enumerate(documents):
+        if not isinstance(document, Document):
+            raise TypeError(f"documents[{index}] must be a Document, got {type(document).__name__}")
         if document.id not in best or _score(document) > _score(best[document.id]):
             best[document.id] = document
     return list(best.values())
