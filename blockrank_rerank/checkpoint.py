@@ -107,8 +107,8 @@ class Checkpoint:
             )
         return config
 
-    def tokenizer(self) -> Any:
-        """The model's tokenizer.
+    def tokenizer(self, vocabulary: int) -> Any:
+        """The tokenizer of a model with so many embeddings.
 
         Raises
         ------
@@ -119,7 +119,6 @@ class Checkpoint:
 
         with _readable(self.model, "the tokenizer"):
             tokenizer = AutoTokenizer.from_pretrained(self.model, **self.options)
-        vocabulary = self.model_config().vocab_size
         # Where its files are missing Transformers makes an empty one, to which every word is unknown.
         if 2 * len(tokenizer) < vocabulary:
             raise ValueError(

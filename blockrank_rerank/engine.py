@@ -81,7 +81,8 @@ class Engine:
         """
         checkpoint = spec.checkpoint
         model_config, config = resolve_config(spec)
-        prompt = PromptEncoder(checkpoint.tokenizer(), config, position_limit(config, model_config))
+        tokenizer = checkpoint.tokenizer(model_config.vocab_size)
+        prompt = PromptEncoder(tokenizer, config, position_limit(config, model_config))
         device = resolve_device(spec.device)
         _refuse_triton_where_it_cannot_run(spec.attention, device)
         backbone = Backbone.load(

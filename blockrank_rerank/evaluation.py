@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import importlib
 import random
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from blockrank_rerank.formats import Collection, Corpus, Qrels, Queries, Run, read_corpus
+from blockrank_rerank.formats import Collection, Corpus, DataError, Qrels, Queries, Run, read_corpus
 from blockrank_rerank.run_reranking import (
     BatchRanker,
     RerankedRun,
@@ -194,6 +195,30 @@ def evaluate_ranker(
         without_candidates=len(collection.queries) - len(candidates),
         unranked=len(unranked),
     )
+
+
+def check_judged(collection: Collection, corpus: Corpus, folder: Path, split: str, min_relevance: int = 1) -> None:
+    """Refuse judgements of documents that are not there, which measure nothing; warn where some are missing.
+
+    Raises
+    ------
+    DataError
+        If no relevant document is in the corpus.
+    """
+    relevant = {d for judged in collection.qrels.values() for d, grade in judged.items() if grade >= min_relevance}
+    missing = relevant - corpus.keys()
+    if missing == relevant:
+        raise DataError(
+            f"none of the {len(relevant)} relevant documents of split {split!r} is in corpus.jsonl, such as "
+            f"{min(missing)!r}: the judgements are of another corpus",
+            str(folder),
+        )
+    if missing:
+        warnings.warn(
+            f"{len(missing)} of {len(relevant)} relevant documents are not in corpus.jsonl, such as {min(missing)!r}: "
+            "they count as not found",
+            stacklevel=2,
+        )
 
 
 def read_candidates(folder: Path, run: Run) -> Corpus:

@@ -465,11 +465,12 @@ class BlockRankReranker:
             check_is_pair(request, number)
             with of_request(number, len(requests)):
                 checked.append(check_request(request))
-        if len(checked) > 1:
-            for number, one in enumerate(checked):
-                if one.texts:
-                    with of_request(number, len(checked)):
-                        self._engine.prompt.encode(one.query, [])
+        if len(checked) == 1:  # encoded before it costs anything
+            return checked
+        for number, one in enumerate(checked):
+            if one.texts:
+                with of_request(number, len(checked)):
+                    self._engine.prompt.encode(one.query, [])
         return checked
 
     @property

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -19,10 +18,10 @@ if TYPE_CHECKING:
     from blockrank_rerank.request import Document
 
 GROUP_BYTES = 16_000_000
-"""States of one file of a store at most. One is written while the next is read, and a kill loses these two."""
+"""States of one file of a store at most, which is what a kill loses."""
 
 LIMIT_SHARE = 8
-"""One file takes at most this part of a limit of memory: it is held twice, beside the next one and its pass."""
+"""One file takes at most this part of a limit of memory: it is held twice, beside a forward pass."""
 
 LOOK_AHEAD = 256
 """Documents that are taken at a time, so that a corpus never is in memory as a whole."""
@@ -61,8 +60,8 @@ def prepare_store(
         # Read, and not only looked up: what is damaged is prepared again.
         missing = [text for text in unique if store.get(text) is None]
         found += len(unique) - len(missing)
-        for written, states in _written(store, _groups(missing, engine.document_states(missing, store.dtype), most)):
-            prepared += written
+        for group, states in _groups(missing, engine.document_states(missing, store.dtype), most):
+            prepared += store.append(group, states)
             if engine.max_memory is not None:
                 trim_heap()
             on_progress(0, sum(len(one.ids) for one in states))
@@ -74,20 +73,6 @@ def _chunks(documents: Iterable[Document]) -> Iterator[tuple[list[Document], lis
     rest = enumerate(documents)
     while chunk := list(islice(rest, LOOK_AHEAD)):
         yield [document for _, document in chunk], [document_text(document, index) for index, document in chunk]
-
-
-def _written(
-    store: StateStore, groups: Iterable[tuple[list[str], list[DocumentStates]]]
-) -> Iterator[tuple[int, list[DocumentStates]]]:
-    """Groups that are on the disk, with how many of their blocks were new; one is written while the next is read."""
-    with ThreadPoolExecutor(1) as writer:
-        last: tuple[Future[int], list[DocumentStates]] | None = None
-        for texts, states in groups:
-            if last is not None:
-                yield last[0].result(), last[1]
-            last = writer.submit(store.append, texts, states), states
-        if last is not None:
-            yield last[0].result(), last[1]
 
 
 def _groups(

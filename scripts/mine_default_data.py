@@ -30,17 +30,17 @@ KEPT = 250
 
 def main(source: Path, output: Path, further: Path | None) -> None:
     held_out = _held_out()
+    everything = sorted(path.name for path in source.iterdir() if path.is_dir())
+    counts = FURTHER if further else {name: QUERIES.get(name, OTHER_QUERIES) for name in everything}
     output.mkdir(parents=True, exist_ok=True)
-    for collection in sorted(path.name for path in source.iterdir() if path.is_dir()):
-        if further and collection not in FURTHER:
-            continue
+    for collection, count in counts.items():
         name = f"{collection}.jsonl"
         mined = mine_negatives(
             source / collection,
             method="bm25",
             depth=60,
             per_query=30,
-            queries_limit=FURTHER[collection] if further else QUERIES.get(collection, OTHER_QUERIES),
+            queries_limit=count,
             exclude_queries=held_out.get(collection, set()) | (_queries(further / name) if further else set()),
         )
         write_examples(output / name, mined.examples[: KEPT if further else None])

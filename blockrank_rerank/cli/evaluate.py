@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,6 +14,7 @@ from blockrank_rerank.cli.ranker import load_ranker
 from blockrank_rerank.evaluation import (
     Evaluation,
     bm25_run,
+    check_judged,
     evaluate_ranker,
     read_candidates,
     require_extra,
@@ -140,7 +140,7 @@ def _read_queries(asked: EvaluateOptions) -> Collection:
 def _read_first_stage(asked: EvaluateOptions, collection: Collection) -> tuple[Corpus, Run]:
     if asked.run is None:
         corpus = read_corpus(asked.folder / "corpus.jsonl")
-        _refuse_other_corpus(asked, collection, corpus)
+        check_judged(collection, corpus, asked.folder, asked.split, asked.min_relevance)
         return corpus, bm25_run(collection.queries, corpus, asked.depth)
     run = {query: ranking for query, ranking in read_run(asked.run).items() if query in collection.queries}
     if not run:
@@ -150,26 +150,6 @@ def _read_first_stage(asked: EvaluateOptions, collection: Collection) -> tuple[C
             str(asked.run),
         )
     return read_candidates(asked.folder, run), run
-
-
-def _refuse_other_corpus(asked: EvaluateOptions, collection: Collection, corpus: Corpus) -> None:
-    """Judgements of documents that are not there measure nothing."""
-    relevant = {
-        d for judged in collection.qrels.values() for d, grade in judged.items() if grade >= asked.min_relevance
-    }
-    missing = relevant - corpus.keys()
-    if missing == relevant:
-        raise DataError(
-            f"none of the {len(relevant)} relevant documents of split {asked.split!r} is in corpus.jsonl, such as "
-            f"{min(missing)!r}: the judgements are of another corpus",
-            str(asked.folder),
-        )
-    if missing:
-        warnings.warn(
-            f"{len(missing)} of {len(relevant)} relevant documents are not in corpus.jsonl, such as {min(missing)!r}: "
-            "they count as not found",
-            stacklevel=2,
-        )
 
 
 def _report(asked: EvaluateOptions, collection: Collection, evaluation: Evaluation, model: str) -> dict[str, Any]:

@@ -69,8 +69,8 @@ def train(
         print_line(resolved.to_yaml().rstrip())
     if dry_run:
         return
+    from blockrank_rerank.finetune.evaluation_sets import means
     from blockrank_rerank.finetune.run import finetune
-    from blockrank_rerank.finetune.trainer import means
 
     result = finetune(resolved, resume=resume)
     if not first:

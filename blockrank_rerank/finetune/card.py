@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from blockrank_rerank.config import BlockRankConfig
-from blockrank_rerank.finetune.evaluation_sets import evaluation_names
+from blockrank_rerank.finetune.evaluation_sets import MEASURES, evaluation_names
 from blockrank_rerank.finetune.settings import FinetuneSettings
 
 
@@ -51,7 +51,7 @@ def _measures(settings: FinetuneSettings, before: Mapping[str, float], after: Ma
         f"| {name.rstrip('_/')} | {measure} | {after[f'{name}first_stage_{key}']:.4f} | {before[name + key]:.4f} | "
         f"{after[name + key]:.4f} |"
         for name in names
-        for measure, key in (("nDCG@10", "ndcg@10"), ("MRR@10", "mrr@10"))
+        for measure, key in MEASURES.items()
     ]
     head = "| collection | measure | first stage | before | after |\n|---|---|---|---|---|\n"
     note = "\nThe best checkpoint was chosen by the mean of these collections.\n"

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from blockrank_rerank.evaluation import bm25_run, evaluate_ranker
+from blockrank_rerank.evaluation import bm25_run, check_judged, evaluate_ranker
 from blockrank_rerank.finetune.settings import EvaluationSource
 from blockrank_rerank.formats import Collection, Corpus, Run, read_collection, read_corpus, read_run
 from blockrank_rerank.reranker import BlockRankReranker
+
+MEASURES = {"nDCG@10": "ndcg@10", "MRR@10": "mrr@10"}
+"""What is measured, with its key in a run's records; ``first_stage_`` and ``mean_`` come before keys."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ class EvaluationSet:
         folder = Path(source.path)
         collection = read_collection(folder, source.split).sample(source.queries, seed)
         corpus = read_corpus(folder / "corpus.jsonl")
+        check_judged(collection, corpus, folder, source.split)
         run = read_run(Path(source.run)) if source.run else bm25_run(collection.queries, corpus, source.depth)
         run = {query: ranking for query, ranking in run.items() if query in collection.queries}
         named = {document for ranking in run.values() for document in ranking}
@@ -52,6 +56,14 @@ class EvaluationSet:
             "first_stage_mrr@10": result.before["RR@10"],
             "mrr@10": result.after["RR@10"],
         }
+
+
+def means(measures: Mapping[str, float]) -> str:
+    """Mean measures of the evaluation collections, beside those of the first stage's order."""
+    return ", ".join(
+        f"mean {name} {measures[f'mean_{key}']:.4f} (first stage {measures[f'mean_first_stage_{key}']:.4f})"
+        for name, key in MEASURES.items()
+    )
 
 
 def evaluation_names(sources: Sequence[EvaluationSource]) -> list[str]:

@@ -19,7 +19,7 @@ from blockrank_rerank.engine import Engine, resolve_config
 from blockrank_rerank.finetune.batches import Collator, TrainingLists
 from blockrank_rerank.finetune.card import write_card
 from blockrank_rerank.finetune.data import TrainingExample, read_examples
-from blockrank_rerank.finetune.evaluation_sets import EvaluationSet, evaluation_names
+from blockrank_rerank.finetune.evaluation_sets import MEASURES, EvaluationSet, evaluation_names
 from blockrank_rerank.finetune.progress import ShowProgress
 from blockrank_rerank.finetune.settings import SETTINGS_NAME, FinetuneSettings, TrainingSource
 from blockrank_rerank.finetune.trainer import (
@@ -128,7 +128,7 @@ class _Run:
         self.config = training_config(config, settings)
         torch.manual_seed(settings.seed)
         self.model = TrainingModel.load(checkpoint, self.config, settings)
-        self.tokenizer = checkpoint.tokenizer()
+        self.tokenizer = checkpoint.tokenizer(model_config.vocab_size)
         limit = position_limit(self.config, model_config)
         self.prompt = PromptEncoder(self.tokenizer, self.config, limit)
         self.query_free_prompt = PromptEncoder(self.tokenizer, _query_free(self.config), limit)
@@ -210,8 +210,8 @@ class _Run:
             measured = {one.name: one.measure(ranker, self.settings.seed) for one in self.sets}
         self.model.train(training)
         flat = {f"{name}/{key}": value for name, values in measured.items() for key, value in values.items()}
-        names = ("first_stage_ndcg@10", "ndcg@10", "first_stage_mrr@10", "mrr@10")
-        means = {f"mean_{key}": sum(values[key] for values in measured.values()) / len(measured) for key in names}
+        keys = [prefix + key for key in MEASURES.values() for prefix in ("first_stage_", "")]
+        means = {f"mean_{key}": sum(values[key] for values in measured.values()) / len(measured) for key in keys}
         return means | flat
 
     def _averaged(self) -> TrainingModel:

@@ -4,7 +4,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from torch.utils.data import Sampler, SequentialSampler
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
+from blockrank_rerank.finetune.evaluation_sets import means
 from blockrank_rerank.finetune.settings import FinetuneSettings
 from blockrank_rerank.formats.output import replacing
 
@@ -160,15 +161,6 @@ class Evaluate(TrainerCallback):
         if measures["mean_ndcg@10"] > best:
             self._keep()
         return measures
-
-
-def means(measures: Mapping[str, float]) -> str:
-    """Mean measures of the evaluation collections, beside those of the first stage's order."""
-    ours, first = (f"mean_{order}{{}}@10" for order in ("", "first_stage_"))
-    return ", ".join(
-        f"mean {name} {measures[ours.format(key)]:.4f} (first stage {measures[first.format(key)]:.4f})"
-        for name, key in (("nDCG@10", "ndcg"), ("MRR@10", "mrr"))
-    )
 
 
 def read_history(path: Path, before: int) -> list[dict[str, float]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from blockrank_rerank.finetune import finetune
 from blockrank_rerank.finetune.app import main
 from blockrank_rerank.finetune.batches import Collator, TrainingLists
 from blockrank_rerank.finetune.data import read_examples
+from blockrank_rerank.formats import DataError
 from blockrank_rerank.prompt import PromptEncoder
 from blockrank_rerank.scoring_head import ScoringHead
 from tests.core.tiny_models import BERT_CONFIG, CONFIG
@@ -87,8 +89,9 @@ def test_the_query_is_left_out_of_the_instruction_of_a_share_of_the_lists(decode
     config = replace(CONFIG, prompt=prompt)
     without = replace(config, prompt=replace(prompt, instruction=prompt.query_free_instruction))
     checkpoint = Checkpoint(model=str(decoder))
-    limit = position_limit(config, checkpoint.model_config())
-    encoders = [PromptEncoder(checkpoint.tokenizer(), one, limit) for one in (config, without)]
+    model_config = checkpoint.model_config()
+    tokenizer, limit = checkpoint.tokenizer(model_config.vocab_size), position_limit(config, model_config)
+    encoders = [PromptEncoder(tokenizer, one, limit) for one in (config, without)]
     collator = Collator(*encoders, config, with_answers=False)
     for index in range(10):
         layout = collator([drawn[index]])["layout"]
@@ -142,6 +145,17 @@ def test_evaluation_shows_the_first_stage_and_keeps_the_best_weights(
             f"{line['mean_first_stage_ndcg@10']:.4f}), mean MRR@10 {line['mean_mrr@10']:.4f} (first stage "
             f"{line['mean_first_stage_mrr@10']:.4f})"
         ) in out
+
+
+def test_evaluation_by_judgements_of_another_corpus_is_refused_before_training(
+    encoder, training_data, collection, tmp_path
+):
+    other = tmp_path / "other"
+    shutil.copytree(collection, other)
+    (other / "corpus.jsonl").write_text('{"_id": "x", "title": "", "text": "snow melts"}\n')
+    with pytest.raises(DataError, match=r"none of the \d+ relevant documents of split 'test' is in corpus.jsonl"):
+        finetune(settings(encoder, training_data, tmp_path / "out", evaluation=[{"path": str(other)}]))
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("family", ["encoder", "decoder"])

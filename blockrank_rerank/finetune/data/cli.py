@@ -189,7 +189,8 @@ def parse_columns(pairs: list[str] | None) -> dict[str, str] | None:
 def _tokenizer(model: str) -> Any:
     from blockrank_rerank.checkpoint import Checkpoint
 
-    return Checkpoint(model=model).tokenizer()
+    checkpoint = Checkpoint(model=model)
+    return checkpoint.tokenizer(checkpoint.model_config().vocab_size)
 
 
 def _ids(path: Path | None) -> frozenset[str]:

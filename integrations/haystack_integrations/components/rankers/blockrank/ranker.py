@@ -84,7 +84,7 @@ class BlockRankRanker:
         trust_remote_code: bool = False,
     ) -> None:
         _check_top_k(top_k)
-        Limits(top_k, score_threshold, min_probability)  # refuses what is no number
+        Limits(threshold=score_threshold, min_probability=min_probability)  # refuses what is no number
         if not (device is None or isinstance(device, ComponentDevice)):
             raise ValueError(f"device must be a ComponentDevice, as ComponentDevice.from_str gives it, got {device!r}")
         self.model, self.device, self.token, self.top_k = model, device, token, top_k
