@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -14,7 +14,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from blockrank_rerank.checkpoint import Checkpoint
 from blockrank_rerank.config import BlockRankConfig
 from blockrank_rerank.fused_linear import can_fuse, fuse_linear_layers
-from blockrank_rerank.layout import Layout, RequestBounds
+from blockrank_rerank.layout import Layout
 from blockrank_rerank.scoring_head import SCORING_HEAD_NAME, ScoringHead
 from blockrank_rerank.signals import scored_offsets, signal_rows
 from blockrank_rerank.states import HEAD_KEY, StatePack, key_name, value_name
@@ -38,8 +38,8 @@ class Pass:
     ``stop`` says whether the pass ends inside the scoring layer; training of a language model goes on.
     Where the scoring layer is one of the model's own, ``lse`` receives each request's log-sum-exps, or
     ``token_attention`` what :func:`token_attention` gives, if ``explain`` asks for that instead.
-    ``kept`` are states of documents that are not in the layout, for each of its requests; ``made`` receives the
-    layout's own keys and values by name, where they are to be kept.
+    ``kept`` are states of documents that are not in the layout, for each of its requests, in parts of which one at
+    a time is joined; ``made`` receives the layout's own keys and values by name, where they are to be kept.
     """
 
     layout: Layout
@@ -47,7 +47,7 @@ class Pass:
     implementation: str
     stop: bool = True
     explain: bool = False
-    kept: Sequence[StatePack] | None = None
+    kept: Sequence[Sequence[StatePack]] | None = None
     made: dict[str, Tensor] | None = None
     lse: list[Tensor] = field(default_factory=list)
     token_attention: list[Tensor] = field(default_factory=list)
@@ -105,17 +105,19 @@ def _with_kept_documents(
     out: Tensor, query: Tensor, key: Tensor, value: Tensor, layer: int, blockrank: Pass, options: Any
 ) -> Tensor:
     """``out`` with the query blocks' rows replaced by their attention over the kept documents too."""
-    for request, kept in zip(blockrank.layout.requests, blockrank.kept or (), strict=True):
+    for request, packs in zip(blockrank.layout.requests, blockrank.kept or (), strict=True):
         instruction, rows = slice(*request.instruction), slice(request.query[0], request.answer[1])
-        places = blockrank.layout.positions
         first = request.instruction[1] - request.instruction[0]
-        out[rows] = last_rows_attention(
-            query[rows],
-            torch.cat([key[instruction], kept.get(key_name(layer), key), key[rows]]),
-            torch.cat([value[instruction], kept.get(value_name(layer), value), value[rows]]),
-            torch.cat([places[instruction], first + kept.steps, places[rows]]),
-            **options,
+        parts = (
+            (pack.get(key_name(layer), key), pack.get(value_name(layer), value), first + pack.steps) for pack in packs
         )
+        # A part that is the only one is joined with the rest, for one call of torch's attention.
+        between = [next(parts)] if len(packs) == 1 else []
+        own = (key, value, blockrank.layout.positions)
+        joined = (
+            torch.cat([mine[instruction], *theirs, mine[rows]]) for mine, *theirs in zip(own, *between, strict=True)
+        )
+        out[rows] = last_rows_attention(query[rows], *joined, **options, parts=parts if len(packs) > 1 else None)
     return out
 
 
@@ -130,27 +132,28 @@ def _score_layer(
     how: Any = {"scale": scale, "softcap": softcap, "implementation": blockrank.implementation}
     for place, request in enumerate(blockrank.layout.requests):
         signals = query[signal_rows(request, config)]
-        keys, offsets = key, scored_offsets(request, config)
-        if blockrank.kept is not None:
-            keys, offsets = _kept_keys(key, layer, request, blockrank.kept[place], config)
-        keys = keys if heads is None else keys[:, heads]
         if blockrank.explain:
+            keys = key if heads is None else key[:, heads]
             blockrank.token_attention.append(token_attention(signals, keys, request.document_offsets, **how))
-        else:
-            blockrank.lse.append(document_scores(signals, keys, offsets, **how))
+            continue
+        parts = [
+            document_scores(signals, keys if heads is None else keys[:, heads], offsets, **how)
+            for keys, offsets in _scored_keys(key, layer, place, blockrank)
+        ]
+        blockrank.lse.append(torch.cat(parts, -1))
 
 
-def _kept_keys(
-    key: Tensor, layer: int, request: RequestBounds, kept: StatePack, config: BlockRankConfig
-) -> tuple[Tensor, Tensor]:
-    """Keys of the scored blocks where the documents are kept ones, and their offsets."""
-    keys = kept.get(key_name(layer), key)
-    if not config.abstention:
-        return keys, kept.offsets
-    instruction = key[slice(*request.instruction)]
-    return torch.cat([instruction, keys]), torch.cat(
-        [torch.zeros(1, dtype=torch.int64), kept.offsets + len(instruction)]
-    )
+def _scored_keys(key: Tensor, layer: int, place: int, blockrank: Pass) -> Iterator[tuple[Tensor, Tensor]]:
+    """Keys of a request's scored blocks with their offsets; kept ones a part at a time."""
+    request, config = blockrank.layout.requests[place], blockrank.config
+    if blockrank.kept is None:
+        yield key, scored_offsets(request, config)
+        return
+    if config.abstention:
+        start, end = request.instruction
+        yield key[start:end], torch.tensor([0, end - start])
+    for pack in blockrank.kept[place]:
+        yield pack.get(key_name(layer), key), pack.offsets
 
 
 def _refuse_window_at_scoring_layer(layer: int, window: int | None, layout: Layout, abstention: bool) -> None:
@@ -226,15 +229,16 @@ class Backbone(nn.Module):
             fuse_linear_layers(model)
         return backbone
 
-    def document_scores(self, layout: Layout, kept: Sequence[StatePack] | None = None) -> list[Tensor]:
+    def document_scores(self, layout: Layout, kept: Sequence[Sequence[StatePack]] | None = None) -> list[Tensor]:
         """Log-sum-exps of the scored blocks of every request in a pack.
 
         Parameters
         ----------
         layout : Layout
             The pack.
-        kept : sequence of StatePack, optional
-            For each request, states that stand for its documents; then the layout has none.
+        kept : sequence of sequence of StatePack, optional
+            For each request, states that stand for its documents, in parts of which one at a time is joined; then
+            the layout has none.
 
         Returns
         -------

@@ -53,7 +53,7 @@ class Engine:
 
     Holds nothing that a call changes, so threads can share it. ``prune`` says at which layers documents may be
     dropped; see :mod:`blockrank_rerank.pruning`. ``max_memory`` are the bytes that a ranking may take beside the
-    weights: half for a forward pass, half for states that the query reads, of which every layer is joined in its turn.
+    weights: half for a forward pass, half for states that the query reads, a part of one layer at a time.
     """
 
     def __init__(
@@ -192,20 +192,21 @@ class Engine:
         """The groups' states one after the other, then the query over all of them."""
         states = self._states(replace(request, query=[]), self.dtype)
         alone = replace(request, documents=[], truncated=[])
-        with packed(states, None if self.max_memory is None else self.max_memory // 4) as kept:
-            return self.scores_of_kept([alone], [kept])[0]
+        with packed(states, None if self.max_memory is None else self.max_memory // 8) as parts:
+            return self._scores_of_parts([alone], [parts])[0]
 
     @torch.inference_mode()
     def scores_of_kept(self, requests: Sequence[EncodedRequest], kept: Sequence[StatePack]) -> list[Tensor]:
         """The same for requests without documents, whose states are kept."""
-        if self.max_memory is not None and self._documents_are_independent and len(requests) == 1:
-            # Joined, states take several times their room.
-            groups = kept[0].split(self.budget_tokens)
-            return [self._joined([self._scores_of_kept(requests, [group])[0] for group in groups])]
-        return self._scores_of_kept(requests, kept)
+        return self._scores_of_parts(requests, [self._parts(pack) for pack in kept])
 
-    def _scores_of_kept(self, requests: Sequence[EncodedRequest], kept: Sequence[StatePack]) -> list[Tensor]:
-        longest = max(pack.longest for pack in kept)
+    def _parts(self, pack: StatePack) -> list[StatePack]:
+        # Joined, states take several times their room; so they are joined for every query anew.
+        fits = self.max_memory is None or pack.num_tokens <= self.budget_tokens
+        return [pack] if fits else pack.split(self.budget_tokens)
+
+    def _scores_of_parts(self, requests: Sequence[EncodedRequest], kept: Sequence[Sequence[StatePack]]) -> list[Tensor]:
+        longest = max(pack.longest for parts in kept for pack in parts)
         return self.backbone.document_scores(self._layout(requests, longest), kept)
 
     @torch.inference_mode()

@@ -5,7 +5,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, overload
 
 from blockrank_rerank.blocks import Blocks
-from blockrank_rerank.states import DocumentStates, StatePack
+from blockrank_rerank.states import DocumentStates, SharedPack
 
 if TYPE_CHECKING:
     from blockrank_rerank.request import Document
@@ -52,9 +52,9 @@ class PreparedDocuments(Sequence["Document"]):
         return sum(states.nbytes for states in self.states)
 
     @cached_property
-    def pack(self) -> StatePack:
+    def pack(self) -> SharedPack:
         """The states side by side."""
-        return StatePack(self.states)
+        return SharedPack(self.states)
 
     def __len__(self) -> int:
         return len(self.documents)

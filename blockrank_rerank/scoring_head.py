@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -62,21 +62,22 @@ class ScoringHead(nn.Module):
         layout: Layout,
         config: BlockRankConfig,
         implementation: str,
-        kept: Sequence[StatePack] | None = None,
+        kept: Sequence[Sequence[StatePack]] | None = None,
     ) -> list[Tensor]:
         """Log-sum-exps of every request's scored blocks, as :class:`Backbone` returns them.
 
         ``states`` is ``[T, hidden]``, the encoder's final states; ``kept`` as there.
         """
+        documents: list[Iterable[tuple[Tensor, Tensor]]]
         if kept is not None:
             like = states.new_empty(0, dtype=torch.float32)
-            documents = [(pack.get(HEAD_KEY, like), pack.offsets) for pack in kept]
+            documents = [((pack.get(HEAD_KEY, like), pack.offsets) for pack in packs) for packs in kept]
         else:
             keys = self.keys(states)
-            documents = [(keys, request.document_offsets) for request in layout.requests]
+            documents = [[(keys, request.document_offsets)] for request in layout.requests]
         return [
-            self._scores(states, *document, request, config, implementation)
-            for document, request in zip(documents, layout.requests, strict=True)
+            self._scores(states, parts, request, config, implementation)
+            for parts, request in zip(documents, layout.requests, strict=True)
         ]
 
     def keys(self, states: Tensor) -> Tensor:
@@ -101,21 +102,21 @@ class ScoringHead(nn.Module):
     def _scores(
         self,
         states: Tensor,
-        keys: Tensor,
-        offsets: Tensor,
+        documents: Iterable[tuple[Tensor, Tensor]],
         request: RequestBounds,
         config: BlockRankConfig,
         implementation: str,
     ) -> Tensor:
         queries, weights = self._signals(states, request, config)
-        lse = document_scores(queries, keys, offsets, scale=1.0, implementation=implementation)
-        lengths = offsets.diff().to(lse.device, lse.dtype)
-        lse = lse + self.length_weight.float()[:, None] * lengths.log()
-        scores = weights[..., None] * lse
-        if not config.abstention:
-            return scores
-        nothing = weights.detach() * self.nothing.float()
-        return torch.cat([nothing[..., None], scores], -1)
+        scores = []
+        if config.abstention:
+            nothing = weights.detach() * self.nothing.float()
+            scores.append(nothing[..., None])
+        for keys, offsets in documents:
+            lse = document_scores(queries, keys, offsets, scale=1.0, implementation=implementation)
+            lengths = offsets.diff().to(lse.device, lse.dtype)
+            scores.append(weights[..., None] * (lse + self.length_weight.float()[:, None] * lengths.log()))
+        return torch.cat(scores, -1)
 
     def _signals(self, states: Tensor, request: RequestBounds, config: BlockRankConfig) -> tuple[Tensor, Tensor]:
         """Queries ``[S, H, D]`` at their temperature, and weights ``[S, H]`` that average 1 over the signals.

@@ -16,8 +16,8 @@ from blockrank_rerank.states import DocumentStates, StatePack
 
 
 @contextmanager
-def packed(states: Iterable[DocumentStates], max_bytes: int | None) -> Iterator[StatePack]:
-    """States side by side for one query; in temporary files where they are more than ``max_bytes``.
+def packed(states: Iterable[DocumentStates], max_bytes: int | None) -> Iterator[list[StatePack]]:
+    """States side by side for one query, in parts; all but the last in temporary files, of about ``max_bytes`` each.
 
     Raises
     ------
@@ -25,37 +25,31 @@ def packed(states: Iterable[DocumentStates], max_bytes: int | None) -> Iterator[
         Where the disk is full.
     """
     waiting: list[DocumentStates] = []
-    written: list[DocumentStates] = []
     nbytes = 0
     with TemporaryDirectory(prefix="blockrank-") as folder:
-        files: list[Any] = []
+        parts: list[StatePack] = []
         for one in states:
             waiting.append(one)
             nbytes += one.nbytes
             if max_bytes is not None and nbytes > max_bytes:
-                files.append(_write(waiting, Path(folder) / f"{len(files)}.safetensors"))
-                written += [replace(state, tensors={}) for state in waiting]
+                parts.append(_FilePack(waiting, Path(folder) / f"{len(parts)}.safetensors"))
                 waiting, nbytes = [], 0
-        yield _PassingPack(written, files, waiting)
+        if waiting:
+            parts.append(StatePack(waiting))
+        yield parts
         # Windows deletes no file that is open.
-        files.clear()
+        parts.clear()
 
 
-def _write(states: Sequence[DocumentStates], path: Path) -> Any:
-    names = states[0].tensors
-    save_file({name: torch.cat([one.tensors[name] for one in states]).cpu().contiguous() for name in names}, path)
-    return safe_open(path, framework="pt")
+class _FilePack(StatePack):
+    """States that lie in a file of their own, read anew for every layer."""
 
-
-class _PassingPack(StatePack):
-    """Joins a layer's states when asked for them. The first lie in files; ``written`` are they without tensors."""
-
-    def __init__(self, written: Sequence[DocumentStates], files: Sequence[Any], rest: Sequence[DocumentStates]) -> None:
-        super().__init__([*written, *rest])
-        self._files, self._rest = files, rest
+    def __init__(self, states: Sequence[DocumentStates], path: Path) -> None:
+        super().__init__([replace(state, tensors={}) for state in states])
+        names = states[0].tensors
+        save_file({name: torch.cat([one.tensors[name] for one in states]).cpu() for name in names}, path)
+        self._file: Any = safe_open(path, framework="pt")
 
     def _joined(self, name: str) -> Tensor:
-        # Not kept: the next layer needs the room.
-        return torch.cat(
-            [file.get_tensor(name) for file in self._files] + [one.tensors[name].cpu() for one in self._rest]
-        )
+        tensor: Tensor = self._file.get_tensor(name)
+        return tensor

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -70,10 +69,10 @@ class StatePack:
         """Tokens of all documents."""
         return int(self.offsets[-1])
 
-    @cached_property
+    @property
     def steps(self) -> Tensor:
         """``[n]``: place of every token inside its document."""
-        return torch.cat([torch.arange(len(one.ids)) for one in self._states])
+        return torch.arange(self.num_tokens) - self.offsets[:-1].repeat_interleave(self.offsets.diff())
 
     def split(self, budget_tokens: int) -> list[StatePack]:
         """Packs of neighbouring documents, each within a budget unless one alone exceeds it."""
@@ -96,11 +95,20 @@ class StatePack:
         return (values.to(torch.float32) * scales.to(torch.float32)[..., None]).to(like.dtype)
 
     def _joined(self, name: str) -> Tensor:
-        # Made once: many queries read the same documents. A race of threads makes it twice, alike.
-        kept: dict[str, Tensor] = self.__dict__.setdefault("_made", {})
-        if name not in kept:
-            kept[name] = torch.cat([one.tensors[name] for one in self._states])
-        return kept[name]
+        return torch.cat([one.tensors[name] for one in self._states])
+
+
+class SharedPack(StatePack):
+    """States that many queries read: joined once."""
+
+    def __init__(self, states: Sequence[DocumentStates]) -> None:
+        super().__init__(states)
+        self._made: dict[str, Tensor] = {}
+
+    def _joined(self, name: str) -> Tensor:
+        if name not in self._made:  # a race of threads makes it twice, alike
+            self._made[name] = super()._joined(name)
+        return self._made[name]
 
 
 def states_dtype(dtype: str | torch.dtype) -> torch.dtype:

@@ -82,10 +82,10 @@ def load(folder, **options):
     return BlockRankReranker.from_pretrained(folder, dtype="float32", device="cpu", **options)
 
 
-def peak_of(ranker):
+def peak_of(ranker, documents=DOCUMENTS):
     _ = ranker.device
     with PeakMemory() as memory:
-        ranked = ranker.rank(QUERY, DOCUMENTS)
+        ranked = ranker.rank(QUERY, documents)
     return memory.peak, ranked
 
 
@@ -104,11 +104,17 @@ def test_a_limited_decoder_scores_alike_through_files_that_are_gone_afterwards(d
 @pytest.mark.parametrize("torch_threads", [1, 2, 4])
 def test_a_limit_holds_and_without_one_the_list_takes_more(decoder, set_threads, torch_threads):
     set_threads(torch_threads)
-    limit = 3_000_000
+    limit = 2_000_000
     without, expected = peak_of(load(decoder))
     within, ranked = peak_of(load(decoder, max_memory=limit))
-    assert within < limit < without / 2
+    assert within < limit < without / 4
     assert_same(ranked, expected)
+
+
+def test_what_a_decoder_holds_within_a_limit_does_not_grow_with_the_list(decoder):
+    limit = 2_000_000
+    assert all(peak_of(load(decoder, max_memory=limit), DOCUMENTS * times)[0] < limit for times in (1, 8))
+    assert peak_of(load(decoder), DOCUMENTS * 8)[0] > 20 * limit
 
 
 def test_files_go_when_a_ranking_fails(decoder, tmp_path, monkeypatch):
@@ -119,7 +125,7 @@ def test_files_go_when_a_ranking_fails(decoder, tmp_path, monkeypatch):
         assert list(tmp_path.iterdir()) != []
         raise RuntimeError("no")
 
-    monkeypatch.setattr(ranker._handle.get(), "scores_of_kept", fail)
+    monkeypatch.setattr(ranker._handle.get().backbone, "document_scores", fail)
     with pytest.raises(RuntimeError, match="no"):
         ranker.rank(QUERY, DOCUMENTS)
     assert list(tmp_path.iterdir()) == []
@@ -133,16 +139,18 @@ def test_an_encoder_with_a_scoring_layer_only_takes_smaller_passes(tmp_path):
     assert_same(small.rank(QUERY, DOCUMENTS), load(folder).rank(QUERY, DOCUMENTS))
 
 
-def test_kept_states_are_joined_a_part_at_a_time_within_a_limit(tmp_path):
+@pytest.mark.parametrize("queries", [1, 5])
+def test_kept_states_are_joined_a_part_at_a_time_within_a_limit(queries, tmp_path):
     folder = save_ranker(tmp_path, "bert", BERT_CONFIG)
     peaks, rankings = [], []
     for limit in (None, "300KB"):
         ranker = load(folder, max_memory=limit)
         prepared = ranker.prepare(DOCUMENTS, dtype="int8")
         with PeakMemory() as memory:
-            rankings.append(ranker.rank(QUERY, prepared))
+            rankings.append(ranker.rank_batch([(QUERY, prepared)] * queries))
         peaks.append(memory.peak)
-    assert_same(*rankings)
+    for within, without in zip(*rankings, strict=True):
+        assert_same(within, without)
     assert peaks[1] < peaks[0] / 4
 
 

@@ -13,6 +13,7 @@ import torch
 from blockrank_rerank import BlockRankReranker, engine
 from blockrank_rerank.scoring_head import ScoringHead
 from blockrank_rerank.state_cache import StateCache, parse_bytes
+from blockrank_rerank.states import StatePack
 from blockrank_rerank.text_tokenizer import TextTokenizer
 from tests.core.test_families import global_layers
 from tests.core.tiny_models import BERT_CONFIG, BERT_PROMPT, CONFIG, FAMILIES, PROMPT, randomise, save_model
@@ -66,6 +67,21 @@ def test_prepared_documents_rank_as_the_documents_do(family, tmp_path):
     prepared = ranker.prepare(DOCUMENTS)
     for query in QUERIES:
         assert_same(ranker.rank(query, prepared), ranker.rank(query, DOCUMENTS))
+
+
+@pytest.mark.parametrize("family", [name for name in FAMILIES if global_layers(name)])
+def test_within_a_limit_kept_states_are_read_in_parts_and_rank_alike(family, tmp_path, monkeypatch):
+    folder = save_family(tmp_path, family)
+    expected = BlockRankReranker.from_pretrained(folder, dtype="float32").query_free()
+    limited = BlockRankReranker.from_pretrained(folder, dtype="float32", max_memory=1).query_free()
+    monkeypatch.setattr(engine, "LEAST_TOKENS", 20)
+    parts, split = [], StatePack.split
+    monkeypatch.setattr(StatePack, "split", lambda *given: (found := split(*given), parts.append(len(found)))[0])
+    prepared = limited.prepare(DOCUMENTS)
+    for query in QUERIES:
+        assert_same(limited.rank(query, prepared), expected.rank(query, DOCUMENTS))
+        assert_same(limited.rank(query, DOCUMENTS), expected.rank(query, DOCUMENTS))
+    assert parts == [3] * len(QUERIES)
 
 
 @pytest.mark.parametrize("changes", [{}, {"abstention": True}, {"query_documents_from_layer": 1}], ids=str)
