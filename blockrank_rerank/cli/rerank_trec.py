@@ -38,6 +38,7 @@ def rerank_trec(
         )
     write_run(paths.output, reranked.run)
     print_note(_summary(reranked, paths.output))
+    _note_emptied(sum(not ranking for ranking in reranked.run.values()))
     _note_left_out(sum(map(len, first_stage.values())) - reranked.documents, depth)
 
 
@@ -47,6 +48,11 @@ def _summary(reranked: RerankedRun, output: Path) -> str:
         f"({reranked.truncated:,} truncated), {reranked.tokens:,} tokens in {reranked.seconds:.1f} s "
         f"({reranked.tokens_per_second:,.0f} tokens/s), into {output}"
     )
+
+
+def _note_emptied(count: int) -> None:
+    if count:
+        print_note(f"{count:,} queries have no document left, so they are not in the output (--threshold)")
 
 
 def _note_left_out(count: int, depth: int) -> None:

@@ -6,6 +6,9 @@ from pathlib import Path
 
 from blockrank_rerank.formats.errors import DataError
 
+GZIP = b"\x1f\x8b"
+"""What every gzip file begins with; no UTF-8 text does."""
+
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Non-blank lines of a UTF-8 file.
@@ -43,5 +46,7 @@ def decode(raw: bytes, name: str, number: int) -> str:
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
+        if raw.startswith(GZIP):
+            raise DataError("this is a gzip file; decompress it first, for instance with gunzip", name) from None
         byte = f"byte 0x{raw[error.start]:02x} at position {error.start + 1}"
         raise DataError(f"expected UTF-8 text, got {byte}; convert the file to UTF-8", name, number) from None

@@ -451,6 +451,14 @@ def test_documents_below_the_depth_are_left_out_and_counted(fake, collection, ca
     assert "3 documents below rank 1 were not reranked and are not in the output" in capsys.readouterr().err
 
 
+def test_queries_that_a_threshold_leaves_nothing_of_are_counted(fake, collection, capsys):
+    assert main([*TREC, "--output", "out.trec", "--threshold", "0.999"]) == 0
+    left = {line.split()[0] for line in (collection / "out.trec").read_text().splitlines()}
+    expected = f"{2 - len(left)} queries have no document left, so they are not in the output (--threshold)"
+    assert len(left) < 2
+    assert expected in capsys.readouterr().err
+
+
 def test_top_k_shortens_the_new_run(fake, collection):
     assert main([*TREC, "--output", "out.trec", "--top-k", "1"]) == 0
     assert [line.split()[2] for line in (collection / "out.trec").read_text().splitlines()] == [

@@ -87,9 +87,12 @@ def test_columns_that_flagembedding_writes_are_no_fault(put):
     assert len(read_examples(put(row))) == 1
 
 
-def test_columns_can_be_mapped_and_others_are_then_ignored(put):
-    path = put({"question": "q", "answer": "p", "neg": ["n"], "year": 1})
-    [example] = read_examples(path, columns={"query": "question", "pos": "answer"})
+def test_columns_can_be_mapped_and_others_are_then_ignored_with_one_warning(put):
+    row = {"question": "q", "answer": "p", "neg": ["n"], "year": 1}
+    path = put(row, row)
+    with pytest.warns(UserWarning, match=r':1: column "year" is not read; known: "query", ') as warned:
+        example, _ = read_examples(path, columns={"query": "question", "pos": "answer"})
+    assert len(warned) == 1
     assert (example.query, texts(example, True), texts(example, False)) == ("q", ["p"], ["n"])
 
 
@@ -131,6 +134,8 @@ FAULTS = {
     b"{\n": ("1", "not valid JSON"),
     b"[1]\n": ("1", 'expected a JSON object with "query", "pos", got list'),
     b"\xff\n": ("1", "expected UTF-8"),
+    b"\x1f\x8b\x08\x00": ("", "this is a gzip file; decompress it first"),
+    b'{"positive": "p", "question": "q"}': ("1", "columns={'query': 'question', 'pos': 'positive'}"),
     b'\n\n{"query": NaN, "pos": ["p"]}\n': ("3", "NaN is not JSON"),
 }
 
@@ -202,7 +207,7 @@ def test_scores_that_are_not_finite_are_refused(put, number):
 def test_unknown_columns_are_named_with_the_mapping_that_helps(put):
     found = refusal(put({"question": "q", "positive": ["p"]}))
     assert 'found: "question", "positive"' in found
-    assert "columns={'query': 'question'} (--column query=question)" in found
+    assert "columns={'query': 'question', 'pos': 'positive'} (--column query=question --column pos=positive)" in found
     assert "--column neg=negs" in refusal(put({"query": "q", "pos": ["p"], "negs": ["n"]}))
     assert "to ignore it" in refusal(put(GOOD | {"year": 1}))
 

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any
 
 from blockrank_rerank.finetune.data.row import Row
 from blockrank_rerank.formats.jsonl import json_type
+
+RESEMBLANCE = 0.4
+"""Of two names, between 0 and 1 as difflib counts; "question" resembles "query" by 0.46, "positive" "pos" by 0.55."""
 
 
 class ColumnMapping:
@@ -15,7 +19,7 @@ class ColumnMapping:
     ----------
     columns : mapping, optional
         Known name → the file's name. With a mapping, columns that it does not name and the format does not
-        know are ignored; without one they are a fault, since a misspelt "neg" would be lost silently.
+        know are ignored with a warning; without one they are a fault, since a misspelt "neg" would be lost.
     known, required, ignored : tuple of str
         Columns that the format reads, that it cannot do without, and that belong to others' tools.
 
@@ -34,6 +38,7 @@ class ColumnMapping:
     ) -> None:
         self._columns = dict(columns or {})
         self._known, self._required, self._ignored = known, required, ignored
+        self._unread: set[str] = set()
         strange = sorted(set(self._columns) - set(known))
         if strange:
             raise ValueError(f"columns may map {', '.join(known)}, got {', '.join(strange)}")
@@ -61,32 +66,51 @@ class ColumnMapping:
             raise row.fault(f"no column {_quoted(absent)}, which the column mapping names; found: {_found(row)}")
 
     def _check(self, row: Row, values: Mapping[str, Any]) -> None:
-        unknown = [] if self._columns else [key for key in row.value if key not in (*self._known, *self._ignored)]
+        read = {*self._known, *self._ignored, *self._columns.values()}
+        unknown = [key for key in row.value if key not in read]
         missing = [key for key in self._required if values.get(key) is None]
         if missing:
             spare = [key for key in row.value if key not in values and key not in self._ignored]
             raise row.fault(
                 f"no column {_quoted(missing)}; found: {_found(row)}; known: {_quoted(self._known)}; "
-                f"map it: {_mapping(missing[0], _closest(missing[0], spare) or '<its name>')}"
+                f"map it: {_mapping(_closest(missing, spare))}"
             )
-        if unknown:
+        if unknown and self._columns:
+            self._warn(row, unknown)
+        elif unknown:
             raise row.fault(
                 f"unknown column {_quoted(unknown)}; known: {_quoted(self._known)}; {self._advice(unknown[0], values)}"
+            )
+
+    def _warn(self, row: Row, unknown: list[str]) -> None:
+        """Say once that a column is not read."""
+        new = [key for key in unknown if key not in self._unread]
+        self._unread.update(new)
+        if new:
+            warnings.warn(
+                f"{row.source}: column {_quoted(new)} is not read; known: {_quoted(self._known)}", stacklevel=2
             )
 
     def _advice(self, unknown: str, values: Mapping[str, Any]) -> str:
         close = get_close_matches(unknown, [key for key in self._known if key not in values], n=1)
         if close:
-            return f"map it: {_mapping(close[0], unknown)}"
-        return f"to ignore it, name a column that is to be read: {_mapping('query', 'query')}"
+            return f"map it: {_mapping({close[0]: unknown})}"
+        return f"to ignore it, name a column that is to be read: {_mapping({'query': 'query'})}"
 
 
-def _closest(known: str, spare: list[str]) -> str | None:
-    return next(iter(get_close_matches(known, spare, n=1) or spare), None)
+def _closest(missing: list[str], spare: list[str]) -> dict[str, str]:
+    """For every missing column the spare one that resembles it most, or the next one, each used once."""
+    found: dict[str, str] = {}
+    for name in missing:
+        left = [key for key in spare if key not in found.values()]
+        if close := get_close_matches(name, left, n=1, cutoff=RESEMBLANCE):
+            found[name] = close[0]
+    rest = (key for key in spare if key not in found.values())
+    return {name: found.get(name) or next(rest, "<its name>") for name in missing}
 
 
-def _mapping(known: str, theirs: str) -> str:
-    return f"columns={{{known!r}: {theirs!r}}} (--column {known}={theirs})"
+def _mapping(columns: dict[str, str]) -> str:
+    return f"columns={columns} ({' '.join(f'--column {known}={theirs}' for known, theirs in columns.items())})"
 
 
 def _quoted(names: tuple[str, ...] | list[str]) -> str:
