@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from blockrank_rerank.explanation import TRUNCATED
 from blockrank_rerank.limits import Limits
 from blockrank_rerank.reranker import DEFAULT_MODEL, BlockRankReranker
 
@@ -39,6 +40,9 @@ class BlockRankCrossEncoder:
         A reranker, or a model as for :meth:`BlockRankReranker.from_pretrained`; the default one if not given.
     """
 
+    num_labels = 1
+    """One score for each pair."""
+
     def __init__(self, reranker: BlockRankReranker | str | Path | None = None) -> None:
         reranker = DEFAULT_MODEL if reranker is None else reranker
         if isinstance(reranker, str | Path):
@@ -58,7 +62,7 @@ class BlockRankCrossEncoder:
         activation_fn: Callable[[Tensor], Tensor] | None = None,
         **tuning: Any,
     ) -> list[dict[str, Any]]:
-        """Rank documents, best first, as ``{"corpus_id", "score"[, "text"]}``.
+        """Rank documents, best first, as ``{"corpus_id", "score"[, "text"]}``, and ``truncated`` where one was cut.
 
         ``activation_fn`` is applied to the scores; other arguments of ``CrossEncoder.rank`` (:data:`NO_EFFECT`) are
         accepted and change nothing.
@@ -72,7 +76,9 @@ class BlockRankCrossEncoder:
             scores = activation_fn(torch.tensor(scores)).tolist()
         best = sorted(zip(scores, ranking, strict=True), key=lambda pair: -pair[0])[: limits.top_k]
         return [
-            {"corpus_id": document.index, "score": score} | ({"text": document.text} if return_documents else {})
+            {"corpus_id": document.index, "score": score}
+            | ({"text": document.text} if return_documents else {})
+            | ({TRUNCATED: True} if document.truncated else {})
             for score, document in best
         ]
 
@@ -112,7 +118,7 @@ class BlockRankCrossEncoder:
         Raises
         ------
         TypeError
-            For arguments that ``CrossEncoder`` does not have.
+            For other arguments.
         ValueError
             For anything that is not a list of pairs.
         """
@@ -134,7 +140,7 @@ def _check(tuning: dict[str, Any]) -> None:
     refused = sorted(name for name, value in tuning.items() if name not in NO_EFFECT and value is not None)
     if refused:
         raise TypeError(
-            f"unknown argument {refused[0]!r}; those of CrossEncoder that change nothing here are "
+            f"argument {refused[0]!r} is not supported; those of CrossEncoder that are accepted and change nothing are "
             f"{', '.join(sorted(NO_EFFECT))}"
         )
 

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 HIGHLIGHTS = "highlights"
 """Key under which adapters write a document's highlights to its metadata."""
 
+TRUNCATED = "truncated"
+"""Key under which they write that the model read only the beginning; no other document has it."""
+
 _WORD = re.compile(r"\S+")
 
 

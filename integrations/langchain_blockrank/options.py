@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, StrictInt
 from typing_extensions import Self
@@ -13,7 +13,9 @@ from blockrank_rerank.reranker import DEFAULT_MODEL
 class ModelOptions(BaseModel):
     """Which model ranks, and how; classes with the same options share one loaded model."""
 
-    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", arbitrary_types_allowed=True, protected_namespaces=(), validate_assignment=True
+    )
 
     # The model's settings are frozen: the engine is described once, and would ignore a later change.
     model: str = Field(
@@ -21,6 +23,9 @@ class ModelOptions(BaseModel):
     )
     max_document_tokens: int | None = Field(
         default=None, frozen=True, description="Longest document; longer ones are split."
+    )
+    long_documents: Literal["split", "truncate", "error"] | None = Field(
+        default=None, frozen=True, description="What becomes of longer ones; the model's setting if not given."
     )
     cache: str | StrictInt | None = Field(
         default=None, frozen=True, description='Bytes of documents\' states to keep, such as "500MB".'
@@ -47,6 +52,7 @@ class ModelOptions(BaseModel):
         self._reranker = BlockRankReranker.from_pretrained(
             self.model,
             max_document_tokens=self.max_document_tokens,
+            long_documents=self.long_documents,
             cache=self.cache,
             store=self.store,
             max_memory=self.max_memory,

@@ -8,7 +8,9 @@ from langchain_core.documents import BaseDocumentCompressor, Document
 from langchain_core.runnables import RunnableLambda
 from pydantic import Field
 
-from blockrank_rerank.explanation import HIGHLIGHTS, ExplainedDocument
+from blockrank_rerank.explanation import HIGHLIGHTS, TRUNCATED, ExplainedDocument
+from blockrank_rerank.request import check_is_list
+from blockrank_rerank.reranker import RankedDocument
 from langchain_blockrank.options import ModelOptions
 
 RELEVANCE_SCORE = "relevance_score"
@@ -24,7 +26,9 @@ class BlockRankRerank(ModelOptions, BaseDocumentCompressor):
     """
 
     top_n: int | None = Field(default=3, ge=0, description="Documents to return; None for all.")
-    score_threshold: float | None = Field(default=None, description="Least share of a returned document, before top_n.")
+    score_threshold: float | None = Field(
+        default=None, allow_inf_nan=False, description="Least share of a returned document, before top_n."
+    )
     min_probability: float | None = Field(
         default=None, ge=0, le=1, description="Least probability of relevance of a returned document, before top_n."
     )
@@ -60,7 +64,7 @@ class BlockRankRerank(ModelOptions, BaseDocumentCompressor):
     def rerank(
         self, documents: Sequence[str | Document | dict[str, Any]], query: str, top_n: int | None = THE_SETTING
     ) -> list[dict[str, Any]]:
-        """Rank documents, best first, as `{"index", "relevance_score"}`.
+        """Rank documents, best first, as `{"index", "relevance_score"}`, and `truncated` where one was cut.
 
         Parameters
         ----------
@@ -71,12 +75,13 @@ class BlockRankRerank(ModelOptions, BaseDocumentCompressor):
         top_n : int, optional
             Instead of the setting, which counts if nothing is given; None for all.
         """
-        if isinstance(documents, str):
-            raise TypeError("documents must be a list of documents, got str")
+        check_is_list(documents)
         texts = [document.page_content if isinstance(document, Document) else document for document in documents]
         limits = self._limits | ({} if top_n == THE_SETTING else {"top_k": top_n})
-        ranking = self._reranker.rank(query, texts, **limits)
-        return [{"index": ranked.index, RELEVANCE_SCORE: ranked.score} for ranked in ranking]
+        return [
+            {"index": ranked.index, RELEVANCE_SCORE: ranked.score} | _cut(ranked)
+            for ranked in self._reranker.rank(query, texts, **limits)
+        ]
 
     @property
     def _limits(self) -> dict[str, Any]:
@@ -85,18 +90,24 @@ class BlockRankRerank(ModelOptions, BaseDocumentCompressor):
     def _compress(self, inputs: dict[str, Any]) -> list[Document]:
         documents, query = _checked(inputs["documents"]), inputs["query"]
         if not (self.explain or self.compress):
-            ranking = self.rerank(documents, query)
-            return [_with(documents[found["index"]], {RELEVANCE_SCORE: found[RELEVANCE_SCORE]}) for found in ranking]
+            return [_with(documents[found.pop("index")], found) for found in self.rerank(documents, query)]
         explained = self._reranker.explain(query, [document.page_content for document in documents], **self._limits)
         return [self._explained(documents[one.ranked.index], one) for one in explained]
 
     def _explained(self, document: Document, explained: ExplainedDocument) -> Document:
-        added: dict[str, Any] = {RELEVANCE_SCORE: explained.ranked.score}
+        added: dict[str, Any] = {RELEVANCE_SCORE: explained.ranked.score} | _cut(explained.ranked)
+        # What the model has not read may be what matters.
+        shorten = self.compress and not explained.ranked.truncated
         if self.explain:
             share = self.kept_attention
-            added[HIGHLIGHTS] = explained.shortened_highlights(share) if self.compress else explained.highlights
-        text = explained.shortened(self.kept_attention) if self.compress else document.page_content
+            added[HIGHLIGHTS] = explained.shortened_highlights(share) if shorten else explained.highlights
+        text = explained.shortened(self.kept_attention) if shorten else document.page_content
         return _with(document, added, text)
+
+
+def _cut(ranked: RankedDocument) -> dict[str, Any]:
+    """Says so where the model read only the beginning."""
+    return {TRUNCATED: True} if ranked.truncated else {}
 
 
 def _checked(documents: Iterable[Document]) -> list[Document]:

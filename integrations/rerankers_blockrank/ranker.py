@@ -2,9 +2,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import copy
+from itertools import count
 from typing import Any
 
 from blockrank_rerank import BlockRankReranker
+from blockrank_rerank.explanation import TRUNCATED
+from blockrank_rerank.request import check_is_list
 from blockrank_rerank.reranker import DEFAULT_MODEL
 
 try:
@@ -42,6 +45,9 @@ class BlockRankRanker(BaseRanker):
         """All documents, best first; scores are shares of the query's attention."""
         documents = _documents([docs] if isinstance(docs, str | Document) else docs, doc_ids, metadata)
         ranking = self._reranker.rank(query, [document.text or "" for document in documents])
+        for ranked in ranking:
+            if ranked.truncated:
+                documents[ranked.index].metadata[TRUNCATED] = True
         results = [
             Result(document=documents[ranked.index], score=ranked.score, rank=rank)
             for rank, ranked in enumerate(ranking, start=1)
@@ -59,18 +65,28 @@ def _documents(
     metadata: list[dict[str, Any]] | None,
 ) -> list[Document]:
     """New documents with ids and metadata; `rerankers.utils.prep_docs` would write them to the caller's."""
-    documents = [copy(document) if isinstance(document, Document) else Document(document) for document in docs]
+    check_is_list(docs)
+    documents = [_document(document, number) for number, document in enumerate(docs)]
     for name, values in (("doc_ids", doc_ids), ("metadata", metadata)):
         if values is not None and len(values) != len(documents):
             raise ValueError(f"{name} must have one entry for each of {len(documents)} documents, got {len(values)}")
+    taken = {document.doc_id for document in documents}
+    free = (number for number in count() if number not in taken)
     for number, document in enumerate(documents):
         if doc_ids is not None:
             document.doc_id = doc_ids[number]
         elif document.doc_id is None:
-            document.doc_id = number
-        if metadata is not None:
-            document.metadata = metadata[number]
+            document.doc_id = next(free)
+        document.metadata = dict((document.metadata if metadata is None else metadata[number]) or {})
     return documents
+
+
+def _document(document: object, number: int) -> Document:
+    if isinstance(document, str):
+        return Document(document)
+    if not isinstance(document, Document):
+        raise TypeError(f"docs[{number}] must be a str or a Document of rerankers, got {type(document).__name__}")
+    return copy(document)
 
 
 AVAILABLE_RANKERS["BlockRankRanker"] = BlockRankRanker

@@ -105,11 +105,11 @@ def test_an_activation_sees_the_whole_list_and_decides_the_order(encoder):
 
 
 def test_misspelt_arguments_and_prompts_are_refused(encoder):
-    with pytest.raises(TypeError, match="unknown argument 'topk'"):
+    with pytest.raises(TypeError, match="argument 'topk' is not supported"):
         encoder.rank(QUERY, DOCUMENTS, topk=1)
-    with pytest.raises(TypeError, match="unknown argument 'prompt'"):
+    with pytest.raises(TypeError, match="argument 'prompt' is not supported"):
         encoder.predict([(QUERY, "a")], prompt="query: ")
-    with pytest.raises(TypeError, match="unknown argument 'device'"):
+    with pytest.raises(TypeError, match="argument 'device' is not supported"):
         encoder.predict([(QUERY, "a")], device="cuda")
     with pytest.raises(TypeError, match="two names of one argument"):
         encoder.predict([(QUERY, "a")], sentences=[(QUERY, "a")])
@@ -162,3 +162,9 @@ def test_bad_documents_and_queries_are_refused_as_by_the_reranker(encoder):
 def test_the_default_model_is_used_where_none_is_given():
     ranking = BlockRankCrossEncoder().rank("why is the sky blue", ["bread and butter", "the blue colour of the sky"])
     assert ranking[0]["corpus_id"] == 1
+
+
+def test_cut_documents_say_so(tmp_path):
+    cutting = BlockRankReranker.from_pretrained(max_document_tokens=20, long_documents="truncate")
+    found = BlockRankCrossEncoder(cutting).rank("what treats it", ["aspirin " * 30, "bread"])
+    assert {one["corpus_id"]: one.get("truncated") for one in found} == {0: True, 1: None}

@@ -14,6 +14,8 @@ TEXTS = [
     "Emoji 🩺 and </s> [SEP] are text like any other.",
     "",
 ]
+CUT = "Bread is baked at 220 degrees. " * 5 + "A heart attack is treated with aspirin."
+"""More than 20 tokens."""
 
 
 @pytest.fixture(scope="session")

@@ -7,9 +7,11 @@ import pickle
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 haystack = pytest.importorskip("haystack", reason="needs the haystack extra")
 
@@ -20,7 +22,7 @@ from haystack.utils import ComponentDevice, Secret
 from haystack_integrations.components.rankers.blockrank import BlockRankRanker
 
 from blockrank_rerank.engine import Engine
-from tests.integrations.conftest import QUESTION, TEXTS
+from tests.integrations.conftest import CUT, QUESTION, TEXTS
 
 
 def documents(texts=TEXTS):
@@ -274,3 +276,41 @@ def test_what_is_no_document_and_no_probability_is_refused():
         BlockRankRanker().run(QUESTION, [*documents()[:1], "text"])
     with pytest.raises(ValueError, match=r"min_probability must be in 0..1 or None, got 5"):
         BlockRankRanker(min_probability=5)
+
+
+def test_a_cut_document_says_so_and_the_others_do_not():
+    given = documents([CUT, TEXTS[0]])
+    settings = {"max_document_tokens": 20, "long_documents": "truncate"}
+    for explain in (False, True):
+        found = BlockRankRanker(**settings, explain=explain).run(QUESTION, given)["documents"]
+        assert {one.id: one.meta.get("truncated") for one in found} == {"0": True, "1": None}
+    with pytest.raises(ValueError, match=r"documents\[0\] has \d+ tokens, more than the 20"):
+        BlockRankRanker(max_document_tokens=20, long_documents="error").run(QUESTION, given)
+
+
+@pytest.mark.parametrize(
+    "name", ["query_prefix", "query_suffix", "document_prefix", "document_suffix", "embedding_separator"]
+)
+def test_an_empty_value_in_a_saved_pipeline_is_no_text(name):
+    with pytest.raises(ValueError, match=f"{name} must be a str, got None"):
+        BlockRankRanker(**{name: None})
+
+
+def test_a_token_that_is_no_secret_is_refused_and_not_shown():
+    with pytest.raises(ValueError, match=r"token must be a Secret, .* got str") as refused:
+        BlockRankRanker(token="hf_x")
+    assert "hf_x" not in str(refused.value)
+
+
+def test_whatever_is_accepted_can_be_saved(tmp_path):
+    built = pipeline(
+        model=Path("default"),
+        top_k=np.int64(2),
+        score_threshold=np.float32(0.25),
+        min_probability=np.float64(0.125),
+        dtype=torch.float32,
+        store=tmp_path,
+    )
+    again = Pipeline.loads(built.dumps()).get_component("ranker")
+    assert (again.model, again.top_k, again.score_threshold, again.min_probability) == ("default", 2, 0.25, 0.125)
+    assert (again.dtype, again.store) == ("float32", str(tmp_path))

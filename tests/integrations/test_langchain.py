@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+pd = pytest.importorskip("pandas")
 pytest.importorskip("langchain_core", reason="needs the langchain extra")
 classic = pytest.importorskip("langchain_classic.retrievers", reason="needs langchain-classic")
 
@@ -20,7 +21,7 @@ from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import RunnableParallel, RunnablePassthrough
 
 from blockrank_rerank.engine import Engine
-from tests.integrations.conftest import QUESTION, TEXTS
+from tests.integrations.conftest import CUT, QUESTION, TEXTS
 
 
 def documents(texts=TEXTS):
@@ -240,3 +241,30 @@ def test_without_the_framework_the_import_says_what_to_install():
     code = "import sys; sys.modules['langchain_core'] = None\nimport langchain_blockrank"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "pip install 'blockrank-rerank[langchain]'" in done.stderr
+
+
+def test_a_cut_document_says_so_and_is_not_compressed():
+    given = documents([CUT, TEXTS[0]])
+    settings = {"max_document_tokens": 20, "long_documents": "truncate"}
+    found = {one.id: one for one in BlockRankRerank(**settings).compress_documents(given, QUESTION)}
+    assert found["0"].metadata["truncated"] is True
+    assert "truncated" not in found["1"].metadata
+    shortened = BlockRankRerank(**settings, compress=True, kept_attention=0.1).compress_documents(given, QUESTION)
+    assert {one.id: one.page_content for one in shortened}["0"] == CUT
+    with pytest.raises(ValueError, match=r"documents\[0\] has \d+ tokens, more than the 20"):
+        BlockRankRerank(max_document_tokens=20, long_documents="error").compress_documents(given, QUESTION)
+
+
+@pytest.mark.parametrize("documents", ["text", {"text": "x", "title": "y"}, {"a", "b"}, pd.DataFrame({"text": TEXTS})])
+def test_what_is_no_list_of_documents_is_not_ranked(documents):
+    with pytest.raises(TypeError, match="documents must be a list of documents, got"):
+        BlockRankRerank().rerank(documents, QUESTION)
+
+
+@pytest.mark.parametrize(("name", "value"), [("top_n", -1), ("kept_attention", 5), ("score_threshold", float("inf"))])
+def test_settings_are_checked_when_they_are_assigned_too(name, value):
+    reranker = BlockRankRerank()
+    with pytest.raises(ValueError, match=name):
+        setattr(reranker, name, value)
+    with pytest.raises(ValueError, match=name):
+        BlockRankRerank(**{name: value})

@@ -9,6 +9,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
+import numpy as np
 import pytest
 
 pytest.importorskip("llama_index.core", reason="needs the llama-index extra")
@@ -24,8 +25,9 @@ from llama_index.core.retrievers import BaseRetriever
 from llama_index.core.schema import ImageNode, MetadataMode, NodeWithScore, QueryBundle, TextNode
 from llama_index.postprocessor.blockrank_rerank import BlockRankRerank
 
+from blockrank_rerank import BlockRankReranker
 from blockrank_rerank.engine import Engine
-from tests.integrations.conftest import QUESTION, TEXTS
+from tests.integrations.conftest import CUT, QUESTION, TEXTS
 
 
 def nodes(texts=TEXTS, score=0.5):
@@ -253,3 +255,59 @@ def test_without_the_framework_the_import_says_what_to_install():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "pip install 'blockrank-rerank[llama-index]'" in done.stderr
+
+
+def test_an_iterator_of_nodes_is_a_list_of_nodes():
+    expected = ids(BlockRankRerank().postprocess_nodes(nodes(), query_str=QUESTION))
+    assert ids(BlockRankRerank().postprocess_nodes(iter(nodes()), query_str=QUESTION)) == expected
+    assert len(BlockRankRerank(top_n=None).postprocess_nodes(iter(nodes()), query_str=QUESTION)) == len(TEXTS)
+
+
+def test_a_cut_node_says_so_and_the_others_do_not():
+    long = [CUT, TEXTS[0]]
+    found = BlockRankRerank(max_document_tokens=20, long_documents="truncate").postprocess_nodes(
+        nodes(long), query_str=QUESTION
+    )
+    assert {node.node_id: node.metadata for node in found} == {"0": {"truncated": True}, "1": {}}
+    assert "truncated" not in found[0].node.get_content(MetadataMode.LLM)
+    with pytest.raises(ValueError, match=r"documents\[0\] has \d+ tokens, more than the 20"):
+        BlockRankRerank(max_document_tokens=20, long_documents="error").postprocess_nodes(
+            nodes(long), query_str=QUESTION
+        )
+
+
+def test_numpys_scores_become_pythons_and_are_saved():
+    [best] = BlockRankRerank(top_n=1, keep_retrieval_score=True).postprocess_nodes(
+        nodes(score=np.float32(0.5)), query_str=QUESTION
+    )
+    assert best.metadata["retrieval_score"] == 0.5
+    assert json.loads(best.to_json())["node"]["metadata"]["retrieval_score"] == 0.5
+
+
+@pytest.mark.parametrize(("name", "value"), [("top_n", -1), ("min_probability", 2), ("score_threshold", float("nan"))])
+def test_settings_are_checked_when_they_are_assigned_too(name, value):
+    reranker = BlockRankRerank()
+    with pytest.raises(ValueError, match=name):
+        setattr(reranker, name, value)
+    with pytest.raises(ValueError, match=name):
+        BlockRankRerank(**{name: value})
+
+
+@pytest.mark.parametrize("template", ["{metadata_str}\n\n{content}", "{content}\n{metadata_str}"])
+@pytest.mark.parametrize("before", ["", "  "])
+def test_highlights_are_of_the_content_wherever_it_stands(template, before):
+    text = before + "Bread is baked. Aspirin heals."
+    node = TextNode(
+        text=text, metadata={"source": "It is late. Bread is baked. Aspirin heals."}, text_template=template
+    )
+    [found] = BlockRankRerank(explain=True).postprocess_nodes([NodeWithScore(node=node)], query_str=QUESTION)
+    [expected] = BlockRankReranker.from_pretrained().explain(QUESTION, [node.get_content(MetadataMode.EMBED)])
+    read = expected.ranked.text
+    start = read.index(text.strip()) if template.startswith("{content}") else read.rindex(text.strip())
+    own = expected.within(start, start + len(text.strip())).highlights
+    highlights = found.metadata["highlights"]
+    assert [one["weight"] for one in highlights] == [one["weight"] for one in own]
+    assert sorted(text[one["start"] : one["end"]].strip() for one in highlights) == [
+        "Aspirin heals.",
+        "Bread is baked.",
+    ]

@@ -8,13 +8,14 @@ import sys
 
 import pytest
 
+pd = pytest.importorskip("pandas")
 rerankers = pytest.importorskip("rerankers", reason="needs the rerankers extra")
 
 import rerankers_blockrank  # noqa: F401
 from rerankers.documents import Document
 
 from blockrank_rerank import BlockRankReranker
-from tests.integrations.conftest import QUESTION, TEXTS
+from tests.integrations.conftest import CUT, QUESTION, TEXTS
 
 
 @pytest.fixture(scope="module")
@@ -92,3 +93,31 @@ def test_without_the_framework_the_import_says_what_to_install():
     code = "import sys; sys.modules['rerankers'] = None\nimport rerankers_blockrank"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "pip install 'blockrank-rerank[rerankers]'" in done.stderr
+
+
+@pytest.mark.parametrize("documents", [{"text": "x"}, {"a", "b"}, pd.DataFrame({"text": TEXTS})])
+def test_what_is_no_list_of_documents_is_not_ranked(ranker, documents):
+    with pytest.raises(TypeError, match="documents must be a list of documents, got"):
+        ranker.rank(QUESTION, documents)
+
+
+def test_what_is_no_document_is_named_by_its_place(ranker):
+    with pytest.raises(TypeError, match=r"docs\[1\] must be a str or a Document of rerankers, got dict"):
+        ranker.rank(QUESTION, [TEXTS[0], {"text": "x"}])
+
+
+def test_made_up_ids_are_not_those_that_were_given(ranker):
+    found = ranker.rank(QUESTION, [Document(TEXTS[0], doc_id=0), Document(TEXTS[1]), Document(TEXTS[2], doc_id=2)])
+    assert {result.text: result.doc_id for result in found} == {TEXTS[0]: 0, TEXTS[1]: 1, TEXTS[2]: 2}
+    found = ranker.rank(QUESTION, [Document(TEXTS[0], doc_id=1), Document(TEXTS[1])])
+    assert {result.text: result.doc_id for result in found} == {TEXTS[0]: 1, TEXTS[1]: 0}
+
+
+def test_a_cut_document_says_so_and_the_callers_does_not():
+    cutting = rerankers.Reranker(
+        "default", model_type="BlockRankRanker", verbose=0, max_document_tokens=20, long_documents="truncate"
+    )
+    given = [Document(CUT, doc_id=0, metadata={"n": 0}), Document(TEXTS[0], doc_id=1)]
+    found = cutting.rank(QUESTION, given)
+    assert {result.doc_id: result.metadata for result in found} == {0: {"n": 0, "truncated": True}, 1: {}}
+    assert given[0].metadata == {"n": 0}

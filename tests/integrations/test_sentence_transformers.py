@@ -8,7 +8,10 @@ import torch
 pytest.importorskip("sentence_transformers", reason="needs sentence-transformers, from the train extra")
 
 from safetensors.torch import load_file, save_file
-from sentence_transformers.cross_encoder.evaluation import CrossEncoderRerankingEvaluator
+from sentence_transformers.cross_encoder.evaluation import (
+    CrossEncoderClassificationEvaluator,
+    CrossEncoderRerankingEvaluator,
+)
 
 from blockrank_rerank import BlockRankCrossEncoder, BlockRankReranker
 from tests.core.tiny_models import CONFIG, save_model
@@ -85,3 +88,10 @@ def test_positives_that_the_first_stage_missed_count_unless_they_are_always_rera
     sample = {"query": QUESTION, "positive": [TEXTS[1]], "documents": [TEXTS[0], *TEXTS[2:]]}
     assert evaluate(cross_encoder(), [sample], always_rerank_positives=True)["mrr@10"] == 1
     assert evaluate(cross_encoder(), [sample], always_rerank_positives=False)["mrr@10"] == 0
+
+
+def test_the_classification_evaluator_takes_it(ranking):
+    best, worst = ranking[0].index, ranking[-1].index
+    pairs = [(QUESTION, TEXTS[best]), (QUESTION, TEXTS[worst])]
+    found = CrossEncoderClassificationEvaluator(pairs, [1, 0], write_csv=False)(cross_encoder())
+    assert found["average_precision"] == 1.0

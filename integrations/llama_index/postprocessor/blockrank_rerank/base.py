@@ -1,14 +1,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from typing_extensions import Self
 
 from blockrank_rerank import BlockRankReranker
-from blockrank_rerank.explanation import HIGHLIGHTS, ExplainedDocument
+from blockrank_rerank.explanation import HIGHLIGHTS, TRUNCATED, ExplainedDocument
 from blockrank_rerank.request import check_query
-from blockrank_rerank.reranker import DEFAULT_MODEL
+from blockrank_rerank.reranker import DEFAULT_MODEL, RankedDocument
 
 try:
     from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr, StrictInt, model_validator
@@ -35,14 +35,18 @@ class BlockRankRerank(BaseNodePostprocessor):
     share an instance.
     """
 
-    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", arbitrary_types_allowed=True, protected_namespaces=(), validate_assignment=True
+    )
 
     # The model's settings are frozen: the engine is described once, and would ignore a later change.
     model: str = Field(
         default=DEFAULT_MODEL, frozen=True, description="Folder, Hub id, or 'default' for the model in the package."
     )
     top_n: int | None = Field(default=5, ge=0, description="Nodes to return; None for all.")
-    score_threshold: float | None = Field(default=None, description="Least share of a returned node, before top_n.")
+    score_threshold: float | None = Field(
+        default=None, allow_inf_nan=False, description="Least share of a returned node, before top_n."
+    )
     min_probability: float | None = Field(
         default=None, ge=0, le=1, description="Least probability of relevance of a returned node, before top_n."
     )
@@ -54,6 +58,9 @@ class BlockRankRerank(BaseNodePostprocessor):
     )
     max_document_tokens: int | None = Field(
         default=None, frozen=True, description="Longest node in tokens; longer ones are split."
+    )
+    long_documents: Literal["split", "truncate", "error"] | None = Field(
+        default=None, frozen=True, description="What becomes of longer ones; the model's setting if not given."
     )
     cache: str | StrictInt | None = Field(
         default=None, frozen=True, description='Bytes of documents\' states to keep, such as "500MB".'
@@ -88,6 +95,7 @@ class BlockRankRerank(BaseNodePostprocessor):
         self._reranker = BlockRankReranker.from_pretrained(
             self.model,
             max_document_tokens=self.max_document_tokens,
+            long_documents=self.long_documents,
             cache=self.cache,
             store=self.store,
             max_memory=self.max_memory,
@@ -116,6 +124,7 @@ class BlockRankRerank(BaseNodePostprocessor):
         if query_bundle is None:
             raise ValueError("BlockRankRerank needs the query: pass query_str or query_bundle")
         check_query(query_bundle.query_str)
+        nodes = list(nodes)  # an iterator would be empty after the first event
         if not nodes:
             return []
         top_n = len(nodes) if self.top_n is None else self.top_n
@@ -143,32 +152,40 @@ class BlockRankRerank(BaseNodePostprocessor):
         }
         if not self.explain:
             ranking = self._reranker.rank(query, texts, **limits)
-            return [NodeWithScore(node=self._node(nodes[r.index], {}), score=r.score) for r in ranking]
+            return [self._scored(nodes[ranked.index], ranked, {}) for ranked in ranking]
         explained = self._reranker.explain(query, texts, **limits)
-        return [
-            NodeWithScore(
-                node=self._node(nodes[e.ranked.index], {HIGHLIGHTS: _highlights(nodes[e.ranked.index], e)}),
-                score=e.ranked.score,
-            )
-            for e in explained
-        ]
+        places = [(nodes[one.ranked.index], one) for one in explained]
+        return [self._scored(node, one.ranked, {HIGHLIGHTS: _highlights(node.node, one)}) for node, one in places]
 
-    def _node(self, scored: NodeWithScore, added: dict[str, Any]) -> BaseNode:
+    def _scored(self, given: NodeWithScore, ranked: RankedDocument, added: dict[str, Any]) -> NodeWithScore:
+        if ranked.truncated:
+            added = {**added, TRUNCATED: True}
         if self.keep_retrieval_score:
-            added = {**added, RETRIEVAL_SCORE: scored.score}
-        if not added:
-            return scored.node
-        node = scored.node.model_copy()
-        node.metadata = {**node.metadata, **added}
-        # Neither the next embedding model nor the LLM should read these as text.
-        node.excluded_embed_metadata_keys = [*node.excluded_embed_metadata_keys, *added]
-        node.excluded_llm_metadata_keys = [*node.excluded_llm_metadata_keys, *added]
-        return node
+            added = {**added, RETRIEVAL_SCORE: None if given.score is None else float(given.score)}
+        return NodeWithScore(node=_with(given.node, added), score=ranked.score)
 
 
-def _highlights(scored: NodeWithScore, explained: ExplainedDocument) -> list[dict[str, Any]]:
-    """Highlights of the node's own text, which follows its metadata in what the model read."""
+def _with(given: BaseNode, added: dict[str, Any]) -> BaseNode:
+    """The node, or a copy with more metadata."""
+    if not added:
+        return given
+    node = given.model_copy()
+    node.metadata = {**node.metadata, **added}
+    # Neither the next embedding model nor the LLM should read these as text.
+    node.excluded_embed_metadata_keys = [*node.excluded_embed_metadata_keys, *added]
+    node.excluded_llm_metadata_keys = [*node.excluded_llm_metadata_keys, *added]
+    return node
+
+
+def _highlights(node: BaseNode, explained: ExplainedDocument) -> list[dict[str, Any]]:
+    """Highlights of the node's own text, which stands before or after its metadata in what the model read."""
+    text = node.get_content(metadata_mode=MetadataMode.NONE)
     # LlamaIndex strips what it puts together.
-    text = scored.node.get_content(metadata_mode=MetadataMode.NONE).rstrip()
-    start = explained.ranked.text.rfind(text)
-    return explained.within(start, start + len(text)).highlights if start >= 0 else []
+    own, before = text.strip(), len(text) - len(text.lstrip())
+    first = str(getattr(node, "text_template", "")).startswith("{content}")
+    read = explained.ranked.text
+    start = read.find(own) if first else read.rfind(own)
+    if start < 0:
+        return []
+    found = explained.within(start, start + len(own)).highlights
+    return [{**one, "start": one["start"] + before, "end": one["end"] + before} for one in found]

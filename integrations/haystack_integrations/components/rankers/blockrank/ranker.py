@@ -1,14 +1,16 @@
 # Without `from __future__ import annotations`: haystack-ai 2.20 does not connect inputs whose types are strings.
 import asyncio
 import math
+import operator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from blockrank_rerank import BlockRankReranker
-from blockrank_rerank.explanation import HIGHLIGHTS, ExplainedDocument
+from blockrank_rerank.explanation import HIGHLIGHTS, TRUNCATED, ExplainedDocument
 from blockrank_rerank.limits import Limits
 from blockrank_rerank.request import check_query
-from blockrank_rerank.reranker import DEFAULT_MODEL
+from blockrank_rerank.reranker import DEFAULT_MODEL, RankedDocument
 
 try:
     from haystack import Document, component, default_from_dict, default_to_dict
@@ -49,6 +51,8 @@ class BlockRankRanker:
         `start`, `end` (code points of the content), `weight` and `text`. Takes about twice as long.
     max_document_tokens : int, optional
         Longest document; longer ones are split.
+    long_documents : str, optional
+        What becomes of longer ones: "split", "truncate" or "error"; the model's setting if not given.
     cache : str or int, optional
         Bytes of documents' states to keep, such as "500MB", so that a document is read once.
     store : str, optional
@@ -61,7 +65,7 @@ class BlockRankRanker:
 
     def __init__(
         self,
-        model: str = DEFAULT_MODEL,
+        model: str | Path = DEFAULT_MODEL,
         device: ComponentDevice | None = None,
         token: Secret | None = Secret.from_env_var(["HF_API_TOKEN", "HF_TOKEN"], strict=False),
         top_k: int = 10,
@@ -75,8 +79,9 @@ class BlockRankRanker:
         min_probability: float | None = None,
         explain: bool = False,
         max_document_tokens: int | None = None,
+        long_documents: str | None = None,
         cache: str | int | None = None,
-        store: str | None = None,
+        store: str | Path | None = None,
         max_memory: str | int | None = None,
         dtype: str | None = None,
         revision: str | None = None,
@@ -87,15 +92,27 @@ class BlockRankRanker:
         Limits(threshold=score_threshold, min_probability=min_probability)  # refuses what is no number
         if not (device is None or isinstance(device, ComponentDevice)):
             raise ValueError(f"device must be a ComponentDevice, as ComponentDevice.from_str gives it, got {device!r}")
-        self.model, self.device, self.token, self.top_k = model, device, token, top_k
+        if not (token is None or isinstance(token, Secret)):
+            raise ValueError(f"token must be a Secret, as Secret.from_env_var gives it, got {type(token).__name__}")
+        _check_texts(
+            query_prefix=query_prefix,
+            query_suffix=query_suffix,
+            document_prefix=document_prefix,
+            document_suffix=document_suffix,
+            embedding_separator=embedding_separator,
+        )
+        # Plain types, which a saved pipeline can hold.
+        self.model, self.device, self.token, self.top_k = str(model), device, token, operator.index(top_k)
         self.query_prefix, self.query_suffix = query_prefix, query_suffix
         self.document_prefix, self.document_suffix = document_prefix, document_suffix
         self.meta_fields_to_embed = _field_names(meta_fields_to_embed)
         self.embedding_separator = embedding_separator
-        self.score_threshold, self.min_probability = score_threshold, min_probability
+        self.score_threshold = None if score_threshold is None else float(score_threshold)
+        self.min_probability = None if min_probability is None else float(min_probability)
         self.explain = explain
-        self.max_document_tokens, self.dtype, self.revision = max_document_tokens, dtype, revision
-        self.cache, self.store, self.max_memory = cache, store, max_memory
+        self.max_document_tokens, self.long_documents, self.revision = max_document_tokens, long_documents, revision
+        self.dtype = None if dtype is None else str(dtype).removeprefix("torch.")
+        self.cache, self.store, self.max_memory = cache, None if store is None else str(store), max_memory
         self.local_files_only, self.trust_remote_code = local_files_only, trust_remote_code
         self._reranker: BlockRankReranker | None = None
 
@@ -133,6 +150,7 @@ class BlockRankRanker:
             min_probability=self.min_probability,
             explain=self.explain,
             max_document_tokens=self.max_document_tokens,
+            long_documents=self.long_documents,
             cache=self.cache,
             store=self.store,
             max_memory=self.max_memory,
@@ -201,7 +219,7 @@ class BlockRankRanker:
         }
         if not self.explain:
             ranking = reranker.rank(asked, texts, **limits)
-            return {"documents": [replace(candidates[ranked.index], score=ranked.score) for ranked in ranking]}
+            return {"documents": [_ranked(candidates[ranked.index], ranked, {}) for ranked in ranking]}
         explained = reranker.explain(asked, texts, **limits)
         return {"documents": [self._highlighted(candidates[one.ranked.index], one) for one in explained]}
 
@@ -224,6 +242,7 @@ class BlockRankRanker:
                 device=None if self.device is None else self.device.to_torch_str(),
                 token=self.token.resolve_value() if self.token else None,
                 max_document_tokens=self.max_document_tokens,
+                long_documents=self.long_documents,
                 cache=self.cache,
                 store=self.store,
                 max_memory=self.max_memory,
@@ -244,7 +263,20 @@ class BlockRankRanker:
     def _highlighted(self, document: Document, explained: ExplainedDocument) -> Document:
         end = len(explained.ranked.text) - len(self.document_suffix)
         content = explained.within(end - len(document.content or ""), end)
-        return replace(document, score=explained.ranked.score, meta={**document.meta, HIGHLIGHTS: content.highlights})
+        return _ranked(document, explained.ranked, {HIGHLIGHTS: content.highlights})
+
+
+def _ranked(document: Document, ranked: RankedDocument, added: dict[str, Any]) -> Document:
+    """A copy with its new score; `truncated` in its meta where the model read only the beginning."""
+    if ranked.truncated:
+        added = {**added, TRUNCATED: True}
+    return replace(document, score=ranked.score, meta={**document.meta, **added})
+
+
+def _check_texts(**texts: str) -> None:
+    for name, text in texts.items():
+        if not isinstance(text, str):  # an empty value of a YAML file is None
+            raise ValueError(f"{name} must be a str, got {text!r}; '' for none")
 
 
 def _check_top_k(top_k: int) -> None:
