@@ -2,10 +2,11 @@
 
     python benchmarks/compile_kernels.py [--quick]
 
-For sm_80 and sm_90, each head dimension and dtype: registers per thread, bytes spilled to local memory, shared
-memory, and the tensor-core instruction. Exits with 1 where a kernel spills more than the assembler does of its own
-accord to stay below a register count, or multiplies half precision without tensor cores. Nothing is timed: that
-takes a GPU.
+For sm_80 and sm_90, each head dimension and dtype, and for large groups of heads: registers per thread, bytes spilled
+to local memory, shared memory, and the tensor-core instruction. Exits with 1 where a kernel of a group of 4 spills more
+than the assembler does of its own accord to stay below a register count, needs more shared memory than a small GPU has,
+multiplies half precision without tensor cores, or adds fp32 products to a running sum term by term. Nothing is timed:
+that takes a GPU.
 """
 
 from __future__ import annotations
@@ -27,12 +28,22 @@ import torch
 import triton
 from blockrank_kernels.block_attention import triton as attention
 from blockrank_kernels.document_scores import triton as scores
+from blockrank_kernels.gpu import MAX_GROUP_WIDTH
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 TOLERATED_SPILL = 16
 """Bytes per thread: at exactly 64, 80, 128 and 168 registers ptxas keeps a few numbers elsewhere so that one more
 block fits on a multiprocessor."""
+
+SHARED = 101_376
+"""Bytes of shared memory that a block may have on sm_86, sm_89 and sm_120, the least of the GPUs that are supported."""
+
+CHAIN = re.compile(r"tt\.dot [^,]+, [^,]+, %arg\d+")
+"""A product that starts from a sum which a loop carries along."""
+
+LARGE_GROUPS = {dim: MAX_GROUP_WIDTH // dim for dim in (64, 128)}
+"""Query heads per key head, by head dimension, as many as are accepted; tiles of dimension 256 hold them anyway."""
 
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 TYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
@@ -56,6 +67,7 @@ class Variant(NamedTuple):
     def name(self) -> str:
         """Kernel with what sets it apart."""
         flags = [flag.lower() for flag in ("SPLIT", "SOFTCAP") if self.constants.get(flag)]
+        flags += [f"group of {self.constants['GROUP']}"] if self.constants.get("GROUP", 4) > 4 else []
         flags += ["windowed"] if self.constants.get("WINDOW") else []
         folder = self.kernel.__module__.split(".")[-2]
         return " ".join([f"{folder}.{self.kernel.__name__.strip('_')}", *flags])
@@ -68,6 +80,7 @@ class Compiled(NamedTuple):
     spilled: int
     shared: int
     tensor_core: str
+    chained: bool
 
 
 def variants(quick: bool) -> Iterator[Variant]:
@@ -86,9 +99,10 @@ def _attention_variants(dim: int, dtype: torch.dtype, quick: bool) -> Iterator[V
         (attention._query_gradient, attention.query_gradient_launch),
         (attention._key_gradient, attention.key_gradient_launch),
     ):
-        launch = choose(dim, dtype)
-        for extra in extras:
+        large = [] if quick or dim not in LARGE_GROUPS else [{"GROUP": LARGE_GROUPS[dim]}]
+        for extra in [*extras, *large]:
             flags = {"SPLIT": False, "CAUSAL": True, "WINDOW": 0, "SOFTCAP": False} | extra
+            launch = attention.for_group(choose(dim, dtype), flags.get("GROUP", 4))
             constants = sizes | flags | {"ROWS": launch.rows, "KEYS": launch.keys}
             yield Variant(kernel, dim, dtype, constants, launch.warps, launch.stages)
     rows, warps = attention.forward_launch(dim, dtype).rows, attention.MERGE_WARPS
@@ -127,7 +141,8 @@ def compiled(variant: Variant, capability: int) -> Compiled:
         file.flush()
         usage = subprocess.run([CUOBJDUMP, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
     registers, stack = (int(re.search(rf"{field}:(\d+)", usage)[1]) for field in ("REG", "STACK"))
-    return Compiled(registers, stack, program.metadata.shared, found[0] if found else "-")
+    chained = variant.dtype == torch.float32 and CHAIN.search(program.asm["ttgir"]) is not None
+    return Compiled(registers, stack, program.metadata.shared, found[0] if found else "-", chained)
 
 
 def _type(name: str, variant: Variant) -> str:
@@ -152,7 +167,9 @@ def main(quick: bool) -> int:
         for capability in (80, 90):
             result = compiled(variant, capability)
             half = variant.dtype != torch.float32 and variant.kernel.__name__ not in NO_PRODUCT
-            fault = result.spilled > TOLERATED_SPILL or (half and result.tensor_core == "-")
+            spills = result.spilled > TOLERATED_SPILL and variant.constants.get("GROUP", 4) == 4
+            slow = half and result.tensor_core == "-"
+            fault = spills or slow or result.chained or result.shared > SHARED
             bad += fault
             print(
                 f"{variant.name:44} sm_{capability} {TYPES[variant.dtype]:5} {variant.dim:4} {result.registers:4} "

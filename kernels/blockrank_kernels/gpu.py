@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from contextlib import AbstractContextManager
 from functools import cache
 from typing import NamedTuple
 
@@ -15,6 +16,12 @@ CAPABILITY = (8, 0)
 
 MAX_HEAD_DIM = 256
 """Largest head dimension whose tiles fit the registers."""
+
+MAX_GROUP_WIDTH = 8192
+"""Largest number of query heads per key head, times head dimension, whose tiles fit the shared memory of any GPU."""
+
+INTERPRET = frozenset({"1", "true", "yes", "on", "y"})
+"""What Triton takes for yes."""
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
@@ -34,7 +41,7 @@ def triton_on(device: torch.device) -> Verdict:
     if not _has_triton():
         return Verdict(False, "triton is not installed (pip install triton)")
     if device.type == "cpu":
-        if os.environ.get("TRITON_INTERPRET") == "1":
+        if os.environ.get("TRITON_INTERPRET", "").lower() in INTERPRET:
             return Verdict(True, "interpreted, because TRITON_INTERPRET=1: correct, not fast")
         return Verdict(False, "Triton kernels need a GPU (or TRITON_INTERPRET=1 to test them on a CPU)")
     if device.type != "cuda":
@@ -42,6 +49,8 @@ def triton_on(device: torch.device) -> Verdict:
     capability = torch.cuda.get_device_capability(device)
     if torch.version.hip is None and capability < CAPABILITY:
         return Verdict(False, f"compute capability {capability[0]}.{capability[1]} is below 8.0")
+    if problem := _launch_problem():
+        return Verdict(False, f"Triton cannot start: {problem}")
     return Verdict(True, f"{torch.cuda.get_device_name(device)}, compute capability {capability[0]}.{capability[1]}")
 
 
@@ -51,13 +60,37 @@ def _has_triton() -> bool:
     return importlib.util.find_spec("triton") is not None
 
 
+@cache
+def _launch_problem() -> str | None:
+    """What keeps Triton from launching anything: it compiles a helper in C when it starts."""
+    try:
+        from triton.runtime import driver
+
+        _ = driver.active.utils
+    except Exception as error:
+        return " ".join(str(error).split())[:300] or type(error).__name__
+    return None
+
+
+def launches_on(tensor: Tensor) -> AbstractContextManager[None]:
+    """Makes the tensor's GPU the current one: Triton launches there and never asks where its tensors lie."""
+    return torch.cuda.device_of(tensor)
+
+
 def triton_for(*tensors: Tensor) -> Verdict:
-    """Whether the Triton kernels take these ``[rows, heads, dim]`` tensors."""
+    """Whether the Triton kernels take these ``[rows, heads, dim]`` tensors, the query first."""
     for tensor in tensors:
         if tensor.dtype not in DTYPES:
             return Verdict(False, f"Triton kernels take float16, bfloat16 and float32, got {tensor.dtype}")
         if tensor.shape[-1] > MAX_HEAD_DIM:
             return Verdict(False, f"Triton kernels take head dimensions up to {MAX_HEAD_DIM}, got {tensor.shape[-1]}")
+    group = max(tensors[0].shape[1] // tensor.shape[1] for tensor in tensors)
+    if group * tensors[0].shape[-1] > MAX_GROUP_WIDTH:
+        return Verdict(
+            False,
+            f"Triton kernels take up to {MAX_GROUP_WIDTH // tensors[0].shape[-1]} query heads per key head of this "
+            f"dimension, got {group}",
+        )
     return triton_on(tensors[0].device)
 
 

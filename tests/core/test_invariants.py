@@ -314,6 +314,7 @@ def test_triton_is_refused_when_the_model_is_loaded_where_it_cannot_run(load, mo
         load("llama", attention="triton").rank("liver", ["sugar"])
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="kernels are interpreted on a machine without a GPU only")
 def test_interpreted_triton_kernels_rank_like_torch(load):
     pytest.importorskip("triton")
     documents = ["sugar in the blood", "the liver", "a heart attack is treated with aspirin"]

@@ -121,6 +121,51 @@ def test_without_a_gpu_triton_is_refused_with_a_reason_and_auto_takes_torch(monk
         document_scores(zeros, zeros, torch.tensor([0, 5]), implementation="triton")
 
 
+@pytest.mark.parametrize("spelling", ["1", "true", "ON"])
+def test_whatever_triton_takes_for_yes_interprets(monkeypatch, spelling):
+    monkeypatch.setenv("TRITON_INTERPRET", spelling)
+    assert triton.knobs.runtime.interpret
+    assert triton_on(torch.device("cpu")).usable
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="Triton can start where there is a GPU")
+def test_a_gpu_on_which_triton_cannot_start_is_left_to_torch(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    verdict = triton_on(torch.device("cuda"))
+    assert not verdict.usable
+    assert verdict.reason.startswith("Triton cannot start: ")
+    assert len(verdict.reason) > len("Triton cannot start: ")
+
+
+def test_kernels_are_launched_on_the_gpu_of_their_tensors(monkeypatch):
+    launched, enter = [], torch.cuda.device_of
+    monkeypatch.setattr(torch.cuda, "device_of", lambda tensor: (launched.append(tensor), enter(tensor))[1])
+    query, key, value = random_qkv(4, 2, 1, 16, torch.float32)
+    query, key, value = (tensor.to(DEVICE) for tensor in (query, key, value))
+    block_attention(query, key, value, pack([(2, [1], 1)]), implementation="triton")
+    document_scores(query, key, torch.tensor([0, 4]), implementation="triton")
+    assert len(launched) == 2
+    assert all(tensor is query for tensor in launched)
+
+
+def test_a_second_derivative_is_refused():
+    query, key, value = (tensor.to(DEVICE).requires_grad_() for tensor in random_qkv(4, 2, 1, 16, torch.float32))
+    outputs = (
+        block_attention(query, key, value, pack([(2, [1], 1)]), implementation="triton"),
+        document_scores(query, key, torch.tensor([0, 4]), implementation="triton"),
+    )
+    for out in outputs:
+        [first] = torch.autograd.grad(out.square().sum(), query, create_graph=True)
+        with pytest.raises(RuntimeError, match="once_differentiable"):
+            first.sum().backward()
+
+
+def test_more_query_heads_than_a_tile_holds_are_refused():
+    query, key = torch.zeros(4, 256, 64, device=DEVICE), torch.zeros(4, 1, 64, device=DEVICE)
+    with pytest.raises(ValueError, match="up to 128 query heads per key head of this dimension, got 256"):
+        block_attention(query, key, key, pack([(2, [1], 1)]), implementation="triton")
+
+
 def test_the_package_imports_neither_triton_nor_transformers():
     code = "import sys, blockrank_kernels; print([n for n in ('triton', 'transformers') if n in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ)

@@ -6,14 +6,16 @@ from torch import Tensor
 
 from blockrank_kernels.arguments import check_heads, choose, default_scale
 from blockrank_kernels.block_attention import reference, sdpa
+from blockrank_kernels.gpu import launches_on
 from blockrank_kernels.segments import Segments
 
 
-def _triton(*arguments: Any) -> Tensor:
+def _triton(query: Tensor, *arguments: Any) -> Tensor:
     # Triton is an optional dependency and slow to import.
     from blockrank_kernels.block_attention import triton
 
-    return triton.block_attention(*arguments)
+    with launches_on(query):
+        return triton.block_attention(query, *arguments)
 
 
 IMPLEMENTATIONS = {"reference": reference.block_attention, "sdpa": sdpa.block_attention, "triton": _triton}

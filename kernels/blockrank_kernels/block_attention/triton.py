@@ -15,6 +15,7 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from blockrank_kernels.arithmetic import dot, softcap_slope, softcapped
 from blockrank_kernels.block_attention.tiles import Tiles, key_tiles, row_tiles
@@ -340,6 +341,11 @@ def key_gradient_launch(dim: int, dtype: torch.dtype) -> Launch:
     return Launch(32 if dim > 32 else 64, 64, 8, 2) if dim <= 128 else Launch(32, 32, 8, 1)
 
 
+def for_group(launch: Launch, group: int) -> Launch:
+    """A group of heads that is larger than a tile's rows gets taller tiles."""
+    return launch._replace(rows=max(launch.rows, _power_of_two(group)))
+
+
 class _Problem:
     """What all launches of one call share."""
 
@@ -356,9 +362,7 @@ class _Problem:
         self.padded = _power_of_two(max(self.dim, self.value_dim))
 
     def launch(self, choose: Any) -> Launch:
-        """Tile sizes; a group larger than a tile's rows gets taller tiles."""
-        launch = choose(self.padded, self.query.dtype)
-        return launch._replace(rows=max(launch.rows, _power_of_two(self.group)))
+        return for_group(choose(self.padded, self.query.dtype), self.group)
 
     def strides(self) -> tuple[int, ...]:
         return tuple(stride for tensor in (self.query, self.key, self.value) for stride in tensor.stride()[:2])
@@ -485,6 +489,7 @@ class _BlockAttention(torch.autograd.Function):
         return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, out, lse = ctx.saved_tensors
         gradients = _Problem(query, key, value, *ctx.settings).backward(out, lse, grads[0])

@@ -7,13 +7,15 @@ from torch import Tensor
 
 from blockrank_kernels.arguments import check_heads, choose, default_scale
 from blockrank_kernels.document_scores import reference, sdpa
+from blockrank_kernels.gpu import launches_on
 
 
-def _triton(*arguments: Any) -> Tensor:
+def _triton(query: Tensor, *arguments: Any) -> Tensor:
     # Triton is an optional dependency and slow to import.
     from blockrank_kernels.document_scores import triton
 
-    return triton.document_scores(*arguments)
+    with launches_on(query):
+        return triton.document_scores(query, *arguments)
 
 
 IMPLEMENTATIONS = {"reference": reference.document_scores, "sdpa": sdpa.document_scores, "triton": _triton}

@@ -12,6 +12,7 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from blockrank_kernels.arithmetic import dot, dot_split, softcap_slope, softcapped
 
@@ -140,6 +141,7 @@ class _DocumentScores(torch.autograd.Function):
         return lse
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         rows, key, offsets, lse = ctx.saved_tensors
         heads, count, dim = rows.shape
