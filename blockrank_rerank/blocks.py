@@ -37,9 +37,10 @@ class Blocks:
         texts: Sequence[str],
         prompt: PromptEncoder,
         fits: Callable[[str], bool],
+        first: int = 0,
     ) -> Blocks:
-        """Cut documents as the prompt's settings say; ``fits`` knows texts that are one block for certain."""
-        cut = prompt.passages(query, documents, texts, fits)
+        """Cut documents as the prompt's settings say; ``fits`` and ``first`` are those of its ``passages``."""
+        cut = prompt.passages(query, documents, texts, fits, first)
         blocks = cls([], [], [])
         for index, (document, text, bounds) in enumerate(zip(documents, texts, cut, strict=True)):
             for bound in bounds:

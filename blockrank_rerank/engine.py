@@ -41,6 +41,11 @@ MOST_WORKERS = 4
 LEAST_SHARE = 1024
 """Packed tokens of a pass that is worth a worker of its own."""
 
+NO_ARCHITECTURE = frozenset(
+    {"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "use_cache"}
+)
+"""Keys of a model's config.json on which no state depends."""
+
 LEAST_TOKENS = 256
 """Budget of a pass below which no limit on memory goes."""
 
@@ -108,9 +113,10 @@ class Engine:
         documents: Sequence[Document],
         texts: Sequence[str],
         fits: Callable[[str], bool] = lambda text: False,
+        first: int = 0,
     ) -> Blocks:
-        """The blocks in which documents are read; ``fits`` as in :meth:`PromptEncoder.passages`."""
-        return Blocks.of(query, documents, texts, self.prompt, fits)
+        """The blocks in which documents are read; ``fits`` and ``first`` as in :meth:`PromptEncoder.passages`."""
+        return Blocks.of(query, documents, texts, self.prompt, fits, first)
 
     @property
     def device(self) -> torch.device:
@@ -231,9 +237,10 @@ class Engine:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Digest of everything that a document's states depend on: weights, dtype, settings, tokenizer."""
+        """Digest of everything that a document's states depend on: weights, dtype, both configs, tokenizer."""
         digest = hashlib.blake2b(digest_size=16)
         digest.update(json.dumps(asdict(self.config), sort_keys=True).encode())
+        digest.update(self._architecture.encode())
         digest.update(self.prompt.tokenizer_digest.encode())
         for name, parameter in sorted(self.backbone.named_parameters()):
             digest.update(f"{name} {parameter.dtype} {list(parameter.shape)}".encode())
@@ -241,11 +248,19 @@ class Engine:
         return digest.hexdigest()
 
     @property
+    def _architecture(self) -> str:
+        """What the model's config.json says beyond its class's defaults, which change with Transformers."""
+        config: Any = self.backbone.model.config
+        told = {name: value for name, value in config.to_diff_dict().items() if name not in NO_ARCHITECTURE}
+        return json.dumps(told, sort_keys=True, default=str)
+
+    @property
     def settings(self) -> dict[str, Any]:
-        """What of the fingerprint has a name: dtype of the model, its config, and its prompt's parts."""
+        """What of the fingerprint has a name: dtype of the model, its configs, and its prompt's parts."""
         config = asdict(self.config)
         prompt = {f"prompt.{name}": value for name, value in config.pop("prompt").items()}
-        return {"dtype of the model": str(self.dtype).removeprefix("torch.")} | config | prompt
+        own = {"dtype of the model": str(self.dtype).removeprefix("torch."), "config.json": self._architecture}
+        return own | config | prompt
 
     @torch.inference_mode()
     def token_attention(self, request: EncodedRequest) -> list[Tensor]:

@@ -117,7 +117,12 @@ class PromptEncoder:
         return self._request(instruction.ids, [], self._tokenizer.encode(self._bodies(documents)))
 
     def passages(
-        self, query: str, documents: Sequence[Document], texts: Sequence[str], fits: Callable[[str], bool]
+        self,
+        query: str,
+        documents: Sequence[Document],
+        texts: Sequence[str],
+        fits: Callable[[str], bool],
+        first: int = 0,
     ) -> list[list[tuple[int, int]]]:
         """Code points of the parts in which each document goes into blocks: mostly one, the whole text.
 
@@ -129,6 +134,8 @@ class PromptEncoder:
             As given, and with their titles.
         fits : callable
             Says of a text with its title whether it is known to need no cut: finding out takes as long as encoding it.
+        first : int
+            Index of the first of these documents in what the caller was given.
 
         Raises
         ------
@@ -151,8 +158,8 @@ class PromptEncoder:
             if len(block.ids) > cap:
                 if self._config.long_documents == "error":
                     raise ValueError(
-                        f"documents[{index}] has {len(block.ids)} tokens, more than the {cap} that a block may have; "
-                        'shorten it, or set long_documents="split" or "truncate" in the config'
+                        f"documents[{first + index}] has {len(block.ids)} tokens, more than the {cap} that a block may "
+                        'have; shorten it, or set long_documents="split" or "truncate" in the config'
                     )
                 whole[index] = _cut_into_passages(documents[index], block, cap)
         return whole

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from blockrank_rerank.states import DocumentStates, StatePack
+from blockrank_rerank.system_errors import system_errors
 
 
 @contextmanager
@@ -47,7 +48,8 @@ class _FilePack(StatePack):
     def __init__(self, states: Sequence[DocumentStates], path: Path) -> None:
         super().__init__([replace(state, tensors={}) for state in states])
         names = states[0].tensors
-        save_file({name: torch.cat([one.tensors[name] for one in states]).cpu() for name in names}, path)
+        with system_errors(path.parent):
+            save_file({name: torch.cat([one.tensors[name] for one in states]).cpu() for name in names}, path)
         self._file: Any = safe_open(path, framework="pt")
 
     def _joined(self, name: str) -> Tensor:

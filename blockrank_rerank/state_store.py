@@ -7,7 +7,7 @@ import re
 import threading
 import warnings
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
@@ -22,9 +22,10 @@ from torch import Tensor
 
 from blockrank_rerank.formats.output import replacing
 from blockrank_rerank.states import DTYPES, DocumentStates
+from blockrank_rerank.system_errors import system_errors
 
 MANIFEST_NAME = "store.json"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 LOCK_NAME = "lock"
 _BEGINNING = re.compile(rf"{LOCK_NAME}|{re.escape(MANIFEST_NAME)}|\.{re.escape(MANIFEST_NAME)}\.\d+\.tmp")
 """Names of what the beginning of a store leaves, also one that was interrupted."""
@@ -115,7 +116,7 @@ class StateStore:
         try:
             ids, rows = self._read(place)
             fault = None if _checksum(place.truncated, ids, rows) == place.checksum else "its checksum does not match"
-        except SafetensorError as error:
+        except (SafetensorError, KeyError) as error:  # a name may be damaged too
             fault = str(error)
         if fault is not None:
             self._forget(place, fault)
@@ -155,7 +156,8 @@ class StateStore:
             path = self.folder / f"group-{last + 1:06d}.safetensors"
             unfinished = path.with_suffix(".unfinished")
             try:
-                save_file(tensors, unfinished)
+                with system_errors(self.folder):
+                    save_file(tensors, unfinished)
                 with unfinished.open("rb") as file:
                     os.fsync(file.fileno())
                 # safetensors lets only their owner read its files; the manifest has what the umask says.
@@ -289,15 +291,11 @@ def _group_tensors(texts: Sequence[str], states: Sequence[DocumentStates]) -> di
 
 def _checksum(truncated: bool, ids: Tensor, tensors: Mapping[str, Tensor]) -> int:
     value = int(truncated)
-    for tensor in _in_order(ids, tensors):
+    for name, tensor in sorted({"ids": ids, **tensors}.items()):
+        # The file's header says what the bytes mean, and may be damaged too.
+        value = zlib.crc32(f"{name} {tensor.dtype} {list(tensor.shape)}".encode(), value)
         value = zlib.crc32(tensor.cpu().contiguous().view(torch.uint8).numpy().data, value)
     return value
-
-
-def _in_order(ids: Tensor, tensors: Mapping[str, Tensor]) -> Iterable[Tensor]:
-    yield ids
-    for name in sorted(tensors):
-        yield tensors[name]
 
 
 def _digest(text: str) -> bytes:

@@ -88,8 +88,12 @@ class StatePack:
 
     def get(self, name: str, like: Tensor) -> Tensor:
         """``[n, heads, head_dim]`` of all documents, on the device and in the dtype of ``like``."""
+        scaled = {name + _SCALE in one.tensors for one in self._states}
+        if len(scaled) > 1:
+            # Some come from a store in 8 bits, others were made now.
+            return torch.cat([StatePack([one]).get(name, like) for one in self._states])
         values = self._joined(name).to(like.device)
-        if name + _SCALE not in self._states[0].tensors:
+        if scaled == {False}:
             return values.to(like.dtype)
         scales = self._joined(name + _SCALE).to(like.device)
         return (values.to(torch.float32) * scales.to(torch.float32)[..., None]).to(like.dtype)

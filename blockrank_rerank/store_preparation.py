@@ -54,8 +54,8 @@ def prepare_store(
     store.set_damaged_aside()
     prepared = found = 0
     most = GROUP_BYTES if engine.max_memory is None else min(GROUP_BYTES, engine.max_memory // LIMIT_SHARE)
-    for given, texts in _chunks(documents):
-        blocks = engine.blocks("", given, texts, store.holds_whole)
+    for first, given, texts in _chunks(documents):
+        blocks = engine.blocks("", given, texts, store.holds_whole, first)
         unique = list(dict.fromkeys(blocks.texts))
         # Read, and not only looked up: what is damaged is prepared again.
         missing = [text for text in unique if store.get(text) is None]
@@ -69,10 +69,12 @@ def prepare_store(
     return Preparation(prepared, found, len(store), store.nbytes)
 
 
-def _chunks(documents: Iterable[Document]) -> Iterator[tuple[list[Document], list[str]]]:
+def _chunks(documents: Iterable[Document]) -> Iterator[tuple[int, list[Document], list[str]]]:
+    """The index of the first one, documents as given, and their texts."""
     rest = enumerate(documents)
     while chunk := list(islice(rest, LOOK_AHEAD)):
-        yield [document for _, document in chunk], [document_text(document, index) for index, document in chunk]
+        texts = [document_text(document, index) for index, document in chunk]
+        yield chunk[0][0], [document for _, document in chunk], texts
 
 
 def _groups(

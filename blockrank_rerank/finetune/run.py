@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -20,6 +21,7 @@ from blockrank_rerank.finetune.batches import Collator, TrainingLists
 from blockrank_rerank.finetune.card import write_card
 from blockrank_rerank.finetune.data import TrainingExample, read_examples
 from blockrank_rerank.finetune.evaluation_sets import MEASURES, EvaluationSet, evaluation_names
+from blockrank_rerank.finetune.inputs import Inputs
 from blockrank_rerank.finetune.progress import ShowProgress
 from blockrank_rerank.finetune.settings import SETTINGS_NAME, FinetuneSettings, TrainingSource
 from blockrank_rerank.finetune.trainer import (
@@ -31,12 +33,16 @@ from blockrank_rerank.finetune.trainer import (
     training_arguments,
 )
 from blockrank_rerank.finetune.training_model import TrainingModel, training_config
+from blockrank_rerank.formats import DataError
 from blockrank_rerank.formats.output import replacing
 from blockrank_rerank.handle import EngineHandle, EngineSpec
 from blockrank_rerank.prompt import PromptEncoder
 from blockrank_rerank.reranker import BlockRankReranker, model_folder
 
-BEFORE, HISTORY, BEST = "before.json", "evaluations.jsonl", "best"
+BEFORE, HISTORY, INPUTS, BEST = "before.json", "evaluations.jsonl", "inputs.json", "best"
+SHORT_QUERY = 100
+"""Characters of a query that fits any model."""
+
 FINISHED = "finished"
 """Marks the working folder of a run whose result is in its place."""
 
@@ -132,6 +138,10 @@ class _Run:
         limit = position_limit(self.config, model_config)
         self.prompt = PromptEncoder(self.tokenizer, self.config, limit)
         self.query_free_prompt = PromptEncoder(self.tokenizer, _query_free(self.config), limit)
+        _check_queries(self.collections, self.prompt)
+        inputs = Inputs.of(checkpoint.model, self.collections)
+        # A run that was cut off before its first checkpoint begins anew, with whatever there is now.
+        inputs.check_against(self.work / INPUTS) if self.resume else inputs.save(self.work / INPUTS)
 
     def result(self) -> FinetuneResult:
         """Train, choose, write."""
@@ -290,6 +300,16 @@ def _check_same(settings: FinetuneSettings, saved: Path) -> None:
             f"settings differ from those of the interrupted run in {saved}: {', '.join(differing)}; resume with the "
             "same"
         )
+
+
+def _check_queries(collections: Sequence[Sequence[TrainingExample]], prompt: PromptEncoder) -> None:
+    """Refuse queries that the model cannot read before the first step, and not when their turn comes."""
+    for example in chain.from_iterable(collections):
+        if len(example.query) > SHORT_QUERY:
+            try:
+                prompt.encode(example.query, [])
+            except ValueError as error:
+                raise DataError(str(error), example.source) from error
 
 
 def _check_average(settings: FinetuneSettings) -> None:

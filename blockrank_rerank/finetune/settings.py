@@ -311,6 +311,8 @@ def _check(settings: FinetuneSettings) -> None:
     for name in _SHARES:
         _require(settings, name, lambda value: 0 <= value <= 1, "in 0..1")
     _require(settings, "documents_per_list", lambda value: value >= 2, "at least 2: a list of one teaches nothing")
+    _require(settings, "seed", lambda value: 0 <= value < 1 << 32, "in 0..4294967295")
+    _require(settings, "steps", lambda value: value < 1 << 31, "below 2147483648")
     _require(settings, "distillation_temperature", lambda value: value > 0, "positive")
     _require(settings, "save_dtype", lambda value: value in _DTYPES, f"one of {', '.join(_DTYPES)}")
     _require(settings, "output", lambda value: Path(value).name not in ("", ".."), "a folder with a name of its own")

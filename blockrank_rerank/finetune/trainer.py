@@ -97,14 +97,14 @@ class ListTrainer(Trainer):
         step = self.state.global_step + 1
         if not math.isfinite(values["loss"]):
             raise FloatingPointError(
-                f"the loss became {values['loss']} at step {step}: lower learning_rate or set bf16 to false; "
-                "the last checkpoint is intact"
+                f"the loss became {values['loss']} at step {step}: begin anew with a lower learning_rate "
+                "or with bf16 false (--resume would repeat it)"
             )
         self._flat_steps = self._flat_steps + 1 if values["spread"] < COLLAPSE_SPREAD else 0
         if self._flat_steps >= COLLAPSE_STEPS:
             raise FloatingPointError(
                 f"the scores collapsed: at step {step} all documents of a list have scored the same for "
-                f"{COLLAPSE_STEPS} steps; lower learning_rate"
+                f"{COLLAPSE_STEPS} steps; begin anew with a lower learning_rate (--resume would repeat it)"
             )
 
 

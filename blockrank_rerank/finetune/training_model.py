@@ -16,6 +16,7 @@ from blockrank_rerank.finetune import losses
 from blockrank_rerank.finetune.settings import FinetuneSettings
 from blockrank_rerank.layout import Layout
 from blockrank_rerank.scoring_head import SCORING_HEAD_NAME, ScoringHead
+from blockrank_rerank.system_errors import system_errors
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,8 +71,8 @@ class TrainingModel(nn.Module):
         for name, tensor in self.weights().items():
             if not bool(torch.isfinite(tensor).all()):
                 raise FloatingPointError(
-                    f"the weights became non-finite in {name}: lower learning_rate or set bf16 to false; the last "
-                    "complete checkpoint is intact"
+                    f"the weights became non-finite in {name}: begin anew with a lower learning_rate or with "
+                    "bf16 false (--resume would repeat it)"
                 )
 
     @classmethod
@@ -193,6 +194,8 @@ class TrainingModel(nn.Module):
         ------
         FloatingPointError
             Where weights are not finite.
+        OSError
+            Where the disk is full.
         """
         self.refuse_nonfinite()
         unfinished = folder.with_name(folder.name + ".unfinished")
@@ -200,7 +203,7 @@ class TrainingModel(nn.Module):
         unfinished.mkdir(parents=True)
         network, dtype = self._merged_network(), getattr(torch, self.settings.save_dtype)
         state = {name: tensor.to(dtype) for name, tensor in network.state_dict().items()}
-        with quiet():
+        with quiet(), system_errors(unfinished):
             network.save_pretrained(unfinished, state_dict=state)
         # Transformers writes the dtype of the weights in memory.
         network.config.dtype = dtype

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pickle
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
 import warnings
+from dataclasses import replace
 
 import pytest
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from blockrank_rerank import BlockRankReranker, store_preparation
 from blockrank_rerank.cli.app import main
-from blockrank_rerank.state_store import StateStore
+from blockrank_rerank.state_store import FORMAT_VERSION, StateStore
 from tests.core.test_prepared import DOCUMENTS, QUERIES, assert_same, save_ranker
 from tests.core.tiny_models import BERT_CONFIG, CONFIG
 
 UNIQUE = 5
+QUERY_FREE = replace(CONFIG, scoring_layer=3, prompt=CONFIG.prompt.without_query())
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +108,45 @@ def test_smaller_states_are_smaller_on_disk(ranker, folder, tmp_path, dtype):
         assert document.score == pytest.approx(expected[document.index], abs=0.01)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "int8"])
+@pytest.mark.parametrize("family", ["bert", "llama"])
+@pytest.mark.parametrize("stored_first", [True, False])
+def test_a_store_that_holds_part_of_a_list_ranks_as_one_that_holds_all_of_it(family, stored_first, dtype, tmp_path):
+    config = BERT_CONFIG if family == "bert" else QUERY_FREE
+    folder = save_ranker(tmp_path / "model", family, config)
+    plain = BlockRankReranker.from_pretrained(folder, dtype="float32")
+    documents = DOCUMENTS[:3] if stored_first else DOCUMENTS[2::-1]
+    plain.prepare_store(tmp_path / "part", DOCUMENTS[:1], dtype=dtype)
+    part = BlockRankReranker.from_pretrained(folder, dtype="float32", store=tmp_path / "part")
+    expected = {document.index: document for document in plain.rank(QUERIES[0], documents)}
+    for document in part.rank(QUERIES[0], documents):
+        other = expected[document.index]
+        assert document.raw_score == pytest.approx(other.raw_score, abs=0.05)
+        assert document.score == pytest.approx(other.score, abs=0.01)
+
+
+@pytest.mark.parametrize("change", [{"rms_norm_eps": 0.5}, {"hidden_act": "relu"}, {"rope_theta": 7.0}], ids=str)
+def test_a_store_of_a_model_whose_config_json_differs_is_refused(change, tmp_path):
+    folder = save_ranker(tmp_path / "model", "llama", QUERY_FREE)
+    ranker = BlockRankReranker.from_pretrained(folder, dtype="float32")
+    prepared = ranker.prepare(DOCUMENTS)
+    ranker.prepare_store(tmp_path / "store", DOCUMENTS)
+    settings = json.loads((folder / "config.json").read_text())
+    name, value = next(iter(change.items()))
+    (settings["rope_parameters"] if name == "rope_theta" else settings)[name] = value
+    shutil.copytree(folder, tmp_path / "other")
+    (tmp_path / "other" / "config.json").write_text(json.dumps(settings))
+    options = {"dtype": "float32", "store": tmp_path / "store"}
+    other = BlockRankReranker.from_pretrained(tmp_path / "other", **options)
+    with pytest.raises(ValueError, match=r"was prepared by another model, .*: config\.json "):
+        other.rank(QUERIES[0], DOCUMENTS)
+    with pytest.raises(ValueError, match="documents were prepared by another model"):
+        other.rank(QUERIES[0], prepared)
+    moved = shutil.copytree(folder, tmp_path / "moved")
+    same = BlockRankReranker.from_pretrained(moved, **options)
+    assert_same(same.rank(QUERIES[0], DOCUMENTS), ranker.rank(QUERIES[0], DOCUMENTS))
+
+
 def test_a_store_of_another_model_dtype_or_thing_is_refused(ranker, folder, tmp_path):
     ranker.prepare_store(tmp_path / "store", DOCUMENTS)
     other = ranker.with_config(query_offset=BERT_CONFIG.query_offset + 1)
@@ -125,13 +169,15 @@ def test_a_store_of_another_model_dtype_or_thing_is_refused(ranker, folder, tmp_
         ranker.prepare_store(tmp_path / "store", DOCUMENTS)
 
 
-@pytest.mark.parametrize("where", ["states", "header", "end"])
+@pytest.mark.parametrize("where", ["states", "header", "end", "head.key", '"ids"'])
 def test_damage_is_reported_and_repaired_by_preparing_again(ranker, folder, tmp_path, where):
     ranker.prepare_store(tmp_path, DOCUMENTS)
     (group,) = tmp_path.glob("group-*")
     content = bytearray(group.read_bytes())
     if where == "end":
         del content[-100:]
+    elif where in ("head.key", '"ids"'):  # one bit of a name in the header
+        content[content.index(where.encode()) + 2] ^= 1
     else:
         place = 20 if where == "header" else len(content) - 1000
         content[place : place + 40] = bytes(40)
@@ -248,7 +294,8 @@ def test_a_store_without_its_manifest_says_so(ranker, tmp_path):
     (tmp_path / "store.json").unlink()
     with pytest.raises(ValueError, match=r"has lost its store\.json; delete the folder and prepare again"):
         ranker.prepare_store(tmp_path, DOCUMENTS)
-    (tmp_path / "store.json").write_text('{"version": 2, "fingerprint": "x", "dtype": "nonsense"}')
+    manifest = {"version": FORMAT_VERSION, "fingerprint": "x", "dtype": "nonsense"}
+    (tmp_path / "store.json").write_text(json.dumps(manifest))
     with pytest.raises(ValueError, match="is damaged"):
         ranker.prepare_store(tmp_path, DOCUMENTS)
 
@@ -296,14 +343,22 @@ def test_a_full_disk_leaves_what_was_there(ranker, tmp_path, monkeypatch):
 
     def full(tensors, path):
         path.write_bytes(b"half")
-        raise OSError(28, "No space left on device")
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
     with monkeypatch.context() as patch:
         patch.setattr("blockrank_rerank.state_store.save_file", full)
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(OSError, match="No space left") as refused:
             ranker.prepare_store(tmp_path, DOCUMENTS)
+    assert (refused.value.errno, refused.value.filename) == (errno.ENOSPC, str(tmp_path))
     assert not list(tmp_path.glob("*.unfinished"))
     assert ranker.prepare_store(tmp_path, DOCUMENTS).found == 2
+
+
+def test_a_document_that_is_too_long_is_named_by_its_place_in_the_corpus(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(store_preparation, "LOOK_AHEAD", 4)
+    strict = BlockRankReranker.from_pretrained(folder, max_document_tokens=20, long_documents="error")
+    with pytest.raises(ValueError, match=r"documents\[9\] has \d+ tokens"):
+        strict.prepare_store(tmp_path, ["sugar"] * 9 + ["sugar " * 40])
 
 
 def test_threads_read_one_store_at_once(ranker, folder, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from blockrank_rerank.finetune import run as run_module
 from blockrank_rerank.finetune.evaluation_sets import evaluation_names
 from blockrank_rerank.finetune.settings import EvaluationSource
 from blockrank_rerank.finetune.training_model import TrainingModel
+from blockrank_rerank.formats import DataError
 from tests.core.tiny_models import BERT_CONFIG, CONFIG, save_model
 from tests.finetune.test_finetune import logs, losses_of, settings
 
@@ -227,3 +229,47 @@ def test_a_full_disk_is_named(encoder, training_data, tmp_path, monkeypatch):
 def test_short_runs_show_their_losses_too(encoder, training_data, tmp_path):
     finetune(settings(encoder, training_data, tmp_path / "out", steps=3, save_every=3))
     assert len(losses_of(tmp_path / "out.training", 3)) == 1
+
+
+def test_a_query_that_the_model_cannot_read_is_named_before_training(encoder, training_data, tmp_path):
+    rows = training_data.read_text().splitlines()
+    rows[2] = json.dumps(json.loads(rows[2]) | {"query": "liver " * 400})
+    data = tmp_path / "long.jsonl"
+    data.write_text("\n".join(rows) + "\n")
+    with pytest.raises(DataError, match=r"long\.jsonl:3: query must have at most \d+ tokens"):
+        finetune(settings(encoder, data, tmp_path / "out"))
+
+
+@pytest.fixture
+def interrupted(encoder, training_data, tmp_path, monkeypatch):
+    """Settings of a run that ended after its last checkpoint, with a model and data of its own."""
+    model, data = shutil.copytree(encoder, tmp_path / "model"), tmp_path / "data.jsonl"
+    shutil.copy(training_data, data)
+    asked = settings(model, data, tmp_path / "out", steps=4, save_every=2)
+
+    def cut(*arguments):
+        raise RuntimeError("cut")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module._Run, "_write", cut)
+        with pytest.raises(RuntimeError, match="cut"):
+            finetune(asked)
+    return asked
+
+
+def test_a_resumed_run_with_what_it_began_with_goes_on(interrupted):
+    assert finetune(interrupted, resume=True).folder.is_dir()
+
+
+@pytest.mark.parametrize("changed", ["data", "model", "processes"])
+def test_a_resumed_run_refuses_what_has_changed_since_it_began(interrupted, changed, monkeypatch):
+    if changed == "data":
+        data = Path(interrupted.data[0].path)
+        data.write_text("".join(data.read_text().splitlines(keepends=True)[:-1]))
+    elif changed == "model":
+        config = Path(interrupted.model) / "blockrank_config.json"
+        config.write_text(config.read_text() + "\n")
+    else:
+        monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match=rf"has changed: {changed}; put it back, or begin anew"):
+        finetune(interrupted, resume=True)

@@ -54,6 +54,8 @@ BAD_SETTINGS = [
     ({"device": "mps"}, "device must be cpu, cuda or auto, got 'mps'"),
     ({"device": 0}, "device must be a text that is not empty, got 0"),
     ({"seed": "x"}, "seed must be int, got 'x'"),
+    ({"seed": -1}, "seed must be in 0..4294967295, got -1"),
+    ({"steps": 10**20}, "steps must be below 2147483648"),
 ]
 FLOATS = ("learning_rate", "head_learning_rate", "weight_decay", "max_grad_norm", "temperature", "contrastive_weight")
 

@@ -42,7 +42,7 @@ def attention_case(seed: int, longest: int, documents: int) -> AttentionCase:
     if rng.random() < 0.25:
         options["softcap"] = rng.choice([2.0, 30.0])
     if rng.random() < 0.25:
-        # Few, since each is a kernel of its own. A window of 1 leaves gradients that are exactly 0, and no error to allow.
+        # Few, since each is a kernel of its own. A window of 1 leaves gradients of exactly 0, and no error to allow.
         options["window"] = rng.choice([2, 5, longest // 4, longest, 2 * longest])
     return AttentionCase(requests, (key_heads * group, key_heads, dim), rng.choice(DTYPES), options, seed)
 

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import chain
+from pathlib import Path
+
+from blockrank_rerank.finetune.data import TrainingExample
+from blockrank_rerank.formats.output import replacing
+
+SMALL_FILE = 1 << 20
+"""Bytes of a file of settings at most; of larger ones the size counts."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a run reads that its settings only name: a resumed run must find it as it was.
+
+    Attributes
+    ----------
+    data : str
+        Digest of the training lists.
+    model : str
+        Digest of the files of the starting model, where it is a folder.
+    processes : int
+        Among which lists are shared out.
+    """
+
+    data: str
+    model: str
+    processes: int
+
+    @classmethod
+    def of(cls, model: str, collections: Sequence[Sequence[TrainingExample]]) -> Inputs:
+        """Digest them."""
+        lists = hashlib.blake2b(digest_size=16)
+        for example in chain.from_iterable(collections):
+            lists.update(repr((example.query, example.candidates)).encode("utf-8", "surrogatepass"))
+        return cls(lists.hexdigest(), _digest(Path(model)), int(os.environ.get("WORLD_SIZE", "1")))
+
+    def save(self, path: Path) -> None:
+        """Write them down."""
+        with replacing(path) as file:
+            json.dump(asdict(self), file)
+
+    def check_against(self, path: Path) -> None:
+        """Refuse to go on where they are not those that were written down.
+
+        Raises
+        ------
+        ValueError
+            Naming what has changed.
+        """
+        earlier = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        differing = [name for name, value in asdict(self).items() if earlier.get(name, value) != value]
+        if differing:
+            raise ValueError(
+                f"since the interrupted run in {path.parent} began, this has changed: {', '.join(differing)}; put it "
+                "back, or begin anew"
+            )
+
+
+def _digest(folder: Path) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if path.is_file():
+            size = path.stat().st_size
+            digest.update(f"{path.name} {size} ".encode("utf-8", "surrogateescape"))
+            digest.update(path.read_bytes() if size < SMALL_FILE else b"")
+    return digest.hexdigest()
