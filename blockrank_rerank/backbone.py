@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -47,7 +47,7 @@ class Pass:
     implementation: str
     stop: bool = True
     explain: bool = False
-    kept: Sequence[Sequence[StatePack]] | None = None
+    kept: Sequence[Iterable[StatePack]] | None = None
     made: dict[str, Tensor] | None = None
     lse: list[Tensor] = field(default_factory=list)
     token_attention: list[Tensor] = field(default_factory=list)
@@ -105,7 +105,8 @@ def _with_kept_documents(
     out: Tensor, query: Tensor, key: Tensor, value: Tensor, layer: int, blockrank: Pass, options: Any
 ) -> Tensor:
     """``out`` with the query blocks' rows replaced by their attention over the kept documents too."""
-    for request, packs in zip(blockrank.layout.requests, blockrank.kept or (), strict=True):
+    for request, kept in zip(blockrank.layout.requests, blockrank.kept or (), strict=True):
+        packs = list(kept)
         instruction, rows = slice(*request.instruction), slice(request.query[0], request.answer[1])
         first = request.instruction[1] - request.instruction[0]
         parts = (
@@ -229,14 +230,14 @@ class Backbone(nn.Module):
             fuse_linear_layers(model)
         return backbone
 
-    def document_scores(self, layout: Layout, kept: Sequence[Sequence[StatePack]] | None = None) -> list[Tensor]:
+    def document_scores(self, layout: Layout, kept: Sequence[Iterable[StatePack]] | None = None) -> list[Tensor]:
         """Log-sum-exps of the scored blocks of every request in a pack.
 
         Parameters
         ----------
         layout : Layout
             The pack.
-        kept : sequence of sequence of StatePack, optional
+        kept : sequence of iterable of StatePack, optional
             For each request, states that stand for its documents, in parts of which one at a time is joined; then
             the layout has none.
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property, partial
 from typing import Any
@@ -22,7 +22,7 @@ from blockrank_rerank.prompt import EncodedRequest, PromptEncoder, even_runs, sp
 from blockrank_rerank.pruning import Prune, check_layers, early_model
 from blockrank_rerank.request import Document
 from blockrank_rerank.spilled_states import packed
-from blockrank_rerank.states import DocumentStates, StatePack, compress
+from blockrank_rerank.states import DocumentStates, StatePack, compress, grouped
 from blockrank_rerank.workers import in_workers, worker_count
 
 BUDGET_TOKENS = {"cpu": 8192}
@@ -197,22 +197,31 @@ class Engine:
     def _one_by_one(self, request: EncodedRequest) -> Tensor:
         """The groups' states one after the other, then the query over all of them."""
         states = self._states(replace(request, query=[]), self.dtype)
-        alone = replace(request, documents=[], truncated=[])
+        return self.scores_of_passing(replace(request, documents=[], truncated=[]), states)
+
+    @torch.inference_mode()
+    def scores_of_passing(self, alone: EncodedRequest, states: Iterable[DocumentStates]) -> Tensor:
+        """The same for a request without documents, whose states come one after the other."""
+        if self._documents_are_independent:
+            # The scoring layer alone reads them, once.
+            return self._scores_of_parts([alone], [grouped(states, self.budget_tokens)])[0]
         with packed(states, None if self.max_memory is None else self.max_memory // 8) as parts:
-            return self._scores_of_parts([alone], [parts])[0]
+            return self._scores_of_parts([alone], [parts], max(pack.longest for pack in parts))[0]
 
     @torch.inference_mode()
     def scores_of_kept(self, requests: Sequence[EncodedRequest], kept: Sequence[StatePack]) -> list[Tensor]:
         """The same for requests without documents, whose states are kept."""
-        return self._scores_of_parts(requests, [self._parts(pack) for pack in kept])
+        longest = max(pack.longest for pack in kept)
+        return self._scores_of_parts(requests, [self._parts(pack) for pack in kept], longest)
 
     def _parts(self, pack: StatePack) -> list[StatePack]:
         # Joined, states take several times their room; so they are joined for every query anew.
         fits = self.max_memory is None or pack.num_tokens <= self.budget_tokens
         return [pack] if fits else pack.split(self.budget_tokens)
 
-    def _scores_of_parts(self, requests: Sequence[EncodedRequest], kept: Sequence[Sequence[StatePack]]) -> list[Tensor]:
-        longest = max(pack.longest for parts in kept for pack in parts)
+    def _scores_of_parts(
+        self, requests: Sequence[EncodedRequest], kept: Sequence[Iterable[StatePack]], longest: int = 0
+    ) -> list[Tensor]:
         return self.backbone.document_scores(self._layout(requests, longest), kept)
 
     @torch.inference_mode()

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,15 +30,34 @@ class KnownStates:
         self._store: StateStore | None = None
         self._settled = False
 
-    def get(self, texts: Sequence[str], engine: Engine) -> list[DocumentStates]:
-        """States of texts, made where they are not known."""
-        found = {text: self._find(text, engine) for text in dict.fromkeys(texts)}
-        self._warn_of_useless_store(found)
-        missing = [text for text, states in found.items() if states is None]
-        for text, made in zip(missing, engine.document_states(missing, engine.dtype), strict=True):
-            self._keep(text, made)
-            found[text] = made
-        return [states for text in texts if (states := found[text]) is not None]
+    def get(self, texts: Sequence[str], engine: Engine, at_once: int | None = None) -> Iterator[DocumentStates]:
+        """States of texts in their order, made where they are not known; only so many texts are looked at at a time."""
+        step = max(at_once or len(texts), 1)
+        for start in range(0, len(texts), step):
+            yield from self._some(texts[start : start + step], engine)
+
+    def _some(self, texts: Sequence[str], engine: Engine) -> Iterator[DocumentStates]:
+        store, times = self._opened(engine), Counter(texts)
+        cached = {text: self._cached(text) for text in times}
+        missing = [text for text, found in cached.items() if found is None and (store is None or text not in store)]
+        made, to_be_made = engine.document_states(missing, engine.dtype), set(missing)
+        for text in texts:
+            states = cached[text]
+            if states is None:
+                states = next(made) if text in to_be_made else self._stored(text, engine)
+                self._keep(text, states)
+            if times[text] > 1:  # comes again
+                cached[text] = states
+            yield states
+
+    def _cached(self, text: str) -> DocumentStates | None:
+        return None if self.cache is None else self.cache.get(text)
+
+    def _stored(self, text: str, engine: Engine) -> DocumentStates:
+        store = self._opened(engine)
+        states = None if store is None else store.get(text)
+        # What is damaged is made again.
+        return states or next(engine.document_states([text], engine.dtype))
 
     def knows(self, text: str, engine: Engine) -> bool:
         """Whether there are states of a whole text: it is one block then, whoever has it as a title or as a text."""
@@ -46,26 +66,18 @@ class KnownStates:
             store is not None and store.holds_whole(text)
         )
 
-    def _find(self, text: str, engine: Engine) -> DocumentStates | None:
-        states = self.cache.get(text) if self.cache is not None else None
+    def check_store(self, texts: Sequence[str], engine: Engine) -> None:
+        """Warn where the first list has nothing in the store: its texts may have been prepared in another form."""
         store = self._opened(engine)
-        if states is None and store is not None:
-            states = store.get(text)
-            if states is not None:
-                self._keep(text, states)
-        return states
-
-    def _warn_of_useless_store(self, found: Mapping[str, DocumentStates | None]) -> None:
-        """Where the first list has nothing in the store: its texts may have been prepared in another form."""
-        if self.folder is None or self._settled or not found:
+        if store is None or self._settled or not texts:
             return
         self._settled = True
-        if any(found.values()):
+        if any(text in store for text in texts):
             return
         warnings.warn(
-            f"none of {len(found)} documents is in the store {self.folder}: they are found by the whole text that the "
-            "model reads, title, metadata and prefixes included (docs/prepared.md)",
-            stacklevel=8,  # whoever called rank
+            f"none of {len(set(texts))} documents is in the store {self.folder}: they are found by the whole text that "
+            "the model reads, title, metadata and prefixes included (docs/prepared.md)",
+            stacklevel=7,  # whoever called rank
         )
 
     def _opened(self, engine: Engine) -> StateStore | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from blockrank_kernels.block_attention.api import IMPLEMENTATIONS
 
-from blockrank_rerank.blocks import first_copies, tied
+from blockrank_rerank.blocks import Blocks, first_copies, tied
 from blockrank_rerank.checkpoint import Checkpoint, with_scoring_layer
 from blockrank_rerank.choices import describe_choices
 from blockrank_rerank.config import BlockRankConfig
@@ -31,7 +31,7 @@ from blockrank_rerank.request import (
 from blockrank_rerank.request_error import of_request
 from blockrank_rerank.scoring import raw_score, scores
 from blockrank_rerank.state_cache import CacheInfo, StateCache, parse_bytes
-from blockrank_rerank.states import DocumentStates, StatePack, states_dtype
+from blockrank_rerank.states import DocumentStates, PassingStates, StatePack, states_dtype
 from blockrank_rerank.store_preparation import Preparation, prepare_store
 from blockrank_rerank.work_progress import work_progress
 
@@ -42,6 +42,9 @@ __all__ = ["DEFAULT_MODEL", "BlockRankReranker", "Document", "RankedDocument", "
 
 DEFAULT_MODEL = "default"
 """The model that ships inside the package."""
+
+AT_ONCE = 64
+"""Documents whose states are looked up at a time where memory is limited."""
 
 _DEFAULT_FOLDER = Path(__file__).parent / "default_model"
 
@@ -147,8 +150,8 @@ class BlockRankReranker:
         max_memory : str or int, optional
             About the most bytes (``"2GB"``) that a ranking may take beside the model's weights, however long the list:
             fewer tokens go through at a time, and what a decoder's query reads of more documents than that waits in
-            temporary files (``TMPDIR``), of which one layer at a time is read: that much it takes in any case. States
-            from a cache, a store or :meth:`prepare` come on top. Scores stay the same to rounding.
+            temporary files (``TMPDIR``), of which one at a time is read. What a cache may hold and states that
+            :meth:`prepare` has made come on top. Scores stay the same to rounding.
         revision, local_files_only, trust_remote_code, token
             As in Transformers. A model that is loaded already is shared, whatever token loaded it.
 
@@ -493,41 +496,48 @@ class BlockRankReranker:
             yield pack
 
     def _encode(self, request: CheckedRequest) -> _Encoded:
-        engine, prepared = self._engine, self._prepared(request)
-        if prepared is None:
-            blocks = engine.blocks(request.query, request.given, request.texts)
-            encoded = engine.prompt.encode(request.query, blocks.texts)
-            left = survivors(engine, blocks, encoded)
-            encoded = left.encoded
-            return _Encoded(encoded, left, [*map(tuple, encoded.documents)], encoded.truncated, None)
-        # Where states stand for the documents, the query goes through the model alone.
-        alone = engine.prompt.encode(request.query, [])
-        return _Encoded(
-            alone,
-            Survivors([*range(len(request.given))], prepared.blocks, alone, []),
-            [states.ids for states in prepared.states],
-            [states.truncated for states in prepared.states],
-            prepared.pack,
-        )
+        if request.prepared is not None:
+            return self._of_prepared(request, request.prepared)
+        if self._known is not None:
+            return self._of_known(request, self._known)
+        engine = self._engine
+        blocks = engine.blocks(request.query, request.given, request.texts)
+        encoded = engine.prompt.encode(request.query, blocks.texts)
+        left = survivors(engine, blocks, encoded)
+        encoded = left.encoded
+        return _Encoded(encoded, left, [*map(tuple, encoded.documents)], encoded.truncated)
 
-    def _prepared(self, request: CheckedRequest) -> PreparedDocuments | None:
-        """The request's documents with states: those that it came with, or those that are known."""
-        if request.prepared is None:
-            if self._known is None:
-                return None
-            engine, known = self._engine, self._known
-            blocks = engine.blocks(request.query, request.given, request.texts, lambda text: known.knows(text, engine))
-            states = known.get(blocks.texts, engine)
-            return PreparedDocuments(request.given, blocks, states, engine.fingerprint)
-        if request.prepared.fingerprint != self._engine.fingerprint:
+    def _of_prepared(self, request: CheckedRequest, prepared: PreparedDocuments) -> _Encoded:
+        if prepared.fingerprint != self._engine.fingerprint:
             raise ValueError(
                 "documents were prepared by another model, revision, dtype or config than this ranker's: their "
                 "states mean nothing to it; prepare them again with this ranker"
             )
-        return request.prepared
+        alone, left = self._alone(request, prepared.blocks)
+        ids, truncated = [one.ids for one in prepared.states], [one.truncated for one in prepared.states]
+        return _Encoded(alone, left, ids, truncated, kept=prepared.pack)
+
+    def _of_known(self, request: CheckedRequest, known: KnownStates) -> _Encoded:
+        """Documents whose states are looked up, and made where they are not known."""
+        engine = self._engine
+        blocks = engine.blocks(request.query, request.given, request.texts, lambda text: known.knows(text, engine))
+        known.check_store(blocks.texts, engine)
+        if engine.max_memory is None:
+            states = list(known.get(blocks.texts, engine))
+            return self._of_prepared(request, PreparedDocuments(request.given, blocks, states, engine.fingerprint))
+        alone, left = self._alone(request, blocks)
+        passing = PassingStates(known.get(blocks.texts, engine, AT_ONCE))
+        return _Encoded(alone, left, passing.ids, passing.truncated, passing=passing)
+
+    def _alone(self, request: CheckedRequest, blocks: Blocks) -> tuple[EncodedRequest, Survivors]:
+        """Where states stand for the documents, the query goes through the model alone."""
+        alone = self._engine.prompt.encode(request.query, [])
+        return alone, Survivors([*range(len(request.given))], blocks, alone, [])
 
     def _lse(self, pack: _Pack) -> list[torch.Tensor]:
         requests = [encoded.request for encoded in pack.encoded]
+        if (passing := pack.encoded[0].passing) is not None:
+            return [self._engine.scores_of_passing(requests[0], passing)]
         kept = [encoded.kept for encoded in pack.encoded if encoded.kept is not None]
         return self._engine.scores_of_kept(requests, kept) if kept else self._engine.document_scores(requests)
 
@@ -535,15 +545,16 @@ class BlockRankReranker:
 class _Encoded(NamedTuple):
     """A request in tokens.
 
-    ``left`` are its documents that were not dropped; ``ids`` and ``truncated`` belong to their blocks; ``kept`` are
-    their states, where the request was encoded without them.
+    ``left`` are its documents that were not dropped; ``ids`` and ``truncated`` belong to their blocks; ``kept`` or
+    ``passing`` are their states, where the request was encoded without them.
     """
 
     request: EncodedRequest
     left: Survivors
     ids: list[tuple[int, ...]]
     truncated: list[bool]
-    kept: StatePack | None
+    kept: StatePack | None = None
+    passing: PassingStates | None = None
 
 
 @dataclass
@@ -558,6 +569,8 @@ class _Pack:
 
     def has_room(self, encoded: _Encoded, budget_tokens: int) -> bool:
         """Whether one more request, of the same kind, fits the budget: in tokens to read, and in states to join."""
+        if self.encoded[0].passing is not None or encoded.passing is not None:
+            return False
         if (self.encoded[0].kept is None) != (encoded.kept is None):
             return False
         if encoded.kept is not None and id(encoded.kept) not in self.kept_tokens:

@@ -62,7 +62,7 @@ class ScoringHead(nn.Module):
         layout: Layout,
         config: BlockRankConfig,
         implementation: str,
-        kept: Sequence[Sequence[StatePack]] | None = None,
+        kept: Sequence[Iterable[StatePack]] | None = None,
     ) -> list[Tensor]:
         """Log-sum-exps of every request's scored blocks, as :class:`Backbone` returns them.
 

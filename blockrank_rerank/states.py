@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -76,15 +76,7 @@ class StatePack:
 
     def split(self, budget_tokens: int) -> list[StatePack]:
         """Packs of neighbouring documents, each within a budget unless one alone exceeds it."""
-        groups: list[list[DocumentStates]] = []
-        room = 0
-        for one in self._states:
-            if not groups or len(one.ids) > room:
-                groups.append([])
-                room = budget_tokens
-            groups[-1].append(one)
-            room -= len(one.ids)
-        return [StatePack(group) for group in groups]
+        return list(grouped(self._states, budget_tokens))
 
     def get(self, name: str, like: Tensor) -> Tensor:
         """``[n, heads, head_dim]`` of all documents, on the device and in the dtype of ``like``."""
@@ -100,6 +92,41 @@ class StatePack:
 
     def _joined(self, name: str) -> Tensor:
         return torch.cat([one.tensors[name] for one in self._states])
+
+
+def grouped(states: Iterable[DocumentStates], budget_tokens: int) -> Iterator[StatePack]:
+    """Packs of neighbouring documents, each within a budget unless one alone exceeds it; one at a time."""
+    group: list[DocumentStates] = []
+    room = budget_tokens
+    for one in states:
+        if group and len(one.ids) > room:
+            yield StatePack(group)
+            group, room = [], budget_tokens
+        group.append(one)
+        room -= len(one.ids)
+    if group:
+        yield StatePack(group)
+
+
+class PassingStates:
+    """States that are read once, in their order, and of which only the tokens are remembered.
+
+    Attributes
+    ----------
+    ids, truncated : list
+        Of the documents that went by; see `DocumentStates`.
+    """
+
+    def __init__(self, states: Iterator[DocumentStates]) -> None:
+        self._states = states
+        self.ids: list[tuple[int, ...]] = []
+        self.truncated: list[bool] = []
+
+    def __iter__(self) -> Iterator[DocumentStates]:
+        for one in self._states:
+            self.ids.append(one.ids)
+            self.truncated.append(one.truncated)
+            yield one
 
 
 class SharedPack(StatePack):

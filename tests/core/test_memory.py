@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import tempfile
 import threading
 import weakref
@@ -115,6 +116,22 @@ def test_what_a_decoder_holds_within_a_limit_does_not_grow_with_the_list(decoder
     limit = 2_000_000
     assert all(peak_of(load(decoder, max_memory=limit), DOCUMENTS * times)[0] < limit for times in (1, 8))
     assert peak_of(load(decoder), DOCUMENTS * 8)[0] > 20 * limit
+
+
+@pytest.mark.parametrize("family", ["bert", "llama"])
+def test_states_that_a_cache_keeps_and_that_it_lacks_are_within_the_limit_too(family, tmp_path):
+    prompt = CONFIG.prompt.without_query()
+    config = BERT_CONFIG if family == "bert" else replace(CONFIG, scoring_layer=3, prompt=prompt)
+    folder, limit = save_ranker(tmp_path, family, config), 2_000_000
+    drawn = random.Random(0)
+    documents = [" ".join(drawn.choices(WORDS, k=14)) for _ in range(3_000)]
+    ranker = load(folder, max_memory=limit, cache="100KB")
+    expected = {document.index: document.raw_score for document in load(folder).rank(QUERY, documents)}
+    for _ in range(2):  # the second time, some are known
+        peak, ranked = peak_of(ranker, documents)
+        assert peak < limit
+        assert {document.index: document.raw_score for document in ranked} == pytest.approx(expected, abs=1e-4)
+    assert peak_of(load(folder, cache="100KB"), documents)[0] > 3 * limit
 
 
 def test_files_go_when_a_ranking_fails(decoder, tmp_path, monkeypatch):
