@@ -199,6 +199,10 @@ class Engine:
         states = self._states(replace(request, query=[]), self.dtype)
         return self.scores_of_passing(replace(request, documents=[], truncated=[]), states)
 
+    def reads_states_in_passing(self, tokens: int) -> bool:
+        """Whether a list of so many tokens is better not joined: it would not share a pass with others anyway."""
+        return self._documents_are_independent and tokens > self.budget_tokens
+
     @torch.inference_mode()
     def scores_of_passing(self, alone: EncodedRequest, states: Iterable[DocumentStates]) -> Tensor:
         """The same for a request without documents, whose states come one after the other."""

@@ -44,7 +44,10 @@ DEFAULT_MODEL = "default"
 """The model that ships inside the package."""
 
 AT_ONCE = 64
-"""Documents whose states are looked up at a time where memory is limited."""
+"""Documents of a long list whose states are looked up at a time."""
+
+CHARACTERS = 4
+"""Of a token of English, about."""
 
 _DEFAULT_FOLDER = Path(__file__).parent / "default_model"
 
@@ -522,7 +525,8 @@ class BlockRankReranker:
         engine = self._engine
         blocks = engine.blocks(request.query, request.given, request.texts, lambda text: known.knows(text, engine))
         known.check_store(blocks.texts, engine)
-        if engine.max_memory is None:
+        characters = sum(map(len, blocks.texts))
+        if engine.max_memory is None and not engine.reads_states_in_passing(characters // CHARACTERS):
             states = list(known.get(blocks.texts, engine))
             return self._of_prepared(request, PreparedDocuments(request.given, blocks, states, engine.fingerprint))
         alone, left = self._alone(request, blocks)

@@ -131,7 +131,8 @@ def test_states_that_a_cache_keeps_and_that_it_lacks_are_within_the_limit_too(fa
         peak, ranked = peak_of(ranker, documents)
         assert peak < limit
         assert {document.index: document.raw_score for document in ranked} == pytest.approx(expected, abs=1e-4)
-    assert peak_of(load(folder, cache="100KB"), documents)[0] > 3 * limit
+    if family == "llama":  # the other one joins nothing of a long list, with a limit or without
+        assert peak_of(load(folder, cache="100KB"), documents)[0] > 3 * limit
 
 
 def test_files_go_when_a_ranking_fails(decoder, tmp_path, monkeypatch):
