@@ -2,10 +2,11 @@
 
     python scripts/mine_default_data.py SHARED/data/train build/mined
     python scripts/mine_default_data.py SHARED/data/train build/mined-further --further build/mined
+    python scripts/mine_default_data.py SHARED/data/train build/mined-last --further build/mined --part last
 
 BM25's best 30 documents that are not judged. No teacher filters them: one that is the starting model itself
 refuses exactly the negatives that it gets wrong (docs/LOG.md). Queries of the shipped sample and the
-development queries are left out. --further mines lists of queries that the folder after it lacks.
+development queries are left out. --further mines lists of queries that the folder after it lacks, in two parts.
 """
 
 from __future__ import annotations
@@ -22,28 +23,35 @@ QUERIES |= {"medquad": 700, "openstax": 700, "pubmedqa": 400, "scitldr": 400}
 QUERIES |= {"react-interview-faq": 350, "recipes": 250}
 OTHER_QUERIES = 350
 
+Bounds = tuple[tuple[int, int | None], ...]
+WHOLE: Bounds = ((0, None),)
+
 FURTHER = {"selqa": 1400, "stackexchange": 1150, "squad-dev-noxquad": 2500, "covid-qa": 700, "medquad": 2000}
 FURTHER |= {"openstax": 2000, "wiki-entities": 800, "scitldr": 800, "wordset": 400}
-KEPT = 250
-"""Of the further lists of a collection: the teachers had no time for more."""
+FIRST: dict[str, Bounds] = dict.fromkeys(FURTHER, ((0, 250),))
+LAST: dict[str, Bounds] = dict.fromkeys(["selqa", "squad-dev-noxquad", "medquad"], ((250, 750), (1000, 1250)))
+LAST |= {"stackexchange": ((250, 750), (1000, 1150)), "covid-qa": ((250, 700),)}
+LAST |= {"openstax": ((250, 750),), "scitldr": ((250, 500),)}
+PARTS = {"first": FIRST, "last": LAST}
+"""Which of the further lists are kept: what the teachers had time for, in two sessions."""
 
 
-def main(source: Path, output: Path, further: Path | None) -> None:
+def main(source: Path, output: Path, further: Path | None, part: str) -> None:
     held_out = _held_out()
     everything = sorted(path.name for path in source.iterdir() if path.is_dir())
-    counts = FURTHER if further else {name: QUERIES.get(name, OTHER_QUERIES) for name in everything}
+    kept = PARTS[part] if further else dict.fromkeys(everything, WHOLE)
     output.mkdir(parents=True, exist_ok=True)
-    for collection, count in counts.items():
+    for collection, bounds in kept.items():
         name = f"{collection}.jsonl"
         mined = mine_negatives(
             source / collection,
             method="bm25",
             depth=60,
             per_query=30,
-            queries_limit=count,
+            queries_limit=FURTHER[collection] if further else QUERIES.get(collection, OTHER_QUERIES),
             exclude_queries=held_out.get(collection, set()) | (_queries(further / name) if further else set()),
         )
-        write_examples(output / name, mined.examples[: KEPT if further else None])
+        write_examples(output / name, [one for start, end in bounds for one in mined.examples[start:end]])
         print(collection, mined.report, flush=True)
 
 
@@ -66,4 +74,5 @@ if __name__ == "__main__":
     parser.add_argument("source", type=Path)
     parser.add_argument("output", type=Path)
     parser.add_argument("--further", type=Path)
+    parser.add_argument("--part", choices=PARTS, default="first")
     main(**vars(parser.parse_args()))
