@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from blockrank_rerank.explanation import TRUNCATED
+from blockrank_rerank.explanation import truncation
 from blockrank_rerank.limits import Limits
 from blockrank_rerank.reranker import DEFAULT_MODEL, BlockRankReranker
 
@@ -78,7 +78,7 @@ class BlockRankCrossEncoder:
         return [
             {"corpus_id": document.index, "score": score}
             | ({"text": document.text} if return_documents else {})
-            | ({TRUNCATED: True} if document.truncated else {})
+            | truncation(document)
             for score, document in best
         ]
 

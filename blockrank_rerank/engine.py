@@ -49,6 +49,9 @@ NO_ARCHITECTURE = frozenset(
 LEAST_TOKENS = 256
 """Budget of a pass below which no limit on memory goes."""
 
+LIMIT_SHARE = 8
+"""A file of states takes at most this part of a limit of memory: it is held twice, beside a forward pass."""
+
 ACTIVATIONS = 16
 """Values of the width of the states that a token needs in a pass, at most; 9 to 11 were counted (docs/LOG.md)."""
 
@@ -134,6 +137,11 @@ class Engine:
         return min(self._tokens_at_once, self._tokens_of_device)
 
     @property
+    def file_bytes(self) -> int | None:
+        """Most bytes of states to write to one file, where memory is limited."""
+        return None if self.max_memory is None else self.max_memory // LIMIT_SHARE
+
+    @property
     def _tokens_at_once(self) -> int:
         """Packed tokens that the passes of all workers together should not exceed."""
         most = self._tokens_of_device * worker_count(self._most_workers)
@@ -209,7 +217,7 @@ class Engine:
         if self._documents_are_independent:
             # The scoring layer alone reads them, once.
             return self._scores_of_parts([alone], [grouped(states, self.budget_tokens)])[0]
-        with packed(states, None if self.max_memory is None else self.max_memory // 8) as parts:
+        with packed(states, self.file_bytes) as parts:
             return self._scores_of_parts([alone], [parts], max(pack.longest for pack in parts))[0]
 
     @torch.inference_mode()

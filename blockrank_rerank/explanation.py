@@ -19,6 +19,12 @@ HIGHLIGHTS = "highlights"
 TRUNCATED = "truncated"
 """Key under which they write that the model read only the beginning; no other document has it."""
 
+
+def truncation(ranked: RankedDocument) -> dict[str, bool]:
+    """What adapters add to a document's metadata: whether it was cut, where it was."""
+    return {TRUNCATED: True} if ranked.truncated else {}
+
+
 _WORD = re.compile(r"\S+")
 
 

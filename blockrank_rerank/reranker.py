@@ -516,9 +516,13 @@ class BlockRankReranker:
                 "documents were prepared by another model, revision, dtype or config than this ranker's: their "
                 "states mean nothing to it; prepare them again with this ranker"
             )
-        alone, left = self._alone(request, prepared.blocks)
-        ids, truncated = [one.ids for one in prepared.states], [one.truncated for one in prepared.states]
-        return _Encoded(alone, left, ids, truncated, kept=prepared.pack)
+        return self._of_states(request, prepared.blocks, prepared.states, prepared.pack)
+
+    def _of_states(
+        self, request: CheckedRequest, blocks: Blocks, states: Sequence[DocumentStates], pack: StatePack
+    ) -> _Encoded:
+        alone, left = self._alone(request, blocks)
+        return _Encoded(alone, left, [one.ids for one in states], [one.truncated for one in states], kept=pack)
 
     def _of_known(self, request: CheckedRequest, known: KnownStates) -> _Encoded:
         """Documents whose states are looked up, and made where they are not known."""
@@ -528,7 +532,7 @@ class BlockRankReranker:
         characters = sum(map(len, blocks.texts))
         if engine.max_memory is None and not engine.reads_states_in_passing(characters // CHARACTERS):
             states = list(known.get(blocks.texts, engine))
-            return self._of_prepared(request, PreparedDocuments(request.given, blocks, states, engine.fingerprint))
+            return self._of_states(request, blocks, states, StatePack(states))
         alone, left = self._alone(request, blocks)
         passing = PassingStates(known.get(blocks.texts, engine, AT_ONCE))
         return _Encoded(alone, left, passing.ids, passing.truncated, passing=passing)

@@ -20,9 +20,6 @@ if TYPE_CHECKING:
 GROUP_BYTES = 16_000_000
 """States of one file of a store at most, which is what a kill loses."""
 
-LIMIT_SHARE = 8
-"""One file takes at most this part of a limit of memory: it is held twice, beside a forward pass."""
-
 LOOK_AHEAD = 256
 """Documents that are taken at a time, so that a corpus never is in memory as a whole."""
 
@@ -53,7 +50,7 @@ def prepare_store(
     store = StateStore(folder, engine.fingerprint, kept, engine.settings)
     store.set_damaged_aside()
     prepared = found = 0
-    most = GROUP_BYTES if engine.max_memory is None else min(GROUP_BYTES, engine.max_memory // LIMIT_SHARE)
+    most = GROUP_BYTES if engine.file_bytes is None else min(GROUP_BYTES, engine.file_bytes)
     for first, given, texts in _chunks(documents):
         blocks = engine.blocks("", given, texts, store.holds_whole, first)
         unique = list(dict.fromkeys(blocks.texts))

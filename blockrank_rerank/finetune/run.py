@@ -40,6 +40,7 @@ from blockrank_rerank.prompt import PromptEncoder
 from blockrank_rerank.reranker import BlockRankReranker, model_folder
 
 BEFORE, HISTORY, INPUTS, BEST = "before.json", "evaluations.jsonl", "inputs.json", "best"
+
 SHORT_QUERY = 100
 """Characters of a query that fits any model."""
 
@@ -141,7 +142,10 @@ class _Run:
         _check_queries(self.collections, self.prompt)
         inputs = Inputs.of(checkpoint.model, self.collections)
         # A run that was cut off before its first checkpoint begins anew, with whatever there is now.
-        inputs.check_against(self.work / INPUTS) if self.resume else inputs.save(self.work / INPUTS)
+        if self.resume:
+            inputs.check_against(self.work / INPUTS)
+        else:
+            inputs.save(self.work / INPUTS)
 
     def result(self) -> FinetuneResult:
         """Train, choose, write."""

@@ -203,14 +203,15 @@ class TrainingModel(nn.Module):
         unfinished.mkdir(parents=True)
         network, dtype = self._merged_network(), getattr(torch, self.settings.save_dtype)
         state = {name: tensor.to(dtype) for name, tensor in network.state_dict().items()}
-        with quiet(), system_errors(unfinished):
-            network.save_pretrained(unfinished, state_dict=state)
+        with system_errors(unfinished):
+            with quiet():
+                network.save_pretrained(unfinished, state_dict=state)
+            if self.head is not None:
+                self.head.save(unfinished)
         # Transformers writes the dtype of the weights in memory.
         network.config.dtype = dtype
         network.config.save_pretrained(unfinished)
         tokenizer.save_pretrained(unfinished)
-        if self.head is not None:
-            self.head.save(unfinished)
         self.blockrank.save(unfinished)
         if folder.exists():
             shutil.rmtree(folder)

@@ -8,9 +8,8 @@ from langchain_core.documents import BaseDocumentCompressor, Document
 from langchain_core.runnables import RunnableLambda
 from pydantic import Field
 
-from blockrank_rerank.explanation import HIGHLIGHTS, TRUNCATED, ExplainedDocument
+from blockrank_rerank.explanation import HIGHLIGHTS, ExplainedDocument, truncation
 from blockrank_rerank.request import check_is_list
-from blockrank_rerank.reranker import RankedDocument
 from langchain_blockrank.options import ModelOptions
 
 RELEVANCE_SCORE = "relevance_score"
@@ -79,7 +78,7 @@ class BlockRankRerank(ModelOptions, BaseDocumentCompressor):
         texts = [document.page_content if isinstance(document, Document) else document for document in documents]
         limits = self._limits | ({} if top_n == THE_SETTING else {"top_k": top_n})
         return [
-            {"index": ranked.index, RELEVANCE_SCORE: ranked.score} | _cut(ranked)
+            {"index": ranked.index, RELEVANCE_SCORE: ranked.score} | truncation(ranked)
             for ranked in self._reranker.rank(query, texts, **limits)
         ]
 
@@ -95,7 +94,7 @@ class BlockRankRerank(ModelOptions, BaseDocumentCompressor):
         return [self._explained(documents[one.ranked.index], one) for one in explained]
 
     def _explained(self, document: Document, explained: ExplainedDocument) -> Document:
-        added: dict[str, Any] = {RELEVANCE_SCORE: explained.ranked.score} | _cut(explained.ranked)
+        added: dict[str, Any] = {RELEVANCE_SCORE: explained.ranked.score} | truncation(explained.ranked)
         # What the model has not read may be what matters.
         shorten = self.compress and not explained.ranked.truncated
         if self.explain:
@@ -103,11 +102,6 @@ class BlockRankRerank(ModelOptions, BaseDocumentCompressor):
             added[HIGHLIGHTS] = explained.shortened_highlights(share) if shorten else explained.highlights
         text = explained.shortened(self.kept_attention) if shorten else document.page_content
         return _with(document, added, text)
-
-
-def _cut(ranked: RankedDocument) -> dict[str, Any]:
-    """Says so where the model read only the beginning."""
-    return {TRUNCATED: True} if ranked.truncated else {}
 
 
 def _checked(documents: Iterable[Document]) -> list[Document]:

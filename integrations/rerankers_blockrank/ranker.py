@@ -6,7 +6,7 @@ from itertools import count
 from typing import Any
 
 from blockrank_rerank import BlockRankReranker
-from blockrank_rerank.explanation import TRUNCATED
+from blockrank_rerank.explanation import truncation
 from blockrank_rerank.request import check_is_list
 from blockrank_rerank.reranker import DEFAULT_MODEL
 
@@ -46,8 +46,7 @@ class BlockRankRanker(BaseRanker):
         documents = _documents([docs] if isinstance(docs, str | Document) else docs, doc_ids, metadata)
         ranking = self._reranker.rank(query, [document.text or "" for document in documents])
         for ranked in ranking:
-            if ranked.truncated:
-                documents[ranked.index].metadata[TRUNCATED] = True
+            documents[ranked.index].metadata |= truncation(ranked)
         results = [
             Result(document=documents[ranked.index], score=ranked.score, rank=rank)
             for rank, ranked in enumerate(ranking, start=1)

@@ -6,7 +6,7 @@ from typing import Any, Literal
 from typing_extensions import Self
 
 from blockrank_rerank import BlockRankReranker
-from blockrank_rerank.explanation import HIGHLIGHTS, TRUNCATED, ExplainedDocument
+from blockrank_rerank.explanation import HIGHLIGHTS, ExplainedDocument, truncation
 from blockrank_rerank.request import check_query
 from blockrank_rerank.reranker import DEFAULT_MODEL, RankedDocument
 
@@ -158,8 +158,7 @@ class BlockRankRerank(BaseNodePostprocessor):
         return [self._scored(node, one.ranked, {HIGHLIGHTS: _highlights(node.node, one)}) for node, one in places]
 
     def _scored(self, given: NodeWithScore, ranked: RankedDocument, added: dict[str, Any]) -> NodeWithScore:
-        if ranked.truncated:
-            added = {**added, TRUNCATED: True}
+        added = added | truncation(ranked)
         if self.keep_retrieval_score:
             added = {**added, RETRIEVAL_SCORE: None if given.score is None else float(given.score)}
         return NodeWithScore(node=_with(given.node, added), score=ranked.score)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from blockrank_rerank import BlockRankReranker
-from blockrank_rerank.explanation import HIGHLIGHTS, TRUNCATED, ExplainedDocument
+from blockrank_rerank.explanation import HIGHLIGHTS, ExplainedDocument, truncation
 from blockrank_rerank.limits import Limits
 from blockrank_rerank.request import check_query
 from blockrank_rerank.reranker import DEFAULT_MODEL, RankedDocument
@@ -268,9 +268,7 @@ class BlockRankRanker:
 
 def _ranked(document: Document, ranked: RankedDocument, added: dict[str, Any]) -> Document:
     """A copy with its new score; `truncated` in its meta where the model read only the beginning."""
-    if ranked.truncated:
-        added = {**added, TRUNCATED: True}
-    return replace(document, score=ranked.score, meta={**document.meta, **added})
+    return replace(document, score=ranked.score, meta=document.meta | truncation(ranked) | added)
 
 
 def _check_texts(**texts: str) -> None:
