@@ -7,6 +7,9 @@ from typing import NamedTuple
 import torch
 from blockrank_kernels.gpu import Verdict, triton_on
 
+BF16_UNITS = {"AMX matrix units": "_is_amx_tile_supported", "AVX512-BF16": "_is_avx512_bf16_supported"}
+"""What makes a CPU multiply bf16 faster than fp32 in whole passes (docs/LOG.md), and who in torch.cpu knows of it."""
+
 
 class Choice(NamedTuple):
     """One thing that could be used: what it is, whether it can be, and why."""
@@ -88,9 +91,12 @@ def fast_bf16(device: torch.device) -> Choice:
         native = torch.cuda.get_device_capability(device) >= (8, 0)
         return Choice("bfloat16", native, "native on this GPU" if native else "needs compute capability 8.0")
     if device.type == "cpu":
-        # Private, but the only way to ask; AVX512-BF16 alone was no faster than fp32 where it was measured by
-        # others, so only matrix units count.
-        probe = getattr(torch.cpu, "_is_amx_tile_supported", None)
-        native = bool(probe and probe())
-        return Choice("bfloat16", native, "AMX matrix units" if native else "no AMX matrix units: fp32 is as fast")
+        unit = next((name for name, probe in BF16_UNITS.items() if _cpu_has(probe)), None)
+        return Choice("bfloat16", unit is not None, unit or f"no {' or '.join(BF16_UNITS)}: fp32 is as fast")
     return Choice("bfloat16", False, f"not known to be faster on {device.type}")
+
+
+def _cpu_has(probe: str) -> bool:
+    # Private, but the only way to ask.
+    ask = getattr(torch.cpu, probe, None)
+    return bool(ask and ask())

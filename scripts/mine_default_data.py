@@ -3,10 +3,11 @@
     python scripts/mine_default_data.py SHARED/data/train build/mined
     python scripts/mine_default_data.py SHARED/data/train build/mined-further --further build/mined
     python scripts/mine_default_data.py SHARED/data/train build/mined-last --further build/mined --part last
+    python scripts/mine_default_data.py SHARED/data/train build/mined-more --further build/mined --part more
 
 BM25's best 30 documents that are not judged. No teacher filters them: one that is the starting model itself
 refuses exactly the negatives that it gets wrong (docs/LOG.md). Queries of the shipped sample and the
-development queries are left out. --further mines lists of queries that the folder after it lacks, in two parts.
+development queries are left out. --further mines lists of queries that the folder after it lacks, in three parts.
 """
 
 from __future__ import annotations
@@ -29,11 +30,17 @@ WHOLE: Bounds = ((0, None),)
 FURTHER = {"selqa": 1400, "stackexchange": 1150, "squad-dev-noxquad": 2500, "covid-qa": 700, "medquad": 2000}
 FURTHER |= {"openstax": 2000, "wiki-entities": 800, "scitldr": 800, "wordset": 400}
 FIRST: dict[str, Bounds] = dict.fromkeys(FURTHER, ((0, 250),))
+FURTHER |= {"code-docstring": 900, "factbook": 200, "docs-peps": 100, "docs-powershell": 100, "dc-law": 100}
+FURTHER |= dict.fromkeys(["docs-react", "docs-redis", "docs-d2l", "docs-opentelemetry", "tldr-pages", "pubmedqa"], 80)
 LAST: dict[str, Bounds] = dict.fromkeys(["selqa", "squad-dev-noxquad", "medquad"], ((250, 750), (1000, 1250)))
 LAST |= {"stackexchange": ((250, 750), (1000, 1150)), "covid-qa": ((250, 700),)}
 LAST |= {"openstax": ((250, 750),), "scitldr": ((250, 500),)}
-PARTS = {"first": FIRST, "last": LAST}
-"""Which of the further lists are kept: what the teachers had time for, in two sessions."""
+MORE: dict[str, Bounds] = {"selqa": ((750, 1000), (1250, 1400)), "stackexchange": ((750, 1000),)}
+MORE |= {"squad-dev-noxquad": ((750, 1000), (1250, 2000)), "medquad": ((750, 1000), (1250, 1400))}
+MORE |= {"openstax": ((750, 1150),), "wiki-entities": ((250, 700),), "scitldr": ((500, 700),)}
+MORE |= {"wordset": ((250, 400),)} | {name: WHOLE for name in FURTHER if name not in FIRST}
+PARTS = {"first": FIRST, "last": LAST, "more": MORE}
+"""Which of the further lists are kept: what the teachers had time for, in three sessions."""
 
 
 def main(source: Path, output: Path, further: Path | None, part: str) -> None:

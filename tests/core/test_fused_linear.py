@@ -9,6 +9,7 @@ import torch
 from transformers import AutoConfig
 
 from blockrank_rerank.checkpoint import Checkpoint
+from blockrank_rerank.choices import BF16_UNITS, fast_bf16, resolve_dtype
 from blockrank_rerank.fused_linear import FusedLinear, can_fuse, fuse_linear_layers
 from tests.core.tiny_models import FAMILIES, save_model
 
@@ -60,10 +61,22 @@ def test_half_precision_is_no_worse_than_unfused(tmp_path):
     assert (fused - exact).abs().mean() <= 1.1 * (plain - exact).abs().mean()
 
 
-def test_only_half_precision_on_a_cpu_with_matrix_units_is_fused(monkeypatch):
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True, raising=False)
+@pytest.mark.parametrize("unit", BF16_UNITS)
+def test_half_precision_is_chosen_and_fused_where_a_cpu_has_a_unit_for_it(monkeypatch, unit):
+    for name, probe in BF16_UNITS.items():
+        monkeypatch.setattr(torch.cpu, probe, lambda here=name == unit: here, raising=False)
+    assert resolve_dtype(None, CPU) == torch.bfloat16
+    assert unit in fast_bf16(CPU).reason
     assert can_fuse(CPU, torch.bfloat16)
     assert not can_fuse(CPU, torch.float32)
     assert not can_fuse(torch.device("cuda"), torch.bfloat16)
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+
+
+def test_a_cpu_without_such_a_unit_and_a_torch_that_cannot_tell_stay_in_fp32(monkeypatch):
+    for probe in BF16_UNITS.values():
+        monkeypatch.setattr(torch.cpu, probe, lambda: False, raising=False)
+    assert resolve_dtype("auto", CPU) == torch.float32
     assert not can_fuse(CPU, torch.bfloat16)
+    for probe in BF16_UNITS.values():
+        monkeypatch.delattr(torch.cpu, probe, raising=False)
+    assert resolve_dtype(None, CPU) == torch.float32
