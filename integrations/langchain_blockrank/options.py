@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from pathlib import PurePath
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, StrictInt
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, StrictInt
 from typing_extensions import Self
 
 from blockrank_rerank import BlockRankReranker
 from blockrank_rerank.reranker import DEFAULT_MODEL
+
+PathText = Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(value, PurePath) else value)]
+"""A folder as text, which settings are saved as; given as a path too."""
 
 
 class ModelOptions(BaseModel):
@@ -18,7 +22,7 @@ class ModelOptions(BaseModel):
     )
 
     # The model's settings are frozen: the engine is described once, and would ignore a later change.
-    model: str = Field(
+    model: PathText = Field(
         default=DEFAULT_MODEL, frozen=True, description="Folder, Hub id, or 'default' for the model in the package."
     )
     max_document_tokens: int | None = Field(
@@ -30,7 +34,7 @@ class ModelOptions(BaseModel):
     cache: str | StrictInt | None = Field(
         default=None, frozen=True, description='Bytes of documents\' states to keep, such as "500MB".'
     )
-    store: str | None = Field(default=None, frozen=True, description="Folder that `blockrank prepare` has made.")
+    store: PathText | None = Field(default=None, frozen=True, description="Folder that `blockrank prepare` has made.")
     max_memory: str | StrictInt | None = Field(
         default=None, frozen=True, description='About the most bytes that a ranking may take, such as "1GB".'
     )

@@ -6,6 +6,7 @@ import pickle
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -20,6 +21,7 @@ from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import RunnableParallel, RunnablePassthrough
 
+import blockrank_rerank
 from blockrank_rerank.engine import Engine
 from tests.integrations.conftest import CUT, QUESTION, TEXTS
 
@@ -193,6 +195,15 @@ def test_a_cross_encoder_scores_nothing_as_nothing_and_survives_a_copy_and_a_pic
     expected = encoder.score(pairs)
     assert copy.deepcopy(encoder).score(pairs) == expected
     assert pickle.loads(pickle.dumps(encoder)).score(pairs) == expected
+
+
+def test_folders_may_be_paths_and_are_saved_as_text(tmp_path):
+    folder = Path(blockrank_rerank.__file__).parent / "default_model"
+    reranker = BlockRankRerank(model=folder, store=tmp_path / "states")
+    assert reranker.model_dump()["model"] == str(folder)
+    assert BlockRankRerank.model_validate_json(reranker.model_dump_json()).store == str(tmp_path / "states")
+    with pytest.raises(ValueError, match="valid string"):
+        BlockRankRerank(model=3)
 
 
 def test_every_setting_survives_a_dump_a_copy_and_a_pickle():

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from llama_index.core.retrievers import BaseRetriever
 from llama_index.core.schema import ImageNode, MetadataMode, NodeWithScore, QueryBundle, TextNode
 from llama_index.postprocessor.blockrank_rerank import BlockRankRerank
 
+import blockrank_rerank
 from blockrank_rerank import BlockRankReranker
 from blockrank_rerank.engine import Engine
 from tests.integrations.conftest import CUT, QUESTION, TEXTS
@@ -197,6 +199,15 @@ def test_events_and_callbacks_are_sent():
     assert start.top_n == len(TEXTS)
     assert len(end.nodes) == len(TEXTS)
     assert len(debug.get_event_pairs(CBEventType.RERANKING)) == 1
+
+
+def test_folders_may_be_paths_and_are_saved_as_text(tmp_path):
+    folder = Path(blockrank_rerank.__file__).parent / "default_model"
+    reranker = BlockRankRerank(model=folder, store=tmp_path / "states")
+    assert reranker.to_dict()["model"] == str(folder)
+    assert BlockRankRerank.from_json(reranker.to_json()).store == str(tmp_path / "states")
+    with pytest.raises(ValueError, match="valid string"):
+        BlockRankRerank(model=3)
 
 
 def test_every_setting_survives_a_dict_a_copy_and_a_pickle():

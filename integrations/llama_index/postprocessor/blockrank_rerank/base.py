@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from pathlib import PurePath
+from typing import Annotated, Any, Literal
 
 from typing_extensions import Self
 
@@ -17,6 +18,7 @@ try:
     from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRankStartEvent
     from llama_index.core.postprocessor.types import BaseNodePostprocessor
     from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore, QueryBundle
+    from pydantic import BeforeValidator
 except ImportError as error:
     raise ImportError(
         "BlockRankRerank for LlamaIndex needs llama-index-core: pip install 'blockrank-rerank[llama-index]'"
@@ -25,6 +27,9 @@ except ImportError as error:
 RETRIEVAL_SCORE = "retrieval_score"
 
 dispatcher = get_dispatcher(__name__)
+
+PathText = Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(value, PurePath) else value)]
+"""A folder as text, which settings are saved as; given as a path too."""
 
 
 class BlockRankRerank(BaseNodePostprocessor):
@@ -40,7 +45,7 @@ class BlockRankRerank(BaseNodePostprocessor):
     )
 
     # The model's settings are frozen: the engine is described once, and would ignore a later change.
-    model: str = Field(
+    model: PathText = Field(
         default=DEFAULT_MODEL, frozen=True, description="Folder, Hub id, or 'default' for the model in the package."
     )
     top_n: int | None = Field(default=5, ge=0, description="Nodes to return; None for all.")
@@ -65,7 +70,7 @@ class BlockRankRerank(BaseNodePostprocessor):
     cache: str | StrictInt | None = Field(
         default=None, frozen=True, description='Bytes of documents\' states to keep, such as "500MB".'
     )
-    store: str | None = Field(default=None, frozen=True, description="Folder that `blockrank prepare` has made.")
+    store: PathText | None = Field(default=None, frozen=True, description="Folder that `blockrank prepare` has made.")
     max_memory: str | StrictInt | None = Field(
         default=None, frozen=True, description='About the most bytes that a ranking may take, such as "1GB".'
     )
