@@ -40,6 +40,7 @@ class Pass:
     ``token_attention`` what :func:`token_attention` gives, if ``explain`` asks for that instead.
     ``kept`` are states of documents that are not in the layout, for each of its requests, in parts of which one at
     a time is joined; ``made`` receives the layout's own keys and values by name, where they are to be kept.
+    A pass through a staged model may begin with states, and leaves its last layer's: see :func:`staged_model`.
     """
 
     layout: Layout
@@ -49,6 +50,8 @@ class Pass:
     explain: bool = False
     kept: Sequence[Iterable[StatePack]] | None = None
     made: dict[str, Tensor] | None = None
+    begun: tuple[int, Tensor] | None = None
+    left: Tensor | None = None
     lse: list[Tensor] = field(default_factory=list)
     token_attention: list[Tensor] = field(default_factory=list)
 
@@ -250,6 +253,17 @@ class Backbone(nn.Module):
         state = Pass(layout, self.config, self.attention, kept=kept)
         states = self._run(state)
         return state.lse if states is None else self._head(states, layout, self.config, self.attention, kept)
+
+    def staged_scores(self, layout: Layout, begun: tuple[int, Tensor] | None) -> tuple[list[Tensor], Tensor]:
+        """Log-sum-exps as above, and ``[T, hidden]`` states after the last layer, of a staged model with a head.
+
+        ``begun`` are the layers to be skipped and what they made of the pack.
+        """
+        state = Pass(layout, self.config, self.attention, begun=begun)
+        states = self._run(state)
+        if states is None or state.left is None:
+            raise RuntimeError("only a staged model with a scoring head can begin after some of its layers")
+        return self._head(states, layout, self.config, self.attention), state.left
 
     def document_states(self, layout: Layout) -> list[dict[str, Tensor]]:
         """Keys and values that query blocks read of every document of a pack, in order; see `DocumentStates`."""

@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property, partial
+from itertools import islice
 from typing import Any
 
 import torch
@@ -19,9 +20,10 @@ from blockrank_rerank.config import BlockRankConfig
 from blockrank_rerank.handle import EngineSpec
 from blockrank_rerank.layout import Layout, build_layout
 from blockrank_rerank.prompt import EncodedRequest, PromptEncoder, even_runs, split
-from blockrank_rerank.pruning import Prune, check_layers, early_model
+from blockrank_rerank.pruning import Prune, check_layers
 from blockrank_rerank.request import Document
 from blockrank_rerank.spilled_states import packed
+from blockrank_rerank.staged_model import Begun, joined, staged_model
 from blockrank_rerank.states import DocumentStates, StatePack, compress, grouped
 from blockrank_rerank.workers import in_workers, worker_count
 
@@ -52,6 +54,12 @@ LEAST_TOKENS = 256
 LIMIT_SHARE = 8
 """A file of states takes at most this part of a limit of memory: it is held twice, beside a forward pass."""
 
+BEGUN_TOKENS = 65536
+"""Tokens of a list whose states are kept when documents are pruned, at most: 50 MB for the default model in bf16.
+
+Of a longer list few survive, so that reading these anew is little of the work.
+"""
+
 ACTIVATIONS = 16
 """Values of the width of the states that a token needs in a pass, at most; 9 to 11 were counted (docs/LOG.md)."""
 
@@ -74,7 +82,9 @@ class Engine:
     ) -> None:
         self.config, self.prompt, self.backbone, self.prune = config, prompt, backbone, prune
         self.max_memory = max_memory
-        self._early = {layer: self._cut_off(layer) for layer, _ in prune}
+        self._stages = {layer: self._cut_off(layer) for layer, _ in prune}
+        if prune and self._documents_are_independent:
+            self._stages[config.scoring_layer] = self._cut_off(config.scoring_layer, config)
 
     @classmethod
     def load(cls, spec: EngineSpec) -> Engine:
@@ -98,15 +108,15 @@ class Engine:
         )
         return cls(config, prompt, backbone, spec.prune, spec.max_memory)
 
-    def early(self, layer: int) -> Engine:
+    def stage(self, layer: int) -> Engine:
         """The engine that scores after the first ``layer`` layers, at which this one prunes; it shares the weights."""
-        return self._early[layer]
+        return self._stages[layer]
 
-    def _cut_off(self, layer: int) -> Engine:
+    def _cut_off(self, layer: int, config: BlockRankConfig | None = None) -> Engine:
         # A scoring head reads what so many layers leave; a layer of the model scores by its own attention.
         head = self.backbone.head
-        config = replace(self.config, scoring_layer=layer, heads=None, abstention=False)
-        model = early_model(self.backbone.model, layer + (head is None))
+        config = config or replace(self.config, scoring_layer=layer, heads=None, abstention=False)
+        model = staged_model(self.backbone.model, layer + (head is None))
         backbone = Backbone(model, config, head, self.backbone.attention)
         return Engine(config, self.prompt, backbone, max_memory=self.max_memory)
 
@@ -177,6 +187,33 @@ class Engine:
         if requests[0].num_tokens <= self.budget_tokens:
             return self._pass(requests)
         return [self._one_by_one(requests[0])]
+
+    def keeps_begun(self, request: EncodedRequest) -> bool:
+        """Whether survivors of early layers go on from there: where no document changes another, and all have room."""
+        shape: Any = self.backbone.model.config
+        nbytes = request.num_tokens * shape.hidden_size * self.dtype.itemsize
+        fits = request.num_tokens <= BEGUN_TOKENS and (self.max_memory is None or nbytes <= self.max_memory // 2)
+        return self._documents_are_independent and fits
+
+    @torch.inference_mode()
+    def scores_and_states(self, request: EncodedRequest, begun: Begun | None = None) -> tuple[Tensor, Begun]:
+        """Log-sum-exps of a stage, and what it makes of the request, from ``begun`` on where there is any."""
+        groups, workers = self._groups(request)
+        documents = iter(range(len(request.documents)))
+        own = [begun and begun.of_documents([*islice(documents, len(group.documents))]) for group in groups]
+        parts = in_workers(self._stage_pass, [*zip(groups, own, strict=True)], workers)
+        return self._joined([lse for lse, _ in parts]), joined([states for _, states in parts])
+
+    def _stage_pass(self, part: tuple[EncodedRequest, Begun | None]) -> tuple[Tensor, Begun]:
+        request, begun = part
+        layout = self._layout([request])
+        given = None if begun is None else (begun.layers, begun.rows(layout.num_tokens))
+        (lse,), states = self.backbone.staged_scores(layout, given)
+        return lse, Begun.of(self.config.scoring_layer, states, layout.requests[0])
+
+    def scores_of_begun(self, request: EncodedRequest, begun: Begun) -> Tensor:
+        """Log-sum-exps of a request that the engine's stages have begun."""
+        return self.stage(self.config.scoring_layer).scores_and_states(request, begun)[0]
 
     def _pass(self, requests: Sequence[EncodedRequest]) -> list[Tensor]:
         return self.backbone.document_scores(self._layout(requests))

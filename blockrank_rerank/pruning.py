@@ -1,15 +1,14 @@
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from blockrank_rerank.blocks import Blocks, tied
-from blockrank_rerank.feed_forward import layers_of
 from blockrank_rerank.prompt import EncodedRequest
 from blockrank_rerank.scoring import raw_score
+from blockrank_rerank.staged_model import Begun
 
 if TYPE_CHECKING:
     from blockrank_rerank.engine import Engine
@@ -27,12 +26,16 @@ class Dropped(NamedTuple):
 
 
 class Survivors(NamedTuple):
-    """What is left of a request: its documents, their blocks and tokens, and those dropped, best first."""
+    """What is left of a request: its documents, their blocks and tokens, and those dropped, best first.
+
+    ``begun`` is what the layers that dropped them made of the others, where the later layers go on from there.
+    """
 
     documents: list[int]
     blocks: Blocks
     encoded: EncodedRequest
     dropped: list[Dropped]
+    begun: Begun | None = None
 
 
 def check_prune(prune: Mapping[int, int] | None) -> Prune:
@@ -72,40 +75,25 @@ def check_layers(prune: Prune, scoring_layer: int) -> None:
             raise ValueError(f"prune: layers must be in 1..{scoring_layer - 1}, below the scoring layer, got {layer}")
 
 
-def early_model(model: Any, layers: int) -> Any:
-    """A model of the first layers that shares the weights of the whole one."""
-    early = _copied(model)
-    if hasattr(model, "encoder"):
-        early.encoder = _copied(model.encoder)
-        early.encoder.layer = layers_of(model)[:layers]
-    else:
-        early.layers = layers_of(model)[:layers]
-    return early
-
-
-def _copied(module: Any) -> Any:
-    copied = copy.copy(module)
-    copied._modules = dict(module._modules)
-    return copied
-
-
 def survivors(engine: Engine, blocks: Blocks, encoded: EncodedRequest) -> Survivors:
-    """The documents of a request that the engine's early layers leave.
-
-    They go through the model anew: the early layers are a small part of the work, and documents do not depend on
-    each other, so that nothing of a survivor changes.
-    """
+    """The documents of a request that the engine's early layers leave."""
     left = Survivors(sorted(set(blocks.owners)), blocks, encoded, [])
+    keeps = engine.keeps_begun(encoded)
     for layer, count in engine.prune:
         if len(left.documents) > count:
-            left = _keep_best(left, _scores(engine.early(layer), left), count)
+            left = _keep_best(*_scored(engine.stage(layer), left, keeps), count)
     return left
 
 
-def _scores(early: Engine, left: Survivors) -> list[tuple[float, bool]]:
+def _scored(stage: Engine, left: Survivors, keeps: bool) -> tuple[Survivors, list[tuple[float, bool]]]:
     """Raw score of each document's best block, and whether that was cut; copies tie."""
-    raw = tied(raw_score(early.document_scores([left.encoded])[0]).tolist(), left.encoded.documents)
-    return [(raw[block], left.encoded.truncated[block]) for block in left.blocks.best(raw)]
+    if keeps:
+        lse, begun = stage.scores_and_states(left.encoded, left.begun)
+        left = left._replace(begun=begun)
+    else:
+        lse = stage.document_scores([left.encoded])[0]
+    raw = tied(raw_score(lse).tolist(), left.encoded.documents)
+    return left, [(raw[block], left.encoded.truncated[block]) for block in left.blocks.best(raw)]
 
 
 def _keep_best(left: Survivors, scores: Sequence[tuple[float, bool]], count: int) -> Survivors:
@@ -118,5 +106,6 @@ def _keep_best(left: Survivors, scores: Sequence[tuple[float, bool]], count: int
         truncated=[left.encoded.truncated[block] for block in chosen],
     )
     dropped = [Dropped(left.documents[place], *scores[place]) for place in order[count:]]
+    begun = left.begun and left.begun.of_documents(chosen)
     # What stayed longer was better.
-    return Survivors([left.documents[place] for place in kept], blocks, encoded, dropped + left.dropped)
+    return Survivors([left.documents[place] for place in kept], blocks, encoded, dropped + left.dropped, begun)

@@ -544,6 +544,8 @@ class BlockRankReranker:
 
     def _lse(self, pack: _Pack) -> list[torch.Tensor]:
         requests = [encoded.request for encoded in pack.encoded]
+        if (begun := pack.encoded[0].left.begun) is not None:
+            return [self._engine.scores_of_begun(requests[0], begun)]
         if (passing := pack.encoded[0].passing) is not None:
             return [self._engine.scores_of_passing(requests[0], passing)]
         kept = [encoded.kept for encoded in pack.encoded if encoded.kept is not None]
@@ -564,6 +566,11 @@ class _Encoded(NamedTuple):
     kept: StatePack | None = None
     passing: PassingStates | None = None
 
+    @property
+    def goes_alone(self) -> bool:
+        """Whether it shares a forward pass with no other."""
+        return self.passing is not None or self.left.begun is not None
+
 
 @dataclass
 class _Pack:
@@ -577,7 +584,7 @@ class _Pack:
 
     def has_room(self, encoded: _Encoded, budget_tokens: int) -> bool:
         """Whether one more request, of the same kind, fits the budget: in tokens to read, and in states to join."""
-        if self.encoded[0].passing is not None or encoded.passing is not None:
+        if self.encoded[0].goes_alone or encoded.goes_alone:
             return False
         if (self.encoded[0].kept is None) != (encoded.kept is None):
             return False

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from functools import partial
 
 import pytest
+import torch
 
 from blockrank_rerank import BlockRankReranker
+from blockrank_rerank import engine as engine_module
+from blockrank_rerank.feed_forward import layers_of
 from blockrank_rerank.layout import build_layout
 from blockrank_rerank.run_reranking import rerank_run
 from tests.core.test_prepared import save_ranker
@@ -60,6 +64,72 @@ def test_the_best_after_an_early_layer_keep_their_scores_and_the_others_follow(e
         assert (document.pruned, document.score, document.probability) == (True, 0.0, None)
         assert document.raw_score == pytest.approx(raw[document.index], abs=1e-5)
         assert document.text == DOCUMENTS[document.index]
+
+
+@pytest.fixture(scope="module", params=["bert", "modernbert", "llama", "gemma3_text"])
+def independent(request, tmp_path_factory):
+    """Models of several families whose documents no query changes."""
+    config = replace(BERT_CONFIG, abstention=request.param == "bert")
+    return save_ranker(tmp_path_factory.mktemp(request.param), request.param, config)
+
+
+class Counted:
+    """Rows that go through each layer of a ranker's model."""
+
+    def __init__(self, ranker):
+        self.rows = {}
+        for index, layer in enumerate(layers_of(ranker._handle.get().backbone.model)):
+            self.rows[index] = 0
+            # A copy of a layer has its hooks too, but not those of what is inside.
+            inside = next(module for module in layer.modules() if isinstance(module, torch.nn.Linear))
+            inside.register_forward_pre_hook(partial(self._count, index))
+
+    def _count(self, index, module, inputs):
+        self.rows[index] += inputs[0].shape[1]
+
+
+@pytest.mark.parametrize("prune", [{1: 8}, {2: 8}, {1: 12, 2: 5}])
+def test_survivors_go_on_from_where_they_are(independent, prune):
+    pruning, whole = load(independent, prune=prune), load(independent)
+    counted = Counted(pruning)
+    ranked = pruning.rank(QUERY, DOCUMENTS)
+    expected = {document.index: document for document in whole.rank(QUERY, DOCUMENTS)}
+    engine = pruning._handle.get()
+    everything = engine.prompt.encode(QUERY, DOCUMENTS)
+    last = sum(not document.pruned for document in ranked)
+    for document in ranked[:last]:
+        assert document.raw_score == pytest.approx(expected[document.index].raw_score, abs=2e-5)
+    assert last == min(prune.values())
+    assert counted.rows[0] == everything.num_tokens  # once
+    alone = replace(everything, documents=[everything.documents[document.index] for document in ranked[:last]])
+    assert counted.rows[2] == alone.num_tokens
+    # Lists that are not pruned, and those whose states would be too much, are read as ever.
+    assert pruning.rank(QUERY, DOCUMENTS[:5]) == whole.rank(QUERY, DOCUMENTS[:5])
+    limited = load(independent, prune=prune, max_memory="20kB")
+    assert not limited._handle.get().keeps_begun(everything)
+    for one, other in zip(limited.rank(QUERY, DOCUMENTS), ranked, strict=True):
+        assert (one.index, one.pruned) == (other.index, other.pruned)
+        assert one.raw_score == pytest.approx(other.raw_score, abs=2e-5)
+
+
+def test_survivors_of_lists_that_are_several_passes_go_on_too(independent, monkeypatch):
+    monkeypatch.setitem(engine_module.BUDGET_TOKENS, "cpu", 40)
+    monkeypatch.setattr(engine_module, "LEAST_SHARE", 16)
+    pruning, whole = load(independent, prune={1: 8}), load(independent)
+    assert len(pruning._handle.get()._groups(pruning._handle.get().prompt.encode(QUERY, DOCUMENTS))[0]) > 3
+    expected = {document.index: document.raw_score for document in whole.rank(QUERY, DOCUMENTS)}
+    ranked = pruning.rank(QUERY, DOCUMENTS)
+    assert [d.raw_score for d in ranked[:8]] == pytest.approx([expected[d.index] for d in ranked[:8]], abs=2e-5)
+    batch = [(QUERY, DOCUMENTS), (WORDS[3], DOCUMENTS[:4]), (WORDS[5], DOCUMENTS)]
+    for single, ranking in zip(batch, pruning.rank_batch(batch), strict=True):
+        assert [d.index for d in ranking] == [d.index for d in pruning.rank(*single)]
+
+
+def test_half_precision_survivors_go_on_in_packs_with_padding(encoder):
+    half = partial(BlockRankReranker.from_pretrained, encoder, dtype="bfloat16", device="cpu")
+    whole = {document.index: document.raw_score for document in half().rank(QUERY, DOCUMENTS)}
+    for document in half(prune={1: 8}).rank(QUERY, DOCUMENTS)[:8]:
+        assert document.raw_score == pytest.approx(whole[document.index], abs=0.02)
 
 
 def test_survivors_of_a_decoder_are_scored_as_a_list_of_their_own(decoder):
