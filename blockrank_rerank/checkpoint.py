@@ -19,6 +19,9 @@ from blockrank_rerank.feed_forward import chunk_feed_forward
 ENCODERS = frozenset({"bert", "modernbert"})
 DECODERS = frozenset({"mistral", "llama", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3"})
 
+MODERNBERT_SINCE = (5, 1)
+"""Earlier releases of Transformers let nobody else compute this architecture's attention."""
+
 RELEASED_DEPTH = 20 / 32
 """Scoring layer over number of layers in the released checkpoint (arXiv 2510.05396, l* = 20 of 32)."""
 
@@ -96,6 +99,7 @@ class Checkpoint:
 
     def model_config(self) -> Any:
         """The Transformers config, of a supported architecture."""
+        import transformers
         from transformers import AutoConfig
 
         with _readable(self.model, "config.json"):
@@ -104,6 +108,13 @@ class Checkpoint:
             raise ValueError(
                 f"model {self.model!r} has architecture {config.model_type!r}; supported are "
                 f"{', '.join(sorted(DECODERS | ENCODERS))}"
+            )
+        release = tuple(int(part) for part in transformers.__version__.split(".")[:2])
+        if config.model_type == "modernbert" and release < MODERNBERT_SINCE:
+            raise ValueError(
+                f"model {self.model!r} has architecture 'modernbert', which needs transformers "
+                f"{'.'.join(map(str, MODERNBERT_SINCE))} or newer, got {transformers.__version__}: "
+                "pip install -U transformers"
             )
         return config
 

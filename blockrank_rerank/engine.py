@@ -5,7 +5,6 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property, partial
-from itertools import islice
 from typing import Any
 
 import torch
@@ -55,9 +54,9 @@ LIMIT_SHARE = 8
 """A file of states takes at most this part of a limit of memory: it is held twice, beside a forward pass."""
 
 BEGUN_TOKENS = 65536
-"""Tokens of a list whose states are kept when documents are pruned, at most: 50 MB for the default model in bf16.
+"""Tokens of a list whose states are kept while documents are pruned, at most: 50 MB for the default model in bf16.
 
-Of a longer list few survive, so that reading these anew is little of the work.
+Survivors of a longer list are read anew.
 """
 
 ACTIVATIONS = 16
@@ -82,9 +81,9 @@ class Engine:
     ) -> None:
         self.config, self.prompt, self.backbone, self.prune = config, prompt, backbone, prune
         self.max_memory = max_memory
-        self._stages = {layer: self._cut_off(layer) for layer, _ in prune}
-        if prune and self._documents_are_independent:
-            self._stages[config.scoring_layer] = self._cut_off(config.scoring_layer, config)
+        early = [replace(config, scoring_layer=layer, heads=None, abstention=False) for layer, _ in prune]
+        stages = [*early, config] if prune and self._documents_are_independent else early
+        self._stages = {one.scoring_layer: self._stage(one) for one in stages}
 
     @classmethod
     def load(cls, spec: EngineSpec) -> Engine:
@@ -109,14 +108,16 @@ class Engine:
         return cls(config, prompt, backbone, spec.prune, spec.max_memory)
 
     def stage(self, layer: int) -> Engine:
-        """The engine that scores after the first ``layer`` layers, at which this one prunes; it shares the weights."""
+        """The engine that scores after the first ``layer`` layers, at one of which this one prunes.
+
+        It shares the weights. Where documents are independent of the query, there is one of all layers too.
+        """
         return self._stages[layer]
 
-    def _cut_off(self, layer: int, config: BlockRankConfig | None = None) -> Engine:
+    def _stage(self, config: BlockRankConfig) -> Engine:
         # A scoring head reads what so many layers leave; a layer of the model scores by its own attention.
         head = self.backbone.head
-        config = config or replace(self.config, scoring_layer=layer, heads=None, abstention=False)
-        model = staged_model(self.backbone.model, layer + (head is None))
+        model = staged_model(self.backbone.model, config.scoring_layer + (head is None))
         backbone = Backbone(model, config, head, self.backbone.attention)
         return Engine(config, self.prompt, backbone, max_memory=self.max_memory)
 
@@ -190,30 +191,41 @@ class Engine:
 
     def keeps_begun(self, request: EncodedRequest) -> bool:
         """Whether survivors of early layers go on from there: where no document changes another, and all have room."""
+        if not self._documents_are_independent or request.num_tokens > BEGUN_TOKENS:
+            return False
         shape: Any = self.backbone.model.config
-        nbytes = request.num_tokens * shape.hidden_size * self.dtype.itemsize
-        fits = request.num_tokens <= BEGUN_TOKENS and (self.max_memory is None or nbytes <= self.max_memory // 2)
-        return self._documents_are_independent and fits
+        # Twice: those that go on are copied out of all.
+        nbytes = 2 * request.num_tokens * shape.hidden_size * self.dtype.itemsize
+        return self.max_memory is None or nbytes <= self.max_memory // 2
 
     @torch.inference_mode()
     def scores_and_states(self, request: EncodedRequest, begun: Begun | None = None) -> tuple[Tensor, Begun]:
         """Log-sum-exps of a stage, and what it makes of the request, from ``begun`` on where there is any."""
-        groups, workers = self._groups(request)
-        documents = iter(range(len(request.documents)))
-        own = [begun and begun.of_documents([*islice(documents, len(group.documents))]) for group in groups]
-        parts = in_workers(self._stage_pass, [*zip(groups, own, strict=True)], workers)
-        return self._joined([lse for lse, _ in parts]), joined([states for _, states in parts])
+        parts, workers = self._begun_groups(request, begun)
+        passed = in_workers(self._stage_pass, parts, workers)
+        made = [Begun.of(self.config.scoring_layer, states, layout.requests[0]) for _, states, layout in passed]
+        return self._joined([lse for lse, _, _ in passed]), joined(made)
 
-    def _stage_pass(self, part: tuple[EncodedRequest, Begun | None]) -> tuple[Tensor, Begun]:
+    @torch.inference_mode()
+    def scores_of_begun(self, request: EncodedRequest, begun: Begun) -> Tensor:
+        """Log-sum-exps of a request that the engine's stages have begun."""
+        last = self.stage(self.config.scoring_layer)
+        parts, workers = last._begun_groups(request, begun)
+        return self._joined(in_workers(lambda part: last._stage_pass(part)[0], parts, workers))
+
+    def _begun_groups(
+        self, request: EncodedRequest, begun: Begun | None
+    ) -> tuple[list[tuple[EncodedRequest, Begun | None]], int]:
+        groups, workers = self._groups(request)
+        own = begun.split([len(one.documents) for one in groups]) if begun else [None] * len(groups)
+        return [*zip(groups, own, strict=True)], workers
+
+    def _stage_pass(self, part: tuple[EncodedRequest, Begun | None]) -> tuple[Tensor, Tensor, Layout]:
         request, begun = part
         layout = self._layout([request])
         given = None if begun is None else (begun.layers, begun.rows(layout.num_tokens))
         (lse,), states = self.backbone.staged_scores(layout, given)
-        return lse, Begun.of(self.config.scoring_layer, states, layout.requests[0])
-
-    def scores_of_begun(self, request: EncodedRequest, begun: Begun) -> Tensor:
-        """Log-sum-exps of a request that the engine's stages have begun."""
-        return self.stage(self.config.scoring_layer).scores_and_states(request, begun)[0]
+        return lse, states, layout
 
     def _pass(self, requests: Sequence[EncodedRequest]) -> list[Tensor]:
         return self.backbone.document_scores(self._layout(requests))

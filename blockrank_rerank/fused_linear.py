@@ -25,7 +25,7 @@ class FusedLinear(nn.Linear):
 
 
 def can_fuse(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether fused layers are known to be faster: in bf16 on a CPU with units for it."""
+    """Whether fused layers are known to pay: in bf16 on a CPU with units for it (docs/LOG.md)."""
     known = bool(torch.backends.mkldnn.enabled) and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     return device.type == "cpu" and dtype == torch.bfloat16 and known and fast_bf16(device).usable
 

@@ -5,10 +5,11 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
+from torch import Tensor
+
 from blockrank_rerank.blocks import Blocks, tied
 from blockrank_rerank.prompt import EncodedRequest
 from blockrank_rerank.scoring import raw_score
-from blockrank_rerank.staged_model import Begun
 
 if TYPE_CHECKING:
     from blockrank_rerank.engine import Engine
@@ -28,14 +29,14 @@ class Dropped(NamedTuple):
 class Survivors(NamedTuple):
     """What is left of a request: its documents, their blocks and tokens, and those dropped, best first.
 
-    ``begun`` is what the layers that dropped them made of the others, where the later layers go on from there.
+    ``lse`` are their scores, where the later layers went on from what the early ones had made.
     """
 
     documents: list[int]
     blocks: Blocks
     encoded: EncodedRequest
     dropped: list[Dropped]
-    begun: Begun | None = None
+    lse: Tensor | None = None
 
 
 def check_prune(prune: Mapping[int, int] | None) -> Prune:
@@ -78,25 +79,27 @@ def check_layers(prune: Prune, scoring_layer: int) -> None:
 def survivors(engine: Engine, blocks: Blocks, encoded: EncodedRequest) -> Survivors:
     """The documents of a request that the engine's early layers leave."""
     left = Survivors(sorted(set(blocks.owners)), blocks, encoded, [])
-    keeps = engine.keeps_begun(encoded)
+    keeps, begun = engine.keeps_begun(encoded), None
     for layer, count in engine.prune:
-        if len(left.documents) > count:
-            left = _keep_best(*_scored(engine.stage(layer), left, keeps), count)
-    return left
+        if len(left.documents) <= count:
+            continue
+        if keeps:
+            lse, begun = engine.stage(layer).scores_and_states(left.encoded, begun)
+        else:
+            lse = engine.stage(layer).document_scores([left.encoded])[0]
+        left, chosen = _keep_best(left, _of_documents(lse, left), count)
+        begun = begun and begun.kept(chosen)
+    return left if begun is None else left._replace(lse=engine.scores_of_begun(left.encoded, begun))
 
 
-def _scored(stage: Engine, left: Survivors, keeps: bool) -> tuple[Survivors, list[tuple[float, bool]]]:
+def _of_documents(lse: Tensor, left: Survivors) -> list[tuple[float, bool]]:
     """Raw score of each document's best block, and whether that was cut; copies tie."""
-    if keeps:
-        lse, begun = stage.scores_and_states(left.encoded, left.begun)
-        left = left._replace(begun=begun)
-    else:
-        lse = stage.document_scores([left.encoded])[0]
     raw = tied(raw_score(lse).tolist(), left.encoded.documents)
-    return left, [(raw[block], left.encoded.truncated[block]) for block in left.blocks.best(raw)]
+    return [(raw[block], left.encoded.truncated[block]) for block in left.blocks.best(raw)]
 
 
-def _keep_best(left: Survivors, scores: Sequence[tuple[float, bool]], count: int) -> Survivors:
+def _keep_best(left: Survivors, scores: Sequence[tuple[float, bool]], count: int) -> tuple[Survivors, list[int]]:
+    """So many documents of the best scores, and which blocks theirs were."""
     order = sorted(range(len(scores)), key=lambda place: -scores[place][0])
     kept = sorted(order[:count])
     blocks, chosen = left.blocks.select(kept)
@@ -106,6 +109,5 @@ def _keep_best(left: Survivors, scores: Sequence[tuple[float, bool]], count: int
         truncated=[left.encoded.truncated[block] for block in chosen],
     )
     dropped = [Dropped(left.documents[place], *scores[place]) for place in order[count:]]
-    begun = left.begun and left.begun.of_documents(chosen)
     # What stayed longer was better.
-    return Survivors([left.documents[place] for place in kept], blocks, encoded, dropped + left.dropped, begun)
+    return Survivors([left.documents[place] for place in kept], blocks, encoded, dropped + left.dropped), chosen

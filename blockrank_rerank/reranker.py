@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -544,8 +544,8 @@ class BlockRankReranker:
 
     def _lse(self, pack: _Pack) -> list[torch.Tensor]:
         requests = [encoded.request for encoded in pack.encoded]
-        if (begun := pack.encoded[0].left.begun) is not None:
-            return [self._engine.scores_of_begun(requests[0], begun)]
+        if (lse := pack.encoded[0].left.lse) is not None:
+            return [lse]
         if (passing := pack.encoded[0].passing) is not None:
             return [self._engine.scores_of_passing(requests[0], passing)]
         kept = [encoded.kept for encoded in pack.encoded if encoded.kept is not None]
@@ -569,7 +569,7 @@ class _Encoded(NamedTuple):
     @property
     def goes_alone(self) -> bool:
         """Whether it shares a forward pass with no other."""
-        return self.passing is not None or self.left.begun is not None
+        return self.passing is not None or self.left.lse is not None
 
 
 @dataclass
@@ -600,6 +600,11 @@ class _Pack:
         self.numbers.append(number)
         self.encoded.append(encoded)
         self.num_tokens += encoded.request.num_tokens
+
+
+def model_name(model: str | PurePath) -> str:
+    """The text that stands for a model in saved settings; a folder named ``default`` is not the package's model."""
+    return f"./{model}" if isinstance(model, PurePath) and str(model) == DEFAULT_MODEL else str(model)
 
 
 def model_folder(model: str | Path) -> str:

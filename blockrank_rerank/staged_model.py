@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import accumulate
 from typing import Any
 
 from torch import Tensor, cat
@@ -40,9 +41,16 @@ class Begun:
         documents = list(states[first:last].split(bounds.document_offsets.diff().tolist()))
         return cls(layers, states[slice(*bounds.instruction)], documents, states[slice(*bounds.query)])
 
-    def of_documents(self, documents: Sequence[int]) -> Begun:
-        """The same request with some of its documents, in the order in which they are named."""
-        return Begun(self.layers, self.instruction, [self.documents[index] for index in documents], self.query)
+    def kept(self, documents: Sequence[int]) -> Begun:
+        """The same request with some of its documents, in this order; nothing holds on to the others' states."""
+        rows = cat([self.documents[index] for index in documents])
+        own = rows.split([len(self.documents[index]) for index in documents])
+        return Begun(self.layers, self.instruction.clone(), list(own), self.query.clone())
+
+    def split(self, counts: Sequence[int]) -> list[Begun]:
+        """Consecutive parts with so many documents each."""
+        ends = accumulate(counts)
+        return [replace(self, documents=self.documents[end - n : end]) for n, end in zip(counts, ends, strict=True)]
 
     def rows(self, num_tokens: int) -> Tensor:
         """``[T, hidden]`` for a pack of this request alone, whose padding is 0."""
@@ -52,15 +60,14 @@ class Begun:
 
 def joined(parts: Sequence[Begun]) -> Begun:
     """Parts of one request, one after the other."""
-    first = parts[0]
-    return Begun(first.layers, first.instruction, [one for part in parts for one in part.documents], first.query)
+    return replace(parts[0], documents=[one for part in parts for one in part.documents])
 
 
 def staged_model(model: Any, layers: int) -> Any:
     """A model of the first layers that shares the weights of the whole one.
 
     A pass through it may begin after any layer: where its ``begun`` says ``(layers, states)``, these layers are
-    skipped and the states go on. What the last layer makes is left in the pass's ``left``.
+    skipped and the states go on. What the last layer makes is left in the pass's ``left``, where it comes to its end.
     """
     staged = _copied(model)
     own = ModuleList(_staged(layer, index, layers) for index, layer in enumerate(layers_of(model)[:layers]))

@@ -8,9 +8,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr,
 from typing_extensions import Self
 
 from blockrank_rerank import BlockRankReranker
-from blockrank_rerank.reranker import DEFAULT_MODEL
+from blockrank_rerank.reranker import DEFAULT_MODEL, model_name
 
-PathText = Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(value, PurePath) else value)]
+PathText = Annotated[str, BeforeValidator(lambda value: model_name(value) if isinstance(value, PurePath) else value)]
 """A folder as text, which settings are saved as; given as a path too."""
 
 

@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, GPT2Config, GPT2LMHeadModel
 
-from blockrank_rerank import BlockRankReranker, PromptTemplate
-from blockrank_rerank.checkpoint import truncate
+from blockrank_rerank import BlockRankReranker, PromptTemplate, checkpoint
+from blockrank_rerank.checkpoint import Checkpoint, truncate
 from blockrank_rerank.layout import build_layout
 from blockrank_rerank.scoring_head import ScoringHead
 from tests.core import oracle
@@ -345,6 +345,16 @@ def test_a_query_block_that_runs_past_the_models_positions_is_refused(llama):
     ranker = BlockRankReranker.from_pretrained(llama, config=replace(CONFIG, query_offset=250))
     with pytest.raises(ValueError, match=r"query must have at most 6 tokens.*query_offset is 250"):
         ranker.rank("what treats a heart attack", ["aspirin"])
+
+
+def test_a_transformers_release_that_cannot_run_modernbert_is_named(tmp_path, monkeypatch):
+    folder = save_model(tmp_path, "modernbert")
+    assert Checkpoint(model=str(folder)).model_config().model_type == "modernbert"
+    monkeypatch.setattr(checkpoint, "MODERNBERT_SINCE", (99, 1))
+    with pytest.raises(ValueError, match=r"'modernbert', which needs transformers 99\.1 or newer, got 5"):
+        Checkpoint(model=str(folder)).model_config()
+    save_model(tmp_path / "other", "bert")
+    assert Checkpoint(model=str(tmp_path / "other")).model_config().model_type == "bert"
 
 
 def test_an_unsupported_architecture_is_refused_with_the_list_of_supported_ones(tmp_path):

@@ -195,6 +195,23 @@ def test_what_preparing_holds_follows_the_limit_and_not_the_corpus(tmp_path):
         assert memory.peak < 600_000
 
 
+@pytest.mark.parametrize("prune", [{1: 300}, {1: 400, 2: 300}, {2: 5}])
+def test_a_limit_holds_where_survivors_of_pruning_go_on_and_no_list_adds_to_another(tmp_path, prune):
+    folder = save_ranker(tmp_path, "bert", replace(BERT_CONFIG, abstention=True))
+    whole = BlockRankReranker.from_pretrained(folder, dtype="float32", device="cpu")._handle.get()
+    encoded = whole.prompt.encode(QUERY, DOCUMENTS)
+    limit = 4 * encoded.num_tokens * 32 * 4
+    ranker = BlockRankReranker.from_pretrained(folder, dtype="float32", device="cpu", max_memory=limit, prune=prune)
+    assert ranker._handle.get().keeps_begun(encoded)
+    ranker.rank(QUERY, DOCUMENTS)
+    with PeakMemory() as one:
+        ranker.rank(QUERY, DOCUMENTS)
+    with PeakMemory() as several:
+        ranker.rank_batch([(QUERY, DOCUMENTS)] * 3)
+    assert one.peak <= limit
+    assert several.peak <= 1.1 * one.peak
+
+
 def test_a_limit_that_is_no_number_of_bytes_is_refused(decoder):
     with pytest.raises(ValueError, match="max_memory must be a number of bytes above 0"):
         load(decoder, max_memory="much")

@@ -40,7 +40,7 @@ def early_order(folder, layer):
     """Documents by raw score after some layers, computed by a model that is cut off there."""
     engine = load(folder)._handle.get()
     config = replace(engine.config, scoring_layer=layer, abstention=False)
-    early = engine._cut_off(layer)
+    early = engine._stage(config)
     assert early.config == config
     lse = early.backbone.document_scores(build_layout([engine.prompt.encode(QUERY, DOCUMENTS)], config.query_offset))
     raw = lse[0].mean((0, 1)).tolist()
@@ -120,9 +120,40 @@ def test_survivors_of_lists_that_are_several_passes_go_on_too(independent, monke
     expected = {document.index: document.raw_score for document in whole.rank(QUERY, DOCUMENTS)}
     ranked = pruning.rank(QUERY, DOCUMENTS)
     assert [d.raw_score for d in ranked[:8]] == pytest.approx([expected[d.index] for d in ranked[:8]], abs=2e-5)
-    batch = [(QUERY, DOCUMENTS), (WORDS[3], DOCUMENTS[:4]), (WORDS[5], DOCUMENTS)]
+
+
+def test_pruned_lists_go_through_a_batch_beside_others(independent):
+    pruning = load(independent, prune={1: 8})
+    batch = [
+        (WORDS[3], DOCUMENTS[:4]),
+        (QUERY, DOCUMENTS),
+        (WORDS[5], DOCUMENTS),
+        (WORDS[4], DOCUMENTS[:3]),
+        (QUERY, []),
+    ]
     for single, ranking in zip(batch, pruning.rank_batch(batch), strict=True):
-        assert [d.index for d in ranking] == [d.index for d in pruning.rank(*single)]
+        alone = pruning.rank(*single)
+        assert [d.index for d in ranking] == [d.index for d in alone]
+        assert [d.raw_score for d in ranking] == pytest.approx([d.raw_score for d in alone], abs=2e-5)
+
+
+def test_what_cannot_go_on_is_read_anew(encoder, decoder, tmp_path, monkeypatch):
+    engine = load(encoder, prune={1: 8})._handle.get()
+    request = engine.prompt.encode(QUERY, DOCUMENTS)
+    assert engine.keeps_begun(request)
+    monkeypatch.setattr(engine_module, "BEGUN_TOKENS", request.num_tokens - 1)
+    assert not engine.keeps_begun(request)
+    monkeypatch.undo()
+    # A query that sees documents below the scoring layer is another one without them.
+    config = replace(BERT_CONFIG, query_documents_from_layer=1)
+    dependent = save_ranker(tmp_path, "bert", config)
+    for folder in (decoder, dependent):
+        engine = load(folder, prune={1: 8})._handle.get()
+        assert not engine.keeps_begun(engine.prompt.encode(QUERY, DOCUMENTS))
+    order, _ = early_order(dependent, 1)
+    alone = load(dependent).rank(QUERY, [DOCUMENTS[index] for index in sorted(order[:8])])
+    ranked = load(dependent, prune={1: 8}).rank(QUERY, DOCUMENTS)[:8]
+    assert [d.raw_score for d in ranked] == pytest.approx([d.raw_score for d in alone], abs=2e-5)
 
 
 def test_half_precision_survivors_go_on_in_packs_with_padding(encoder):

@@ -21,8 +21,11 @@ from haystack.document_stores.in_memory import InMemoryDocumentStore
 from haystack.utils import ComponentDevice, Secret
 from haystack_integrations.components.rankers.blockrank import BlockRankRanker
 
+import blockrank_rerank
 from blockrank_rerank.engine import Engine
 from tests.integrations.conftest import CUT, QUESTION, TEXTS
+
+FOLDER = Path(blockrank_rerank.__file__).parent / "default_model"
 
 
 def documents(texts=TEXTS):
@@ -304,7 +307,7 @@ def test_a_token_that_is_no_secret_is_refused_and_not_shown():
 
 def test_whatever_is_accepted_can_be_saved(tmp_path):
     built = pipeline(
-        model=Path("default"),
+        model=FOLDER,
         top_k=np.int64(2),
         score_threshold=np.float32(0.25),
         min_probability=np.float64(0.125),
@@ -312,5 +315,5 @@ def test_whatever_is_accepted_can_be_saved(tmp_path):
         store=tmp_path,
     )
     again = Pipeline.loads(built.dumps()).get_component("ranker")
-    assert (again.model, again.top_k, again.score_threshold, again.min_probability) == ("default", 2, 0.25, 0.125)
+    assert (again.model, again.top_k, again.score_threshold, again.min_probability) == (str(FOLDER), 2, 0.25, 0.125)
     assert (again.dtype, again.store) == ("float32", str(tmp_path))

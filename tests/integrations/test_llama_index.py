@@ -208,6 +208,8 @@ def test_folders_may_be_paths_and_are_saved_as_text(tmp_path):
     assert BlockRankRerank.from_json(reranker.to_json()).store == str(tmp_path / "states")
     with pytest.raises(ValueError, match="valid string"):
         BlockRankRerank(model=3)
+    with pytest.raises(FileNotFoundError, match=r"'\./default' does not exist"):
+        BlockRankRerank(model=Path("default"))  # not the model in the package
 
 
 def test_every_setting_survives_a_dict_a_copy_and_a_pickle():

@@ -9,7 +9,7 @@ from typing_extensions import Self
 from blockrank_rerank import BlockRankReranker
 from blockrank_rerank.explanation import HIGHLIGHTS, ExplainedDocument, truncation
 from blockrank_rerank.request import check_query
-from blockrank_rerank.reranker import DEFAULT_MODEL, RankedDocument
+from blockrank_rerank.reranker import DEFAULT_MODEL, RankedDocument, model_name
 
 try:
     from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr, StrictInt, model_validator
@@ -28,7 +28,7 @@ RETRIEVAL_SCORE = "retrieval_score"
 
 dispatcher = get_dispatcher(__name__)
 
-PathText = Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(value, PurePath) else value)]
+PathText = Annotated[str, BeforeValidator(lambda value: model_name(value) if isinstance(value, PurePath) else value)]
 """A folder as text, which settings are saved as; given as a path too."""
 
 

@@ -10,7 +10,7 @@ from blockrank_rerank import BlockRankReranker
 from blockrank_rerank.explanation import HIGHLIGHTS, ExplainedDocument, truncation
 from blockrank_rerank.limits import Limits
 from blockrank_rerank.request import check_query
-from blockrank_rerank.reranker import DEFAULT_MODEL, RankedDocument
+from blockrank_rerank.reranker import DEFAULT_MODEL, RankedDocument, model_name
 
 try:
     from haystack import Document, component, default_from_dict, default_to_dict
@@ -102,7 +102,7 @@ class BlockRankRanker:
             embedding_separator=embedding_separator,
         )
         # Plain types, which a saved pipeline can hold.
-        self.model, self.device, self.token, self.top_k = str(model), device, token, operator.index(top_k)
+        self.model, self.device, self.token, self.top_k = model_name(model), device, token, operator.index(top_k)
         self.query_prefix, self.query_suffix = query_prefix, query_suffix
         self.document_prefix, self.document_suffix = document_prefix, document_suffix
         self.meta_fields_to_embed = _field_names(meta_fields_to_embed)
