@@ -79,11 +79,11 @@ def check_layers(prune: Prune, scoring_layer: int) -> None:
 def survivors(engine: Engine, blocks: Blocks, encoded: EncodedRequest) -> Survivors:
     """The documents of a request that the engine's early layers leave."""
     left = Survivors(sorted(set(blocks.owners)), blocks, encoded, [])
-    keeps, begun = engine.keeps_begun(encoded), None
+    begun = None
     for layer, count in engine.prune:
         if len(left.documents) <= count:
             continue
-        if keeps:
+        if engine.keeps_begun(left.encoded):
             lse, begun = engine.stage(layer).scores_and_states(left.encoded, begun)
         else:
             lse = engine.stage(layer).document_scores([left.encoded])[0]

@@ -602,16 +602,16 @@ class _Pack:
         self.num_tokens += encoded.request.num_tokens
 
 
-def model_name(model: str | PurePath) -> str:
-    """The text that stands for a model in saved settings; a folder named ``default`` is not the package's model."""
-    return f"./{model}" if isinstance(model, PurePath) and str(model) == DEFAULT_MODEL else str(model)
+def model_name(model: Any) -> Any:
+    """A path as text, and anything else as it is; a folder named ``default`` is not the model in the package."""
+    if not isinstance(model, PurePath):
+        return model
+    return f"./{model}" if str(model) == DEFAULT_MODEL else str(model)
 
 
 def model_folder(model: str | Path) -> str:
     """The folder or Hub id that a model name stands for."""
-    if model == DEFAULT_MODEL:
-        return str(_DEFAULT_FOLDER)
-    return str(model) if isinstance(model, Path) else model
+    return str(_DEFAULT_FOLDER) if model == DEFAULT_MODEL else model_name(model)
 
 
 def _ranked(

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, StrictInt
@@ -10,7 +9,7 @@ from typing_extensions import Self
 from blockrank_rerank import BlockRankReranker
 from blockrank_rerank.reranker import DEFAULT_MODEL, model_name
 
-PathText = Annotated[str, BeforeValidator(lambda value: model_name(value) if isinstance(value, PurePath) else value)]
+PathText = Annotated[str, BeforeValidator(model_name)]
 """A folder as text, which settings are saved as; given as a path too."""
 
 

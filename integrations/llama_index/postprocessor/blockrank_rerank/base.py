@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
 from typing_extensions import Self
@@ -28,7 +27,7 @@ RETRIEVAL_SCORE = "retrieval_score"
 
 dispatcher = get_dispatcher(__name__)
 
-PathText = Annotated[str, BeforeValidator(lambda value: model_name(value) if isinstance(value, PurePath) else value)]
+PathText = Annotated[str, BeforeValidator(model_name)]
 """A folder as text, which settings are saved as; given as a path too."""
 
 

@@ -102,7 +102,7 @@ class BlockRankRanker:
             embedding_separator=embedding_separator,
         )
         # Plain types, which a saved pipeline can hold.
-        self.model, self.device, self.token, self.top_k = model_name(model), device, token, operator.index(top_k)
+        self.model, self.device, self.token, self.top_k = str(model_name(model)), device, token, operator.index(top_k)
         self.query_prefix, self.query_suffix = query_prefix, query_suffix
         self.document_prefix, self.document_suffix = document_prefix, document_suffix
         self.meta_fields_to_embed = _field_names(meta_fields_to_embed)
