@@ -61,7 +61,7 @@ def read_documents(paths: Sequence[Path]) -> list[Document]:
     paths : sequence of Path
         Text files (one document per non-blank line), ``.jsonl`` files (strings, or objects with
         ``"text"`` and optional ``"title"`` and ``"_id"``), or ``-`` for standard input, which is JSONL
-        when its first non-blank line starts with ``{`` or ``"``.
+        when its first non-blank line starts with ``{`` or ``"``; and so are pipes, which have no suffix.
 
     Returns
     -------
@@ -81,19 +81,19 @@ def read_documents(paths: Sequence[Path]) -> list[Document]:
 
 def _read(path: Path) -> Iterator[Document]:
     if path == STDIN:
-        return _read_stdin()
+        return _from_pipe(decode_lines(sys.stdin.buffer, STDIN_NAME), STDIN_NAME)
+    lines, name = read_lines(path), str(path)
     if path.suffix.lower() in JSONL_SUFFIXES:
-        return _from_jsonl(read_lines(path), str(path))
-    return _from_text(read_lines(path), str(path))
+        return _from_jsonl(lines, name)
+    return _from_pipe(lines, name) if path.is_fifo() else _from_text(lines, name)
 
 
-def _read_stdin() -> Iterator[Document]:
-    lines = decode_lines(sys.stdin.buffer, STDIN_NAME)
+def _from_pipe(lines: Iterator[tuple[int, str]], name: str) -> Iterator[Document]:
     first = next(lines, None)
     if first is None:
         return iter(())
     reader = _from_jsonl if first[1].lstrip().startswith(("{", '"')) else _from_text
-    return reader(chain([first], lines), STDIN_NAME)
+    return reader(chain([first], lines), name)
 
 
 def _from_text(lines: Iterable[tuple[int, str]], name: str) -> Iterator[Document]:

@@ -4,6 +4,7 @@ import math
 import os
 import random
 import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -155,6 +156,18 @@ def test_an_empty_file_beside_a_full_one_is_no_error(put):
 def test_standard_input_is_jsonl_when_its_first_line_looks_like_it(stdin, content, texts):
     stdin(content)
     assert [document.text for document in read_documents([_dash()])] == texts
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes are POSIX")
+@pytest.mark.parametrize("content", ['{"text": "a"}\n"b"\n', "a\nb\n"])
+def test_a_pipe_is_read_like_standard_input(tmp_path, content):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_text, args=(content,))
+    writer.start()
+    documents = read_documents([pipe])
+    writer.join()
+    assert [(document.text, document.source) for document in documents] == [("a", f"{pipe}:1"), ("b", f"{pipe}:2")]
 
 
 def test_empty_standard_input_is_refused(stdin):
