@@ -57,9 +57,10 @@ class TrainingLists(Dataset[TrainingList]):
         example = collection[number]
         empty = generator.random() < settings.empty_share
         query_free = generator.random() < settings.query_free_share
-        candidates = self._sampler.sample(
-            example, settings.documents_per_list, generator, collection, without_positives=empty
-        )
+        size = settings.documents_per_list
+        candidates = self._sampler.sample(example, size, generator, collection, without_positives=empty)
+        # A collection may have nothing but this example's positives.
+        candidates = candidates or self._sampler.sample(example, size, generator, collection)
         return TrainingList(example.query, candidates, query_free)
 
 

@@ -54,7 +54,10 @@ def _measures(settings: FinetuneSettings, before: Mapping[str, float], after: Ma
         for measure, key in MEASURES.items()
     ]
     head = "| collection | measure | first stage | before | after |\n|---|---|---|---|---|\n"
-    note = "\nThe best checkpoint was chosen by the mean of these collections.\n"
+    note = (
+        f"\nThese weights, of step {after['step']:g} (beyond the last step: the average), were the best by the mean of "
+        "these collections.\n"
+    )
     return "## Measures\n\n" + head + "\n".join(rows) + "\n" + note
 
 

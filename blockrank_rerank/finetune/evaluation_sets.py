@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,6 +46,10 @@ class EvaluationSet:
         named = {document for ranking in run.values() for document in ranking}
         kept = {document: text for document, text in corpus.items() if document in named}
         return cls(name, collection, kept, run, source.depth)
+
+    def places(self) -> Iterator[tuple[str, str]]:
+        """Every query with its place, for messages."""
+        return ((text, f"{self.name}: query {query}") for query, text in self.collection.queries.items())
 
     def measure(self, ranker: BlockRankReranker, seed: int) -> dict[str, float]:
         """nDCG@10 and RR@10 of the first stage and of its reranking."""

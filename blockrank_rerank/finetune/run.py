@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from itertools import chain
@@ -40,9 +40,6 @@ from blockrank_rerank.prompt import PromptEncoder
 from blockrank_rerank.reranker import BlockRankReranker, model_folder
 
 BEFORE, HISTORY, INPUTS, BEST = "before.json", "evaluations.jsonl", "inputs.json", "best"
-
-SHORT_QUERY = 100
-"""Characters of a query that fits any model."""
 
 FINISHED = "finished"
 """Marks the working folder of a run whose result is in its place."""
@@ -112,7 +109,7 @@ class _Run:
             )
         if not settings.abstention_weight and not any(map(_has_choice, self.collections)):
             raise ValueError(
-                "no list of the data has more than one document, and a list of one teaches nothing: add negatives, as "
+                "the data has a single document, and a list of one teaches nothing: add negatives, as "
                 "'blockrank-finetune mine-negatives' finds them"
             )
         names = evaluation_names(settings.evaluation)
@@ -139,7 +136,8 @@ class _Run:
         limit = position_limit(self.config, model_config)
         self.prompt = PromptEncoder(self.tokenizer, self.config, limit)
         self.query_free_prompt = PromptEncoder(self.tokenizer, _query_free(self.config), limit)
-        _check_queries(self.collections, self.prompt)
+        _check_queries(chain.from_iterable(map(_queries, self.collections)), self.prompt)
+        _check_queries(chain.from_iterable(one.places() for one in self.sets), self.prompt)
         inputs = Inputs.of(checkpoint.model, self.collections)
         # A run that was cut off before its first checkpoint begins anew, with whatever there is now.
         if self.resume:
@@ -177,6 +175,7 @@ class _Run:
             if averages or not settings.evaluate_every or settings.steps % settings.evaluate_every:
                 evaluate.record(settings.steps + averages)
             after = _best(self.work / HISTORY)
+            print(f"chosen by its measures: {_chosen(after, settings, averages)}", flush=True)
         write_card(best, self.settings, self.config, before, after)
         (best / SETTINGS_NAME).write_text(self.settings.to_yaml(), encoding="utf-8")
         if self.output.exists():
@@ -306,14 +305,17 @@ def _check_same(settings: FinetuneSettings, saved: Path) -> None:
         )
 
 
-def _check_queries(collections: Sequence[Sequence[TrainingExample]], prompt: PromptEncoder) -> None:
-    """Refuse queries that the model cannot read before the first step, and not when their turn comes."""
-    for example in chain.from_iterable(collections):
-        if len(example.query) > SHORT_QUERY:
-            try:
-                prompt.encode(example.query, [])
-            except ValueError as error:
-                raise DataError(str(error), example.source) from error
+def _check_queries(queries: Iterable[tuple[str, str]], prompt: PromptEncoder) -> None:
+    """Refuse queries, each with its place, that the model cannot read: now, and not when their turn comes."""
+    for query, place in queries:
+        try:
+            prompt.encode(query, [])
+        except ValueError as error:
+            raise DataError(str(error), place) from error
+
+
+def _queries(collection: Sequence[TrainingExample]) -> Iterator[tuple[str, str]]:
+    return ((example.query, example.source) for example in collection)
 
 
 def _check_average(settings: FinetuneSettings) -> None:
@@ -326,11 +328,15 @@ def _check_average(settings: FinetuneSettings) -> None:
 
 
 def _has_teacher(collection: Sequence[TrainingExample]) -> bool:
-    return any(candidate.teacher_score is not None for example in collection for candidate in example.candidates)
+    """Whether some list has two scores, so that the teacher prefers something."""
+    return any(
+        sum(candidate.teacher_score is not None for candidate in example.candidates) > 1 for example in collection
+    )
 
 
 def _has_choice(collection: Sequence[TrainingExample]) -> bool:
-    return any(len(example.candidates) > 1 for example in collection)
+    """Whether there are two texts: lists that are short are filled up with those of other examples."""
+    return len({candidate.text for example in collection for candidate in example.candidates}) > 1
 
 
 def _read(source: TrainingSource, seed: int) -> Sequence[TrainingExample]:
@@ -348,6 +354,12 @@ def _read(source: TrainingSource, seed: int) -> Sequence[TrainingExample]:
 def _query_free(config: BlockRankConfig) -> BlockRankConfig:
     prompt = config.prompt
     return replace(config, prompt=replace(prompt, instruction=prompt.query_free_instruction))
+
+
+def _chosen(measures: dict[str, float], settings: FinetuneSettings, averages: bool) -> str:
+    """What the measures belong to; the average was measured last."""
+    step = int(measures["step"])
+    return "the average of the last weights" if averages and step > settings.steps else f"step {step}"
 
 
 def _best(history: Path) -> dict[str, float]:

@@ -147,9 +147,10 @@ class FinetuneSettings:
     evaluate_every, save_every : int
         Steps; 0 only at the end.
     average_last : int
-        The result is the mean of the weights of this many last checkpoints.
+        The result is the mean of the weights of this many last checkpoints. With ``evaluate_every`` the checkpoints
+        that were measured compete with it, and the best wins; the run says which.
     base_share : float
-        Share of the starting weights in the result (weight-space ensembling, arXiv 2109.01903).
+        Share of the starting weights in that mean (weight-space ensembling, arXiv 2109.01903).
     device : str, optional
         ``cpu`` to train without a GPU that is there, ``cuda`` to refuse to train without one.
     save_dtype : str
@@ -321,6 +322,8 @@ def _check(settings: FinetuneSettings) -> None:
         raise ValueError("data must name at least one collection to train on")
     _check_weights(settings.data)
     _refuse_repeated(settings.evaluation)
+    if settings.evaluate_every and not settings.evaluation:
+        raise ValueError("evaluate_every needs evaluation, the collections to measure on: name some, or set it to 0")
     if not any(getattr(settings, name) for name in _WEIGHTS):
         raise ValueError(f"at least one of {', '.join(_WEIGHTS)} must be above 0: there is nothing to train")
     if settings.freeze_backbone and (settings.lora_rank or settings.language_model_weight):

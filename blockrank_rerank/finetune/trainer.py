@@ -27,6 +27,9 @@ COLLAPSE_STEPS = 25
 COLLAPSE_SPREAD = 1e-4
 """Logits of a list that differ by less than this, this many steps in a row, rank nothing any more."""
 
+PARTS = ("spread", "contrastive", "language_model", "distillation", "abstention")
+"""What a model may report beside its loss."""
+
 
 class ListTrainer(Trainer):
     """The Transformers trainer over lists: keeps their order, guards the losses, counts tokens.
@@ -42,8 +45,10 @@ class ListTrainer(Trainer):
     def __init__(self, *args: Any, head_learning_rate: float, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._head_learning_rate = head_learning_rate
-        self._parts: dict[str, list[float]] = {}
-        self._tokens, self._since, self._flat_steps = 0, time.perf_counter(), 0
+        # Packs, and the sum over them of every part; one that a pack lacks is 0 there, as it is in the loss.
+        self._parts = torch.zeros(1 + len(PARTS), dtype=torch.float64)
+        self._named: set[str] = set()
+        self._tokens, self._since, self._flat_passes = 0, time.perf_counter(), 0
 
     def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Sampler[int]:
         # List i is random already; another order would make a resumed run another run.
@@ -68,19 +73,26 @@ class ListTrainer(Trainer):
         parts = model(**inputs)
         values = {name: float(value.detach()) for name, value in parts.items()}
         self._guard(values)
-        for name, value in values.items():
-            self._parts.setdefault(name, []).append(value)
+        self._named.update(values)
+        self._parts += torch.tensor([1.0, *(values.get(name, 0.0) for name in PARTS)], dtype=torch.float64)
         self._tokens += inputs["layout"].num_tokens
         return (parts["loss"], parts) if return_outputs else parts["loss"]
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Add the parts of the loss and the throughput to what is logged."""
-        if "loss" in logs and self._parts:
-            logs |= {name: sum(values) / len(values) for name, values in self._parts.items() if name != "loss"}
+        if "loss" in logs:
+            tokens, packs, *sums = self._over_processes()
+            logs |= {name: total / packs for name, total in zip(PARTS, sums, strict=True) if name in self._named}
             now = time.perf_counter()
-            logs["tokens_per_second"] = round(self._tokens / (now - self._since))
-            self._parts, self._tokens, self._since = {}, 0, now
+            logs["tokens_per_second"] = round(tokens / (now - self._since))
+            self._parts, self._tokens, self._since = torch.zeros_like(self._parts), 0, now
         super().log(logs, *args, **kwargs)
+
+    def _over_processes(self) -> list[float]:
+        """Tokens, packs, and the sums of parts since the last log: of all processes, as the trainer's loss is."""
+        own = torch.cat([torch.tensor([self._tokens], dtype=torch.float64), self._parts])
+        total: torch.Tensor = self.accelerator.reduce(own.to(self.args.device, torch.float32), "sum")
+        return total.tolist()
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         super()._save(output_dir, self.accelerator.unwrap_model(self.model).weights())
@@ -100,8 +112,8 @@ class ListTrainer(Trainer):
                 f"the loss became {values['loss']} at step {step}: begin anew with a lower learning_rate "
                 "or with bf16 false (--resume would repeat it)"
             )
-        self._flat_steps = self._flat_steps + 1 if values["spread"] < COLLAPSE_SPREAD else 0
-        if self._flat_steps >= COLLAPSE_STEPS:
+        self._flat_passes = self._flat_passes + 1 if values["spread"] < COLLAPSE_SPREAD else 0
+        if self._flat_passes >= COLLAPSE_STEPS * self.args.gradient_accumulation_steps:
             raise FloatingPointError(
                 f"the scores collapsed: at step {step} all documents of a list have scored the same for "
                 f"{COLLAPSE_STEPS} steps; begin anew with a lower learning_rate (--resume would repeat it)"
@@ -186,7 +198,7 @@ def remove_incomplete(folder: Path) -> None:
 
 def training_arguments(settings: FinetuneSettings, folder: Path) -> TrainingArguments:
     """Our settings in the trainer's words."""
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=settings.steps,
         per_device_train_batch_size=settings.lists_per_step,
@@ -209,3 +221,6 @@ def training_arguments(settings: FinetuneSettings, folder: Path) -> TrainingArgu
         dataloader_num_workers=0,
         ddp_find_unused_parameters=True,
     )
+    # Several GPUs in one process would be torch's DataParallel, which cannot take packs: torchrun uses them all.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments

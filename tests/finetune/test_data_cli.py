@@ -102,6 +102,27 @@ def test_lost_teacher_scores_are_told(tmp_path, capsys):
     assert "1 queries lost the data's teacher scores" in capsys.readouterr().out
 
 
+def test_negatives_of_the_data_that_are_not_kept_are_told(tmp_path, capsys):
+    write_jsonl(tmp_path / "a.jsonl", [GOOD | {"neg": ["m", "n", "o"]}])
+    assert run("mine-negatives", "a.jsonl", "--output", "out.jsonl", "--method", "given", "--per-query", "1") == (0, "")
+    assert "2 negatives of the data were dropped" in capsys.readouterr().out
+
+
+def test_the_data_is_never_overwritten_by_what_is_mined_from_it(tmp_path):
+    path = write_jsonl(tmp_path / "a.jsonl", [GOOD])
+    before = path.read_bytes()
+    code, line = run("mine-negatives", "a.jsonl", "--output", "./a.jsonl", "--method", "given")
+    assert code != 0
+    assert "--output must be another file than the data" in line
+    assert path.read_bytes() == before
+
+
+def test_the_default_model_has_a_tokenizer_to_count_with(tmp_path, capsys):
+    write_jsonl(tmp_path / "a.jsonl", [GOOD | {"neg": ["many words " * 20]}])
+    assert run("validate-data", "a.jsonl", "--tokenizer", "default", "--token-cap", "10") == (0, "")
+    assert "50.0% of the documents are longer than the token cap" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("option", ["--teacher", "--model"])
 @pytest.mark.parametrize("folder", ["./nothere", "../nothere", "/nothere", "~/nothere", "no/such/folder"])
 def test_the_hub_is_never_asked_for_a_model_folder_that_is_not_there(tmp_path, option, folder):

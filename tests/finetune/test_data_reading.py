@@ -161,6 +161,7 @@ BAD_ROWS = [
     ({"query": "q", "pos": ["p"], "query_id": ""}, 'expected "query_id" to be a non-empty string'),
     (GOOD | {"negs": []}, 'unknown column "negs"'),
     (GOOD | {"pos_scores": [1, 2], "neg_scores": [1]}, 'expected "pos_scores" to hold one number for each of the 1'),
+    (GOOD | {"pos_scores": [1e39], "neg_scores": [1]}, "expected pos_scores[0] to be finite in 32 bits, got 1e+39"),
     (GOOD | {"pos_scores": [1], "neg_scores": []}, 'expected "neg_scores" to hold one number for each of the 1'),
     (GOOD | {"pos_scores": 1, "neg_scores": [1]}, 'expected "pos_scores" to be a list, got int'),
     (GOOD | {"pos_scores": ["1"], "neg_scores": [1]}, "expected pos_scores[0] to be a number, got str"),

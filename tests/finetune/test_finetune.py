@@ -126,15 +126,16 @@ def test_a_run_that_was_killed_resumes_to_the_same_weights(encoder, training_dat
 
 def test_two_processes_train_to_the_weights_of_one(encoder, training_data, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
+    changes = {"steps": 3, "save_every": 3, "abstention_weight": 0.5, "empty_share": 0.3}
     subprocess.run(
-        [*COMMAND, *arguments(encoder, training_data, one, steps=3, lists_per_step=4, save_every=3)],
+        [*COMMAND, *arguments(encoder, training_data, one, lists_per_step=4, **changes)],
         check=True,
         capture_output=True,
     )
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     launch += ["-m", "blockrank_rerank.finetune.app", "train"]
     done = subprocess.run(
-        [*launch, *arguments(encoder, training_data, two, steps=3, lists_per_step=2, save_every=3)],
+        [*launch, *arguments(encoder, training_data, two, lists_per_step=2, **changes)],
         capture_output=True,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -144,8 +145,9 @@ def test_two_processes_train_to_the_weights_of_one(encoder, training_data, tmp_p
     for name in first:
         torch.testing.assert_close(first[name], second[name], rtol=1e-4, atol=1e-5)
     # Clipping and AdamW hide the scale of a gradient from the weights.
-    norms = [logs(tmp_path / f"{name}.training", 3)[0]["grad_norm"] for name in ("one", "two")]
-    assert norms[1] == pytest.approx(norms[0], rel=1e-4)
+    first, second = (logs(tmp_path / f"{name}.training", 3)[0] for name in ("one", "two"))
+    for name in ("grad_norm", "loss", "contrastive", "abstention"):
+        assert second[name] == pytest.approx(first[name], rel=1e-4)
 
 
 def test_an_output_folder_with_something_in_it_is_never_touched(encoder, training_data, tmp_path, capsys):
@@ -167,6 +169,8 @@ def test_collapsed_scores_stop_the_run(encoder, training_data, tmp_path, monkeyp
     monkeypatch.setattr(trainer_module, "COLLAPSE_STEPS", 5)
     with pytest.raises(FloatingPointError, match="scores collapsed: at step 5"):
         finetune(settings(encoder, training_data, tmp_path / "out"))
+    with pytest.raises(FloatingPointError, match="scores collapsed: at step 5"):
+        finetune(settings(encoder, training_data, tmp_path / "passes", accumulation=3))
 
 
 def test_the_result_mixes_the_starting_weights_in_by_their_share(encoder, training_data, tmp_path):

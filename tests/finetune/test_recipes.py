@@ -25,7 +25,7 @@ from blockrank_rerank.formats import DataError
 from blockrank_rerank.prompt import PromptEncoder
 from blockrank_rerank.scoring_head import ScoringHead
 from tests.core.tiny_models import BERT_CONFIG, CONFIG
-from tests.finetune.test_finetune import arguments, settings
+from tests.finetune.test_finetune import arguments, losses_of, settings
 
 
 def changed(before, after) -> set[str]:
@@ -139,6 +139,7 @@ def test_evaluation_shows_the_first_stage_and_keeps_the_best_weights(
         row = f"| mean | {measure} | {first:.4f} | {before:.4f} | {after[f'mean_{key}']:.4f} |"
         assert row in (tmp_path / "out/README.md").read_text()
     out = capsys.readouterr().out
+    assert f"chosen by its measures: step {after['step']}\n" in out
     for line in history:
         assert (
             f"step {line['step']}: mean nDCG@10 {line['mean_ndcg@10']:.4f} (first stage "
@@ -215,8 +216,42 @@ def test_the_config_of_a_query_free_prompt_round_trips(tmp_path):
     assert BlockRankConfig.load(tmp_path / "blockrank_config.json") == config
 
 
+def test_pairs_without_negatives_are_filled_up_with_other_documents(encoder, training_data, tmp_path):
+    rows = [json.loads(line) for line in training_data.read_text().splitlines()]
+    data = tmp_path / "pairs.jsonl"
+    data.write_text("".join(json.dumps({"query": row["query"], "pos": row["pos"]}) + "\n" for row in rows))
+    finetune(settings(encoder, data, tmp_path / "out", steps=2))
+    assert losses_of(tmp_path / "out.training", 2)[0] > 0
+
+
+def test_an_empty_list_of_a_collection_without_other_documents_keeps_its_positives(encoder, tmp_path):
+    data = tmp_path / "one.jsonl"
+    data.write_text('{"query": "a", "pos": ["b", "c"], "neg": []}\n')
+    asked = settings(encoder, data, "out", abstention_weight=1.0, empty_share=1.0)
+    assert {one.text for one in TrainingLists([read_examples(data)], asked, 1)[0].candidates} <= {"b", "c"}
+
+
+def test_the_card_and_the_terminal_say_which_weights_won(encoder, training_data, collection, tmp_path, capsys):
+    changes = {"evaluate_every": 5, "evaluation": [str(collection)], "average_last": 2, "save_every": 5}
+    result = finetune(settings(encoder, training_data, tmp_path / "out", steps=10, **changes))
+    step = result.after["step"]
+    assert step in (5, 10, 11)
+    chosen = "the average of the last weights" if step == 11 else f"step {step}"
+    assert f"chosen by its measures: {chosen}\n" in capsys.readouterr().out
+    assert f"These weights, of step {step} (beyond" in (tmp_path / "out/README.md").read_text()
+
+
+def test_a_query_of_the_evaluation_that_the_model_cannot_read_is_named(encoder, training_data, collection, tmp_path):
+    folder = shutil.copytree(collection, tmp_path / "beir")
+    queries = (folder / "queries.jsonl").read_text().splitlines()
+    queries[2] = json.dumps(json.loads(queries[2]) | {"text": "liver " * 400})
+    (folder / "queries.jsonl").write_text("\n".join(queries) + "\n")
+    with pytest.raises(DataError, match=r"beir: query q2: query must have at most \d+ tokens"):
+        finetune(settings(encoder, training_data, tmp_path / "out", evaluation=[str(folder)]))
+
+
 def test_data_without_any_choice_is_refused(encoder, tmp_path):
     data = tmp_path / "one.jsonl"
     data.write_text('{"query": "a", "pos": ["b"], "neg": []}\n')
-    with pytest.raises(ValueError, match="no list of the data has more than one document"):
+    with pytest.raises(ValueError, match="the data has a single document"):
         finetune(settings(encoder, data, tmp_path / "out"))

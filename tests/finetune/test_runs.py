@@ -16,6 +16,7 @@ from blockrank_rerank.finetune import FinetuneSettings, finetune
 from blockrank_rerank.finetune import run as run_module
 from blockrank_rerank.finetune.evaluation_sets import evaluation_names
 from blockrank_rerank.finetune.settings import EvaluationSource
+from blockrank_rerank.finetune.trainer import training_arguments
 from blockrank_rerank.finetune.training_model import TrainingModel
 from blockrank_rerank.formats import DataError
 from tests.core.tiny_models import BERT_CONFIG, CONFIG, save_model
@@ -126,6 +127,10 @@ def test_distillation_without_any_teacher_score_is_refused(encoder, training_dat
     plain.write_text("".join(json.dumps({k: row[k] for k in ("query", "pos", "neg")}) + "\n" for row in rows))
     with pytest.raises(ValueError, match="distillation_weight needs teacher scores, and the data has none"):
         finetune(settings(encoder, plain, tmp_path / "out", distillation_weight=0.5))
+    scored = [row | {"neg_scores": [None] * len(row["neg"])} for row in rows]
+    plain.write_text("".join(json.dumps(row) + "\n" for row in scored))
+    with pytest.raises(ValueError, match="distillation_weight needs teacher scores"):
+        finetune(settings(encoder, plain, tmp_path / "out", distillation_weight=0.5))
 
 
 @pytest.fixture
@@ -231,13 +236,14 @@ def test_short_runs_show_their_losses_too(encoder, training_data, tmp_path):
     assert len(losses_of(tmp_path / "out.training", 3)) == 1
 
 
-def test_a_query_that_the_model_cannot_read_is_named_before_training(encoder, training_data, tmp_path):
+@pytest.mark.parametrize(("family", "query"), [("encoder", "liver " * 400), ("decoder", "\N{GRINNING FACE}" * 90)])
+def test_a_query_that_the_model_cannot_read_is_named_before_training(request, training_data, tmp_path, family, query):
     rows = training_data.read_text().splitlines()
-    rows[2] = json.dumps(json.loads(rows[2]) | {"query": "liver " * 400})
+    rows[2] = json.dumps(json.loads(rows[2]) | {"query": query})
     data = tmp_path / "long.jsonl"
     data.write_text("\n".join(rows) + "\n")
     with pytest.raises(DataError, match=r"long\.jsonl:3: query must have at most \d+ tokens"):
-        finetune(settings(encoder, data, tmp_path / "out"))
+        finetune(settings(request.getfixturevalue(family), data, tmp_path / "out"))
 
 
 @pytest.fixture
@@ -273,3 +279,12 @@ def test_a_resumed_run_refuses_what_has_changed_since_it_began(interrupted, chan
         monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ValueError, match=rf"has changed: {changed}; put it back, or begin anew"):
         finetune(interrupted, resume=True)
+
+
+def test_one_process_takes_one_gpu(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    asked = FinetuneSettings(output="out", data="data", lists_per_step=4)
+    taken = training_arguments(asked, tmp_path)
+    assert (taken.n_gpu, taken.train_batch_size) == (1, 4)

@@ -56,6 +56,7 @@ BAD_SETTINGS = [
     ({"seed": "x"}, "seed must be int, got 'x'"),
     ({"seed": -1}, "seed must be in 0..4294967295, got -1"),
     ({"steps": 10**20}, "steps must be below 2147483648"),
+    ({"evaluate_every": 5}, "evaluate_every needs evaluation, the collections to measure on"),
 ]
 FLOATS = ("learning_rate", "head_learning_rate", "weight_decay", "max_grad_norm", "temperature", "contrastive_weight")
 

@@ -93,7 +93,7 @@ def mine_negatives_command(
         typer.Option(
             "--method",
             metavar="|".join(METHODS),
-            help="Where candidates come from; given: only filter and score the negatives of the data.",
+            help="Where candidates come from; given: from the data alone. Random documents fill up.",
         ),
     ] = "bm25",
     model: Annotated[
@@ -143,6 +143,7 @@ def mine_negatives_command(
     blockrank-finetune mine-negatives data/scifact --teacher sentence-transformers/all-MiniLM-L6-v2 --output train.jsonl
     """
     check_output_path(output)
+    _refuse_source(output, Path(source))
     with stage_progress() as show:
         mining = mine_negatives(
             source,
@@ -188,9 +189,16 @@ def parse_columns(pairs: list[str] | None) -> dict[str, str] | None:
 
 def _tokenizer(model: str) -> Any:
     from blockrank_rerank.checkpoint import Checkpoint
+    from blockrank_rerank.reranker import model_folder
 
-    checkpoint = Checkpoint(model=model)
+    checkpoint = Checkpoint(model=model_folder(model))
     return checkpoint.tokenizer(checkpoint.model_config().vocab_size)
+
+
+def _refuse_source(output: Path, source: Path) -> None:
+    # It holds less than the data: other columns, and negatives beyond --per-query, are not in it.
+    if output.exists() and source.exists() and output.samefile(source):
+        raise ValueError(f"--output must be another file than the data, got {output} for both")
 
 
 def _ids(path: Path | None) -> frozenset[str]:
@@ -228,6 +236,7 @@ def _print_mining(report: MiningReport, output: Path) -> None:
         )
     for count, sentence in (
         (report.queries_without_mined, "queries have no mined negative"),
+        (report.dropped, "negatives of the data were dropped, since a query keeps --per-query of them"),
         (report.queries_short, "queries have fewer negatives than asked for"),
         (report.positives_below_best_negative, "queries have a candidate that the teacher prefers to every positive"),
         (

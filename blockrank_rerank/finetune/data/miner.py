@@ -83,7 +83,10 @@ class Miner:
         judged = self._corpus.negatives[query] if self._corpus.negatives_are_judged else []
         passed = self._passed(query, candidates)
         self._report.queries_without_mined += not passed
-        return [*judged, *passed][: self._per_query]
+        found = [*judged, *passed]
+        given = frozenset(self._corpus.negatives[query])
+        self._report.dropped += sum(name in given for name in found[self._per_query :])
+        return found[: self._per_query]
 
     def _passed(self, query: str, candidates: list[str]) -> list[str]:
         if self._teacher is None or not candidates:

@@ -21,6 +21,8 @@ class MiningReport:
         Candidates that the teacher looked at, and those among them that it holds to be relevant.
     queries_without_mined : int
         Queries for which retrieval found nothing, or nothing that the teacher let pass.
+    dropped : int
+        Negatives of the data beyond those that a query keeps.
     queries_short : int
         Queries that still have fewer negatives than asked for, since the collection has no more documents.
     positives_below_best_negative : int
@@ -40,6 +42,7 @@ class MiningReport:
     considered: int = 0
     refused_by_teacher: int = 0
     queries_without_mined: int = 0
+    dropped: int = 0
     queries_short: int = 0
     positives_below_best_negative: int = 0
     queries_without_their_scores: int = 0

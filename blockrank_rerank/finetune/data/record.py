@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,6 +7,9 @@ from blockrank_rerank.finetune.data.row import Row
 from blockrank_rerank.formats import DataError
 from blockrank_rerank.formats.jsonl import identifier_field, json_type
 from blockrank_rerank.prompt import document_text
+
+LARGEST = (2 - 2**-23) * 2.0**127
+"""The largest number of 32 bits."""
 
 
 class Record:
@@ -85,6 +87,7 @@ class Record:
             return None
         if isinstance(number, bool) or not isinstance(number, int | float):
             raise self.fault(f"expected {key}[{index}] to be a number, got {json_type(number)}")
-        if not math.isfinite(number):
-            raise self.fault(f"expected {key}[{index}] to be finite, got {number}")
+        # Losses are reckoned in 32 bits, where larger numbers are infinite.
+        if not abs(number) <= LARGEST:
+            raise self.fault(f"expected {key}[{index}] to be finite in 32 bits, got {number}")
         return float(number)
