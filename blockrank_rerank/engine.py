@@ -266,7 +266,7 @@ class Engine:
         if self._documents_are_independent:
             # The scoring layer alone reads them, once.
             return self._scores_of_parts([alone], [grouped(states, self.budget_tokens)])[0]
-        with packed(states, self.file_bytes) as parts:
+        with packed(states, self.file_bytes, self.dtype) as parts:
             return self._scores_of_parts([alone], [parts], max(pack.longest for pack in parts))[0]
 
     @torch.inference_mode()
@@ -311,7 +311,7 @@ class Engine:
         digest = hashlib.blake2b(digest_size=16)
         digest.update(json.dumps(asdict(self.config), sort_keys=True).encode())
         digest.update(self._architecture.encode())
-        digest.update(self.prompt.tokenizer_digest.encode())
+        digest.update(self.prompt.digest.encode())
         for name, parameter in sorted(self.backbone.named_parameters()):
             digest.update(f"{name} {parameter.dtype} {list(parameter.shape)}".encode())
             digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().data)

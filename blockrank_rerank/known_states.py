@@ -56,8 +56,10 @@ class KnownStates:
     def _stored(self, text: str, engine: Engine) -> DocumentStates:
         store = self._opened(engine)
         states = None if store is None else store.get(text)
-        # What is damaged is made again.
-        return states or next(engine.document_states([text], engine.dtype))
+        if states is None:  # what is damaged is made again
+            return next(engine.document_states([text], engine.dtype))
+        # What was checked must stay what it was, and the file may change.
+        return states if self.cache is None else states.copy()
 
     def knows(self, text: str, engine: Engine) -> bool:
         """Whether there are states of a whole text: it is one block then, whoever has it as a title or as a text."""

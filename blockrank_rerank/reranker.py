@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -260,9 +261,10 @@ class BlockRankReranker:
         dtype: str | torch.dtype | None = None,
         show_progress: bool | None = None,
     ) -> PreparedDocuments:
-        """Read documents once, for any number of queries.
+        """Read documents once, for any number of queries; also those that a cache or store holds.
 
         The result goes wherever documents go; ranking it gives the scores of the documents themselves, to rounding.
+        It keeps the documents as they are now: what happens to the caller's dictionaries later changes nothing.
 
         Parameters
         ----------
@@ -281,6 +283,7 @@ class BlockRankReranker:
             Where the prompt makes documents depend on the query: see :meth:`query_free`.
         """
         given, texts = check_documents(documents)
+        given = [*map(copy, given)]
         kept = self._engine.dtype if dtype is None else states_dtype(dtype)
         blocks = self._engine.blocks("", given, texts)
         states: list[DocumentStates] = []

@@ -17,8 +17,11 @@ from blockrank_rerank.system_errors import system_errors
 
 
 @contextmanager
-def packed(states: Iterable[DocumentStates], max_bytes: int | None) -> Iterator[list[StatePack]]:
+def packed(states: Iterable[DocumentStates], max_bytes: int | None, dtype: torch.dtype) -> Iterator[list[StatePack]]:
     """States side by side for one query, in parts; all but the last in temporary files, of about ``max_bytes`` each.
+
+    The files are in the dtype of the model, in which a part is in memory when it is read: states of a store may be
+    smaller, and in different dtypes.
 
     Raises
     ------
@@ -31,9 +34,9 @@ def packed(states: Iterable[DocumentStates], max_bytes: int | None) -> Iterator[
         parts: list[StatePack] = []
         for one in states:
             waiting.append(one)
-            nbytes += one.nbytes
+            nbytes += one.nbytes_in(dtype)
             if max_bytes is not None and nbytes > max_bytes:
-                parts.append(_FilePack(waiting, Path(folder) / f"{len(parts)}.safetensors"))
+                parts.append(_FilePack(waiting, Path(folder) / f"{len(parts)}.safetensors", dtype))
                 waiting, nbytes = [], 0
         if waiting:
             parts.append(StatePack(waiting))
@@ -45,11 +48,11 @@ def packed(states: Iterable[DocumentStates], max_bytes: int | None) -> Iterator[
 class _FilePack(StatePack):
     """States that lie in a file of their own, read anew for every layer."""
 
-    def __init__(self, states: Sequence[DocumentStates], path: Path) -> None:
+    def __init__(self, states: Sequence[DocumentStates], path: Path, dtype: torch.dtype) -> None:
         super().__init__([replace(state, tensors={}) for state in states])
-        names = states[0].tensors
+        whole, like = StatePack(states), torch.empty(0, dtype=dtype)
         with system_errors(path.parent):
-            save_file({name: torch.cat([one.tensors[name] for one in states]).cpu() for name in names}, path)
+            save_file({name: whole.get(name, like).contiguous() for name in states[0].names}, path)
         self._file: Any = safe_open(path, framework="pt")
 
     def _joined(self, name: str) -> Tensor:

@@ -12,7 +12,10 @@ _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 
 class CacheInfo(NamedTuple):
-    """What a cache holds and how often it helped: documents found, not found, kept; bytes kept, and allowed."""
+    """What a cache holds and how often it helped.
+
+    Documents found, not found, and kept, each passage of a long one by itself; bytes kept, and allowed.
+    """
 
     hits: int
     misses: int

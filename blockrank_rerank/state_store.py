@@ -25,7 +25,7 @@ from blockrank_rerank.states import DTYPES, DocumentStates
 from blockrank_rerank.system_errors import system_errors
 
 MANIFEST_NAME = "store.json"
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 LOCK_NAME = "lock"
 _BEGINNING = re.compile(rf"{LOCK_NAME}|{re.escape(MANIFEST_NAME)}|\.{re.escape(MANIFEST_NAME)}\.\d+\.tmp")
 """Names of what the beginning of a store leaves, also one that was interrupted."""

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -45,6 +45,19 @@ class DocumentStates:
     def nbytes(self) -> int:
         """Bytes of the tensors."""
         return sum(tensor.nbytes for tensor in self.tensors.values())
+
+    @property
+    def names(self) -> list[str]:
+        """Of the keys and values, whatever dtype they are in."""
+        return [name for name in self.tensors if not name.endswith(_SCALE)]
+
+    def nbytes_in(self, dtype: torch.dtype) -> int:
+        """Bytes of the keys and values as a model of that dtype reads them."""
+        return sum(self.tensors[name].numel() for name in self.names) * dtype.itemsize
+
+    def copy(self) -> DocumentStates:
+        """The same in memory of their own, where these may be parts of a mapped file."""
+        return replace(self, tensors={name: tensor.clone() for name, tensor in self.tensors.items()})
 
 
 class StatePack:

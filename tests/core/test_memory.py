@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from blockrank_rerank import BlockRankReranker, engine, heap, spilled_states, store_preparation, workers
 from blockrank_rerank.engine import LEAST_TOKENS
+from blockrank_rerank.states import DocumentStates, StatePack, compress
 from tests.core.test_prepared import assert_same, save_ranker
 from tests.core.tiny_models import BERT_CONFIG, CONFIG, WORDS
 
@@ -133,6 +134,20 @@ def test_states_that_a_cache_keeps_and_that_it_lacks_are_within_the_limit_too(fa
         assert {document.index: document.raw_score for document in ranked} == pytest.approx(expected, abs=1e-4)
     if family == "llama":  # the other one joins nothing of a long list, with a limit or without
         assert peak_of(load(folder, cache="100KB"), documents)[0] > 3 * limit
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.int8])
+def test_parts_are_within_the_limit_as_they_are_read_and_not_as_they_are_stored(dtype):
+    states = [
+        DocumentStates(tuple(range(10)), False, compress({"1.key": torch.randn(10, 2, 8)}, dtype)) for _ in range(40)
+    ]
+    limit, one = 4_000, 10 * 2 * 8 * 4
+    with spilled_states.packed(states, limit, torch.float32) as parts:
+        keys = [part.get("1.key", torch.empty(0)) for part in parts]
+        assert all(key.nbytes <= limit + one for key in keys)
+        expected = StatePack(states).get("1.key", torch.empty(0))
+        torch.testing.assert_close(torch.cat(keys), expected, rtol=0, atol=0)
+    assert len(keys) > 5
 
 
 def test_files_go_when_a_ranking_fails(decoder, tmp_path, monkeypatch):

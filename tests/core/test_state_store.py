@@ -19,6 +19,7 @@ from dataclasses import replace
 import pytest
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer
 
 from blockrank_rerank import BlockRankReranker, store_preparation
 from blockrank_rerank.cli.app import main
@@ -111,13 +112,16 @@ def test_smaller_states_are_smaller_on_disk(ranker, folder, tmp_path, dtype):
 @pytest.mark.parametrize("dtype", ["float16", "int8"])
 @pytest.mark.parametrize("family", ["bert", "llama"])
 @pytest.mark.parametrize("stored_first", [True, False])
-def test_a_store_that_holds_part_of_a_list_ranks_as_one_that_holds_all_of_it(family, stored_first, dtype, tmp_path):
+@pytest.mark.parametrize("limit", [None, "1KB", "200KB"])
+def test_a_store_that_holds_part_of_a_list_ranks_as_one_that_holds_all_of_it(
+    family, limit, stored_first, dtype, tmp_path
+):
     config = BERT_CONFIG if family == "bert" else QUERY_FREE
     folder = save_ranker(tmp_path / "model", family, config)
     plain = BlockRankReranker.from_pretrained(folder, dtype="float32")
     documents = DOCUMENTS[:3] if stored_first else DOCUMENTS[2::-1]
     plain.prepare_store(tmp_path / "part", DOCUMENTS[:1], dtype=dtype)
-    part = BlockRankReranker.from_pretrained(folder, dtype="float32", store=tmp_path / "part")
+    part = BlockRankReranker.from_pretrained(folder, dtype="float32", store=tmp_path / "part", max_memory=limit)
     expected = {document.index: document for document in plain.rank(QUERIES[0], documents)}
     for document in part.rank(QUERIES[0], documents):
         other = expected[document.index]
@@ -145,6 +149,38 @@ def test_a_store_of_a_model_whose_config_json_differs_is_refused(change, tmp_pat
     moved = shutil.copytree(folder, tmp_path / "moved")
     same = BlockRankReranker.from_pretrained(moved, **options)
     assert_same(same.rank(QUERIES[0], DOCUMENTS), ranker.rank(QUERIES[0], DOCUMENTS))
+
+
+def test_states_of_another_chat_template_are_refused(tmp_path):
+    config = replace(QUERY_FREE, prompt=replace(QUERY_FREE.prompt, chat=True))
+    folder = save_ranker(tmp_path / "model", "llama", config)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+
+    def greeting(words):
+        tokenizer.chat_template = "{% for message in messages %}" + words + "{{ message.content }}{% endfor %}"
+        tokenizer.save_pretrained(folder)
+        return BlockRankReranker.from_pretrained(folder, dtype="float32", store=tmp_path / "s")
+
+    ranker = greeting("")
+    ranker.prepare_store(tmp_path / "s", DOCUMENTS)
+    prepared = ranker.prepare(DOCUMENTS)
+    ranker = greeting("it stores sugar ")
+    with pytest.raises(ValueError, match="another model"):
+        ranker.rank(QUERIES[0], DOCUMENTS)
+    with pytest.raises(ValueError, match="prepared by another model"):
+        ranker.rank(QUERIES[0], prepared)
+
+
+def test_what_a_cache_took_from_a_store_is_its_own(ranker, folder, tmp_path):
+    ranker.prepare_store(tmp_path / "s", DOCUMENTS)
+    cached = BlockRankReranker.from_pretrained(folder, dtype="float32", store=tmp_path / "s", cache="1MB")
+    expected = cached.rank(QUERIES[0], DOCUMENTS)
+    [group] = (tmp_path / "s").glob("group-*.safetensors")
+    with group.open("r+b") as file:
+        size = group.stat().st_size
+        file.seek(size // 2)
+        file.write(bytes(size - size // 2))
+    assert_same(cached.rank(QUERIES[0], DOCUMENTS), expected)
 
 
 def test_a_store_of_another_model_dtype_or_thing_is_refused(ranker, folder, tmp_path):
