@@ -173,9 +173,10 @@ class _Run:
             self.model.save(best, self.tokenizer)
         else:
             if averages or not settings.evaluate_every or settings.steps % settings.evaluate_every:
-                evaluate.record(settings.steps + averages)
+                step = settings.steps + averages
+                evaluate.record(step, _name(step, settings))
             after = _best(self.work / HISTORY)
-            print(f"chosen by its measures: {_chosen(after, settings, averages)}", flush=True)
+            print(f"chosen by its measures: {_name(int(after['step']), settings)}", flush=True)
         write_card(best, self.settings, self.config, before, after)
         (best / SETTINGS_NAME).write_text(self.settings.to_yaml(), encoding="utf-8")
         if self.output.exists():
@@ -356,10 +357,9 @@ def _query_free(config: BlockRankConfig) -> BlockRankConfig:
     return replace(config, prompt=replace(prompt, instruction=prompt.query_free_instruction))
 
 
-def _chosen(measures: dict[str, float], settings: FinetuneSettings, averages: bool) -> str:
-    """What the measures belong to; the average was measured last."""
-    step = int(measures["step"])
-    return "the average of the last weights" if averages and step > settings.steps else f"step {step}"
+def _name(step: int, settings: FinetuneSettings) -> str:
+    """What was measured: the average comes after the last step."""
+    return f"step {step}" if step <= settings.steps else "the average of the last weights"
 
 
 def _best(history: Path) -> dict[str, float]:

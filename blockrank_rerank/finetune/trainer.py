@@ -160,16 +160,16 @@ class Evaluate(TrainerCallback):
     def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
         """Measure when it is time to."""
         if self._every and state.global_step % self._every == 0 and state.is_world_process_zero:
-            self.record(state.global_step)
+            self.record(state.global_step, f"step {state.global_step}")
 
-    def record(self, step: int) -> dict[str, float]:
+    def record(self, step: int, name: str) -> dict[str, float]:
         """Measure now, write it down, and keep the weights where they are the best so far."""
         earlier = read_history(self._history, before=step)
         best = max((line["mean_ndcg@10"] for line in earlier), default=-math.inf)
         measures = {"step": step, **self._measure()}
         with replacing(self._history) as file:
             file.writelines(json.dumps(line) + "\n" for line in [*earlier, measures])
-        print(f"step {step}: {means(measures)}", flush=True)
+        print(f"{name}: {means(measures)}", flush=True)
         if measures["mean_ndcg@10"] > best:
             self._keep()
         return measures
