@@ -311,7 +311,8 @@ class Engine:
         digest = hashlib.blake2b(digest_size=16)
         digest.update(json.dumps(asdict(self.config), sort_keys=True).encode())
         digest.update(self._architecture.encode())
-        digest.update(self.prompt.digest.encode())
+        digest.update(self.prompt.tokenizer_digest.encode())
+        digest.update(self.prompt.beginning.encode("utf-8", "surrogatepass"))
         for name, parameter in sorted(self.backbone.named_parameters()):
             digest.update(f"{name} {parameter.dtype} {list(parameter.shape)}".encode())
             digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().data)
@@ -330,6 +331,7 @@ class Engine:
         config = asdict(self.config)
         prompt = {f"prompt.{name}": value for name, value in config.pop("prompt").items()}
         own = {"dtype of the model": str(self.dtype).removeprefix("torch."), "config.json": self._architecture}
+        own["beginning of the chat template"] = self.prompt.beginning
         return own | config | prompt
 
     @torch.inference_mode()

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import string
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -176,9 +175,14 @@ class PromptEncoder:
         return EncodedRequest(instruction, blocks, query, truncated)
 
     @property
-    def digest(self) -> str:
-        """Tells tokenizers apart, and instructions: these begin as the chat template has it, which is none of ours."""
-        return self._tokenizer.digest + json.dumps(self._instruction)
+    def tokenizer_digest(self) -> str:
+        """Tells tokenizers apart."""
+        return self._tokenizer.digest
+
+    @property
+    def beginning(self) -> str:
+        """What comes before the instruction and is not ours: the chat template's beginning, or nothing."""
+        return self._instruction[0][0]
 
     def document_spans(self, request: EncodedRequest, documents: Sequence[str]) -> list[list[tuple[int, int]]]:
         """Characters that every token of an encoded request's documents stands for, end exclusive.

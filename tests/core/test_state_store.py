@@ -165,7 +165,7 @@ def test_states_of_another_chat_template_are_refused(tmp_path):
     ranker.prepare_store(tmp_path / "s", DOCUMENTS)
     prepared = ranker.prepare(DOCUMENTS)
     ranker = greeting("it stores sugar ")
-    with pytest.raises(ValueError, match="another model"):
+    with pytest.raises(ValueError, match="beginning of the chat template '' and not 'it stores sugar '"):
         ranker.rank(QUERIES[0], DOCUMENTS)
     with pytest.raises(ValueError, match="prepared by another model"):
         ranker.rank(QUERIES[0], prepared)
