@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from blockrank_rerank.config import BlockRankConfig
-from blockrank_rerank.finetune.evaluation_sets import MEASURES, evaluation_names
+from blockrank_rerank.finetune.evaluation_sets import MEASURES, evaluation_names, weights_name
 from blockrank_rerank.finetune.settings import FinetuneSettings
 
 
@@ -55,8 +55,8 @@ def _measures(settings: FinetuneSettings, before: Mapping[str, float], after: Ma
     ]
     head = "| collection | measure | first stage | before | after |\n|---|---|---|---|---|\n"
     note = (
-        f"\nThese weights, of step {after['step']:g} (beyond the last step: the average), were the best by the mean of "
-        "these collections.\n"
+        f"\nThe weights are those of {weights_name(after['step'], settings.steps)}, the best by the mean of these "
+        "collections.\n"
     )
     return "## Measures\n\n" + head + "\n".join(rows) + "\n" + note
 

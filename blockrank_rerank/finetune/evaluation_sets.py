@@ -74,3 +74,8 @@ def evaluation_names(sources: Sequence[EvaluationSource]) -> list[str]:
     """A name for each: its folder, and its split where a folder has several."""
     times = Counter(source.path for source in sources)
     return [f"{one.path} ({one.split})" if times[one.path] > 1 else one.path for one in sources]
+
+
+def weights_name(step: float, steps: int) -> str:
+    """Of weights that were measured in a run of so many steps: their average comes after the last one."""
+    return f"step {step:g}" if step <= steps else "the average of the last weights"

@@ -20,7 +20,7 @@ from blockrank_rerank.engine import Engine, resolve_config
 from blockrank_rerank.finetune.batches import Collator, TrainingLists
 from blockrank_rerank.finetune.card import write_card
 from blockrank_rerank.finetune.data import TrainingExample, read_examples
-from blockrank_rerank.finetune.evaluation_sets import MEASURES, EvaluationSet, evaluation_names
+from blockrank_rerank.finetune.evaluation_sets import MEASURES, EvaluationSet, evaluation_names, weights_name
 from blockrank_rerank.finetune.inputs import Inputs
 from blockrank_rerank.finetune.progress import ShowProgress
 from blockrank_rerank.finetune.settings import SETTINGS_NAME, FinetuneSettings, TrainingSource
@@ -174,9 +174,9 @@ class _Run:
         else:
             if averages or not settings.evaluate_every or settings.steps % settings.evaluate_every:
                 step = settings.steps + averages
-                evaluate.record(step, _name(step, settings))
+                evaluate.record(step, weights_name(step, settings.steps))
             after = _best(self.work / HISTORY)
-            print(f"chosen by its measures: {_name(int(after['step']), settings)}", flush=True)
+            print(f"chosen by its measures: {weights_name(after['step'], settings.steps)}", flush=True)
         write_card(best, self.settings, self.config, before, after)
         (best / SETTINGS_NAME).write_text(self.settings.to_yaml(), encoding="utf-8")
         if self.output.exists():
@@ -355,11 +355,6 @@ def _read(source: TrainingSource, seed: int) -> Sequence[TrainingExample]:
 def _query_free(config: BlockRankConfig) -> BlockRankConfig:
     prompt = config.prompt
     return replace(config, prompt=replace(prompt, instruction=prompt.query_free_instruction))
-
-
-def _name(step: int, settings: FinetuneSettings) -> str:
-    """What was measured: the average comes after the last step."""
-    return f"step {step}" if step <= settings.steps else "the average of the last weights"
 
 
 def _best(history: Path) -> dict[str, float]:

@@ -45,10 +45,10 @@ class ListTrainer(Trainer):
     def __init__(self, *args: Any, head_learning_rate: float, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._head_learning_rate = head_learning_rate
-        # Packs, and the sum over them of every part; one that a pack lacks is 0 there, as it is in the loss.
-        self._parts = torch.zeros(1 + len(PARTS), dtype=torch.float64)
+        # Tokens, packs, and the sum over packs of every part; one that a pack lacks is 0 there, as it is in the loss.
+        self._sums = torch.zeros(2 + len(PARTS), dtype=torch.float64)
         self._named: set[str] = set()
-        self._tokens, self._since, self._flat_passes = 0, time.perf_counter(), 0
+        self._since, self._flat_passes = time.perf_counter(), 0
 
     def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Sampler[int]:
         # List i is random already; another order would make a resumed run another run.
@@ -74,25 +74,21 @@ class ListTrainer(Trainer):
         values = {name: float(value.detach()) for name, value in parts.items()}
         self._guard(values)
         self._named.update(values)
-        self._parts += torch.tensor([1.0, *(values.get(name, 0.0) for name in PARTS)], dtype=torch.float64)
-        self._tokens += inputs["layout"].num_tokens
+        counts = (inputs["layout"].num_tokens, 1)
+        self._sums += torch.tensor([*counts, *(values.get(name, 0.0) for name in PARTS)], dtype=torch.float64)
         return (parts["loss"], parts) if return_outputs else parts["loss"]
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Add the parts of the loss and the throughput to what is logged."""
         if "loss" in logs:
-            tokens, packs, *sums = self._over_processes()
-            logs |= {name: total / packs for name, total in zip(PARTS, sums, strict=True) if name in self._named}
+            # Of all processes, as the trainer's loss is.
+            total: torch.Tensor = self.accelerator.reduce(self._sums.to(self.args.device, torch.float32), "sum")
+            tokens, packs, *parts = total.tolist()
+            logs |= {name: part / packs for name, part in zip(PARTS, parts, strict=True) if name in self._named}
             now = time.perf_counter()
             logs["tokens_per_second"] = round(tokens / (now - self._since))
-            self._parts, self._tokens, self._since = torch.zeros_like(self._parts), 0, now
+            self._sums, self._since = torch.zeros_like(self._sums), now
         super().log(logs, *args, **kwargs)
-
-    def _over_processes(self) -> list[float]:
-        """Tokens, packs, and the sums of parts since the last log: of all processes, as the trainer's loss is."""
-        own = torch.cat([torch.tensor([self._tokens], dtype=torch.float64), self._parts])
-        total: torch.Tensor = self.accelerator.reduce(own.to(self.args.device, torch.float32), "sum")
-        return total.tolist()
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         super()._save(output_dir, self.accelerator.unwrap_model(self.model).weights())

@@ -138,6 +138,7 @@ def test_prepared_documents_are_the_sequence_of_the_documents(folder):
     prepared = ranker.prepare(DOCUMENTS)
     assert list(prepared) == DOCUMENTS
     assert len(prepared) == len(DOCUMENTS)
+    assert prepared[2] == DOCUMENTS[2]
     assert list(prepared[1:3]) == DOCUMENTS[1:3]
     chosen = prepared.select([4, 0])
     assert_same(ranker.rank(QUERIES[0], chosen), ranker.rank(QUERIES[0], [DOCUMENTS[4], DOCUMENTS[0]]))

@@ -3,13 +3,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from blockrank_rerank.finetune.data.row import Row
 from blockrank_rerank.formats import DataError
 from blockrank_rerank.formats.jsonl import identifier_field, json_type
 from blockrank_rerank.prompt import document_text
 
-LARGEST = (2 - 2**-23) * 2.0**127
-"""The largest number of 32 bits."""
+LARGEST = float(np.finfo(np.float32).max)
 
 
 class Record:
