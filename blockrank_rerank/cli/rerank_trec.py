@@ -25,7 +25,7 @@ def rerank_trec(
 ) -> None:
     """Rerank a TREC run into another one."""
     # Everything that can be refused is refused before a model is loaded.
-    check_output_path(paths.output)
+    check_output_path(paths.output, paths.run, paths.queries, paths.corpus)
     first_stage = read_run(paths.run)
     candidates = first_documents(first_stage, depth)
     queries = read_queries(paths.queries)

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TextIO
 
 
-def check_output_path(path: Path) -> None:
-    """Refuse an output file that could not be written, before the work is done.
+def check_output_path(path: Path, *read: Path) -> None:
+    """Refuse an output file that could not be written, or that is one of those read, before the work is done.
 
     Raises
     ------
@@ -19,7 +19,7 @@ def check_output_path(path: Path) -> None:
     PermissionError
         If the folder is not writable.
     ValueError
-        If the path is a device or a pipe, which cannot be replaced, or ``-``.
+        If the path is a device or a pipe, which cannot be replaced, ``-``, or one of the files read.
     """
     if str(path) == "-":
         raise ValueError("output goes to a file, written whole or not at all, and not to standard output; got '-'")
@@ -32,6 +32,8 @@ def check_output_path(path: Path) -> None:
         raise FileNotFoundError(f"no folder {folder} to write {path.name} into; create it first")
     if not os.access(folder, os.W_OK):
         raise PermissionError(f"the folder {folder} is not writable")
+    if path.exists() and any(source.exists() and path.samefile(source) for source in read):
+        raise ValueError(f"the output would replace {path}, which is read; write to another file")
 
 
 @contextmanager

@@ -516,7 +516,25 @@ def test_an_output_in_no_folder_is_refused_before_a_model_is_loaded(fake, collec
     assert not fake.options
 
 
+@pytest.mark.parametrize("name", ["first.trec", "queries.jsonl", "corpus.jsonl"])
+def test_what_is_read_is_never_replaced(fake, collection, capsys, name):
+    before = (collection / name).read_bytes()
+    (collection / "link").symlink_to(name)
+    assert "which is read; write to another file" in refusal(capsys, [*TREC, "--output", "link"], 2)
+    assert (collection / name).read_bytes() == before
+    assert not fake.options
+
+
 # Evaluating
+
+
+@needs_extra
+def test_evaluation_never_replaces_the_run_it_reads(fake, collection, capsys):
+    before = (collection / "first.trec").read_bytes()
+    arguments = ["evaluate", ".", "--run", "first.trec", "--output", "./first.trec"]
+    assert "the output would replace first.trec" in refusal(capsys, arguments, 2)
+    assert (collection / "first.trec").read_bytes() == before
+    assert not fake.options
 
 
 @needs_extra

@@ -113,7 +113,7 @@ def test_the_data_is_never_overwritten_by_what_is_mined_from_it(tmp_path):
     before = path.read_bytes()
     code, line = run("mine-negatives", "a.jsonl", "--output", "./a.jsonl", "--method", "given")
     assert code != 0
-    assert "--output must be another file than the data" in line
+    assert "the output would replace a.jsonl, which is read" in line
     assert path.read_bytes() == before
 
 

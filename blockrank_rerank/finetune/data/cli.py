@@ -142,8 +142,8 @@ def mine_negatives_command(
 
     blockrank-finetune mine-negatives data/scifact --teacher sentence-transformers/all-MiniLM-L6-v2 --output train.jsonl
     """
-    check_output_path(output)
-    _refuse_source(output, Path(source))
+    # It holds less than the data: other columns, and negatives beyond --per-query, are not in it.
+    check_output_path(output, Path(source))
     with stage_progress() as show:
         mining = mine_negatives(
             source,
@@ -193,12 +193,6 @@ def _tokenizer(model: str) -> Any:
 
     checkpoint = Checkpoint(model=model_folder(model))
     return checkpoint.tokenizer(checkpoint.model_config().vocab_size)
-
-
-def _refuse_source(output: Path, source: Path) -> None:
-    # It holds less than the data: other columns, and negatives beyond --per-query, are not in it.
-    if output.exists() and source.exists() and output.samefile(source):
-        raise ValueError(f"--output must be another file than the data, got {output} for both")
 
 
 def _ids(path: Path | None) -> frozenset[str]:
