@@ -239,8 +239,11 @@ def _readable(model: str, part: str) -> Iterator[None]:
         yield
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        kind = FileNotFoundError if isinstance(error, OSError) else ValueError
-        raise kind(f"cannot read {part} of model {model!r}: {first}") from error
+        if not isinstance(error, OSError):
+            raise ValueError(f"cannot read {part} of model {model!r}: {first}") from error
+        # A mistyped folder looks like a Hub id, and the Hub's error says nothing about folders.
+        nowhere = "" if Path(model).exists() else " There is no folder of that name either."
+        raise FileNotFoundError(f"cannot read {part} of model {model!r}: {first}{nowhere}") from error
     except Exception as error:
         # safetensors and tokenizers raise bare Exception subclasses for damaged files.
         raise ValueError(f"cannot read {part} of model {model!r}: {error}") from error

@@ -192,7 +192,8 @@ def test_what_is_neither_folder_nor_hub_id_is_refused(model):
 @pytest.mark.parametrize("model", ["some-owner/some-model-that-is-not-cached", RELEASED_MODEL, "bert-not-cached"])
 def test_a_hub_model_that_is_not_cached_is_refused_offline(model, tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    refusal(model, FileNotFoundError, local_files_only=True)
+    message = refusal(model, FileNotFoundError, local_files_only=True)
+    assert message.endswith(" There is no folder of that name either.")
 
 
 @pytest.mark.parametrize("model", ["no spaces allowed", "a/../b", "ends-with-dash-/x y"])
