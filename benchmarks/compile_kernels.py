@@ -28,7 +28,7 @@ import torch
 import triton
 from blockrank_kernels.block_attention import triton as attention
 from blockrank_kernels.document_scores import triton as scores
-from blockrank_kernels.gpu import MAX_GROUP_WIDTH
+from blockrank_kernels.gpu import COMPILER, MAX_GROUP_WIDTH
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
@@ -133,7 +133,7 @@ def compiled(variant: Variant, capability: int) -> Compiled:
         if signature[name].startswith("*") or name.endswith(("_token", "_head")) or name in ("dim", "value_dim")
     }
     source = ASTSource(variant.kernel, signature, variant.constants, aligned)
-    options = {"num_warps": variant.warps, "num_stages": variant.stages}
+    options = {"num_warps": variant.warps, "num_stages": variant.stages} | COMPILER
     program = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
     found = re.search(r"wgmma\.mma_async|mma\.sync", program.asm["ptx"])
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:

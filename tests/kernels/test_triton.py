@@ -46,6 +46,27 @@ def test_two_runs_are_equal_to_the_last_bit(split, monkeypatch):
     assert all(torch.equal(one, other) for one, other in zip(*runs, strict=True))
 
 
+@pytest.mark.skipif(DEVICE != "cpu", reason="looks into the interpreter")
+def test_every_launch_says_whether_products_are_fused(monkeypatch):
+    from triton.runtime.interpreter import GridExecutor
+
+    launched = {}
+    launch = GridExecutor.__call__
+
+    def record(self, *args, **kwargs):
+        launched.setdefault((self.fn.__module__, self.fn.__name__), set()).add(kwargs.get("enable_fp_fusion"))
+        return launch(self, *args, **kwargs)
+
+    monkeypatch.setattr(GridExecutor, "__call__", record)
+    monkeypatch.setattr(tiles, "SPLIT_LENGTH", 16)
+    segments = pack([(9, [30, 4, 41], 12)])
+    q, k, v = (t.requires_grad_() for t in random_qkv(segments.num_tokens, 4, 2, 16, torch.float32))
+    block_attention(q, k, v, segments, implementation="triton").sum().backward()
+    document_scores(q[-2:], k, torch.tensor([9, 39, 43, 84]), implementation="triton").sum().backward()
+    assert len(launched) == 9
+    assert set.union(*launched.values()) == {True}
+
+
 def test_strided_views_need_no_copy_and_change_nothing():
     segments = pack([(5, [20, 7], 6)])
     tokens = segments.num_tokens

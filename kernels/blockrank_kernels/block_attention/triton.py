@@ -19,6 +19,7 @@ from torch.autograd.function import once_differentiable
 
 from blockrank_kernels.arithmetic import dot, softcap_slope, softcapped
 from blockrank_kernels.block_attention.tiles import Tiles, key_tiles, row_tiles
+from blockrank_kernels.gpu import COMPILER
 from blockrank_kernels.segments import Segments
 
 
@@ -383,7 +384,7 @@ class _Problem:
             "VALUE_DIM": _power_of_two(self.value_dim),
             "num_warps": launch.warps,
             "num_stages": launch.stages,
-        }
+        } | COMPILER
 
     def places(self) -> Tensor:
         plans, name = self.segments.plans, ("places", self.query.device)
@@ -412,6 +413,7 @@ class _Problem:
             _merge_softmax[(len(tiles.merged), self.key_heads)](
                 partial, partial_lse, out, lse, tiles.merged, self.tokens, self.value_dim, GROUP=self.group,
                 ROWS=launch.rows, VALUE_DIM=_power_of_two(self.value_dim), num_warps=MERGE_WARPS,
+                **COMPILER,
             )  # fmt: skip
         return out, lse
 
@@ -426,7 +428,7 @@ class _Problem:
         grad = grad.contiguous()
         delta = lse.new_empty(lse.shape)
         _delta[(triton.cdiv(self.tokens, 64), self.heads)](
-            grad, out, delta, self.tokens, self.value_dim, ROWS=64, VALUE_DIM=_power_of_two(self.value_dim)
+            grad, out, delta, self.tokens, self.value_dim, ROWS=64, VALUE_DIM=_power_of_two(self.value_dim), **COMPILER
         )
         return self._query_gradient(grad, lse, delta), *self._key_gradients(grad, lse, delta)
 
@@ -472,8 +474,9 @@ class _Problem:
     def _merge_sum(self, partial: Tensor, out: Tensor, tiles: Tiles, rows: int, group: int) -> None:
         dim = out.shape[-1]
         _merge_sum[(len(tiles.merged), self.key_heads)](
-            partial, out, tiles.merged, dim, GROUP=group, ROWS=rows, DIM=_power_of_two(dim), num_warps=MERGE_WARPS
-        )
+            partial, out, tiles.merged, dim, GROUP=group, ROWS=rows, DIM=_power_of_two(dim), num_warps=MERGE_WARPS,
+            **COMPILER,
+        )  # fmt: skip
 
     def _slots(self, tiles: Tiles, *shape: int) -> Tensor:
         return self.query.new_empty(len(tiles.split), self.key_heads, *shape, dtype=torch.float32)

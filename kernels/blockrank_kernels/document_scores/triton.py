@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from blockrank_kernels.arithmetic import dot, dot_split, softcap_slope, softcapped
+from blockrank_kernels.gpu import COMPILER
 
 DOCUMENTS_PER_CHUNK = 16
 """Documents that one program of the query's gradient goes through."""
@@ -133,7 +134,7 @@ class _DocumentScores(torch.autograd.Function):
         lse = rows.new_empty(heads, count, documents, dtype=torch.float32)
         ctx.numbers = (key.stride(0), key.stride(1), count, documents, scale, softcap or 1.0, dim)
         padded = max(16, triton.next_power_of_2(dim))
-        ctx.constants = {"SOFTCAP": softcap is not None, "DIM": padded} | launch(padded, key.dtype)
+        ctx.constants = {"SOFTCAP": softcap is not None, "DIM": padded} | launch(padded, key.dtype) | COMPILER
         ctx.save_for_backward(rows, key, offsets, lse)
         _forward[(documents, heads, triton.cdiv(count, ctx.constants["ROWS"]))](
             rows, key, lse, offsets, *ctx.numbers, **ctx.constants
