@@ -126,7 +126,8 @@ def score_collection(path: Path, output: Path, student: BlockRankReranker, mpnet
             for ranked in student.rank(row["query"], prepared.select(places)):
                 raw[ranked.index] = ranked.raw_score
             words = bm25s.tokenize([row["query"]], stopwords="en", return_ids=False, show_progress=False)[0]
-            lexical = bm25.get_scores(words)[[mined_place[text] for text in documents]]
+            # A query may hold stop words alone.
+            lexical = bm25.get_scores(words)[[mined_place[text] for text in documents]] if words else 0 * raw
             late = mpnet_scores(own[number], rarity[torch.tensor(ids[number])], [states[index] for index in places])
             total = late + _standard(raw) + BM25_WEIGHT * _standard(lexical)
             scores = [round(float(value), 4) for value in total]
