@@ -83,29 +83,30 @@ class Compiled(NamedTuple):
     chained: bool
 
 
-def variants(quick: bool) -> Iterator[Variant]:
+def variants(capability: int, quick: bool) -> Iterator[Variant]:
     """Every kernel at the tile sizes that it is launched with."""
     for dtype in (torch.bfloat16,) if quick else TYPES:
         for dim in (128,) if quick else (32, 64, 128, 256):
-            yield from _attention_variants(dim, dtype, quick)
+            yield from _attention_variants(dim, dtype, capability, quick)
             yield from _scores_variants(dim, dtype, quick)
 
 
-def _attention_variants(dim: int, dtype: torch.dtype, quick: bool) -> Iterator[Variant]:
+def _attention_variants(dim: int, dtype: torch.dtype, capability: int, quick: bool) -> Iterator[Variant]:
     extras: list[dict[str, Any]] = [{}] if quick else [{}, {"SPLIT": True}, {"SOFTCAP": True, "WINDOW": 4096}]
     sizes = {"GROUP": 4, "DIM": dim, "VALUE_DIM": dim}
     for kernel, choose in (
         (attention._forward, attention.forward_launch),
         (attention._query_gradient, attention.query_gradient_launch),
-        (attention._key_gradient, attention.key_gradient_launch),
+        (attention._key_gradient, lambda dim, dtype, scarce: attention.key_gradient_launch(dim, dtype)),
     ):
         large = [] if quick or dim not in LARGE_GROUPS else [{"GROUP": LARGE_GROUPS[dim]}]
         for extra in [*extras, *large]:
             flags = {"SPLIT": False, "CAUSAL": True, "WINDOW": 0, "SOFTCAP": False} | extra
-            launch = attention.for_group(choose(dim, dtype), flags.get("GROUP", 4))
+            scarce = attention.registers_are_scarce(capability, flags["SOFTCAP"])
+            launch = attention.for_group(choose(dim, dtype, scarce), flags.get("GROUP", 4))
             constants = sizes | flags | {"ROWS": launch.rows, "KEYS": launch.keys}
             yield Variant(kernel, dim, dtype, constants, launch.warps, launch.stages)
-    rows, warps = attention.forward_launch(dim, dtype).rows, attention.MERGE_WARPS
+    rows, warps = attention.forward_launch(dim, dtype, False).rows, attention.MERGE_WARPS
     yield Variant(attention._merge_softmax, dim, dtype, {"GROUP": 4, "ROWS": rows, "VALUE_DIM": dim}, warps, 3)
     yield Variant(attention._merge_sum, dim, dtype, {"GROUP": 4, "ROWS": rows, "DIM": dim}, warps, 3)
     yield Variant(attention._delta, dim, dtype, {"ROWS": 64, "VALUE_DIM": dim}, 4, 3)
@@ -113,13 +114,13 @@ def _attention_variants(dim: int, dtype: torch.dtype, quick: bool) -> Iterator[V
 
 def _scores_variants(dim: int, dtype: torch.dtype, quick: bool) -> Iterator[Variant]:
     tiles = scores.launch(dim, dtype)
-    warps = tiles.pop("num_warps")
+    warps, stages = tiles.pop("num_warps"), tiles.pop("num_stages")
     for softcap in (False,) if quick else (False, True):
         constants: dict[str, Any] = {"SOFTCAP": softcap, "DIM": dim} | tiles
-        yield Variant(scores._forward, dim, dtype, constants, warps, 3)
-        yield Variant(scores._key_gradient, dim, dtype, constants, warps, 3)
+        yield Variant(scores._forward, dim, dtype, constants, warps, stages)
+        yield Variant(scores._key_gradient, dim, dtype, constants, warps, stages)
         chunked = constants | {"CHUNK": scores.DOCUMENTS_PER_CHUNK}
-        yield Variant(scores._query_gradient, dim, dtype, chunked, warps, 3)
+        yield Variant(scores._query_gradient, dim, dtype, chunked, warps, stages)
 
 
 def compiled(variant: Variant, capability: int) -> Compiled:
@@ -163,8 +164,8 @@ def main(quick: bool) -> int:
     print(f"triton {triton.__version__}")
     print(f"{'kernel':44} {'arch':5} {'dtype':5} {'dim':>4} {'regs':>4} {'spill B':>7} {'shared B':>8}  tensor core")
     bad = 0
-    for variant in variants(quick):
-        for capability in (80, 90):
+    for capability in (80, 90):
+        for variant in variants(capability, quick):
             result = compiled(variant, capability)
             half = variant.dtype != torch.float32 and variant.kernel.__name__ not in NO_PRODUCT
             spills = result.spilled > TOLERATED_SPILL and variant.constants.get("GROUP", 4) == 4

@@ -321,24 +321,36 @@ def _key_gradient(
         _store(dV, keys, head, valid, key_heads * value_dim, value_dim, value_dim, dv, VALUE_DIM)
 
 
-def forward_launch(dim: int, dtype: torch.dtype) -> Launch:
-    """Tile sizes of the forward pass. All are chosen so that nothing spills: benchmarks/compile_kernels.py."""
+def forward_launch(dim: int, dtype: torch.dtype, scarce: bool) -> Launch:
+    """Tile sizes of the forward pass, by whether registers are scarce.
+
+    All are chosen so that nothing spills: benchmarks/compile_kernels.py.
+    """
     if dtype == torch.float32:
         return FULL_PRECISION
-    return Launch(128, 64, 8, 2) if dim <= 128 else Launch(64, 32, 8, 2)
+    return Launch(128, _keys(dim, scarce), 8, 2) if dim <= 128 else Launch(64, 32, 8, 2)
 
 
-def query_gradient_launch(dim: int, dtype: torch.dtype) -> Launch:
-    """Tile sizes of the query's gradient."""
+def query_gradient_launch(dim: int, dtype: torch.dtype, scarce: bool) -> Launch:
+    """Tile sizes of the query's gradient, by whether registers are scarce."""
     if dtype == torch.float32:
         return FULL_PRECISION
-    return Launch(64, 64, 8, 2) if dim <= 128 else Launch(32, 32, 4, 1)
+    return Launch(64, _keys(dim, scarce), 8, 2) if dim <= 128 else Launch(32, 32, 4, 1)
+
+
+def _keys(dim: int, scarce: bool) -> int:
+    return 32 if scarce and dim == 128 else 64
+
+
+def registers_are_scarce(capability: int, softcap: bool) -> bool:
+    """Whether a kernel needs more registers than others: before Hopper both sides of every product lie in them."""
+    return capability < 90 or softcap
 
 
 def key_gradient_launch(dim: int, dtype: torch.dtype) -> Launch:
     """Tile sizes of the gradients of keys and values."""
     if dtype == torch.float32:
-        return FULL_PRECISION
+        return FULL_PRECISION if dim <= 128 else FULL_PRECISION._replace(warps=16)
     return Launch(32 if dim > 32 else 64, 64, 8, 2) if dim <= 128 else Launch(32, 32, 8, 1)
 
 
@@ -362,8 +374,10 @@ class _Problem:
         self.group = self.heads // self.key_heads
         self.padded = _power_of_two(max(self.dim, self.value_dim))
 
-    def launch(self, choose: Any) -> Launch:
-        return for_group(choose(self.padded, self.query.dtype), self.group)
+    def scarce(self) -> bool:
+        device = self.query.device
+        major, minor = torch.cuda.get_device_capability(device) if device.type == "cuda" else (9, 0)
+        return registers_are_scarce(10 * major + minor, self.softcap is not None)
 
     def strides(self) -> tuple[int, ...]:
         return tuple(stride for tensor in (self.query, self.key, self.value) for stride in tensor.stride()[:2])
@@ -400,7 +414,7 @@ class _Problem:
 
     def forward(self) -> tuple[Tensor, Tensor]:
         """Output ``[T, Hq, Dv]`` and log2-sum-exp2 ``[Hq, T]``."""
-        launch = self.launch(forward_launch)
+        launch = for_group(forward_launch(self.padded, self.query.dtype, self.scarce()), self.group)
         tiles = self.tiles(row_tiles, launch.rows // self.group)
         out = self.query.new_empty(self.tokens, self.heads, self.value_dim)
         lse = self.query.new_empty(self.heads, self.tokens, dtype=torch.float32)
@@ -433,7 +447,7 @@ class _Problem:
         return self._query_gradient(grad, lse, delta), *self._key_gradients(grad, lse, delta)
 
     def _query_gradient(self, grad: Tensor, lse: Tensor, delta: Tensor) -> Tensor:
-        launch = self.launch(query_gradient_launch)
+        launch = for_group(query_gradient_launch(self.padded, self.query.dtype, self.scarce()), self.group)
         tiles = self.tiles(row_tiles, launch.rows // self.group)
         gradient = self.query.new_empty(self.query.shape)
 
@@ -452,7 +466,7 @@ class _Problem:
         return gradient
 
     def _key_gradients(self, grad: Tensor, lse: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
-        launch = self.launch(key_gradient_launch)
+        launch = for_group(key_gradient_launch(self.padded, self.query.dtype), self.group)
         tiles = self.tiles(key_tiles, launch.keys)
         gradients = self.key.new_empty(self.key.shape), self.value.new_empty(self.value.shape)
 
