@@ -27,6 +27,7 @@ from tests.core.tiny_models import (
     randomise,
     save_model,
 )
+from tests.interpreter import import_triton
 
 CLOSE = {"atol": 1e-5, "rtol": 1e-4}
 LATE = replace(CONFIG, query_documents_from_layer=CONFIG.scoring_layer + 1)
@@ -316,7 +317,7 @@ def test_triton_is_refused_when_the_model_is_loaded_where_it_cannot_run(load, mo
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="kernels are interpreted on a machine without a GPU only")
 def test_interpreted_triton_kernels_rank_like_torch(load):
-    pytest.importorskip("triton")
+    import_triton()
     documents = ["sugar in the blood", "the liver", "a heart attack is treated with aspirin"]
     expected, got = (load("llama", attention=name).rank("liver", documents) for name in ("sdpa", "triton"))
     assert [d.index for d in got] == [d.index for d in expected]

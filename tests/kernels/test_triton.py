@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 import torch
 from blockrank_kernels import block_attention, document_scores
@@ -12,14 +11,13 @@ from blockrank_kernels.block_attention import tiles
 from blockrank_kernels.block_attention.reference import visible
 from blockrank_kernels.gpu import automatic, triton_on
 
+from tests.interpreter import import_triton
 from tests.kernels.cases import attention_case, check_attention, check_scores, scores_case
 from tests.kernels.conftest import pack, random_qkv
 
-triton = pytest.importorskip("triton")
+triton = import_triton()
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-if DEVICE == "cpu" and triton.__version__.startswith("3.6.") and np.__version__ >= "2.4":
-    pytest.skip("the interpreter of Triton 3.6 does not run on NumPy 2.4", allow_module_level=True)
 
 
 @pytest.mark.parametrize("seed", range(100))
