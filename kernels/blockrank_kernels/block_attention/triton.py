@@ -343,8 +343,11 @@ def _keys(dim: int, scarce: bool) -> int:
 
 
 def registers_are_scarce(capability: int, softcap: bool) -> bool:
-    """Whether a kernel needs more registers than others: before Hopper both sides of every product lie in them."""
-    return capability < 90 or softcap
+    """Whether a kernel needs more registers than others.
+
+    Both sides of every product lie in registers, but on Hopper and on Blackwell for data centres (not sm_120).
+    """
+    return capability // 10 not in (9, 10) or softcap
 
 
 def key_gradient_launch(dim: int, dtype: torch.dtype) -> Launch:
