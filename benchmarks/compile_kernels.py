@@ -94,19 +94,18 @@ def variants(capability: int, quick: bool) -> Iterator[Variant]:
 def _attention_variants(dim: int, dtype: torch.dtype, capability: int, quick: bool) -> Iterator[Variant]:
     extras: list[dict[str, Any]] = [{}] if quick else [{}, {"SPLIT": True}, {"SOFTCAP": True, "WINDOW": 4096}]
     sizes = {"GROUP": 4, "DIM": dim, "VALUE_DIM": dim}
-    for kernel, choose in (
-        (attention._forward, attention.forward_launch),
-        (attention._query_gradient, attention.query_gradient_launch),
-        (attention._key_gradient, lambda dim, dtype, scarce: attention.key_gradient_launch(dim, dtype)),
-    ):
-        large = [] if quick or dim not in LARGE_GROUPS else [{"GROUP": LARGE_GROUPS[dim]}]
-        for extra in [*extras, *large]:
-            flags = {"SPLIT": False, "CAUSAL": True, "WINDOW": 0, "SOFTCAP": False} | extra
-            scarce = attention.registers_are_scarce(capability, flags["SOFTCAP"])
-            launch = attention.for_group(choose(dim, dtype, scarce), flags.get("GROUP", 4))
-            constants = sizes | flags | {"ROWS": launch.rows, "KEYS": launch.keys}
-            yield Variant(kernel, dim, dtype, constants, launch.warps, launch.stages)
-    rows, warps = attention.forward_launch(dim, dtype, False).rows, attention.MERGE_WARPS
+    large = [] if quick or dim not in LARGE_GROUPS else [{"GROUP": LARGE_GROUPS[dim]}]
+    for extra in [*extras, *large]:
+        flags = {"SPLIT": False, "CAUSAL": True, "WINDOW": 0, "SOFTCAP": False} | extra
+        for kernel, launch in (
+            (attention._forward, attention.forward_launch(dim, dtype, capability)),
+            (attention._query_gradient, attention.query_gradient_launch(dim, dtype, flags["SOFTCAP"])),
+            (attention._key_gradient, attention.key_gradient_launch(dim, dtype, flags["SOFTCAP"])),
+        ):
+            tall = attention.for_group(launch, flags.get("GROUP", 4))
+            constants = sizes | flags | {"ROWS": tall.rows, "KEYS": tall.keys}
+            yield Variant(kernel, dim, dtype, constants, tall.warps, tall.stages)
+    rows, warps = attention.forward_launch(dim, dtype, capability).rows, attention.MERGE_WARPS
     yield Variant(attention._merge_softmax, dim, dtype, {"GROUP": 4, "ROWS": rows, "VALUE_DIM": dim}, warps, 3)
     yield Variant(attention._merge_sum, dim, dtype, {"GROUP": 4, "ROWS": rows, "DIM": dim}, warps, 3)
     yield Variant(attention._delta, dim, dtype, {"ROWS": 64, "VALUE_DIM": dim}, 4, 3)

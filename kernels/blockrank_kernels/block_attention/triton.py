@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 
 from blockrank_kernels.arithmetic import dot, softcap_slope, softcapped
 from blockrank_kernels.block_attention.tiles import Tiles, key_tiles, row_tiles
-from blockrank_kernels.gpu import COMPILER
+from blockrank_kernels.gpu import CAPABILITY, COMPILER
 from blockrank_kernels.segments import Segments
 
 
@@ -321,40 +321,35 @@ def _key_gradient(
         _store(dV, keys, head, valid, key_heads * value_dim, value_dim, value_dim, dv, VALUE_DIM)
 
 
-def forward_launch(dim: int, dtype: torch.dtype, scarce: bool) -> Launch:
-    """Tile sizes of the forward pass, by whether registers are scarce.
+def forward_launch(dim: int, dtype: torch.dtype, capability: int) -> Launch:
+    """Tile sizes of the forward pass, on a GPU of compute capability 80, 90, ….
 
     All are chosen so that nothing spills: benchmarks/compile_kernels.py.
     """
     if dtype == torch.float32:
         return FULL_PRECISION
-    return Launch(128, _keys(dim, scarce), 8, 2) if dim <= 128 else Launch(64, 32, 8, 2)
+    if dim > 128:
+        return Launch(64, 32, 8, 2)
+    # Registers hold both sides of every product, but on Hopper and on Blackwell for data centres (not sm_120).
+    crowded = dim == 128 and capability // 10 not in (9, 10)
+    return Launch(128, 32 if crowded else 64, 8, 2)
 
 
-def query_gradient_launch(dim: int, dtype: torch.dtype, scarce: bool) -> Launch:
-    """Tile sizes of the query's gradient, by whether registers are scarce."""
+def query_gradient_launch(dim: int, dtype: torch.dtype, softcap: bool) -> Launch:
+    """Tile sizes of the query's gradient; soft-capping needs registers of its own."""
     if dtype == torch.float32:
         return FULL_PRECISION
-    return Launch(64, _keys(dim, scarce), 8, 2) if dim <= 128 else Launch(32, 32, 4, 1)
+    return Launch(64, 32 if softcap else 64, 8, 2) if dim <= 128 else Launch(32, 32, 4, 1)
 
 
-def _keys(dim: int, scarce: bool) -> int:
-    return 32 if scarce and dim == 128 else 64
-
-
-def registers_are_scarce(capability: int, softcap: bool) -> bool:
-    """Whether a kernel needs more registers than others.
-
-    Both sides of every product lie in registers, but on Hopper and on Blackwell for data centres (not sm_120).
-    """
-    return capability // 10 not in (9, 10) or softcap
-
-
-def key_gradient_launch(dim: int, dtype: torch.dtype) -> Launch:
-    """Tile sizes of the gradients of keys and values."""
+def key_gradient_launch(dim: int, dtype: torch.dtype, softcap: bool) -> Launch:
+    """Tile sizes of the gradients of keys and values; soft-capping needs registers of its own."""
     if dtype == torch.float32:
         return FULL_PRECISION if dim <= 128 else FULL_PRECISION._replace(warps=16)
-    return Launch(32 if dim > 32 else 64, 64, 8, 2) if dim <= 128 else Launch(32, 32, 8, 1)
+    if dim > 128:
+        return Launch(32, 32, 8, 1)
+    rows = 64 if dim <= 32 else 32
+    return Launch(rows // 2 if softcap and dim < 128 else rows, 64, 8, 2)
 
 
 def for_group(launch: Launch, group: int) -> Launch:
@@ -377,10 +372,10 @@ class _Problem:
         self.group = self.heads // self.key_heads
         self.padded = _power_of_two(max(self.dim, self.value_dim))
 
-    def scarce(self) -> bool:
+    def capability(self) -> int:
         device = self.query.device
-        major, minor = torch.cuda.get_device_capability(device) if device.type == "cuda" else (9, 0)
-        return registers_are_scarce(10 * major + minor, self.softcap is not None)
+        major, minor = torch.cuda.get_device_capability(device) if device.type == "cuda" else CAPABILITY
+        return 10 * major + minor
 
     def strides(self) -> tuple[int, ...]:
         return tuple(stride for tensor in (self.query, self.key, self.value) for stride in tensor.stride()[:2])
@@ -417,7 +412,7 @@ class _Problem:
 
     def forward(self) -> tuple[Tensor, Tensor]:
         """Output ``[T, Hq, Dv]`` and log2-sum-exp2 ``[Hq, T]``."""
-        launch = for_group(forward_launch(self.padded, self.query.dtype, self.scarce()), self.group)
+        launch = for_group(forward_launch(self.padded, self.query.dtype, self.capability()), self.group)
         tiles = self.tiles(row_tiles, launch.rows // self.group)
         out = self.query.new_empty(self.tokens, self.heads, self.value_dim)
         lse = self.query.new_empty(self.heads, self.tokens, dtype=torch.float32)
@@ -450,7 +445,7 @@ class _Problem:
         return self._query_gradient(grad, lse, delta), *self._key_gradients(grad, lse, delta)
 
     def _query_gradient(self, grad: Tensor, lse: Tensor, delta: Tensor) -> Tensor:
-        launch = for_group(query_gradient_launch(self.padded, self.query.dtype, self.scarce()), self.group)
+        launch = for_group(query_gradient_launch(self.padded, self.query.dtype, self.softcap is not None), self.group)
         tiles = self.tiles(row_tiles, launch.rows // self.group)
         gradient = self.query.new_empty(self.query.shape)
 
@@ -469,7 +464,7 @@ class _Problem:
         return gradient
 
     def _key_gradients(self, grad: Tensor, lse: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
-        launch = for_group(key_gradient_launch(self.padded, self.query.dtype), self.group)
+        launch = for_group(key_gradient_launch(self.padded, self.query.dtype, self.softcap is not None), self.group)
         tiles = self.tiles(key_tiles, launch.keys)
         gradients = self.key.new_empty(self.key.shape), self.value.new_empty(self.value.shape)
 
