@@ -109,7 +109,7 @@ def evaluate(
 def _evaluate(asked: EvaluateOptions, output: Path | None, as_json: bool, model_options: opt.ModelOptions) -> None:
     require_extra()
     if output:
-        check_output_path(output, *filter(None, [asked.run]))
+        check_output_path(output, asked.run)
     collection = _read_queries(asked)
     corpus, first_stage = _read_first_stage(asked, collection)
     if output:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TextIO
 
 
-def check_output_path(path: Path, *read: Path) -> None:
+def check_output_path(path: Path, *read: Path | None) -> None:
     """Refuse an output file that could not be written, or that is one of those read, before the work is done.
 
     Raises
@@ -32,7 +32,7 @@ def check_output_path(path: Path, *read: Path) -> None:
         raise FileNotFoundError(f"no folder {folder} to write {path.name} into; create it first")
     if not os.access(folder, os.W_OK):
         raise PermissionError(f"the folder {folder} is not writable")
-    if path.exists() and any(source.exists() and path.samefile(source) for source in read):
+    if path.exists() and any(source and source.exists() and path.samefile(source) for source in read):
         raise ValueError(f"the output would replace {path}, which is read; write to another file")
 
 

@@ -117,6 +117,16 @@ def test_the_data_is_never_overwritten_by_what_is_mined_from_it(tmp_path):
     assert path.read_bytes() == before
 
 
+@pytest.mark.parametrize("option", ["--exclude-queries", "--exclude-documents"])
+def test_a_list_of_ids_is_never_overwritten_by_what_is_mined_without_them(tmp_path, option):
+    write_jsonl(tmp_path / "a.jsonl", [GOOD])
+    (tmp_path / "ids.txt").write_text("q1\n")
+    code, line = run("mine-negatives", "a.jsonl", "--output", "ids.txt", "--method", "given", option, "ids.txt")
+    assert code != 0
+    assert "the output would replace ids.txt, which is read" in line
+    assert (tmp_path / "ids.txt").read_text() == "q1\n"
+
+
 def test_the_default_model_has_a_tokenizer_to_count_with(tmp_path, capsys):
     write_jsonl(tmp_path / "a.jsonl", [GOOD | {"neg": ["many words " * 20]}])
     assert run("validate-data", "a.jsonl", "--tokenizer", "default", "--token-cap", "10") == (0, "")

@@ -143,7 +143,7 @@ def mine_negatives_command(
     blockrank-finetune mine-negatives data/scifact --teacher sentence-transformers/all-MiniLM-L6-v2 --output train.jsonl
     """
     # It holds less than the data: other columns, and negatives beyond --per-query, are not in it.
-    check_output_path(output, Path(source))
+    check_output_path(output, Path(source), exclude_queries, exclude_documents)
     with stage_progress() as show:
         mining = mine_negatives(
             source,

@@ -372,6 +372,9 @@ class _Problem:
         self.group = self.heads // self.key_heads
         self.padded = _power_of_two(max(self.dim, self.value_dim))
 
+    def launch(self, choose: Any, by: int | bool) -> Launch:
+        return for_group(choose(self.padded, self.query.dtype, by), self.group)
+
     def capability(self) -> int:
         device = self.query.device
         major, minor = torch.cuda.get_device_capability(device) if device.type == "cuda" else CAPABILITY
@@ -412,7 +415,7 @@ class _Problem:
 
     def forward(self) -> tuple[Tensor, Tensor]:
         """Output ``[T, Hq, Dv]`` and log2-sum-exp2 ``[Hq, T]``."""
-        launch = for_group(forward_launch(self.padded, self.query.dtype, self.capability()), self.group)
+        launch = self.launch(forward_launch, self.capability())
         tiles = self.tiles(row_tiles, launch.rows // self.group)
         out = self.query.new_empty(self.tokens, self.heads, self.value_dim)
         lse = self.query.new_empty(self.heads, self.tokens, dtype=torch.float32)
@@ -445,7 +448,7 @@ class _Problem:
         return self._query_gradient(grad, lse, delta), *self._key_gradients(grad, lse, delta)
 
     def _query_gradient(self, grad: Tensor, lse: Tensor, delta: Tensor) -> Tensor:
-        launch = for_group(query_gradient_launch(self.padded, self.query.dtype, self.softcap is not None), self.group)
+        launch = self.launch(query_gradient_launch, self.softcap is not None)
         tiles = self.tiles(row_tiles, launch.rows // self.group)
         gradient = self.query.new_empty(self.query.shape)
 
@@ -464,7 +467,7 @@ class _Problem:
         return gradient
 
     def _key_gradients(self, grad: Tensor, lse: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
-        launch = for_group(key_gradient_launch(self.padded, self.query.dtype, self.softcap is not None), self.group)
+        launch = self.launch(key_gradient_launch, self.softcap is not None)
         tiles = self.tiles(key_tiles, launch.keys)
         gradients = self.key.new_empty(self.key.shape), self.value.new_empty(self.value.shape)
 
