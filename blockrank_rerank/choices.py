@@ -19,8 +19,8 @@ class Choice(NamedTuple):
     reason: str
 
 
-def resolve_device(device: str | torch.device | None) -> torch.device:
-    """Return the named device, or the first CUDA device, or the CPU.
+def resolve_device(device: str | torch.device | None, argument: str = "device") -> torch.device:
+    """Return the named device, or the first CUDA device, or the CPU; errors name the argument.
 
     Raises
     ------
@@ -34,7 +34,7 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
         torch.empty(1, device=resolved).item()  # "meta" has tensors, but no values
     except (RuntimeError, AssertionError, TypeError, NotImplementedError, ImportError) as error:
         reason = str(error).splitlines()[0][:200]
-        raise ValueError(f"device must be one that torch can use here, got {str(device)!r}: {reason}") from error
+        raise ValueError(f"{argument} must be one that torch can use here, got {str(device)!r}: {reason}") from error
     return resolved
 
 

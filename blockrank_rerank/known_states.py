@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from blockrank_rerank.state_cache import StateCache
 from blockrank_rerank.state_store import StateStore
 from blockrank_rerank.states import DocumentStates
@@ -23,10 +25,12 @@ class KnownStates:
         Keeps what was found or made.
     folder : Path, optional
         Of a :class:`StateStore`; read only, and opened when it is first needed.
+    cache_device : torch.device, optional
+        Where the cache lies; the model's device if not given.
     """
 
-    def __init__(self, cache: StateCache | None, folder: Path | None) -> None:
-        self.cache, self.folder = cache, folder
+    def __init__(self, cache: StateCache | None, folder: Path | None, cache_device: torch.device | None = None) -> None:
+        self.cache, self.folder, self.cache_device = cache, folder, cache_device
         self._store: StateStore | None = None
         self._settled = False
 
@@ -45,7 +49,7 @@ class KnownStates:
             states = cached[text]
             if states is None:
                 states = next(made) if text in to_be_made else self._stored(text, engine)
-                self._keep(text, states)
+                self._keep(text, states, engine)
             if times[text] > 1:  # comes again
                 cached[text] = states
             yield states
@@ -87,12 +91,12 @@ class KnownStates:
             self._store = StateStore(self.folder, engine.fingerprint, settings=engine.settings)
         return self._store
 
-    def _keep(self, text: str, states: DocumentStates) -> None:
+    def _keep(self, text: str, states: DocumentStates, engine: Engine) -> None:
         if self.cache is not None:
-            self.cache.put(text, states)
+            self.cache.put(text, states.to(self.cache_device or engine.device))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> KnownStates:
         return self
 
-    def __reduce__(self) -> tuple[type[KnownStates], tuple[StateCache | None, Path | None]]:
-        return KnownStates, (self.cache, self.folder)
+    def __reduce__(self) -> tuple[type[KnownStates], tuple[StateCache | None, Path | None, torch.device | None]]:
+        return KnownStates, (self.cache, self.folder, self.cache_device)

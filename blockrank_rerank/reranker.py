@@ -11,7 +11,7 @@ from blockrank_kernels.block_attention.api import IMPLEMENTATIONS
 
 from blockrank_rerank.blocks import Blocks, first_copies, tied
 from blockrank_rerank.checkpoint import Checkpoint, with_scoring_layer
-from blockrank_rerank.choices import describe_choices
+from blockrank_rerank.choices import describe_choices, resolve_device
 from blockrank_rerank.config import BlockRankConfig
 from blockrank_rerank.explanation import ExplainedDocument, Explanation, word_spans
 from blockrank_rerank.handle import EngineHandle, EngineSpec
@@ -112,6 +112,7 @@ class BlockRankReranker:
         dtype: str | torch.dtype | None = None,
         attention: str = "auto",
         cache: str | int | None = None,
+        cache_device: str | torch.device | None = None,
         store: str | Path | None = None,
         prune: Mapping[int, int] | None = None,
         max_memory: str | int | None = None,
@@ -145,6 +146,9 @@ class BlockRankReranker:
             Keep the states of documents that were ranked, up to this many bytes (``"2GB"``), so that a document
             is read once and not once for every query. Scores stay the same to rounding. For models whose prompt
             is query-free, as the default model's is; see :meth:`query_free`.
+        cache_device : str or torch.device, optional
+            Where the cache lies: the model's device if not given. ``"cpu"`` saves a GPU's memory; what a query reads
+            is then copied to the GPU for it.
         store : str or Path, optional
             Folder of documents that :meth:`prepare_store` or ``blockrank prepare`` has read for this model; those
             found there are not read again.
@@ -192,10 +196,13 @@ class BlockRankReranker:
         )
         if prune and (cache is not None or store is not None):
             raise ValueError("prune cannot go together with cache or store, which keep the states of every document")
+        if cache_device is not None and cache is None:
+            raise ValueError(f'cache_device is where a cache lies, got {cache_device!r} without one; pass cache="2GB"')
         if cache is None and store is None:
             return cls(EngineHandle(spec))
         kept = None if cache is None else StateCache(parse_bytes("cache", cache))
-        ranker = cls(EngineHandle(spec), KnownStates(kept, None if store is None else Path(store)))
+        place = None if cache_device is None else resolve_device(cache_device, "cache_device")
+        ranker = cls(EngineHandle(spec), KnownStates(kept, None if store is None else Path(store), place))
         if not ranker.config.prompt.documents_stand_alone:
             raise ValueError(
                 f"cache and store need documents that do not depend on the query, and {ranker.model} repeats it in "
@@ -259,6 +266,7 @@ class BlockRankReranker:
         documents: Sequence[Document],
         *,
         dtype: str | torch.dtype | None = None,
+        device: str | torch.device | None = None,
         show_progress: bool | None = None,
     ) -> PreparedDocuments:
         """Read documents once, for any number of queries; also those that a cache or store holds.
@@ -272,6 +280,9 @@ class BlockRankReranker:
             As in :meth:`rank`.
         dtype : str or torch.dtype, optional
             Of the kept states: the model's if not given, or ``float16``, ``bfloat16``, ``float32``, ``int8``.
+        device : str or torch.device, optional
+            Where they lie: the model's if not given. ``"cpu"`` saves a GPU's memory; what a query reads is then
+            copied to the GPU for it.
         show_progress : bool, optional
             By default a bar appears on a terminal when the work is long.
 
@@ -280,16 +291,18 @@ class BlockRankReranker:
         TypeError
             For a document of another type, naming the index.
         ValueError
-            Where the prompt makes documents depend on the query: see :meth:`query_free`.
+            Where the prompt makes documents depend on the query: see :meth:`query_free`; for a device that torch
+            cannot use here.
         """
         given, texts = check_documents(documents)
+        place = self.device if device is None else resolve_device(device)
         given = [*map(copy, given)]
         kept = self._engine.dtype if dtype is None else states_dtype(dtype)
         blocks = self._engine.blocks("", given, texts)
         states: list[DocumentStates] = []
         with work_progress("preparing", len(blocks.texts), sum(map(len, texts)), show_progress) as advance:
             for one in self._engine.document_states(blocks.texts, kept):
-                states.append(one)
+                states.append(one.to(place))
                 advance(1, len(one.ids))
         return PreparedDocuments(given, blocks, states, self._engine.fingerprint)
 

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -59,6 +61,10 @@ class DocumentStates:
         """The same in memory of their own, where these may be parts of a mapped file."""
         return replace(self, tensors={name: tensor.clone() for name, tensor in self.tensors.items()})
 
+    def to(self, device: torch.device) -> DocumentStates:
+        """The same on a device."""
+        return replace(self, tensors={name: tensor.to(device) for name, tensor in self.tensors.items()})
+
 
 class StatePack:
     """Documents' states side by side, as one request reads them.
@@ -93,18 +99,25 @@ class StatePack:
 
     def get(self, name: str, like: Tensor) -> Tensor:
         """``[n, heads, head_dim]`` of all documents, on the device and in the dtype of ``like``."""
-        scaled = {name + _SCALE in one.tensors for one in self._states}
-        if len(scaled) > 1:
-            # Some come from a store in 8 bits, others were made now.
-            return torch.cat([StatePack([one]).get(name, like) for one in self._states])
+        kinds = [(kind, list(same)) for kind, same in groupby(self._states, partial(_kind, name))]
+        if len(kinds) > 1:
+            # Some come from a store, on the host or in 8 bits, others were made now.
+            return torch.cat([StatePack(same).get(name, like) for _, same in kinds])
         values = self._joined(name).to(like.device)
-        if scaled == {False}:
+        scaled, _ = kinds[0][0]
+        if not scaled:
             return values.to(like.dtype)
         scales = self._joined(name + _SCALE).to(like.device)
         return (values.to(torch.float32) * scales.to(torch.float32)[..., None]).to(like.dtype)
 
     def _joined(self, name: str) -> Tensor:
         return torch.cat([one.tensors[name] for one in self._states])
+
+
+def _kind(name: str, states: DocumentStates) -> tuple[bool, torch.device | None]:
+    """What must be alike in tensors that are joined: whether they are in 8 bits, and where they lie."""
+    tensor = states.tensors.get(name)  # none where a file of the whole pack has them
+    return name + _SCALE in states.tensors, None if tensor is None else tensor.device
 
 
 def grouped(states: Iterable[DocumentStates], budget_tokens: int) -> Iterator[StatePack]:
