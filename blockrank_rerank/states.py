@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property
 from itertools import groupby
 
 import torch
@@ -99,25 +99,27 @@ class StatePack:
 
     def get(self, name: str, like: Tensor) -> Tensor:
         """``[n, heads, head_dim]`` of all documents, on the device and in the dtype of ``like``."""
-        kinds = [(kind, list(same)) for kind, same in groupby(self._states, partial(_kind, name))]
-        if len(kinds) > 1:
-            # Some come from a store, on the host or in 8 bits, others were made now.
-            return torch.cat([StatePack(same).get(name, like) for _, same in kinds])
+        if self._runs:
+            return torch.cat([run.get(name, like) for run in self._runs])
         values = self._joined(name).to(like.device)
-        scaled, _ = kinds[0][0]
-        if not scaled:
+        if name + _SCALE not in self._states[0].tensors:
             return values.to(like.dtype)
         scales = self._joined(name + _SCALE).to(like.device)
         return (values.to(torch.float32) * scales.to(torch.float32)[..., None]).to(like.dtype)
+
+    @cached_property
+    def _runs(self) -> list[StatePack]:
+        """Neighbours that can be joined, where not all can: some come from a store, on the host or in 8 bits."""
+        runs = [list(same) for _, same in groupby(self._states, _kind)]
+        return [StatePack(run) for run in runs] if len(runs) > 1 else []
 
     def _joined(self, name: str) -> Tensor:
         return torch.cat([one.tensors[name] for one in self._states])
 
 
-def _kind(name: str, states: DocumentStates) -> tuple[bool, torch.device | None]:
-    """What must be alike in tensors that are joined: whether they are in 8 bits, and where they lie."""
-    tensor = states.tensors.get(name)  # none where a file of the whole pack has them
-    return name + _SCALE in states.tensors, None if tensor is None else tensor.device
+def _kind(states: DocumentStates) -> set[tuple[torch.dtype, torch.device]]:
+    """What must be alike in documents whose tensors are joined."""
+    return {(tensor.dtype, tensor.device) for tensor in states.tensors.values()}
 
 
 def grouped(states: Iterable[DocumentStates], budget_tokens: int) -> Iterator[StatePack]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -38,7 +36,7 @@ def cached(folder, device, **settings):
 
 
 def stored(folder, device, dtype=None, **settings):
-    with_half = Path(folder).parent / f"{Path(folder).name}-{device.partition(':')[0]}-{dtype}"
+    with_half = folder.parent / f"store-{device.partition(':')[0]}-{dtype}"
     load(folder, device).prepare_store(with_half, HALF, dtype=dtype)
     ranker = load(folder, device, store=with_half, **settings)
     return [values(ranker.rank(QUERIES[0], HALF)), values(ranker.rank("it", DOCUMENTS)), *batch(ranker, DOCUMENTS)]
