@@ -5,6 +5,7 @@
 Random weights and tokens; the same for every contestant:
 
 - triton, sdpa: ours;
+- float8: ours, with linear layers in 8-bit floating point (torchao), which changes scores by design too;
 - full causal: every token sees every earlier one (flash attention), so its scores differ by design;
 - flex: FlexAttention, compiled, with a block mask made from block indices;
 - padded: the released code's formulation, written by us. Every document is padded to the longest, matrix products
@@ -13,7 +14,7 @@ Random weights and tokens; the same for every contestant:
 Contestants take turns; `ms` is the median with the layout's tables made, `cold ms` with them made anew, as each new
 request needs. TFLOP/s count what the contestant does (padding and invisible pairs of full attention included);
 `floor` is the packed layout's matrix products at the ceiling, over the time. `x ours` is the time over that of Triton
-(of sdpa where Triton did not run). Nothing is timed before the log-sum-exps of all BlockRank contestants agree:
+(of sdpa where Triton did not run). Nothing is timed before the log-sum-exps of all BlockRank contestants in bf16 agree:
 `difference` is the largest one, and that of full causal attention shows what a wrong mask would do.
 """
 
@@ -62,12 +63,16 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from blockrank_rerank.backbone import Backbone
 from blockrank_rerank.config import BlockRankConfig
 from blockrank_rerank.layout import Layout
+from blockrank_rerank.quantization import float8_on, quantize_linear_layers
 
 ROUNDINGS = 3
 """Two results in one dtype differ by 1.4 times what each differs from the truth; longer lists have larger extremes."""
 
 OURS = ("triton", "sdpa")
-CONTESTANTS = (*OURS, "full causal", "flex", "padded")
+CONTESTANTS = (*OURS, "float8", "full causal", "flex", "padded")
+OTHER_SCORES = ("float8", "full causal")
+"""Contestants whose log-sum-exps are meant to differ."""
+
 COLUMNS = {
     "documents": ">9d",
     "lengths": "<8",
@@ -210,6 +215,9 @@ def contestant(name: str, work: Workload, lengths: list[int], backbone: Backbone
     if name == "full causal":
         ATTENTION[name], SCORES[name] = full_causal_attention, own_scores(work.device)
         pairs = tokens * (tokens + 1) // 2
+    elif name == "float8":
+        fastest = "triton" if triton_on(work.device).usable else "sdpa"
+        ATTENTION[name], SCORES[name] = ATTENTION[fastest], SCORES[fastest]
     elif name == "flex":
         ATTENTION[name], SCORES[name] = flex_attention, own_scores(work.device)
     elif name == "padded":
@@ -232,9 +240,9 @@ def tolerance(backbone: Backbone, work: Workload) -> float:
 def differences(attempts: dict[str, Attempt], tolerance: float) -> dict[str, float]:
     """Largest difference of each contestant's log-sum-exps from the first one's; stops where one is wrong."""
     results = {name: done.result for name, done in attempts.items() if done.failure is None}
-    first = next((name for name in results if name != "full causal"), "full causal")
+    first = next((name for name in results if name not in OTHER_SCORES), next(iter(results)))
     found = {name: float((result - results[first]).abs().max()) for name, result in results.items()}
-    wrong = [name for name, value in found.items() if name != "full causal" and not value <= tolerance]
+    wrong = [name for name, value in found.items() if name not in OTHER_SCORES and not value <= tolerance]
     if wrong:
         sys.exit(f"no timings: {', '.join(wrong)} differ from {first} by more than {tolerance:.1e}: {found}")
     return found
@@ -290,12 +298,19 @@ def derived(one: Contestant, packed_tokens: int, ceiling: float, ms: float) -> d
 
 
 def contestants_here(names: list[str], device: torch.device) -> list[str]:
-    """Without Triton where it cannot run."""
-    verdict = triton_on(device)
-    if "triton" in names and not verdict.usable:
-        print(f"triton is left out: {verdict.reason}")
-        return [name for name in names if name != "triton"]
-    return names
+    """Without those of ours that cannot run."""
+    verdicts = {"triton": triton_on(device), "float8": float8_on(device)}
+    missing = {name: verdicts[name].reason for name in names if name in verdicts and not verdicts[name].usable}
+    for name, reason in missing.items():
+        print(f"{name} is left out: {reason}")
+    return [name for name in names if name not in missing]
+
+
+def quantized(backbone: Backbone) -> Backbone:
+    """A copy with linear layers in 8 bits."""
+    model = copy.deepcopy(backbone.model)
+    quantize_linear_layers(model)
+    return Backbone(model, backbone.config, None)
 
 
 @torch.inference_mode()
@@ -305,14 +320,16 @@ def main(options: argparse.Namespace) -> None:
     names = contestants_here(options.contestants, work.device)
     model = random_mistral(work, work.scoring_layer)
     backbone = Backbone(model, BlockRankConfig(scoring_layer=work.scoring_layer), None)
+    own = {"float8": quantized(backbone)} if "float8" in names else {}
     limit = tolerance(backbone, work)
     table.content |= {"ceiling TFLOP/s": options.ceiling, "tolerance": limit}
-    print(f"tolerance {limit:.1e} of log-sum-exps (full causal is another function); ceiling {options.ceiling} TFLOP/s")
+    exempt = " and ".join(OTHER_SCORES)
+    print(f"tolerance {limit:.1e} of log-sum-exps, but for {exempt}; ceiling {options.ceiling} TFLOP/s")
     table.head()
     for kind in options.lengths:
         for count in options.documents or work.documents:
             lengths = document_lengths(work, kind, count)
-            contestants = [contestant(name, work, lengths, backbone) for name in names]
+            contestants = [contestant(name, work, lengths, own.get(name, backbone)) for name in names]
             found = measure(contestants, limit, options.repeats, options.attention_share)
             ours = next((found[name]["ms"] for name in OURS if "ms" in found.get(name, {})), None)
             tokens = work.instruction + sum(lengths) + work.query

@@ -15,6 +15,7 @@ from blockrank_rerank.checkpoint import Checkpoint
 from blockrank_rerank.config import BlockRankConfig
 from blockrank_rerank.fused_linear import can_fuse, fuse_linear_layers
 from blockrank_rerank.layout import Layout
+from blockrank_rerank.quantization import quantize_linear_layers, refuse_quantization
 from blockrank_rerank.scoring_head import SCORING_HEAD_NAME, ScoringHead
 from blockrank_rerank.signals import scored_offsets, signal_rows
 from blockrank_rerank.states import HEAD_KEY, StatePack, key_name, value_name
@@ -207,6 +208,7 @@ class Backbone(nn.Module):
         device: torch.device,
         dtype: torch.dtype,
         attention: str = "auto",
+        quantization: str | None = None,
     ) -> Backbone:
         """Read the layers up to the scoring layer onto a device.
 
@@ -214,9 +216,11 @@ class Backbone(nn.Module):
 
         Raises
         ------
-        ValueError
-            For damaged, incomplete or non-finite weights.
+        ImportError, ValueError
+            For damaged, incomplete or non-finite weights, and a quantization that cannot run there.
         """
+        if quantization is not None:
+            refuse_quantization(device, dtype)
         layers = config.scoring_layer + (not config.scoring_head)
         model = checkpoint.truncated_model(model_config, layers, dtype, ATTENTION_NAME)
         head = None
@@ -229,7 +233,9 @@ class Backbone(nn.Module):
             head = ScoringHead.load(path, model_config.hidden_size).to(dtype).eval().requires_grad_(False)
         backbone = cls(model, config, head, attention).to(device)
         backbone._refuse_nonfinite_weights(checkpoint.model)
-        if can_fuse(device, dtype):
+        if quantization is not None:
+            quantize_linear_layers(model)
+        elif can_fuse(device, dtype):
             fuse_linear_layers(model)
         return backbone
 

@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from blockrank_kernels.gpu import Verdict, triton_on
 
+from blockrank_rerank.quantization import float8_on
+
 BF16_UNITS = {"AMX matrix units": "_is_amx_tile_supported", "AVX512-BF16": "_is_avx512_bf16_supported"}
 """What makes a CPU multiply bf16 faster than fp32 in whole passes (docs/LOG.md), and who in torch.cpu knows of it."""
 
@@ -70,6 +72,7 @@ def describe_choices() -> list[Choice]:
         ),
         Choice("dtype bfloat16", *fast_bf16(device)[1:]),
         Choice("dtype float32", True, "always; the default where bfloat16 is not faster"),
+        Choice("quantization float8", *float8_on(device)),
         Choice("attention triton", *_triton(device)),
         Choice("attention sdpa", True, "torch's own attention, a call for each length; what auto picks without triton"),
         Choice("attention reference", True, "the dense specification, for checking results; slow"),

@@ -20,6 +20,7 @@ from blockrank_rerank.handle import EngineSpec
 from blockrank_rerank.layout import Layout, build_layout
 from blockrank_rerank.prompt import EncodedRequest, PromptEncoder, even_runs, split
 from blockrank_rerank.pruning import Prune, check_layers
+from blockrank_rerank.quantization import plain_tensors
 from blockrank_rerank.request import Document
 from blockrank_rerank.spilled_states import packed
 from blockrank_rerank.staged_model import Begun, joined, staged_model
@@ -93,7 +94,7 @@ class Engine:
         ------
         FileNotFoundError
             Where the model is not found.
-        ValueError
+        ImportError, ValueError
             Where it cannot be used as asked.
         """
         checkpoint = spec.checkpoint
@@ -103,7 +104,13 @@ class Engine:
         device = resolve_device(spec.device)
         _refuse_triton_where_it_cannot_run(spec.attention, device)
         backbone = Backbone.load(
-            checkpoint, model_config, config, device, resolve_dtype(spec.dtype, device), spec.attention
+            checkpoint,
+            model_config,
+            config,
+            device,
+            resolve_dtype(spec.dtype, device),
+            spec.attention,
+            spec.quantization,
         )
         return cls(config, prompt, backbone, spec.prune, spec.max_memory)
 
@@ -314,8 +321,9 @@ class Engine:
         digest.update(self.prompt.tokenizer_digest.encode())
         digest.update(self.prompt.beginning.encode("utf-8", "surrogatepass"))
         for name, parameter in sorted(self.backbone.named_parameters()):
-            digest.update(f"{name} {parameter.dtype} {list(parameter.shape)}".encode())
-            digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+            for tensor in plain_tensors(parameter.detach()):
+                digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+                digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
     @property
@@ -330,7 +338,9 @@ class Engine:
         """What of the fingerprint has a name: dtype of the model, its configs, and its prompt's parts."""
         config = asdict(self.config)
         prompt = {f"prompt.{name}": value for name, value in config.pop("prompt").items()}
-        own = {"dtype of the model": str(self.dtype).removeprefix("torch."), "config.json": self._architecture}
+        tensors = (tensor for parameter in self.backbone.parameters() for tensor in plain_tensors(parameter))
+        dtypes = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors})
+        own = {"dtype of the model": ", ".join(dtypes), "config.json": self._architecture}
         own["beginning of the chat template"] = self.prompt.beginning
         return own | config | prompt
 

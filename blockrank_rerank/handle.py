@@ -24,6 +24,7 @@ class EngineSpec:
     device: str | None
     dtype: str | None
     attention: str
+    quantization: str | None = None
     prune: tuple[tuple[int, int], ...] = ()
     max_memory: int | None = None
 

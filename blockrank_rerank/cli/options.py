@@ -52,6 +52,15 @@ Attention = Annotated[
         help="Attention implementation; 'blockrank doctor' lists those usable here.",
     ),
 ]
+Quantization = Annotated[
+    str | None,
+    typer.Option(
+        "--quantization",
+        metavar="float8",
+        rich_help_panel=MODEL_PANEL,
+        help="Compute linear layers in 8 bits, on a GPU that can; 'blockrank doctor' knows. Default: not.",
+    ),
+]
 MaxDocumentTokens = Annotated[
     int | None,
     typer.Option(
@@ -142,6 +151,7 @@ class ModelOptions:
     device: Device = None
     dtype: Dtype = None
     attention: Attention = "auto"
+    quantization: Quantization = None
     max_document_tokens: MaxDocumentTokens = None
     long_documents: LongDocuments = None
     query_free: QueryFree = False

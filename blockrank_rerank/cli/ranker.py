@@ -26,6 +26,7 @@ def load_ranker(options: ModelOptions) -> BlockRankReranker:
         device=options.device,
         dtype=options.dtype,
         attention=options.attention,
+        quantization=options.quantization,
         local_files_only=options.local_files_only,
         trust_remote_code=options.trust_remote_code,
         max_memory=options.max_memory,

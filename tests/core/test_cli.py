@@ -238,7 +238,13 @@ def test_the_title_reaches_the_ranker_apart_from_the_text(fake, files):
 
 def test_all_model_options_reach_the_loader(fake, files):
     flags = ["--model=m", "--revision=r", "--scoring-layer=0", "--device=cpu", "--dtype=float32"]
-    flags += ["--attention=sdpa", "--max-document-tokens=9", "--local-files-only", "--trust-remote-code"]
+    flags += [
+        "--attention=sdpa",
+        "--quantization=float8",
+        "--max-document-tokens=9",
+        "--local-files-only",
+        "--trust-remote-code",
+    ]
     flags += [
         "--long-documents=error",
         "--store=states",
@@ -256,6 +262,7 @@ def test_all_model_options_reach_the_loader(fake, files):
             device="cpu",
             dtype="float32",
             attention="sdpa",
+            quantization="float8",
             max_document_tokens=9,
             long_documents="error",
             store=Path("states"),
@@ -295,6 +302,7 @@ def test_the_loader_hands_every_option_to_the_engine(monkeypatch):
         "device": None,
         "dtype": None,
         "attention": "auto",
+        "quantization": None,
         "local_files_only": False,
         "trust_remote_code": False,
     }

@@ -74,10 +74,25 @@ def test_adapters_take_a_budget_of_memory(monkeypatch):
         "document_scores",
         lambda self, requests: budgets.append(self.max_memory) or score(self, requests),
     )
-    settings = {"max_memory": "50MB", "dtype": "float32"}
+    rank_with_every_adapter(max_memory="50MB", dtype="float32")
+    assert budgets == [50_000_000] * 3
+
+
+def rank_with_every_adapter(**settings):
     LlamaIndexRerank(**settings).postprocess_nodes(
         [NodeWithScore(node=TextNode(text=text)) for text in TEXTS], query_str=QUESTION
     )
     LangChainRerank(**settings).rerank(TEXTS, QUESTION)
     BlockRankRanker(**settings).run(QUESTION, [HaystackDocument(content=text) for text in TEXTS])
-    assert budgets == [50_000_000] * 3
+
+
+def test_adapters_hand_on_where_the_cache_lies_and_what_is_rounded(monkeypatch):
+    given, load = [], BlockRankReranker.from_pretrained.__func__
+
+    def recording(cls, model, **settings):
+        given.append({name: settings.pop(name) for name in ("cache_device", "quantization")})
+        return load(cls, model, **settings)
+
+    monkeypatch.setattr(BlockRankReranker, "from_pretrained", classmethod(recording))
+    rank_with_every_adapter(cache="1MB", cache_device="cpu", quantization="float8")
+    assert given == [{"cache_device": "cpu", "quantization": "float8"}] * 3

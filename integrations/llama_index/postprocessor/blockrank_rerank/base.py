@@ -69,6 +69,9 @@ class BlockRankRerank(BaseNodePostprocessor):
     cache: str | StrictInt | None = Field(
         default=None, frozen=True, description='Bytes of documents\' states to keep, such as "500MB".'
     )
+    cache_device: str | None = Field(
+        default=None, frozen=True, description="Where the cache lies: with the model, if not given."
+    )
     store: PathText | None = Field(default=None, frozen=True, description="Folder that `blockrank prepare` has made.")
     max_memory: str | StrictInt | None = Field(
         default=None, frozen=True, description='About the most bytes that a ranking may take, such as "1GB".'
@@ -76,6 +79,9 @@ class BlockRankRerank(BaseNodePostprocessor):
     device: str | None = Field(default=None, frozen=True, description="CUDA where there is one, if not given.")
     dtype: str | None = Field(
         default=None, frozen=True, description="The faster of float32 and bfloat16, if not given."
+    )
+    quantization: Literal["float8"] | None = Field(
+        default=None, frozen=True, description="Compute linear layers in 8 bits, on a GPU that can."
     )
     revision: str | None = Field(default=None, frozen=True, description="Branch, tag or commit on the Hub.")
     local_files_only: bool = Field(default=False, frozen=True, description="Never use the network.")
@@ -101,10 +107,12 @@ class BlockRankRerank(BaseNodePostprocessor):
             max_document_tokens=self.max_document_tokens,
             long_documents=self.long_documents,
             cache=self.cache,
+            cache_device=self.cache_device,
             store=self.store,
             max_memory=self.max_memory,
             device=self.device,
             dtype=self.dtype,
+            quantization=self.quantization,
             revision=self.revision,
             local_files_only=self.local_files_only,
             trust_remote_code=self.trust_remote_code,

@@ -55,10 +55,14 @@ class BlockRankRanker:
         What becomes of longer ones: "split", "truncate" or "error"; the model's setting if not given.
     cache : str or int, optional
         Bytes of documents' states to keep, such as "500MB", so that a document is read once.
+    cache_device : str, optional
+        Where the cache lies: with the model, if not given; "cpu" saves a GPU's memory.
     store : str, optional
         Folder that `blockrank prepare` has made.
     max_memory : str or int, optional
         About the most bytes that a ranking may take beside the model, such as "1GB".
+    quantization : str, optional
+        "float8": compute linear layers in 8 bits, on a GPU that can.
     dtype, revision, local_files_only, trust_remote_code
         As for `BlockRankReranker.from_pretrained`.
     """
@@ -81,9 +85,11 @@ class BlockRankRanker:
         max_document_tokens: int | None = None,
         long_documents: str | None = None,
         cache: str | int | None = None,
+        cache_device: str | None = None,
         store: str | Path | None = None,
         max_memory: str | int | None = None,
         dtype: str | None = None,
+        quantization: str | None = None,
         revision: str | None = None,
         local_files_only: bool = False,
         trust_remote_code: bool = False,
@@ -113,6 +119,7 @@ class BlockRankRanker:
         self.max_document_tokens, self.long_documents, self.revision = max_document_tokens, long_documents, revision
         self.dtype = None if dtype is None else str(dtype).removeprefix("torch.")
         self.cache, self.store, self.max_memory = cache, None if store is None else str(store), max_memory
+        self.cache_device, self.quantization = cache_device, quantization
         self.local_files_only, self.trust_remote_code = local_files_only, trust_remote_code
         self._reranker: BlockRankReranker | None = None
 
@@ -152,9 +159,11 @@ class BlockRankRanker:
             max_document_tokens=self.max_document_tokens,
             long_documents=self.long_documents,
             cache=self.cache,
+            cache_device=self.cache_device,
             store=self.store,
             max_memory=self.max_memory,
             dtype=self.dtype,
+            quantization=self.quantization,
             revision=self.revision,
             local_files_only=self.local_files_only,
             trust_remote_code=self.trust_remote_code,
@@ -244,9 +253,11 @@ class BlockRankRanker:
                 max_document_tokens=self.max_document_tokens,
                 long_documents=self.long_documents,
                 cache=self.cache,
+                cache_device=self.cache_device,
                 store=self.store,
                 max_memory=self.max_memory,
                 dtype=self.dtype,
+                quantization=self.quantization,
                 revision=self.revision,
                 local_files_only=self.local_files_only,
                 trust_remote_code=self.trust_remote_code,
