@@ -4,10 +4,12 @@
     python scripts/mine_default_data.py SHARED/data/train build/mined-further --further build/mined
     python scripts/mine_default_data.py SHARED/data/train build/mined-last --further build/mined --part last
     python scripts/mine_default_data.py SHARED/data/train build/mined-more --further build/mined --part more
+    python scripts/mine_default_data.py SHARED/data/train build/mined-passages --passages build/passages
 
 BM25's best 30 documents that are not judged. No teacher filters them: one that is the starting model itself
 refuses exactly the negatives that it gets wrong (docs/LOG.md). Queries of the shipped sample and the
-development queries are left out. --further mines lists of queries that the folder after it lacks, in three parts.
+development queries are left out. --further mines lists of queries that the folder after it lacks, in three parts;
+--passages those of collections that scripts/cut_passages.py has cut, and of some whose documents are as short.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import argparse
 import json
 from pathlib import Path
 
-from blockrank_rerank.finetune.data import mine_negatives, write_examples
+from blockrank_rerank.finetune.data import Mining, mine_negatives, write_examples
 
 ROOT = Path(__file__).parent.parent
 QUERIES = {"selqa": 900, "squad-dev-noxquad": 900, "stackexchange": 900, "covid-qa": 900}
@@ -42,24 +44,36 @@ MORE |= {name: WHOLE for name in FURTHER if name not in FIRST}
 PARTS = {"first": FIRST, "last": LAST, "more": MORE}
 """Which of the further lists are kept: what the teachers had time for, in three sessions."""
 
+PASSAGES = {"squad-dev-noxquad": 3000, "selqa": 2300, "covid-qa": 1600, "stackexchange": 1300, "wiki-entities": 600}
+PASSAGES |= {"medquad": 400, "openstax": 400, "code-docstring": 2900, "wordset": 400, "factbook": 200}
 
-def main(source: Path, output: Path, further: Path | None, part: str) -> None:
+
+def mine_passages(source: Path, output: Path, cut: Path) -> None:
+    """Write the lists of passages, whether their queries had lists before or not."""
+    held_out = _held_out()
+    for collection, limit in PASSAGES.items():
+        folder = cut / collection if (cut / collection).is_dir() else source / collection
+        mined = _mine(folder, limit, held_out.get(collection, set()))
+        write_examples(output / f"{collection}.jsonl", mined.examples)
+        print(collection, mined.report, flush=True)
+
+
+def mine_documents(source: Path, output: Path, further: Path | None, part: str) -> None:
+    """Write the lists of whole documents."""
     held_out = _held_out()
     everything = sorted(path.name for path in source.iterdir() if path.is_dir())
     kept = PARTS[part] if further else dict.fromkeys(everything, WHOLE)
-    output.mkdir(parents=True, exist_ok=True)
     for collection, bounds in kept.items():
         name = f"{collection}.jsonl"
-        mined = mine_negatives(
-            source / collection,
-            method="bm25",
-            depth=60,
-            per_query=30,
-            queries_limit=FURTHER[collection] if further else QUERIES.get(collection, OTHER_QUERIES),
-            exclude_queries=held_out.get(collection, set()) | (_queries(further / name) if further else set()),
-        )
+        limit = FURTHER[collection] if further else QUERIES.get(collection, OTHER_QUERIES)
+        excluded = held_out.get(collection, set()) | (_queries(further / name) if further else set())
+        mined = _mine(source / collection, limit, excluded)
         write_examples(output / name, [one for start, end in bounds for one in mined.examples[start:end]])
         print(collection, mined.report, flush=True)
+
+
+def _mine(folder: Path, limit: int, excluded: set[str]) -> Mining:
+    return mine_negatives(folder, method="bm25", depth=60, per_query=30, queries_limit=limit, exclude_queries=excluded)
 
 
 def _queries(path: Path) -> set[str]:
@@ -82,4 +96,10 @@ if __name__ == "__main__":
     parser.add_argument("output", type=Path)
     parser.add_argument("--further", type=Path)
     parser.add_argument("--part", choices=PARTS, default="first")
-    main(**vars(parser.parse_args()))
+    parser.add_argument("--passages", type=Path)
+    asked = parser.parse_args()
+    asked.output.mkdir(parents=True, exist_ok=True)
+    if asked.passages:
+        mine_passages(asked.source, asked.output, asked.passages)
+    else:
+        mine_documents(asked.source, asked.output, asked.further, asked.part)

