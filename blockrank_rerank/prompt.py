@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from blockrank_rerank.config import BlockRankConfig
 from blockrank_rerank.passages import passage_bounds, placed
+from blockrank_rerank.request_error import DocumentError
 from blockrank_rerank.text_tokenizer import EncodedBlock, Text, TextTokenizer, as_text
 
 if TYPE_CHECKING:
@@ -139,8 +140,8 @@ class PromptEncoder:
 
         Raises
         ------
-        ValueError
-            For a document that is too long where ``long_documents`` is ``"error"``, naming its index.
+        DocumentError
+            For a document that is too long where ``long_documents`` is ``"error"``.
         """
         whole = [[(0, len(placed(document)[0]))] for document in documents]
         if self._config.long_documents == "truncate" or not documents:
@@ -157,9 +158,10 @@ class PromptEncoder:
         ):
             if len(block.ids) > cap:
                 if self._config.long_documents == "error":
-                    raise ValueError(
-                        f"documents[{first + index}] has {len(block.ids)} tokens, more than the {cap} that a block may "
-                        'have; shorten it, or set long_documents="split" or "truncate" in the config'
+                    raise DocumentError(
+                        first + index,
+                        f"has {len(block.ids)} tokens, more than the {cap} that a block may have; shorten it, or set "
+                        'long_documents="split" or "truncate" in the config',
                     )
                 whole[index] = _cut_into_passages(documents[index], block, cap)
         return whole

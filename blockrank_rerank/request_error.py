@@ -20,6 +20,22 @@ class RequestError(ValueError):
         self.number, self.reason = number, reason
 
 
+class DocumentError(ValueError):
+    """One document of a request cannot be ranked.
+
+    Attributes
+    ----------
+    index : int
+        Its index in the request.
+    reason : str
+        What is wrong with it.
+    """
+
+    def __init__(self, index: int, reason: str) -> None:
+        super().__init__(f"documents[{index}] {reason}")
+        self.index, self.reason = index, reason
+
+
 @contextmanager
 def of_request(number: int, count: int) -> Iterator[None]:
     """Let errors about one of ``count`` requests say which; the only one needs no number."""

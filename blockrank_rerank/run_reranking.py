@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from blockrank_rerank.formats import Corpus, DataError, Queries, Run
-from blockrank_rerank.request_error import RequestError
+from blockrank_rerank.request_error import DocumentError, RequestError
 
 if TYPE_CHECKING:
     from blockrank_rerank.reranker import RankedDocument
@@ -132,8 +132,8 @@ def rerank_run(
     start = time.perf_counter()
     try:
         rankings = ranker.rank_batch(requests, top_k=top_k, threshold=threshold, show_progress=False, on_progress=count)
-    except RequestError as error:
-        raise DataError(f"query {list(run)[error.number]!r}: {error.reason}") from error
+    except (RequestError, DocumentError) as error:
+        raise DataError(_with_names(error, run)) from error
     return RerankedRun(
         run=dict(zip(run, map(_with_ids, rankings, run.values()), strict=True)),
         documents=sum(map(len, run.values())),
@@ -141,6 +141,17 @@ def rerank_run(
         tokens=tokens,
         seconds=time.perf_counter() - start,
     )
+
+
+def _with_names(error: RequestError | DocumentError, run: Run) -> str:
+    """What is wrong, with the ids of query and document instead of their places."""
+    # The only request has no number.
+    number, cause = (error.number, error.__cause__) if isinstance(error, RequestError) else (0, error)
+    query, ranking = list(run.items())[number]
+    reason = (
+        f"document {list(ranking)[cause.index]!r} {cause.reason}" if isinstance(cause, DocumentError) else error.reason
+    )
+    return f"query {query!r}: {reason}"
 
 
 def _with_ids(ranking: list[RankedDocument], candidates: dict[str, float]) -> dict[str, float]:

@@ -13,7 +13,8 @@ from blockrank_rerank.cli.console import is_unicode, literal, print_json, print_
 from blockrank_rerank.cli.explained import print_explained
 from blockrank_rerank.cli.options import ModelOptions
 from blockrank_rerank.cli.ranker import load_ranker
-from blockrank_rerank.formats import Document, read_documents
+from blockrank_rerank.formats import DataError, Document, read_documents
+from blockrank_rerank.request_error import DocumentError
 
 if TYPE_CHECKING:
     from blockrank_rerank import RankedDocument
@@ -37,8 +38,12 @@ def rerank_documents(
     documents = read_documents(paths)
     ranker = load_ranker(model_options)
     contents = [document.content for document in documents]
-    explained = ranker.explain(query, contents, **limits._asdict()).documents if explain else []
-    ranking = [e.ranked for e in explained] if explain else ranker.rank(query, contents, **limits._asdict())
+    try:
+        explained = ranker.explain(query, contents, **limits._asdict()).documents if explain else []
+        ranking = [e.ranked for e in explained] if explain else ranker.rank(query, contents, **limits._asdict())
+    except DocumentError as error:
+        document = documents[error.index]
+        raise DataError(f"{document.id or document.source} {error.reason}") from error
     if as_json:
         records = [_record(rank, ranked, documents[ranked.index]) for rank, ranked in enumerate(ranking, start=1)]
         for record, one in zip(records, explained, strict=False):

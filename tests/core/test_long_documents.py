@@ -10,7 +10,11 @@ from tokenizers.normalizers import NFC
 
 from blockrank_rerank import BlockRankReranker, PromptTemplate
 from blockrank_rerank.blocks import Blocks
+from blockrank_rerank.cli.app import main
+from blockrank_rerank.cli.failures import BAD_DATA
+from blockrank_rerank.formats import DataError
 from blockrank_rerank.prompt import PromptEncoder
+from blockrank_rerank.run_reranking import rerank_run
 from tests.core.test_prepared import assert_same, save_ranker
 from tests.core.tiny_models import BERT_CONFIG, CONFIG, byte_level_tokenizer
 
@@ -74,6 +78,23 @@ def test_truncation_says_so_and_an_error_names_the_document(ranker):
         ranker.with_config(long_documents="error").rank(QUERY, DOCUMENTS)
     with pytest.raises(ValueError, match="long_documents must be one of"):
         ranker.with_config(long_documents="drop")
+
+
+@pytest.mark.parametrize("queries", [1, 2])
+def test_where_documents_have_ids_an_error_names_the_id(queries, ranker):
+    corpus = {"short": "sugar", "long": LONG}
+    run = {f"q{number}": dict.fromkeys(["short", "long"][: number + 1], 1.0) for number in range(2)[-queries:]}
+    strict = ranker.with_config(long_documents="error")
+    with pytest.raises(DataError, match=r"^query 'q1': document 'long' has \d+ tokens, more than the 40 "):
+        rerank_run(strict, run, dict.fromkeys(run, QUERY), corpus)
+
+
+def test_the_command_line_names_the_line_of_a_document_that_is_too_long(tmp_path, capsys):
+    (tmp_path / "texts.txt").write_text(f"sugar\n{'sugar ' * 600}\n")
+    code = main(["rerank", QUERY, str(tmp_path / "texts.txt"), "--long-documents", "error"])
+    message = " ".join(capsys.readouterr().err.split())
+    assert code == BAD_DATA
+    assert "texts.txt:2 has 601 tokens, more than the 511 that a block may have" in message
 
 
 def test_prepared_and_stored_passages_score_alike(ranker, folder, tmp_path):
