@@ -9,7 +9,7 @@ from blockrank_rerank import BlockRankReranker
 from blockrank_rerank.quantization import float8_on
 
 QUERY = "Why does cement set?"
-DOCUMENTS = ["Concrete hardens as cement reacts with water.", "Fleas live for up to three months.", "Iron rusts.", ""] * 9
+DOCUMENTS = ["Concrete hardens as cement reacts with water.", "Fleas live for three months.", "Iron rusts.", ""] * 9
 
 
 @pytest.fixture(scope="module")
