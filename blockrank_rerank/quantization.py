@@ -79,10 +79,6 @@ def quantize_linear_layers(model: Any) -> None:
     quantize_(model, Float8DynamicActivationFloat8WeightConfig(granularity=PerRow(), set_inductor_config=False), fits)
 
 
-def _has_torchao() -> bool:
-    return importlib.util.find_spec("torchao") is not None
-
-
 def plain_tensors(tensor: Tensor) -> Iterator[Tensor]:
     """What a tensor of torchao is made of; any other tensor itself."""
     if not is_traceable_wrapper_subclass(tensor):
@@ -90,3 +86,7 @@ def plain_tensors(tensor: Tensor) -> Iterator[Tensor]:
         return
     for name in tensor.__tensor_flatten__()[0]:
         yield from plain_tensors(getattr(tensor, name))
+
+
+def _has_torchao() -> bool:
+    return importlib.util.find_spec("torchao") is not None

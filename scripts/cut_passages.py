@@ -9,14 +9,17 @@ relevant document are relevant, best first: by the inverse document frequency of
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import random
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+
+from beir_folder import write_corpus, write_judged_queries
+
+from blockrank_rerank.formats import Corpus, Qrels, read_collection, read_corpus
+from blockrank_rerank.prompt import document_text
 
 FEWEST_WORDS, MOST_WORDS = 40, 90
 SENTENCE_BORDER = re.compile(r"(?<=[.!?])\s+|\n+")
@@ -41,43 +44,28 @@ def passages(text: str, limit: int) -> Iterator[str]:
 
 def cut_collection(source: Path, output: Path) -> None:
     """Write one collection's passages, queries and judgements."""
-    cut: dict[str, list[dict[str, Any]]] = {}
-    for document in _records(source / "corpus.jsonl"):
-        limit = random.Random(document["_id"]).randint(FEWEST_WORDS, MOST_WORDS)
-        cut[document["_id"]] = [
-            {"_id": f"{document['_id']}-{number}", "title": document["title"], "text": text}
-            for number, text in enumerate(passages(document["text"], limit))
-        ]
-    held = {one["_id"]: set(_words(f"{one['title']} {one['text']}")) for parts in cut.values() for one in parts}
+    collection = read_collection(source, "train")
+    cut: dict[str, Corpus] = {name: _cut(name, one) for name, one in read_corpus(source / "corpus.jsonl").items()}
+    held = {name: set(_words(document_text(one, 0))) for parts in cut.values() for name, one in parts.items()}
     counts = Counter(word for words in held.values() for word in words)
-    (output / "qrels").mkdir(parents=True)
-    with (output / "corpus.jsonl").open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(one) + "\n" for parts in cut.values() for one in parts)
-    queries = (source / "queries.jsonl").read_text(encoding="utf-8")
-    (output / "queries.jsonl").write_text(queries, encoding="utf-8")
-    relevant = _relevant(source / "qrels/train.tsv")
-    with (output / "qrels/train.tsv").open("w", encoding="utf-8") as file:
-        file.write("query-id\tcorpus-id\tscore\n")
-        for query in map(json.loads, queries.splitlines()):
-            asked = set(_words(query["text"]))
+    qrels: Qrels = {}
+    for query, text in collection.queries.items():
+        asked = set(_words(text))
 
-            def worth(name: str, asked: set[str] = asked) -> float:
-                return sum(math.log(len(held) / counts[word]) for word in asked & held[name])
+        def worth(name: str, asked: set[str] = asked) -> float:
+            return sum(math.log(len(held) / counts[word]) for word in asked & held[name])
 
-            found = [one["_id"] for document in relevant[query["_id"]] for one in cut[document]]
-            file.writelines(f"{query['_id']}\t{name}\t1\n" for name in sorted(found, key=worth, reverse=True))
+        found = [name for document in collection.qrels[query] for name in cut[document]]
+        qrels[query] = dict.fromkeys(sorted(found, key=worth, reverse=True), 1)
+    write_judged_queries(output, "train", collection.queries, qrels)
+    write_corpus(output, {name: one for parts in cut.values() for name, one in parts.items()})
 
 
-def _records(path: Path) -> Iterator[dict[str, Any]]:
-    return map(json.loads, path.read_text(encoding="utf-8").splitlines())
-
-
-def _relevant(path: Path) -> dict[str, list[str]]:
-    relevant = defaultdict(list)
-    for row in path.read_text(encoding="utf-8").splitlines()[1:]:
-        query, document, _ = row.split("\t")
-        relevant[query].append(document)
-    return relevant
+def _cut(name: str, document: str | dict[str, str]) -> Corpus:
+    """Passages of a document, each with its title."""
+    title, text = ("", document) if isinstance(document, str) else (document["title"], document["text"])
+    limit = random.Random(name).randint(FEWEST_WORDS, MOST_WORDS)
+    return {f"{name}-{n}": {"title": title, "text": one} for n, one in enumerate(passages(text, limit))}
 
 
 def _words(text: str) -> list[str]:

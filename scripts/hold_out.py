@@ -10,10 +10,11 @@ Writes a BEIR folder with the drawn queries over the whole corpus, and ``exclude
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import shutil
 from pathlib import Path
+
+from beir_folder import write_judged_queries, write_lines
 
 from blockrank_rerank.formats import read_collection
 
@@ -27,17 +28,10 @@ def hold_out(source: Path, output: Path, count: int, also: list[Path]) -> None:
     drawn = sorted(random.Random(SEED).sample(sorted(collection.queries.keys() - taken), count))
     judged = [collection.qrels[query] for query in drawn] + [one for other in others for one in other.qrels.values()]
     answers = {document for grades in judged for document, grade in grades.items() if grade > 0}
-    (output / "qrels").mkdir(parents=True)
+    write_judged_queries(output, "test", {one: collection.queries[one] for one in drawn}, collection.qrels)
     shutil.copyfile(source / "corpus.jsonl", output / "corpus.jsonl")
-    _write(output / "queries.jsonl", [json.dumps({"_id": one, "text": collection.queries[one]}) for one in drawn])
-    rows = [f"{one}\t{document}\t{grade}" for one in drawn for document, grade in collection.qrels[one].items()]
-    _write(output / "qrels" / "test.tsv", ["query-id\tcorpus-id\tscore", *rows])
-    _write(output / "excluded_queries.txt", sorted(taken.union(drawn)))
-    _write(output / "excluded_documents.txt", sorted(answers))
-
-
-def _write(path: Path, lines: list[str]) -> None:
-    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    write_lines(output / "excluded_queries.txt", sorted(taken.union(drawn)))
+    write_lines(output / "excluded_documents.txt", sorted(answers))
 
 
 if __name__ == "__main__":

@@ -12,21 +12,20 @@ import argparse
 import json
 from pathlib import Path
 
+from beir_folder import write_judged_queries
+
+from blockrank_rerank.formats import read_collection
+
 ROOT = Path(__file__).parent.parent
 
 
 def main(source: Path, output: Path) -> None:
     chosen = json.loads((ROOT / "configs/development_queries.json").read_text(encoding="utf-8"))
     for collection, ids in chosen.items():
-        wanted, folder = set(ids), output / collection
-        (folder / "qrels").mkdir(parents=True)
+        judged, folder = read_collection(source / collection, "train"), output / collection
+        queries = {query: text for query, text in judged.queries.items() if query in ids}
+        write_judged_queries(folder, "test", queries, judged.qrels)
         (folder / "corpus.jsonl").symlink_to((source / collection / "corpus.jsonl").resolve())
-        queries = (source / collection / "queries.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
-        kept = [line for line in queries if json.loads(line)["_id"] in wanted]
-        (folder / "queries.jsonl").write_text("".join(kept), encoding="utf-8")
-        header, *rows = (source / collection / "qrels/train.tsv").read_text(encoding="utf-8").splitlines(keepends=True)
-        judged = [row for row in rows if row.split("\t")[0] in wanted]
-        (folder / "qrels/test.tsv").write_text("".join([header, *judged]), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -9,9 +9,10 @@ default model's training (scripts/mine_default_data.py); their answers may be ca
 from __future__ import annotations
 
 import argparse
-import json
 import random
 from pathlib import Path
+
+from beir_folder import write_corpus, write_judged_queries
 
 from blockrank_rerank.evaluation import bm25_run
 from blockrank_rerank.formats import read_collection, read_corpus
@@ -24,18 +25,11 @@ def make_sample(source: Path, output: Path) -> None:
     collection, corpus = read_collection(source, "train"), read_corpus(source / "corpus.jsonl")
     chosen = sorted(random.Random(SEED).sample(sorted(collection.queries), QUERIES))
     queries = {query: collection.queries[query] for query in chosen}
-    qrels = {query: collection.qrels[query] for query in chosen}
+    qrels = {query: dict(sorted(collection.qrels[query].items())) for query in chosen}
     run = bm25_run(queries, corpus, CANDIDATES)
     documents = sorted({d for ids in [*run.values(), *qrels.values()] for d in ids})
-    (output / "qrels").mkdir(parents=True, exist_ok=True)
-    _write(output / "queries.jsonl", [{"_id": q, "text": text} for q, text in queries.items()])
-    _write(output / "corpus.jsonl", [{"_id": d, "title": "", "text": document_text(corpus[d], 0)} for d in documents])
-    rows = [f"{q}\t{d}\t{grade}\n" for q in chosen for d, grade in sorted(qrels[q].items())]
-    (output / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n" + "".join(rows), encoding="utf-8")
-
-
-def _write(path: Path, rows: list[dict[str, object]]) -> None:
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    write_judged_queries(output, "test", queries, qrels)
+    write_corpus(output, {document: document_text(corpus[document], 0) for document in documents})
 
 
 if __name__ == "__main__":

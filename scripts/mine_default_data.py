@@ -19,6 +19,7 @@ import json
 from pathlib import Path
 
 from blockrank_rerank.finetune.data import Mining, mine_negatives, write_examples
+from blockrank_rerank.formats import read_queries
 
 ROOT = Path(__file__).parent.parent
 QUERIES = {"selqa": 900, "squad-dev-noxquad": 900, "stackexchange": 900, "covid-qa": 900}
@@ -85,8 +86,7 @@ def _held_out() -> dict[str, set[str]]:
     """Ids of queries to leave out, by collection."""
     development = json.loads((ROOT / "configs/development_queries.json").read_text(encoding="utf-8"))
     held_out = {collection: set(ids) for collection, ids in development.items()}
-    sample = (ROOT / "examples/data/medquad-sample/queries.jsonl").read_text(encoding="utf-8").splitlines()
-    held_out["medquad"] |= {json.loads(line)["_id"] for line in sample}
+    held_out["medquad"] |= read_queries(ROOT / "examples/data/medquad-sample/queries.jsonl").keys()
     return held_out
 
 

@@ -155,9 +155,8 @@ def score_collection(path: Path, output: Path, student: BlockRankReranker, mpnet
     queries = [row["query"] for row in rows]
     own, ids = mpnet.states(queries), mpnet.ids(queries)
     as_typed = splade is not None and path.stem in QUESTIONS
-    if path.stem not in WITH_SPLADE:
-        splade = None
-    terms, own_terms = (splade.terms(texts), splade.terms(queries)) if splade else (None, None)
+    heard = splade if path.stem in WITH_SPLADE else None
+    terms, own_terms = (heard.terms(texts), heard.terms(queries)) if heard else (None, None)
     partial = output / f"{path.name}.partial"
     with partial.open("w", encoding="utf-8") as file:
         for number, (row, (positives, negatives)) in enumerate(zip(rows, lists, strict=True)):
