@@ -1,9 +1,9 @@
 from __future__ import annotations
 
+from blockrank_adapters import ModelOptions
 from langchain_core.cross_encoders import BaseCrossEncoder
 
 import blockrank_rerank
-from langchain_blockrank.options import ModelOptions
 
 
 class BlockRankCrossEncoder(ModelOptions, BaseCrossEncoder):

@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from blockrank_adapters import ModelOptions
 from langchain_core.callbacks import Callbacks
 from langchain_core.documents import BaseDocumentCompressor, Document
 from langchain_core.runnables import RunnableLambda
@@ -10,7 +11,6 @@ from pydantic import Field
 
 from blockrank_rerank.explanation import HIGHLIGHTS, ExplainedDocument, truncation
 from blockrank_rerank.request import check_is_list
-from langchain_blockrank.options import ModelOptions
 
 RELEVANCE_SCORE = "relevance_score"
 THE_SETTING = -1

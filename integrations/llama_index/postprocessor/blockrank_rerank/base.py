@@ -1,23 +1,19 @@
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from typing_extensions import Self
-
-from blockrank_rerank import BlockRankReranker
 from blockrank_rerank.explanation import HIGHLIGHTS, ExplainedDocument, truncation
 from blockrank_rerank.request import check_query
-from blockrank_rerank.reranker import DEFAULT_MODEL, RankedDocument, model_name
+from blockrank_rerank.reranker import RankedDocument
 
 try:
-    from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr, StrictInt, model_validator
+    from blockrank_adapters import ModelOptions
+    from llama_index.core.bridge.pydantic import Field, model_validator
     from llama_index.core.callbacks import CBEventType, EventPayload
     from llama_index.core.instrumentation import get_dispatcher
     from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRankStartEvent
     from llama_index.core.postprocessor.types import BaseNodePostprocessor
     from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore, QueryBundle
-    from pydantic import BeforeValidator
 except ImportError as error:
     raise ImportError(
         "BlockRankRerank for LlamaIndex needs llama-index-core: pip install 'blockrank-rerank[llama-index]'"
@@ -27,11 +23,8 @@ RETRIEVAL_SCORE = "retrieval_score"
 
 dispatcher = get_dispatcher(__name__)
 
-PathText = Annotated[str, BeforeValidator(model_name)]
-"""A folder as text, which settings are saved as; given as a path too."""
 
-
-class BlockRankRerank(BaseNodePostprocessor):
+class BlockRankRerank(ModelOptions, BaseNodePostprocessor):
     """Reranks retrieved nodes with BlockRank; the node's new score is its share of the query's attention.
 
     Shares sum to 1 over the list, so that they fall as lists grow; `min_probability` is the threshold that
@@ -39,14 +32,6 @@ class BlockRankRerank(BaseNodePostprocessor):
     share an instance.
     """
 
-    model_config = ConfigDict(
-        extra="forbid", arbitrary_types_allowed=True, protected_namespaces=(), validate_assignment=True
-    )
-
-    # The model's settings are frozen: the engine is described once, and would ignore a later change.
-    model: PathText = Field(
-        default=DEFAULT_MODEL, frozen=True, description="Folder, Hub id, or 'default' for the model in the package."
-    )
     top_n: int | None = Field(default=5, ge=0, description="Nodes to return; None for all.")
     score_threshold: float | None = Field(
         default=None, allow_inf_nan=False, description="Least share of a returned node, before top_n."
@@ -60,36 +45,6 @@ class BlockRankRerank(BaseNodePostprocessor):
         default=False,
         description="Write `highlights` to the metadata: sentences by attention, with code points and weights.",
     )
-    max_document_tokens: int | None = Field(
-        default=None, frozen=True, description="Longest node in tokens; longer ones are split."
-    )
-    long_documents: Literal["split", "truncate", "error"] | None = Field(
-        default=None, frozen=True, description="What becomes of longer ones; the model's setting if not given."
-    )
-    cache: str | StrictInt | None = Field(
-        default=None, frozen=True, description='Bytes of documents\' states to keep, such as "500MB".'
-    )
-    cache_device: str | None = Field(
-        default=None, frozen=True, description="Where the cache lies: with the model, if not given."
-    )
-    store: PathText | None = Field(default=None, frozen=True, description="Folder that `blockrank prepare` has made.")
-    max_memory: str | StrictInt | None = Field(
-        default=None, frozen=True, description='About the most bytes that a ranking may take, such as "1GB".'
-    )
-    device: str | None = Field(default=None, frozen=True, description="CUDA where there is one, if not given.")
-    dtype: str | None = Field(
-        default=None, frozen=True, description="The faster of float32 and bfloat16, if not given."
-    )
-    quantization: Literal["float8"] | None = Field(
-        default=None, frozen=True, description="Compute linear layers in 8 bits, on a GPU that can."
-    )
-    revision: str | None = Field(default=None, frozen=True, description="Branch, tag or commit on the Hub.")
-    local_files_only: bool = Field(default=False, frozen=True, description="Never use the network.")
-    trust_remote_code: bool = Field(
-        default=False, frozen=True, description="Run Python code that comes with the model."
-    )
-
-    _reranker: BlockRankReranker = PrivateAttr()
 
     @model_validator(mode="before")
     @classmethod
@@ -98,32 +53,6 @@ class BlockRankRerank(BaseNodePostprocessor):
         if isinstance(settings, dict) and settings.get("class_name") == cls.class_name():
             return {name: value for name, value in settings.items() if name != "class_name"}
         return settings
-
-    def model_post_init(self, context: Any) -> None:
-        """Describe the engine; it loads with the first list."""
-        super().model_post_init(context)
-        self._reranker = BlockRankReranker.from_pretrained(
-            self.model,
-            max_document_tokens=self.max_document_tokens,
-            long_documents=self.long_documents,
-            cache=self.cache,
-            cache_device=self.cache_device,
-            store=self.store,
-            max_memory=self.max_memory,
-            device=self.device,
-            dtype=self.dtype,
-            quantization=self.quantization,
-            revision=self.revision,
-            local_files_only=self.local_files_only,
-            trust_remote_code=self.trust_remote_code,
-        )
-
-    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """A copy with some settings changed, whose engine has them too."""
-        copied = super().model_copy(update=update, deep=deep)
-        if any(field.frozen and name in (update or {}) for name, field in type(self).model_fields.items()):
-            copied.model_post_init(None)
-        return copied
 
     @classmethod
     def class_name(cls) -> str:
