@@ -40,7 +40,7 @@ def abstention(lse: Tensor, nothing: Tensor, grades: Tensor, reduction: str) -> 
     """Cross-entropy of each document's probability of relevance, mean over the list.
 
     ``nothing`` ``[S, H, 1]`` is the log-sum-exp of the instruction block: a document is relevant where the
-    query looks at it rather than at nothing. Lists without a relevant document belong in the data.
+    query looks at it rather than at nothing. Some lists should have no relevant document (``empty_share``).
     """
     relevant = (grades > 0).to(lse.dtype)
     if reduction == "softmax_of_mean":

@@ -41,8 +41,8 @@ class ShowProgress(TrainerCallback):
         # Above the bar, where there is one: beside it, losses would push it off a narrow terminal.
         self._console.print(f"step {state.global_step}/{state.max_steps}  {summary(logs)}")
 
-    def on_train_end(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
-        """Leave the terminal as it was."""
+    def close(self) -> None:
+        """Leave the terminal as it was, however training ended."""
         if self._bar:
             self._bar.stop()
 

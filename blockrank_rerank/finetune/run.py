@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
-from transformers import PrinterCallback, ProgressCallback
+from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 
 from blockrank_rerank.backbone import position_limit
 from blockrank_rerank.checkpoint import Checkpoint
@@ -147,21 +147,38 @@ class _Run:
 
     def result(self) -> FinetuneResult:
         """Train, choose, write."""
+        try:
+            return self._trained()
+        except FloatingPointError as error:
+            raise FloatingPointError(f"{error}; {self._advice()}") from error
+
+    def _trained(self) -> FinetuneResult:
         evaluate = Evaluate(
             self._measure,
             lambda: self.model.save(self.work / BEST, self.tokenizer),
             self.settings.evaluate_every,
             self.work / HISTORY,
         )
-        trainer = self._trainer(evaluate)
+        progress = ShowProgress()
+        trainer = self._trainer([MarkComplete(), evaluate, progress])
         writes = trainer.is_world_process_zero()
         before = self._before() if writes else {}
-        trainer.train(resume_from_checkpoint=self.resume)
+        try:
+            trainer.train(resume_from_checkpoint=self.resume)
+        finally:
+            progress.close()
         after = self._write(evaluate, before) if writes else {}
         # A process that leaves early takes the connection of the one that still writes with it.
         trainer.accelerator.wait_for_everyone()
         trainer.accelerator.end_training()
         return FinetuneResult(self.output, before, after)
+
+    def _advice(self) -> str:
+        """What to do after numbers that are not finite, or scores that collapsed."""
+        rate = "a lower learning_rate" + (" or with bf16 false" if self.settings.bf16 else "")
+        best = f"; the best weights so far are in {self.work / BEST}" if (self.work / BEST).exists() else ""
+        again = f"begin anew with {rate}, and with another output or {self.work} removed (--resume would repeat it)"
+        return again + best
 
     def _write(self, evaluate: Evaluate, before: dict[str, float]) -> dict[str, float]:
         """Average, choose, and write the output folder; return the measures of what was chosen."""
@@ -185,7 +202,7 @@ class _Run:
         (self.work / FINISHED).touch()
         return after
 
-    def _trainer(self, evaluate: Evaluate) -> ListTrainer:
+    def _trainer(self, callbacks: list[TrainerCallback]) -> ListTrainer:
         settings = self.settings
         arguments = training_arguments(settings, self.work)
         lists = settings.steps * settings.lists_per_step * settings.accumulation * arguments.world_size
@@ -196,7 +213,7 @@ class _Run:
             data_collator=Collator(
                 self.prompt, self.query_free_prompt, self.config, settings.language_model_weight > 0
             ),
-            callbacks=[MarkComplete(), evaluate, ShowProgress()],
+            callbacks=callbacks,
             head_learning_rate=settings.head_learning_rate,
         )
         for callback in (PrinterCallback, ProgressCallback):

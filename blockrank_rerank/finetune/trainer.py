@@ -104,15 +104,12 @@ class ListTrainer(Trainer):
     def _guard(self, values: dict[str, float]) -> None:
         step = self.state.global_step + 1
         if not math.isfinite(values["loss"]):
-            raise FloatingPointError(
-                f"the loss became {values['loss']} at step {step}: begin anew with a lower learning_rate "
-                "or with bf16 false (--resume would repeat it)"
-            )
+            raise FloatingPointError(f"the loss became {values['loss']} at step {step}")
         self._flat_passes = self._flat_passes + 1 if values["spread"] < COLLAPSE_SPREAD else 0
         if self._flat_passes >= COLLAPSE_STEPS * self.args.gradient_accumulation_steps:
             raise FloatingPointError(
                 f"the scores collapsed: at step {step} all documents of a list have scored the same for "
-                f"{COLLAPSE_STEPS} steps; begin anew with a lower learning_rate (--resume would repeat it)"
+                f"{COLLAPSE_STEPS} steps"
             )
 
 

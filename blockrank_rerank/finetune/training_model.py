@@ -70,10 +70,7 @@ class TrainingModel(nn.Module):
         """Raise FloatingPointError where weights hold NaN or infinity."""
         for name, tensor in self.weights().items():
             if not bool(torch.isfinite(tensor).all()):
-                raise FloatingPointError(
-                    f"the weights became non-finite in {name}: begin anew with a lower learning_rate or with "
-                    "bf16 false (--resume would repeat it)"
-                )
+                raise FloatingPointError(f"the weights became non-finite in {name}")
 
     @classmethod
     def load(cls, checkpoint: Checkpoint, config: BlockRankConfig, settings: FinetuneSettings) -> TrainingModel:

@@ -16,6 +16,7 @@ from transformers import AutoModel
 
 from blockrank_rerank import BlockRankReranker
 from blockrank_rerank.checkpoint import Checkpoint
+from blockrank_rerank.cli.failures import RUN_TIME
 from blockrank_rerank.finetune import FinetuneSettings, finetune
 from blockrank_rerank.finetune import trainer as trainer_module
 from blockrank_rerank.finetune.app import main
@@ -124,7 +125,14 @@ def test_a_run_that_was_killed_resumes_to_the_same_weights(encoder, training_dat
     assert losses_of(tmp_path / "whole.training", 40) == losses_of(tmp_path / "cut.training", 40)
 
 
-def test_two_processes_train_to_the_weights_of_one(encoder, training_data, tmp_path):
+LAUNCHERS = {
+    "torchrun": ["torch.distributed.run", "--standalone", "--nproc_per_node=2"],
+    "accelerate": ["accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--main_process_port=0"],
+}
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_two_processes_train_to_the_weights_of_one(launcher, encoder, training_data, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     changes = {"steps": 3, "save_every": 3, "abstention_weight": 0.5, "empty_share": 0.3}
     subprocess.run(
@@ -132,8 +140,7 @@ def test_two_processes_train_to_the_weights_of_one(encoder, training_data, tmp_p
         check=True,
         capture_output=True,
     )
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    launch += ["-m", "blockrank_rerank.finetune.app", "train"]
+    launch = [sys.executable, "-m", *LAUNCHERS[launcher], "-m", "blockrank_rerank.finetune.app", "train"]
     done = subprocess.run(
         [*launch, *arguments(encoder, training_data, two, lists_per_step=2, **changes)],
         capture_output=True,
@@ -141,6 +148,7 @@ def test_two_processes_train_to_the_weights_of_one(encoder, training_data, tmp_p
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr[-2000:]
+    assert "2 processes" in done.stderr
     first, second = load_file(one / "model.safetensors"), load_file(two / "model.safetensors")
     for name in first:
         torch.testing.assert_close(first[name], second[name], rtol=1e-4, atol=1e-5)
@@ -153,15 +161,28 @@ def test_two_processes_train_to_the_weights_of_one(encoder, training_data, tmp_p
 def test_an_output_folder_with_something_in_it_is_never_touched(encoder, training_data, tmp_path, capsys):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "precious").write_text("data")
-    assert main(["train", *arguments(encoder, training_data, tmp_path / "out")]) != 0
+    assert main(["train", *arguments(encoder, training_data, tmp_path / "out")]) == RUN_TIME
     assert "is not empty" in capsys.readouterr().err
     assert (tmp_path / "out" / "precious").read_text() == "data"
 
 
-def test_a_loss_that_becomes_nan_stops_the_run_and_keeps_the_last_checkpoint(encoder, training_data, tmp_path):
-    with pytest.raises(FloatingPointError, match=r"loss became (nan|inf).*lower learning_rate"):
+def test_a_loss_that_becomes_nan_stops_the_run(encoder, training_data, tmp_path):
+    with pytest.raises(
+        FloatingPointError, match=r"loss became (nan|inf) .*lower learning_rate, and with another"
+    ) as stopped:
         finetune(settings(encoder, training_data, tmp_path / "out", learning_rate=1e30, max_grad_norm=1e30))
+    assert "bf16" not in str(stopped.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_the_terminal_is_left_as_it_was_when_a_run_fails(encoder, training_data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # what makes rich take a pipe for a terminal
+    monkeypatch.setenv("TERM", "xterm")
+    with pytest.raises(FloatingPointError):
+        finetune(settings(encoder, training_data, tmp_path / "out", learning_rate=1e30, max_grad_norm=1e30))
+    shown = capsys.readouterr().err
+    assert "\x1b[?25l" in shown  # the cursor is hidden,
+    assert shown.rindex("\x1b[?25h") > shown.rindex("\x1b[?25l")  # and shown again
 
 
 def test_collapsed_scores_stop_the_run(encoder, training_data, tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 import shutil
 import sys
 from dataclasses import replace
@@ -21,6 +22,8 @@ from blockrank_rerank.finetune import finetune
 from blockrank_rerank.finetune.app import main
 from blockrank_rerank.finetune.batches import Collator, TrainingLists
 from blockrank_rerank.finetune.data import read_examples
+from blockrank_rerank.finetune.trainer import COMPLETE
+from blockrank_rerank.finetune.training_model import TrainingModel
 from blockrank_rerank.formats import DataError
 from blockrank_rerank.prompt import PromptEncoder
 from blockrank_rerank.scoring_head import ScoringHead
@@ -119,7 +122,7 @@ def collection(tmp_path_factory, training_data):
 
 
 @pytest.mark.parametrize("family", ["encoder", "decoder"])
-def test_evaluation_shows_the_first_stage_and_keeps_the_best_weights(
+def test_evaluation_shows_the_first_stage_and_what_was_chosen(
     request, family, training_data, collection, tmp_path, capsys
 ):
     changes = {"lora_rank": 4, "temperature": 0.05, "learning_rate": 0.02} if family == "decoder" else {}
@@ -146,6 +149,25 @@ def test_evaluation_shows_the_first_stage_and_keeps_the_best_weights(
             f"{line['mean_first_stage_ndcg@10']:.4f}), mean MRR@10 {line['mean_mrr@10']:.4f} (first stage "
             f"{line['mean_first_stage_mrr@10']:.4f})"
         ) in out
+
+
+def test_a_loss_that_becomes_nan_later_says_where_the_best_weights_are(
+    encoder, collection, training_data, tmp_path, monkeypatch
+):
+    whole, passes = TrainingModel.forward, iter(range(12))
+
+    def spoiled(model, **batch):
+        parts = whole(model, **batch)
+        return parts if next(passes, None) is not None else parts | {"loss": parts["loss"] * torch.nan}
+
+    monkeypatch.setattr(TrainingModel, "forward", spoiled)
+    changes = {"bf16": True, "evaluation": [str(collection)], "evaluate_every": 5}
+    best = tmp_path / "out.training" / "best"
+    message = f"nan at step 13;.* or with bf16 false,.* are in {re.escape(str(best))}"
+    with pytest.raises(FloatingPointError, match=message):
+        finetune(settings(encoder, training_data, tmp_path / "out", **changes))
+    assert (tmp_path / "out.training" / "checkpoint-10" / COMPLETE).exists()
+    assert BlockRankReranker.from_pretrained(best).rank("heart", ["a blocked artery"])
 
 
 def test_evaluation_by_judgements_of_another_corpus_is_refused_before_training(
