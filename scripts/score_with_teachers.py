@@ -1,6 +1,6 @@
 """Score mined lists with an ensemble of teachers, for distillation.
 
-    python scripts/score_with_teachers.py build/mined build/teacher --mpnet FOLDER [--splade FOLDER] [--student FOLDER]
+    python scripts/score_with_teachers.py build/mined build/teacher --student FOLDER --mpnet FOLDER [--splade FOLDER]
 
 A list keeps at most 2 relevant documents and is filled up to 14: BM25's best 6 others and random ones of the
 rest. Its score is the sum of several, each standardised within the list: late interaction of all-mpnet-base-v2's
@@ -194,7 +194,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("mined", type=Path)
     parser.add_argument("output", type=Path)
-    parser.add_argument("--student", default="default")
+    parser.add_argument("--student", required=True)
     parser.add_argument("--mpnet", required=True)
     parser.add_argument("--splade")
     main(**vars(parser.parse_args()))
