@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from blockrank_rerank.formats.output import replacing
+from blockrank_rerank.formats.output import replacing, share_like
 from blockrank_rerank.states import DTYPES, DocumentStates
 from blockrank_rerank.system_errors import system_errors
 
@@ -160,9 +160,7 @@ class StateStore:
                     save_file(tensors, unfinished)
                 with unfinished.open("rb") as file:
                     os.fsync(file.fileno())
-                # safetensors lets only their owner read its files; the manifest has what the umask says.
-                with suppress(OSError):  # not every file system knows permissions
-                    unfinished.chmod((self.folder / MANIFEST_NAME).stat().st_mode & 0o777)
+                share_like(unfinished, self.folder / MANIFEST_NAME)
                 unfinished.replace(path)
             finally:
                 unfinished.unlink(missing_ok=True)

@@ -87,24 +87,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parse(pairs: list[str]) -> dict[str, Any]:
-    changes = {}
+    from blockrank_rerank.finetune.settings import parse_yaml
+
+    changes: dict[str, Any] = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not equals or not name:
             raise ValueError(f"settings on the command line must be KEY=VALUE, got {pair!r}")
-        changes[name] = _value(value)
+        if name in changes:
+            raise ValueError(f"{name} is given twice; several values are a list: {name}=[a,b]")
+        changes[name] = parse_yaml(value, pair)
     return changes
-
-
-def _value(text: str) -> Any:
-    try:
-        import yaml
-    except ImportError as error:
-        raise ImportError("blockrank-finetune needs its extra: pip install 'blockrank-rerank[train]'") from error
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{text!r} is not valid YAML: {' '.join(str(error).split())}") from error
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -81,7 +82,7 @@ class Collator:
         self, prompt: PromptEncoder, query_free_prompt: PromptEncoder, config: BlockRankConfig, with_answers: bool
     ) -> None:
         self._prompt, self._query_free, self._config = prompt, query_free_prompt, config
-        self._with_answers = with_answers
+        self._with_answers, self._warned = with_answers, False
 
     def __call__(self, lists: list[TrainingList]) -> dict[str, Layout | list[Targets]]:
         """The arguments of :class:`TrainingModel` for these lists."""
@@ -94,6 +95,14 @@ class Collator:
     def _encode(self, one: TrainingList) -> EncodedRequest:
         prompt = self._query_free if one.query_free else self._prompt
         request = prompt.encode(one.query, [candidate.text for candidate in one.candidates])
+        if any(request.truncated) and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"documents of the query {one.query[:60]!r} are longer than the model's blocks; training reads the "
+                "beginning alone, of these and of others like them: cut them into passages, so that the relevant ones "
+                "are those that answer",
+                stacklevel=2,
+            )
         if self._with_answers:
             relevant = [index for index, candidate in enumerate(one.candidates) if candidate.grade > 0]
             request.answer.extend(prompt.encode_answer(relevant))

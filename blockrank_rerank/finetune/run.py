@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
@@ -139,7 +140,12 @@ class _Run:
         _check_queries(chain.from_iterable(map(_queries, self.collections)), self.prompt)
         _check_queries(chain.from_iterable(one.places() for one in self.sets), self.prompt)
         inputs = Inputs.of(checkpoint.model, self.collections)
-        # A run that was cut off before its first checkpoint begins anew, with whatever there is now.
+        self._warn_of_known_queries()
+        if resume and not self.resume:
+            warnings.warn(
+                f"no checkpoint in {self.work} is complete: the run begins anew, with whatever data there is now",
+                stacklevel=2,
+            )
         if self.resume:
             inputs.check_against(self.work / INPUTS)
         else:
@@ -151,6 +157,17 @@ class _Run:
             return self._trained()
         except FloatingPointError as error:
             raise FloatingPointError(f"{error}; {self._advice()}") from error
+
+    def _warn_of_known_queries(self) -> None:
+        trained = {query for collection in self.collections for query, _ in _queries(collection)}
+        for one in self.sets:
+            asked = one.collection.queries.values()
+            if known := sum(query in trained for query in asked):
+                warnings.warn(
+                    f"{known} of the {len(asked)} queries of the evaluation {one.name} are in the training data: its "
+                    "measures will not tell how the model does on new ones",
+                    stacklevel=2,
+                )
 
     def _trained(self) -> FinetuneResult:
         evaluate = Evaluate(
@@ -285,7 +302,9 @@ def _prepare_folders(settings: FinetuneSettings, output: Path, work: Path, resum
 
     Every process of a run comes here. None trains before all have been: the trainer, made later, joins them first.
     """
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+    if output.exists() and not output.is_dir():
+        raise NotADirectoryError(f"output is to be a folder, got the file {output}; choose another")
+    if output.exists() and any(output.iterdir()):
         raise FileExistsError(f"output folder {output} is not empty; choose another or remove it")
     found = checkpoints(work)
     if found and (work / FINISHED).exists():

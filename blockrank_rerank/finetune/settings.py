@@ -67,7 +67,7 @@ class EvaluationSource:
     path : str
         BEIR folder.
     split : str
-        Name of the judgements.
+        Name of the judgements: not of those that are to judge the result.
     run : str, optional
         First-stage TREC run; BM25 over the collection if not given.
     depth : int
@@ -82,7 +82,7 @@ class EvaluationSource:
     """
 
     path: str
-    split: str = "test"
+    split: str = "dev"
     run: str | None = None
     depth: int = 50
     queries: int = 100
@@ -236,18 +236,38 @@ class FinetuneSettings:
         return replace(self, **changes)
 
 
-def _read_yaml(path: Path) -> Mapping[str, Any]:
+def parse_yaml(text: str, name: str) -> Any:
+    """The value of a YAML text.
+
+    Raises
+    ------
+    ValueError
+        For what is no YAML, and a key that comes twice.
+    """
     try:
         import yaml
     except ImportError as error:
-        raise ImportError("reading settings needs PyYAML: pip install 'blockrank-rerank[train]'") from error
+        raise ImportError("blockrank-finetune needs its extra: pip install 'blockrank-rerank[train]'") from error
+
+    class Loader(yaml.SafeLoader):
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+            if repeated := [key for place, key in enumerate(keys) if key in keys[:place]]:
+                raise ValueError(f"{name}: {repeated[0]!r} is given twice; keep one")
+            return super().construct_mapping(node, deep=deep)
+
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.load(text, Loader)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{name} is not valid YAML: {' '.join(str(error).split())}") from error
+
+
+def _read_yaml(path: Path) -> Mapping[str, Any]:
+    try:
+        values = parse_yaml(path.read_text(encoding="utf-8"), str(path))
     except UnicodeDecodeError as error:
         found = f"byte 0x{error.object[error.start]:02x} at position {error.start + 1}"
         raise ValueError(f"{path} must be UTF-8 text, got {found}; convert the file to UTF-8") from error
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} must hold settings as key: value, got {type(values).__name__}")
     return values

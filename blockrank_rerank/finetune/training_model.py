@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import shutil
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from blockrank_rerank.checkpoint import ENCODERS, Checkpoint, quiet
 from blockrank_rerank.config import BlockRankConfig
 from blockrank_rerank.finetune import losses
 from blockrank_rerank.finetune.settings import FinetuneSettings
+from blockrank_rerank.formats.output import share_like
 from blockrank_rerank.layout import Layout
 from blockrank_rerank.scoring_head import SCORING_HEAD_NAME, ScoringHead
 from blockrank_rerank.system_errors import system_errors
@@ -210,6 +212,8 @@ class TrainingModel(nn.Module):
         network.config.save_pretrained(unfinished)
         tokenizer.save_pretrained(unfinished)
         self.blockrank.save(unfinished)
+        for weights in unfinished.glob("*.safetensors"):
+            share_like(weights, unfinished / "config.json")
         if folder.exists():
             shutil.rmtree(folder)
         unfinished.rename(folder)
@@ -234,7 +238,9 @@ def _with_lora(network: nn.Module, rank: int) -> nn.Module:
         from peft import LoraConfig, get_peft_model
     except ImportError as error:
         raise ImportError("lora_rank needs peft: pip install 'blockrank-rerank[train]'") from error
-    return get_peft_model(network, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft asks for what Transformers 5.23 renamed
+        return get_peft_model(network, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear"))
 
 
 def _mean(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:

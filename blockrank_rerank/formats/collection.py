@@ -71,8 +71,10 @@ def read_collection(folder: Path, split: str = "test", min_relevance: int = 1) -
 
 
 def qrels_path(folder: Path, split: str) -> Path:
-    """File of a split's judgements; raises FileNotFoundError that names the splits there are."""
+    """File of a split's judgements; raises FileNotFoundError that names the splits there are, or NotADirectoryError."""
     path = folder / "qrels" / f"{split}.tsv"
+    if folder.is_file():
+        raise NotADirectoryError(f"expected a BEIR folder, with queries.jsonl and qrels/, got the file {folder}")
     if not folder.is_dir():
         raise FileNotFoundError(f"no such folder: {folder}")
     if not path.is_file():

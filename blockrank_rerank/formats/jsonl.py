@@ -25,7 +25,7 @@ def parse_jsonl(lines: Iterable[tuple[int, str]], name: str) -> Iterator[tuple[i
     """
     for number, line in lines:
         try:
-            value = json.loads(line, parse_constant=_refuse_constant, parse_float=_finite)
+            value = json.loads(line, parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_record)
         except json.JSONDecodeError as error:
             raise DataError(f"not valid JSON: {error.msg} at column {error.colno}", name, number) from None
         except (ValueError, RecursionError) as error:
@@ -60,6 +60,14 @@ def identifier_field(record: dict[str, Any], key: str, name: str, line: int) -> 
     if not string_field(record, key, name, line):
         raise DataError(f'expected "{key}" to be a non-empty string, got ""', name, line)
     return str(value)
+
+
+def _record(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"{next(key for key in keys if keys.count(key) > 1)!r} comes twice")
+    return record
 
 
 def _finite(number: str) -> float:

@@ -43,8 +43,8 @@ def split_columns(text: str, path: Path, line: int) -> tuple[str, str, str]:
     columns = text.split("\t") if "\t" in text else text.split()
     if len(columns) not in (3, 4):
         raise DataError(
-            "expected 3 columns (query, document, judgement) or 4 (query, iteration, document, judgement), "
-            f"got {len(columns)}",
+            "expected 3 columns (query, document, judgement) or 4 (query, iteration, document, judgement) separated "
+            f"by tabs or spaces, got {len(columns)}",
             str(path),
             line,
         )

@@ -256,7 +256,8 @@ def test_judgements_are_read_in_every_form_in_circulation(put, content):
     [
         (
             "q1 d1",
-            "expected 3 columns (query, document, judgement) or 4 (query, iteration, document, judgement), got 2",
+            "expected 3 columns (query, document, judgement) or 4 (query, iteration, document, judgement) separated "
+            "by tabs or spaces, got 2",
         ),
         ("q1\td1\trelevant", "expected an integer judgement, got 'relevant'"),
         ("q1\td1\t1.5", "expected an integer judgement, got '1.5'"),

@@ -137,6 +137,7 @@ FAULTS = {
     b"\x1f\x8b\x08\x00": ("", "this is a gzip file; decompress it first"),
     b'{"positive": "p", "question": "q"}': ("1", "columns={'query': 'question', 'pos': 'positive'}"),
     b'\n\n{"query": NaN, "pos": ["p"]}\n': ("3", "NaN is not JSON"),
+    b'{"query": "q", "pos": ["p"], "query": "r"}\n': ("1", "not usable JSON: 'query' comes twice"),
 }
 
 

@@ -117,7 +117,7 @@ def collection(tmp_path_factory, training_data):
         qrels.append(f"q{number}\td{number}-0\t1")
     for name, records in (("queries", queries), ("corpus", corpus)):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
-    (folder / "qrels/test.tsv").write_text("\n".join(qrels) + "\n")
+    (folder / "qrels/dev.tsv").write_text("\n".join(qrels) + "\n")
     return folder
 
 
@@ -176,7 +176,7 @@ def test_evaluation_by_judgements_of_another_corpus_is_refused_before_training(
     other = tmp_path / "other"
     shutil.copytree(collection, other)
     (other / "corpus.jsonl").write_text('{"_id": "x", "title": "", "text": "snow melts"}\n')
-    with pytest.raises(DataError, match=r"none of the \d+ relevant documents of split 'test' is in corpus.jsonl"):
+    with pytest.raises(DataError, match=r"none of the \d+ relevant documents of split 'dev' is in corpus.jsonl"):
         finetune(settings(encoder, training_data, tmp_path / "out", evaluation=[{"path": str(other)}]))
     assert not (tmp_path / "out").exists()
 
@@ -253,6 +253,24 @@ def test_an_empty_list_of_a_collection_without_other_documents_keeps_its_positiv
     found = TrainingLists([read_examples(data)], asked, 1)[0].candidates
     assert found
     assert {one.text for one in found} <= {"b", "c"}
+
+
+def test_documents_that_are_cut_are_told_of_once(encoder, tmp_path):
+    data = tmp_path / "long.jsonl"
+    data.write_text(json.dumps({"query": "liver", "pos": ["sugar " * 600], "neg": ["blood", "heart"]}) + "\n")
+    with pytest.warns(UserWarning, match="documents of the query 'liver' are longer than the model's blocks") as warned:
+        finetune(settings(encoder, data, tmp_path / "out", steps=3))
+    assert sum("longer than" in str(one.message) for one in warned) == 1
+
+
+def test_evaluation_queries_that_are_trained_on_are_told_of(encoder, training_data, collection, tmp_path):
+    folder = shutil.copytree(collection, tmp_path / "evaluation")
+    rows = [json.loads(line) for line in (folder / "queries.jsonl").read_text().splitlines()]
+    rows[0]["text"] = "a query that nobody trained on"
+    (folder / "queries.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    message = f"39 of the 40 queries of the evaluation {folder} are in the training data"
+    with pytest.warns(UserWarning, match=re.escape(message)):
+        finetune(settings(encoder, training_data, tmp_path / "out", steps=1, evaluation=[str(folder)]))
 
 
 def test_the_card_and_the_terminal_say_which_weights_won(encoder, training_data, collection, tmp_path, capsys):

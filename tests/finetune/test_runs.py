@@ -281,6 +281,24 @@ def test_a_resumed_run_refuses_what_has_changed_since_it_began(interrupted, chan
         finetune(interrupted, resume=True)
 
 
+def test_a_resumed_run_without_a_whole_checkpoint_says_that_it_begins_anew(interrupted):
+    for mark in Path(f"{interrupted.output}.training").glob("checkpoint-*/complete"):
+        mark.unlink()
+    with pytest.warns(UserWarning, match=r"no checkpoint in .*out\.training is complete: the run begins anew"):
+        finetune(interrupted, resume=True)
+
+
+def test_an_output_that_is_a_file_is_refused(encoder, training_data):
+    with pytest.raises(NotADirectoryError, match=r"output is to be a folder, got the file .*train\.jsonl"):
+        finetune(settings(encoder, training_data, training_data))
+
+
+def test_others_may_read_the_weights_as_they_may_the_config(encoder, training_data, tmp_path):
+    finetune(settings(encoder, training_data, tmp_path / "out", steps=1))
+    modes = {path.name: path.stat().st_mode for path in (tmp_path / "out").iterdir()}
+    assert modes["model.safetensors"] == modes["scoring_head.safetensors"] == modes["config.json"]
+
+
 def test_one_process_takes_one_gpu(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)

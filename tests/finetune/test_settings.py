@@ -3,7 +3,9 @@ import re
 
 import pytest
 
+from blockrank_rerank.cli.failures import ARGUMENTS
 from blockrank_rerank.finetune import FinetuneSettings
+from blockrank_rerank.finetune.app import main
 from blockrank_rerank.finetune.settings import EvaluationSource, TrainingSource
 
 
@@ -114,9 +116,9 @@ def test_either_all_collections_have_a_weight_or_none_has():
 
 def test_collections_of_evaluation_differ_in_path_or_split():
     assert refusal(evaluation=["e", {"path": "e/", "depth": 9}]) == (
-        "evaluation[1] must differ from evaluation[0] in path or split, got 'e/' with split 'test' in both; remove one"
+        "evaluation[1] must differ from evaluation[0] in path or split, got 'e/' with split 'dev' in both; remove one"
     )
-    assert len(settings(evaluation=["e", {"path": "e", "split": "dev"}]).evaluation) == 2
+    assert len(settings(evaluation=["e", {"path": "e", "split": "test"}]).evaluation) == 2
 
 
 def test_a_file_that_is_not_utf8_is_named(tmp_path):
@@ -141,3 +143,23 @@ def test_sources_survive_a_round_trip_through_yaml(tmp_path):
     (tmp_path / "s.yaml").write_text(first.to_yaml())
     assert FinetuneSettings.read(tmp_path / "s.yaml", {}) == first
     assert first.with_changes(steps=5).data == first.data
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("output: o\ndata: d\nseed: 7\nseed: 8\n", "settings.yaml: 'seed' is given twice; keep one"),
+        ("output: o\ndata: [{path: a, path: b}]\n", "settings.yaml: 'path' is given twice; keep one"),
+        ("output: [\n", "settings.yaml is not valid YAML: "),
+    ],
+)
+def test_a_file_whose_keys_come_twice_or_that_is_no_yaml_is_refused(text, message, tmp_path):
+    path = tmp_path / "settings.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        FinetuneSettings.read(path, {})
+
+
+def test_a_setting_that_comes_twice_on_the_command_line_is_refused(capsys):
+    assert main(["train", "output=o", "data=a.jsonl", "data=b.jsonl", "--dry-run"]) == ARGUMENTS
+    assert "data is given twice; several values are a list: data=[a,b]" in capsys.readouterr().err

@@ -169,7 +169,9 @@ def _check(method: str, model: object, depth: int, skip_top: int, per_query: int
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
     if (method == "embeddings") != (model is not None):
-        raise ValueError(f"model is needed for method 'embeddings' and for no other, got {model!r} for {method!r}")
+        raise ValueError(
+            f"model is needed for method 'embeddings' (--model) and for no other, got {model!r} for {method!r}"
+        )
     if depth < 1 or per_query < 1 or not 0 <= skip_top < depth:
         raise ValueError(
             f"depth and per_query must be at least 1 and skip_top in 0..{depth - 1}, "
