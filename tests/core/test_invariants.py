@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import replace
+from pathlib import Path
+from random import Random
 
 import pytest
 import torch
@@ -29,6 +31,7 @@ from tests.core.tiny_models import (
 )
 from tests.interpreter import import_triton
 
+ROOT = Path(__file__).parents[2]
 CLOSE = {"atol": 1e-5, "rtol": 1e-4}
 LATE = replace(CONFIG, query_documents_from_layer=CONFIG.scoring_layer + 1)
 """A decoder whose query never mixes documents: only then is a raw score a property of one document."""
@@ -110,6 +113,18 @@ def test_permuting_the_documents_permutes_the_scores(rankers, name, request, ran
     shuffled = rankers[name].rank(query, [documents[index] for index in order])
     torch.testing.assert_close(scores(shuffled), scores(straight)[order], **CLOSE)
     torch.testing.assert_close(raw_scores(shuffled), raw_scores(straight)[order], **CLOSE)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_shipped_model_gives_a_document_its_score_in_any_order(dtype):
+    ranker = BlockRankReranker.from_pretrained(device="cpu", dtype=dtype)
+    documents = (ROOT / "examples/data/anemia.txt").read_text(encoding="utf-8").splitlines()
+    expected = {one.text: one.raw_score for one in ranker.rank("What causes iron-deficiency anemia?", documents)}
+    for seed in range(3):
+        shuffled = Random(seed).sample(documents, len(documents))
+        ranking = ranker.rank("What causes iron-deficiency anemia?", shuffled)
+        assert [one.text for one in ranking] == list(expected)
+        assert {one.text: one.raw_score for one in ranking} == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize("name", ["llama-late", "bert"])
