@@ -102,7 +102,7 @@ class Checkpoint:
         import transformers
         from transformers import AutoConfig
 
-        with _readable(self.model, "config.json"):
+        with readable(self.model, "config.json"):
             config = AutoConfig.from_pretrained(self.model, **self.options)
         if config.model_type not in ENCODERS | DECODERS:
             raise ValueError(
@@ -128,7 +128,7 @@ class Checkpoint:
         """
         from transformers import AutoTokenizer
 
-        with _readable(self.model, "the tokenizer"):
+        with readable(self.model, "the tokenizer"):
             tokenizer = AutoTokenizer.from_pretrained(self.model, **self.options)
         # Where its files are missing Transformers makes an empty one, to which every word is unknown.
         if 2 * len(tokenizer) < vocabulary:
@@ -146,7 +146,7 @@ class Checkpoint:
         ValueError
             For an encoder without ``blockrank_config.json``.
         """
-        with _readable(self.model, CONFIG_NAME):
+        with readable(self.model, CONFIG_NAME):
             path = self.file(CONFIG_NAME)
         config = BlockRankConfig.load(path) if path else PRESETS.get(self.model)
         if config is None and model_config.model_type in ENCODERS:
@@ -185,7 +185,7 @@ class Checkpoint:
 
         loader = AutoModelForCausalLM if language_model else AutoModel
         extra = {"add_pooling_layer": False} if model_config.model_type == "bert" else {}
-        with _readable(self.model, "the weights"), quiet():
+        with readable(self.model, "the weights"), quiet():
             model, report = loader.from_pretrained(
                 self.model,
                 config=truncate(model_config, layers),
@@ -233,7 +233,7 @@ def truncate(model_config: Any, layers: int) -> Any:
 
 
 @contextlib.contextmanager
-def _readable(model: str, part: str) -> Iterator[None]:
+def readable(model: str, part: str) -> Iterator[None]:
     """Turn the many ways in which reading a model fails into one line that names model and part."""
     try:
         yield

@@ -12,6 +12,7 @@ from blockrank_rerank.finetune.data import (
     write_examples,
 )
 from blockrank_rerank.finetune.data.embeddings import EmbeddingTable, nearest
+from tests.core.tiny_models import save_model
 from tests.finetune.data_files import DOCUMENTS, write_folder
 
 needs_bm25 = pytest.mark.skipif(find_spec("bm25s") is None, reason="bm25s is not installed")
@@ -325,3 +326,27 @@ def test_progress_is_told_for_every_stage(folder):
         on_progress=lambda stage, done, total: told.update({stage: (done, total)}),
     )
     assert told == {"embedding queries": (2, 2), "embedding documents": (7, 7), "mining": (2, 2)}
+
+
+@pytest.fixture(scope="module")
+def embedder(tmp_path_factory):
+    """A random sentence-transformers model."""
+    library = pytest.importorskip("sentence_transformers")
+    bert = save_model(tmp_path_factory.mktemp("bert"), "bert")
+    folder = tmp_path_factory.mktemp("embedder")
+    library.SentenceTransformer(str(bert), device="cpu").save(str(folder))  # with mean pooling added
+    return folder
+
+
+def test_a_real_embedding_model_mines_and_scores(folder, embedder):
+    mined = mine_negatives(folder, method="embeddings", model=str(embedder), teacher=str(embedder), per_query=3)
+    scores = [candidate.teacher_score for example in mined.examples for candidate in example.candidates]
+    assert scores
+    assert all(-1 <= score <= 1 for score in scores)
+    assert len(set(scores)) > 1
+
+
+def test_an_embedding_model_that_cannot_be_read_is_named(folder, tmp_path):
+    pytest.importorskip("sentence_transformers")
+    with pytest.raises((FileNotFoundError, ValueError), match=f"cannot read the embeddings of model '{tmp_path}'"):
+        mine_negatives(folder, teacher=str(tmp_path))

@@ -36,10 +36,15 @@ def sentence_transformer(
     ------
     ImportError
         If sentence-transformers is not installed.
+    FileNotFoundError, ValueError
+        If the model is not found, or cannot be read.
     """
+    from blockrank_rerank.checkpoint import readable  # loads torch, which mining by BM25 does not need
+
     library = require("sentence_transformers", f"embedding with {model}")
     arguments = {} if dtype is None else {"model_kwargs": {"dtype": dtype}}
-    encoder = library.SentenceTransformer(model, device=device, **arguments)
+    with readable(model, "the embeddings"):
+        encoder = library.SentenceTransformer(model, device=device, **arguments)
 
     def encode(texts: Sequence[str], role: Role) -> NDArray[Any]:
         method = encoder.encode_query if role == "query" else encoder.encode_document
