@@ -304,6 +304,8 @@ def _prepare_folders(settings: FinetuneSettings, output: Path, work: Path, resum
     """
     if output.exists() and not output.is_dir():
         raise NotADirectoryError(f"output is to be a folder, got the file {output}; choose another")
+    if resume and output.exists() and (work / FINISHED).exists():
+        raise FileExistsError(f"nothing to resume: the run has finished, and its result is in {output}")
     if output.exists() and any(output.iterdir()):
         raise FileExistsError(f"output folder {output} is not empty; choose another or remove it")
     found = checkpoints(work)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import math
 import shutil
@@ -114,8 +115,9 @@ class ListTrainer(Trainer):
 
 
 def _explain_full_disk(folder: Path, error: Exception) -> None:
-    """Torch and safetensors each have words of their own for it."""
-    if shutil.disk_usage(folder).free < FULL_DISK:
+    """Torch and safetensors each have words of their own for it, and what was written may be gone again."""
+    told = getattr(error, "errno", None) == errno.ENOSPC or f"os error {errno.ENOSPC})" in str(error)
+    if told or shutil.disk_usage(folder).free < FULL_DISK:
         raise OSError(
             f"the disk of {folder} is full, so the checkpoint was not written; make room and go on with --resume"
         ) from error

@@ -1,3 +1,4 @@
+import errno
 import io
 import itertools
 import math
@@ -23,6 +24,7 @@ from blockrank_rerank.formats import (
     read_run,
     write_run,
 )
+from blockrank_rerank.formats.output import replacing
 from blockrank_rerank.formats.trec import strictly_falling
 
 
@@ -396,3 +398,11 @@ def test_an_output_that_cannot_be_written_is_refused_beforehand(tmp_path):
         check_output_path(type(tmp_path)(os.devnull))
     with pytest.raises(ValueError, match="not to standard output; got '-'"):
         check_output_path(type(tmp_path)("-"))
+
+
+def test_a_disk_that_is_full_while_writing_is_named_by_the_file(tmp_path):
+    path = tmp_path / "run.trec"
+    with pytest.raises(OSError, match="No space left") as stopped, replacing(path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert stopped.value.filename == str(path)
+    assert list(tmp_path.iterdir()) == []

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from blockrank_rerank import BlockRankReranker
@@ -77,6 +79,12 @@ def test_a_run_without_checkpoints_leaves_nothing_that_is_in_the_way(encoder, tr
     for attempt in range(2):
         finetune(asked)
         (tmp_path / "out").rename(tmp_path / str(attempt))
+
+
+def test_a_finished_run_has_nothing_to_resume(encoder, training_data, tmp_path):
+    finetune(settings(encoder, training_data, tmp_path / "out", steps=1))
+    with pytest.raises(FileExistsError, match=r"the run has finished, and its result is in .*out"):
+        finetune(settings(encoder, training_data, tmp_path / "out", steps=1), resume=True)
 
 
 def test_what_a_finished_run_leaves_is_not_called_interrupted(encoder, training_data, tmp_path):
@@ -221,12 +229,21 @@ def test_collections_of_one_folder_are_named_by_their_split():
     assert evaluation_names(sources) == ["a (dev)", "a (test)", "b"]
 
 
-def test_a_full_disk_is_named(encoder, training_data, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "free"),
+    [
+        (RuntimeError("unexpected pos 146112 vs 146000"), 0),
+        (OSError(errno.ENOSPC, "No space left on device"), 1 << 30),
+        (SafetensorError(f"I/O error: No space left on device (os error {errno.ENOSPC})"), 1 << 30),
+    ],
+    ids=["torch", "system", "safetensors"],
+)
+def test_a_full_disk_is_named(error, free, encoder, training_data, tmp_path, monkeypatch):
     def fail(*ignored, **also_ignored):
-        raise RuntimeError("unexpected pos 146112 vs 146000")
+        raise error
 
     monkeypatch.setattr(torch, "save", fail)
-    monkeypatch.setattr("shutil.disk_usage", lambda folder: type("Usage", (), {"free": 0}))
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: type("Usage", (), {"free": free}))
     with pytest.raises(OSError, match=r"the disk of .* is full.*go on with --resume"):
         finetune(settings(encoder, training_data, tmp_path / "out", steps=1))
 
