@@ -50,7 +50,7 @@ def replacing(path: Path) -> Iterator[TextIO]:
         temporary.replace(target)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename is None:
+        if isinstance(error, OSError) and error.errno is not None and error.filename is None:
             error.filename = str(path)  # a write that found the disk full does not know where
         raise
 
