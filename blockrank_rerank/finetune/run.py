@@ -141,14 +141,14 @@ class _Run:
         _check_queries(chain.from_iterable(one.places() for one in self.sets), self.prompt)
         inputs = Inputs.of(checkpoint.model, self.collections)
         self._warn_of_known_queries()
-        if resume and not self.resume:
-            warnings.warn(
-                f"no checkpoint in {self.work} is complete: the run begins anew, with whatever data there is now",
-                stacklevel=2,
-            )
         if self.resume:
             inputs.check_against(self.work / INPUTS)
         else:
+            if resume:
+                warnings.warn(
+                    f"no checkpoint in {self.work} is complete: the run begins anew, with whatever data there is now",
+                    stacklevel=2,
+                )
             inputs.save(self.work / INPUTS)
 
     def result(self) -> FinetuneResult:
@@ -159,6 +159,8 @@ class _Run:
             raise FloatingPointError(f"{error}; {self._advice()}") from error
 
     def _warn_of_known_queries(self) -> None:
+        if not self.sets:
+            return
         trained = {query for collection in self.collections for query, _ in _queries(collection)}
         for one in self.sets:
             asked = one.collection.queries.values()

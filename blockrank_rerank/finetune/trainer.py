@@ -17,6 +17,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from blockrank_rerank.finetune.evaluation_sets import means
 from blockrank_rerank.finetune.settings import FinetuneSettings
 from blockrank_rerank.formats.output import replacing
+from blockrank_rerank.system_errors import system_errors
 
 COMPLETE = "complete"
 """Marks a checkpoint that was written to its end; one without it is never resumed from."""
@@ -96,10 +97,12 @@ class ListTrainer(Trainer):
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         self.accelerator.unwrap_model(self.model).refuse_nonfinite()
+        folder = Path(self.args.output_dir)
         try:
-            super()._save_checkpoint(*args, **kwargs)
+            with system_errors(folder):
+                super()._save_checkpoint(*args, **kwargs)
         except (RuntimeError, OSError, SafetensorError) as error:
-            _explain_full_disk(Path(self.args.output_dir), error)
+            _explain_full_disk(folder, error)
             raise
 
     def _guard(self, values: dict[str, float]) -> None:
@@ -115,8 +118,8 @@ class ListTrainer(Trainer):
 
 
 def _explain_full_disk(folder: Path, error: Exception) -> None:
-    """Torch and safetensors each have words of their own for it, and what was written may be gone again."""
-    told = getattr(error, "errno", None) == errno.ENOSPC or f"os error {errno.ENOSPC})" in str(error)
+    """Torch has words of its own for it; and where the system told of it, what was written may be gone again."""
+    told = isinstance(error, OSError) and error.errno == errno.ENOSPC
     if told or shutil.disk_usage(folder).free < FULL_DISK:
         raise OSError(
             f"the disk of {folder} is full, so the checkpoint was not written; make room and go on with --resume"
