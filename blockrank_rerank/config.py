@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from blockrank_rerank.known_names import refuse_unknown_names
+
 CONFIG_NAME = "blockrank_config.json"
 FORMAT_VERSION = 1
 RELEASED_MODEL = "quicktensor/blockrank-msmarco-mistral-7b"
@@ -223,10 +225,7 @@ def placeholders(template: str, name: str) -> set[str]:
 
 
 def _build(cls: Any, values: Mapping[str, Any], where: str) -> Any:
-    known = {f.name for f in fields(cls)}
-    unknown = sorted(set(values) - known)
-    if unknown:
-        raise ValueError(f"{where} has unknown settings {unknown}; known are {sorted(known)}")
+    refuse_unknown_names(values, [f.name for f in fields(cls)], where)
     try:
         return cls(**values)
     except (TypeError, ValueError) as error:

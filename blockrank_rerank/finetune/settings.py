@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from blockrank_rerank.finetune.data.reader import FORMATS, check_negatives
+from blockrank_rerank.known_names import refuse_unknown_names
 from blockrank_rerank.reranker import DEFAULT_MODEL
 
 SETTINGS_NAME = "finetune_settings.yaml"
@@ -216,7 +217,7 @@ class FinetuneSettings:
             For a file that is not UTF-8 or no YAML, unknown or missing settings and values out of range.
         """
         values = dict(_read_yaml(Path(path)) if path else {}) | dict(overrides)
-        _refuse_unknown(cls, values, str(path or "the command line"))
+        refuse_unknown_names(values, [item.name for item in fields(cls)], str(path or "the command line"))
         missing = {"output", "data"} - set(values)
         if missing:
             raise ValueError(f"settings need {' and '.join(sorted(missing))}")
@@ -273,13 +274,6 @@ def _read_yaml(path: Path) -> Mapping[str, Any]:
     return values
 
 
-def _refuse_unknown(cls: Any, values: Mapping[str, Any], where: str) -> None:
-    known = [item.name for item in fields(cls)]
-    unknown = sorted(str(name) for name in set(values) - set(known))
-    if unknown:
-        raise ValueError(f"{where}: unknown settings {', '.join(unknown)}; known are {', '.join(known)}")
-
-
 def _sources(cls: Any, values: Any, name: str) -> tuple[Any, ...]:
     if isinstance(values, str | Mapping | cls):
         values = (values,)
@@ -295,7 +289,7 @@ def _source(cls: Any, value: Any, where: str) -> Any:
         value = {"path": value}
     if not isinstance(value, Mapping):
         raise ValueError(f"{where} must be a path or a mapping with a path, got {value!r}")
-    _refuse_unknown(cls, value, where)
+    refuse_unknown_names(value, [item.name for item in fields(cls)], where)
     if "path" not in value:
         raise ValueError(f"{where} needs a path, which says where the collection is, got {dict(value)!r}")
     try:

@@ -7,6 +7,10 @@ from typing import Any, NoReturn
 
 from blockrank_rerank.formats.errors import DataError
 
+OPENINGS = {"[", "[{", "{"}
+"""Lines with which a JSON array, or an indented object, begins."""
+ONE_PER_LINE = "; every line must hold one whole value: jq -c '.[]' FILE writes an array so, jq -c . FILE an object"
+
 
 def parse_jsonl(lines: Iterable[tuple[int, str]], name: str) -> Iterator[tuple[int, Any]]:
     """JSON value of every line.
@@ -27,7 +31,8 @@ def parse_jsonl(lines: Iterable[tuple[int, str]], name: str) -> Iterator[tuple[i
         try:
             value = json.loads(line, parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_record)
         except json.JSONDecodeError as error:
-            raise DataError(f"not valid JSON: {error.msg} at column {error.colno}", name, number) from None
+            advice = ONE_PER_LINE if line.strip() in OPENINGS else ""
+            raise DataError(f"not valid JSON: {error.msg} at column {error.colno}{advice}", name, number) from None
         except (ValueError, RecursionError) as error:
             raise DataError(f"not usable JSON: {error}", name, number) from None
         yield number, value

@@ -157,7 +157,7 @@ def test_a_damaged_model_config_is_refused(folder, content):
     [
         ("{", "is not valid JSON"),
         ('{"version": 9}', "has format version 9"),
-        ('{"version": 1, "scoring_layer": 1, "x": 1}', "has unknown settings"),
+        ('{"version": 1, "scoring_layer": 1, "x": 1}', "unknown settings x; known"),
         ('{"version": 1, "scoring_layer": 77}', "scoring_layer must be in 0..3"),
     ],
 )

@@ -209,7 +209,8 @@ def test_scores_that_are_not_finite_are_refused(put, number):
 def test_unknown_columns_are_named_with_the_mapping_that_helps(put):
     found = refusal(put({"question": "q", "positive": ["p"]}))
     assert 'found: "question", "positive"' in found
-    assert "columns={'query': 'question', 'pos': 'positive'} (--column query=question --column pos=positive)" in found
+    assert "columns={'query': 'question', 'pos': 'positive'} in Python or a training collection's settings" in found
+    assert "--column query=question --column pos=positive for the other commands" in found
     assert "--column neg=negs" in refusal(put({"query": "q", "pos": ["p"], "negs": ["n"]}))
     assert "to ignore it" in refusal(put(GOOD | {"year": 1}))
 

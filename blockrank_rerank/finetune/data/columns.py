@@ -110,7 +110,8 @@ def _closest(missing: list[str], spare: list[str]) -> dict[str, str]:
 
 
 def _mapping(columns: dict[str, str]) -> str:
-    return f"columns={columns} ({' '.join(f'--column {known}={theirs}' for known, theirs in columns.items())})"
+    options = " ".join(f"--column {known}={theirs}" for known, theirs in columns.items())
+    return f"columns={columns} in Python or a training collection's settings, {options} for the other commands"
 
 
 def _quoted(names: tuple[str, ...] | list[str]) -> str:
