@@ -426,7 +426,7 @@ class BlockRankReranker:
         with work_progress("reranking", len(checked), characters, show_progress, on_progress) as advance:
             for pack in self._packs(checked):
                 for number, encoded, lse in zip(pack.numbers, pack.encoded, self._lse(pack), strict=True):
-                    ranked = _ranked(checked[number].given, encoded, lse, self._engine.config)
+                    ranked = _ranked(checked[number].given, encoded, lse, self._engine)
                     results[number] = limits.select(ranked)
                 advance(len(pack.numbers), pack.num_tokens)
         return results
@@ -637,13 +637,12 @@ def model_folder(model: str | Path) -> str:
     return str(_DEFAULT_FOLDER) if model == DEFAULT_MODEL else model_name(model)
 
 
-def _ranked(
-    given: Sequence[Document], encoded: _Encoded, lse: torch.Tensor, config: BlockRankConfig
-) -> list[RankedDocument]:
+def _ranked(given: Sequence[Document], encoded: _Encoded, lse: torch.Tensor, engine: Engine) -> list[RankedDocument]:
     """Every document, best first; the sort is stable, so ties keep the input order."""
-    first, blocks = int(config.abstention), encoded.left.blocks
+    config, blocks = engine.config, encoded.left.blocks
+    first = int(config.abstention)
     best = blocks.best(tied(raw_score(lse[..., first:]).tolist(), encoded.ids))
-    values = scores(lse[..., [*range(first), *(first + block for block in best)]], config)
+    values = scores(lse[..., [*range(first), *(first + block for block in best)]], config, engine.backbone.sharpness)
     sources = first_copies([encoded.ids[block] for block in best])
     ranked = [
         RankedDocument(

@@ -33,7 +33,7 @@ def raw_score(lse: Tensor) -> Tensor:
     return lse.mean((0, 1))
 
 
-def relevance(lse: Tensor, nothing: Tensor, reduction: str) -> Tensor:
+def relevance(lse: Tensor, nothing: Tensor, reduction: str, sharpness: Tensor | float) -> Tensor:
     """Probability that each document is relevant: the odds of looking at it rather than at nothing.
 
     Parameters
@@ -44,6 +44,8 @@ def relevance(lse: Tensor, nothing: Tensor, reduction: str) -> Tensor:
         ``[S, H, 1]`` log-sum-exp of the instruction block, the document that is not there.
     reduction : str
         As for :func:`attention_share`.
+    sharpness : Tensor or float
+        Log odds per unit of score; above 0.
 
     Returns
     -------
@@ -52,8 +54,8 @@ def relevance(lse: Tensor, nothing: Tensor, reduction: str) -> Tensor:
         on another's.
     """
     if reduction == "softmax_of_mean":
-        return (raw_score(lse) - raw_score(nothing)).sigmoid()
-    return (lse - nothing).sigmoid().mean((0, 1))
+        return (sharpness * (raw_score(lse) - raw_score(nothing))).sigmoid()
+    return (sharpness * (lse - nothing)).sigmoid().mean((0, 1))
 
 
 @dataclass(frozen=True)
@@ -65,8 +67,8 @@ class Scores:
     probability: list[float] | list[None]
 
 
-def scores(lse: Tensor, config: BlockRankConfig) -> Scores:
-    """All scores of one request, from the log-sum-exps of its scored blocks as :class:`Backbone` gives them.
+def scores(lse: Tensor, config: BlockRankConfig, sharpness: Tensor | float) -> Scores:
+    """All scores of one request, from its blocks' log-sum-exps and the sharpness, as :class:`Backbone` gives both.
 
     Raises
     ------
@@ -81,4 +83,4 @@ def scores(lse: Tensor, config: BlockRankConfig) -> Scores:
     share, raw = attention_share(documents, config.reduction).tolist(), raw_score(documents).tolist()
     if not config.abstention:
         return Scores(share, raw, [None] * len(share))
-    return Scores(share, raw, relevance(documents, lse[..., :1], config.reduction).tolist())
+    return Scores(share, raw, relevance(documents, lse[..., :1], config.reduction, sharpness).tolist())

@@ -31,9 +31,10 @@ class ScoringHead(nn.Module):
     all signals alike: a log-mean-exp of cosines.
 
     Where the model abstains, a learnt number stands for "none of these" instead of the instruction block's score:
-    the raw score at which a document is as likely relevant as not. Keys that depend on the query were tried and
-    fit the training queries only (docs/LOG.md). No gradient of it reaches anything else, so calibration costs no
-    ranking.
+    the raw score at which a document is as likely relevant as not. Another, the sharpness, says how fast the odds
+    change around it: a raw score that ranks well is not on the scale of log odds. Keys that depend on the query were
+    tried and fit the training queries only (docs/LOG.md). No gradient of the two reaches anything else, so calibration
+    costs no ranking.
 
     Parameters
     ----------
@@ -53,6 +54,7 @@ class ScoringHead(nn.Module):
         self.length_weight = nn.Parameter(torch.full((num_heads,), -1.0))
         self.signal_weight = nn.Parameter(torch.zeros(num_heads, hidden_size))
         self.nothing = nn.Parameter(torch.zeros(num_heads))
+        self.log_sharpness = nn.Parameter(torch.zeros(()))
         nn.init.eye_(self.query.weight)
         nn.init.eye_(self.key.weight)
 
@@ -131,9 +133,14 @@ class ScoringHead(nn.Module):
         return queries, weights
 
     @property
+    def sharpness(self) -> Tensor:
+        """Log odds of relevance per unit of raw score; a scalar above 0, fp32."""
+        return self.log_sharpness.float().exp()
+
+    @property
     def vectors(self) -> list[nn.Parameter]:
         """The parameters that are not projections: few, and learnt at a rate of their own."""
-        return [self.log_temperature, self.length_weight, self.signal_weight, self.nothing]
+        return [self.log_temperature, self.length_weight, self.signal_weight, self.nothing, self.log_sharpness]
 
     def _unit(self, projected: Tensor) -> Tensor:
         """``[rows, H, D]`` of length 1, in fp32."""
@@ -154,7 +161,8 @@ class ScoringHead(nn.Module):
             Where the file is damaged or fits another width.
         """
         try:
-            tensors = load_file(path)
+            # Files of before it was learnt have no sharpness: raw scores were log odds.
+            tensors = {"log_sharpness": torch.zeros(())} | load_file(path)
             head = cls(hidden_size, len(tensors["log_temperature"]))
             head.load_state_dict(tensors)
         except Exception as error:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from blockrank_rerank.scoring import attention_share, raw_score
+from blockrank_rerank.scoring import attention_share, raw_score, relevance
 
 
 def list_logits(lse: Tensor, reduction: str, temperature: float) -> Tensor:
@@ -36,14 +36,15 @@ def distillation(logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     return F.kl_div(logits.log_softmax(-1), target, reduction="sum")
 
 
-def abstention(lse: Tensor, nothing: Tensor, grades: Tensor, reduction: str) -> Tensor:
+def abstention(lse: Tensor, nothing: Tensor, grades: Tensor, reduction: str, sharpness: Tensor | float) -> Tensor:
     """Cross-entropy of each document's probability of relevance, mean over the list.
 
     ``nothing`` ``[S, H, 1]`` is the log-sum-exp of the instruction block: a document is relevant where the
-    query looks at it rather than at nothing. Some lists should have no relevant document (``empty_share``).
+    query looks at it rather than at nothing. ``sharpness`` is as in :func:`relevance`. Some lists should have no
+    relevant document (``empty_share``).
     """
     relevant = (grades > 0).to(lse.dtype)
     if reduction == "softmax_of_mean":
-        return F.binary_cross_entropy_with_logits(raw_score(lse) - raw_score(nothing), relevant)
-    probability = (lse - nothing).sigmoid().mean((0, 1))
+        return F.binary_cross_entropy_with_logits(sharpness * (raw_score(lse) - raw_score(nothing)), relevant)
+    probability = relevance(lse, nothing, reduction, sharpness)
     return F.binary_cross_entropy(probability.clamp(1e-6, 1 - 1e-6), relevant)

@@ -164,7 +164,7 @@ class TrainingModel(nn.Module):
         if settings.abstention_weight and nothing is not None:
             # A scoring head has a key for "nothing" that is fitted to the ranking and must not bend it.
             judged = documents if self.head is None else documents.detach()
-            parts["abstention"] = losses.abstention(judged, nothing, grades, reduction)
+            parts["abstention"] = losses.abstention(judged, nothing, grades, reduction, self.backbone.sharpness)
         return parts
 
     def _language_model_loss(self, layout: Layout, state: Pass) -> Tensor:

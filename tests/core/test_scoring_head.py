@@ -5,12 +5,13 @@ from itertools import pairwise
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from blockrank_rerank.layout import build_layout
 from blockrank_rerank.prompt import EncodedRequest
-from blockrank_rerank.scoring import raw_score, relevance
-from blockrank_rerank.scoring_head import ScoringHead
+from blockrank_rerank.scoring import raw_score, relevance, scores
+from blockrank_rerank.scoring_head import SCORING_HEAD_NAME, ScoringHead
 from tests.core.tiny_models import BERT_CONFIG
 
 ABSTAINS = replace(BERT_CONFIG, abstention=True)
@@ -82,20 +83,42 @@ def test_probabilities_do_not_depend_on_the_other_documents():
     states, layout = pack()
     head = random_head()
     (lse,) = head(states, layout, ABSTAINS, "reference")
-    together = relevance(lse[..., 1:], lse[..., :1], "softmax_of_mean")
-    alone = [relevance(lse[..., n + 1 : n + 2], lse[..., :1], "softmax_of_mean") for n in range(len(SIZES))]
+    together = relevance(lse[..., 1:], lse[..., :1], "softmax_of_mean", head.sharpness)
+    parts = [lse[..., n + 1 : n + 2] for n in range(len(SIZES))]
+    alone = [relevance(part, lse[..., :1], "softmax_of_mean", head.sharpness) for part in parts]
     torch.testing.assert_close(together, torch.cat(alone))
 
 
-def test_calibrating_moves_nothing_but_the_key_for_nothing():
+def test_probabilities_are_as_sharp_as_the_head_says():
+    states, layout = pack()
+    head = random_head()
+    (lse,) = head(states, layout, ABSTAINS, "reference")
+    found = scores(lse, ABSTAINS, head.sharpness)
+    odds = torch.tensor(found.probability).logit()
+    expected = head.log_sharpness.exp() * (torch.tensor(found.raw) - head.nothing.mean())
+    torch.testing.assert_close(odds, expected, rtol=1e-4, atol=1e-4)
+    assert (found.share, found.raw) == (scores(lse, ABSTAINS, 1.0).share, scores(lse, ABSTAINS, 1.0).raw)
+
+
+def test_a_head_of_before_sharpness_was_learnt_gives_the_odds_that_it_gave(tmp_path):
+    head = random_head()
+    head.save(tmp_path)
+    path = tmp_path / SCORING_HEAD_NAME
+    save_file({name: tensor for name, tensor in load_file(path).items() if name != "log_sharpness"}, path)
+    old = ScoringHead.load(path, 8)
+    assert old.sharpness == 1
+    torch.testing.assert_close(old.nothing, head.nothing)
+
+
+def test_calibrating_moves_nothing_but_the_two_numbers_of_the_odds():
     states, layout = pack()
     head = random_head()
     states.requires_grad_()
     (lse,) = head(states, layout, ABSTAINS, "reference")
-    lse[..., 0].sum().backward()
+    relevance(lse[..., 1:].detach(), lse[..., :1], "softmax_of_mean", head.sharpness).sum().backward()
     gradients = {name: parameter.grad for name, parameter in head.named_parameters()}
-    own = gradients.pop("nothing")
-    assert own is not None
-    assert own.abs().sum() > 0
+    for own in (gradients.pop("nothing"), gradients.pop("log_sharpness")):
+        assert own is not None
+        assert own.abs().sum() > 0
     others = gradients.values()
     assert all(gradient is None or not gradient.any() for gradient in [*others, states.grad])

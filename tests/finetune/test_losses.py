@@ -37,14 +37,14 @@ def test_abstention_pulls_relevant_documents_above_nothing_and_others_below(redu
     lse = torch.zeros(2, 3, 4, requires_grad=True)
     nothing = torch.zeros(2, 3, 1, requires_grad=True)
     grades = torch.tensor([0.0, 2.0, 0.0, 0.0])
-    losses.abstention(lse, nothing, grades, reduction).backward()
+    losses.abstention(lse, nothing, grades, reduction, 1.0).backward()
     assert (lse.grad.sum((0, 1)) > 0).tolist() == [True, False, True, True]
     assert nothing.grad.sum() < 0
 
 
 def test_abstention_of_a_list_without_a_relevant_document_has_a_gradient():
     nothing = torch.zeros(1, 1, 1, requires_grad=True)
-    losses.abstention(torch.zeros(1, 1, 3), nothing, torch.zeros(3), "softmax_of_mean").backward()
+    losses.abstention(torch.zeros(1, 1, 3), nothing, torch.zeros(3), "softmax_of_mean", 1.0).backward()
     assert nothing.grad.item() < 0
 
 

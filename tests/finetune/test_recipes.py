@@ -75,7 +75,7 @@ def test_calibrating_a_scoring_layer_changes_no_ranking(encoder, training_data, 
                 max_grad_norm=1e9,  # clipping is the one thing that the losses share
             )
         )
-    assert changed(tmp_path / "plain", tmp_path / "calibrated") == {"nothing"}
+    assert changed(tmp_path / "plain", tmp_path / "calibrated") == {"nothing", "log_sharpness"}
 
 
 def lists(data, share: float, count: int = 200) -> TrainingLists:
