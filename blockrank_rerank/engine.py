@@ -323,7 +323,7 @@ class Engine:
         for name, parameter in sorted(self.backbone.named_parameters()):
             for tensor in plain_tensors(parameter.detach()):
                 digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-                digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy().data)
+                digest.update(tensor.cpu().reshape(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
     @property
