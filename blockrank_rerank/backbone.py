@@ -260,11 +260,6 @@ class Backbone(nn.Module):
         states = self._run(state)
         return state.lse if states is None else self._head(states, layout, self.config, self.attention, kept)
 
-    @property
-    def sharpness(self) -> Tensor | float:
-        """Log odds of relevance per unit of log-sum-exp; learnt where there is a scoring head."""
-        return 1.0 if self.head is None else self.head.sharpness
-
     def staged_scores(self, layout: Layout, begun: tuple[int, Tensor] | None) -> tuple[list[Tensor], Tensor]:
         """Log-sum-exps as above, and ``[T, hidden]`` states after the last layer, of a staged model with a head.
 
@@ -293,6 +288,11 @@ class Backbone(nn.Module):
         if states is None:
             return state.token_attention
         return self._head.token_attention(states, layout, self.config, self.attention)
+
+    @property
+    def sharpness(self) -> Tensor | float:
+        """Log odds of relevance per unit of log-sum-exp; learnt where there is a scoring head."""
+        return 1.0 if self.head is None else self.head.sharpness
 
     def _run(self, state: Pass) -> Tensor | None:
         """Run the model; ``[T, hidden]`` final states, or nothing where it ended inside its scoring layer."""

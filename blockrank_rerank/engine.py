@@ -25,6 +25,7 @@ from blockrank_rerank.request import Document
 from blockrank_rerank.spilled_states import packed
 from blockrank_rerank.staged_model import Begun, joined, staged_model
 from blockrank_rerank.states import DocumentStates, StatePack, compress, grouped
+from blockrank_rerank.tensor_bytes import tensor_bytes
 from blockrank_rerank.workers import in_workers, worker_count
 
 BUDGET_TOKENS = {"cpu": 8192}
@@ -322,8 +323,8 @@ class Engine:
         digest.update(self.prompt.beginning.encode("utf-8", "surrogatepass"))
         for name, parameter in sorted(self.backbone.named_parameters()):
             for tensor in plain_tensors(parameter.detach()):
-                digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-                digest.update(tensor.cpu().reshape(-1).view(torch.uint8).numpy().data)
+                for part in tensor_bytes(name, tensor):
+                    digest.update(part)
         return digest.hexdigest()
 
     @property

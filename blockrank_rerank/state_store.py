@@ -23,6 +23,7 @@ from torch import Tensor
 from blockrank_rerank.formats.output import replacing, share_like
 from blockrank_rerank.states import DTYPES, DocumentStates
 from blockrank_rerank.system_errors import system_errors
+from blockrank_rerank.tensor_bytes import tensor_bytes
 
 MANIFEST_NAME = "store.json"
 FORMAT_VERSION = 4
@@ -291,8 +292,8 @@ def _checksum(truncated: bool, ids: Tensor, tensors: Mapping[str, Tensor]) -> in
     value = int(truncated)
     for name, tensor in sorted({"ids": ids, **tensors}.items()):
         # The file's header says what the bytes mean, and may be damaged too.
-        value = zlib.crc32(f"{name} {tensor.dtype} {list(tensor.shape)}".encode(), value)
-        value = zlib.crc32(tensor.cpu().contiguous().view(torch.uint8).numpy().data, value)
+        for part in tensor_bytes(name, tensor):
+            value = zlib.crc32(part, value)
     return value
 
 

@@ -162,7 +162,7 @@ class TrainingModel(nn.Module):
             teacher = targets.teacher.to(lse.device)[scored]
             parts["distillation"] = losses.distillation(logits[scored], teacher, settings.distillation_temperature)
         if settings.abstention_weight and nothing is not None:
-            # A scoring head has a key for "nothing" that is fitted to the ranking and must not bend it.
+            # A scoring head's two numbers of the odds are fitted to the ranking and must not bend it.
             judged = documents if self.head is None else documents.detach()
             parts["abstention"] = losses.abstention(judged, nothing, grades, reduction, self.backbone.sharpness)
         return parts
