@@ -17,7 +17,7 @@ from blockrank_rerank import BlockRankConfig, BlockRankReranker
 from blockrank_rerank.checkpoint import Checkpoint, with_scoring_layer
 from blockrank_rerank.config import CONFIG_NAME, RELEASED, RELEASED_MODEL
 from blockrank_rerank.scoring_head import SCORING_HEAD_NAME, ScoringHead
-from tests.core.tiny_models import BERT_CONFIG, CONFIG, save_model
+from tests.tiny_models import BERT_CONFIG, CONFIG, save_model
 
 QUERY = "what treats a heart attack"
 DOCUMENTS = ["the liver stores sugar", "aspirin thins the blood"]

@@ -8,7 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from blockrank_rerank import BlockRankReranker
-from tests.core.tiny_models import BERT_CONFIG, CONFIG, WORDS, save_model
+from tests.tiny_models import BERT_CONFIG, CONFIG, WORDS, save_model
 
 LENGTHS = [3, 40, 9, 17, 2, 28, 11, 5]
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from blockrank_rerank import BlockRankCrossEncoder, BlockRankReranker
-from tests.core.tiny_models import CONFIG, save_model
+from tests.tiny_models import CONFIG, save_model
 
 QUERY = "what treats a heart attack"
 DOCUMENTS = ["the liver stores sugar", "aspirin thins the blood", "a blocked artery"]

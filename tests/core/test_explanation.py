@@ -8,7 +8,7 @@ from blockrank_rerank.cli.app import main
 from blockrank_rerank.explanation import word_spans
 from blockrank_rerank.layout import build_layout
 from blockrank_rerank.sentences import sentence_spans
-from tests.core.tiny_models import BERT_CONFIG, CONFIG, PHRASE, save_model
+from tests.tiny_models import BERT_CONFIG, CONFIG, PHRASE, save_model
 
 QUERY = "what treats a heart attack"
 DOCUMENTS = [

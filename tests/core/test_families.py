@@ -18,7 +18,7 @@ from blockrank_rerank.checkpoint import Checkpoint, truncate
 from blockrank_rerank.layout import build_layout
 from blockrank_rerank.scoring_head import ScoringHead
 from tests.core import oracle
-from tests.core.tiny_models import BERT_CONFIG, BERT_PROMPT, CONFIG, FAMILIES, PROMPT, byte_level_tokenizer, save_model
+from tests.tiny_models import BERT_CONFIG, BERT_PROMPT, CONFIG, FAMILIES, PROMPT, byte_level_tokenizer, save_model
 
 REQUESTS = [
     (

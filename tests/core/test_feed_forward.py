@@ -10,7 +10,7 @@ from transformers import AutoConfig
 
 from blockrank_rerank import feed_forward
 from blockrank_rerank.checkpoint import Checkpoint
-from tests.core.tiny_models import FAMILIES, save_model
+from tests.tiny_models import FAMILIES, save_model
 
 ROWS, WIDTH = 7, 48
 TOKENS = 30

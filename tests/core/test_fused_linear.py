@@ -11,7 +11,7 @@ from transformers import AutoConfig
 from blockrank_rerank.checkpoint import Checkpoint
 from blockrank_rerank.choices import BF16_UNITS, fast_bf16, resolve_dtype
 from blockrank_rerank.fused_linear import FusedLinear, can_fuse, fuse_linear_layers
-from tests.core.tiny_models import FAMILIES, save_model
+from tests.tiny_models import FAMILIES, save_model
 
 CPU = torch.device("cpu")
 IDS = torch.randint(3, 20, (1, 30), generator=torch.Generator().manual_seed(0))

@@ -20,7 +20,7 @@ from blockrank_rerank.layout import build_layout
 from blockrank_rerank.scoring_head import ScoringHead
 from tests.core import oracle
 from tests.core.test_prompt import MARKERS, NASTY, marker_ids
-from tests.core.tiny_models import (
+from tests.tiny_models import (
     BERT_CONFIG,
     CONFIG,
     WORDS,

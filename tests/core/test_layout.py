@@ -10,7 +10,7 @@ from blockrank_rerank.layout import build_layout
 from blockrank_rerank.prompt import EncodedRequest
 from tests.core.test_families import global_layers
 from tests.core.test_prepared import assert_same, save_family, save_ranker
-from tests.core.tiny_models import CONFIG, FAMILIES
+from tests.tiny_models import CONFIG, FAMILIES
 
 REQUESTS = [
     EncodedRequest([1, 2], [[3] * 40, [], [4] * 7], [5, 6], [False] * 3, [7]),

@@ -16,7 +16,7 @@ from blockrank_rerank.formats import DataError
 from blockrank_rerank.prompt import PromptEncoder
 from blockrank_rerank.run_reranking import rerank_run
 from tests.core.test_prepared import assert_same, save_ranker
-from tests.core.tiny_models import BERT_CONFIG, CONFIG, byte_level_tokenizer
+from tests.tiny_models import BERT_CONFIG, CONFIG, byte_level_tokenizer
 
 ANSWER = "aspirin thins the blood and treats a heart attack"
 FILLER = "the liver stores sugar. who stores what? "

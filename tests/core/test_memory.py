@@ -17,7 +17,7 @@ from blockrank_rerank import BlockRankReranker, engine, heap, spilled_states, st
 from blockrank_rerank.engine import LEAST_TOKENS
 from blockrank_rerank.states import DocumentStates, StatePack, compress
 from tests.core.test_prepared import assert_same, save_ranker
-from tests.core.tiny_models import BERT_CONFIG, CONFIG, WORDS
+from tests.tiny_models import BERT_CONFIG, CONFIG, WORDS
 
 QUERY = "what treats a heart attack"
 DOCUMENTS = [" ".join((WORDS * 2)[number % 7 : number % 7 + 8 + number % 5]) for number in range(480)]

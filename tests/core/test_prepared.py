@@ -16,7 +16,7 @@ from blockrank_rerank.state_cache import StateCache, parse_bytes
 from blockrank_rerank.states import StatePack
 from blockrank_rerank.text_tokenizer import TextTokenizer
 from tests.core.test_families import global_layers
-from tests.core.tiny_models import BERT_CONFIG, BERT_PROMPT, CONFIG, FAMILIES, PROMPT, randomise, save_model
+from tests.tiny_models import BERT_CONFIG, BERT_PROMPT, CONFIG, FAMILIES, PROMPT, randomise, save_model
 
 DOCUMENTS = [
     "a heart attack is a blocked artery",

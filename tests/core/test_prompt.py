@@ -18,7 +18,7 @@ from blockrank_rerank import BlockRankConfig, PromptTemplate
 from blockrank_rerank.config import QUERY_FREE_INSTRUCTION
 from blockrank_rerank.prompt import PromptEncoder, document_text, even_runs
 from blockrank_rerank.text_tokenizer import Text, TextTokenizer
-from tests.core.tiny_models import CORPUS, PHRASE, WORDS, bert_tokenizer, byte_level_tokenizer
+from tests.tiny_models import CORPUS, PHRASE, WORDS, bert_tokenizer, byte_level_tokenizer
 
 SPACED_WORDS = [f" {word}" for text in CORPUS for word in text.split()]
 """For tokenizers that merge across spaces: whole sentences would become tokens."""

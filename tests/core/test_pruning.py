@@ -15,7 +15,7 @@ from blockrank_rerank.feed_forward import layers_of
 from blockrank_rerank.layout import build_layout
 from blockrank_rerank.run_reranking import rerank_run
 from tests.core.test_prepared import save_ranker
-from tests.core.tiny_models import BERT_CONFIG, CONFIG, WORDS
+from tests.tiny_models import BERT_CONFIG, CONFIG, WORDS
 
 QUERY = "what treats a heart attack"
 DOCUMENTS = [" ".join(random.Random(seed).choices(WORDS, k=4 + seed % 9)) for seed in range(24)]

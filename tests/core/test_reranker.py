@@ -16,7 +16,7 @@ import torch
 
 from blockrank_rerank import DEFAULT_MODEL, BlockRankConfig, BlockRankReranker, RankedDocument, engine
 from blockrank_rerank.engine import Engine
-from tests.core.tiny_models import CONFIG, PHRASE, save_model
+from tests.tiny_models import CONFIG, PHRASE, save_model
 
 QUERY = "what treats a heart attack"
 DOCUMENTS = ["the liver stores sugar", "aspirin thins the blood", "a blocked artery is a heart attack", "who"]

@@ -12,7 +12,7 @@ from blockrank_rerank.layout import build_layout
 from blockrank_rerank.prompt import EncodedRequest
 from blockrank_rerank.scoring import raw_score, relevance, scores
 from blockrank_rerank.scoring_head import SCORING_HEAD_NAME, ScoringHead
-from tests.core.tiny_models import BERT_CONFIG
+from tests.tiny_models import BERT_CONFIG
 
 ABSTAINS = replace(BERT_CONFIG, abstention=True)
 SIZES = [3, 1, 5]

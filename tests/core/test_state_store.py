@@ -25,7 +25,7 @@ from blockrank_rerank import BlockRankReranker, store_preparation
 from blockrank_rerank.cli.app import main
 from blockrank_rerank.state_store import FORMAT_VERSION, StateStore
 from tests.core.test_prepared import DOCUMENTS, QUERIES, assert_same, save_ranker
-from tests.core.tiny_models import BERT_CONFIG, CONFIG
+from tests.tiny_models import BERT_CONFIG, CONFIG
 
 UNIQUE = 5
 QUERY_FREE = replace(CONFIG, scoring_layer=3, prompt=CONFIG.prompt.without_query())

@@ -14,7 +14,7 @@ import torch
 from blockrank_rerank import BlockRankReranker, engine, workers
 from blockrank_rerank.workers import in_workers, worker_count
 from tests.core.test_prepared import assert_same, save_family, save_ranker
-from tests.core.tiny_models import BERT_CONFIG, WORDS
+from tests.tiny_models import BERT_CONFIG, WORDS
 
 DOCUMENTS = [" ".join((WORDS * 2)[number % 7 : number % 7 + 8 + number % 5]) for number in range(30)]
 REQUESTS = [("what treats a heart attack", DOCUMENTS[:number]) for number in (1, 7, 30, 2, 30, 0, 5)]

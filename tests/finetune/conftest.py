@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from blockrank_rerank.scoring_head import ScoringHead
-from tests.core.tiny_models import BERT_CONFIG, CONFIG, WORDS, save_model
+from tests.tiny_models import BERT_CONFIG, CONFIG, WORDS, save_model
 
 pytest.importorskip("accelerate", reason="needs the train extra: pip install 'blockrank-rerank[train]'")
 

@@ -12,7 +12,7 @@ from blockrank_rerank.finetune.data import (
     write_examples,
 )
 from blockrank_rerank.finetune.data.embeddings import EmbeddingTable, nearest
-from tests.core.tiny_models import save_model
+from tests.tiny_models import save_model
 from tests.finetune.data_files import DOCUMENTS, write_folder
 
 needs_bm25 = pytest.mark.skipif(find_spec("bm25s") is None, reason="bm25s is not installed")

@@ -20,7 +20,7 @@ from blockrank_rerank.cli.failures import RUN_TIME
 from blockrank_rerank.finetune import FinetuneSettings, finetune
 from blockrank_rerank.finetune import trainer as trainer_module
 from blockrank_rerank.finetune.app import main
-from tests.core.tiny_models import WORDS
+from tests.tiny_models import WORDS
 
 
 def settings(model, data, output, **changes) -> FinetuneSettings:

@@ -27,7 +27,7 @@ from blockrank_rerank.finetune.training_model import TrainingModel
 from blockrank_rerank.formats import DataError
 from blockrank_rerank.prompt import PromptEncoder
 from blockrank_rerank.scoring_head import ScoringHead
-from tests.core.tiny_models import BERT_CONFIG, CONFIG
+from tests.tiny_models import BERT_CONFIG, CONFIG
 from tests.finetune.test_finetune import arguments, losses_of, settings
 
 

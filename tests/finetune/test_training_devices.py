@@ -12,7 +12,7 @@ from blockrank_rerank.finetune.batches import Collator, TrainingList
 from blockrank_rerank.finetune.data import Candidate
 from blockrank_rerank.finetune.training_model import TrainingModel
 from tests.core.pretend_gpu import pretend_gpu
-from tests.core.tiny_models import BERT_CONFIG, CONFIG
+from tests.tiny_models import BERT_CONFIG, CONFIG
 from tests.finetune.test_finetune import settings
 
 LISTS = [

@@ -17,7 +17,7 @@ from blockrank_rerank.finetune.batches import Collator, TrainingList, TrainingLi
 from blockrank_rerank.finetune.data import Candidate, TrainingExample
 from blockrank_rerank.finetune.trainer import Evaluate, training_arguments
 from blockrank_rerank.finetune.training_model import TrainingModel
-from tests.core.tiny_models import BERT_CONFIG, CONFIG
+from tests.tiny_models import BERT_CONFIG, CONFIG
 from tests.finetune.test_finetune import settings
 
 LISTS = [

@@ -14,7 +14,7 @@ from sentence_transformers.cross_encoder.evaluation import (
 )
 
 from blockrank_rerank import BlockRankCrossEncoder, BlockRankReranker
-from tests.core.tiny_models import CONFIG, save_model
+from tests.tiny_models import CONFIG, save_model
 from tests.integrations.conftest import QUESTION, TEXTS
 
 # Of equal length in tokens.

@@ -10,6 +10,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from blockrank_rerank import BlockRankConfig, PromptTemplate
+from blockrank_rerank.scoring_head import ScoringHead
 
 PHRASE = "heart attack is a blocked artery the liver stores sugar aspirin thins blood who what treats it"
 WORDS = PHRASE.split()
@@ -213,3 +214,10 @@ def bert_tokenizer() -> PreTrainedTokenizerFast:
         pad_token="[PAD]",
         mask_token="[MASK]",
     )
+
+
+def save_scoring_head(folder: Path) -> None:
+    """Write a scoring head whose every number matters, for states of the tiny models' width."""
+    head = ScoringHead(_DECODER["hidden_size"])
+    randomise(head, seed=1)
+    head.save(folder)
