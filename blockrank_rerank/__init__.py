@@ -9,7 +9,8 @@ if TYPE_CHECKING:
     from blockrank_rerank.config import BlockRankConfig, PromptTemplate
     from blockrank_rerank.cross_encoder import BlockRankCrossEncoder
     from blockrank_rerank.prepared_documents import PreparedDocuments
-    from blockrank_rerank.reranker import DEFAULT_MODEL, BlockRankReranker, RankedDocument
+    from blockrank_rerank.reranker import DEFAULT_MODEL, BlockRankReranker
+    from blockrank_rerank.results import RankedDocument
 
 __version__ = "0.1.0"
 
@@ -20,7 +21,7 @@ _HOMES = {
     "BlockRankReranker": "reranker",
     "PreparedDocuments": "prepared_documents",
     "PromptTemplate": "config",
-    "RankedDocument": "reranker",
+    "RankedDocument": "results",
 }
 
 __all__ = [

@@ -4,11 +4,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from blockrank_rerank.passages import passage
-from blockrank_rerank.prompt import PromptEncoder, document_text
+from blockrank_rerank.document import document_text, passage
+from blockrank_rerank.prompt import PromptEncoder
 
 if TYPE_CHECKING:
-    from blockrank_rerank.request import Document
+    from blockrank_rerank.document import Document
 
 
 @dataclass(frozen=True)

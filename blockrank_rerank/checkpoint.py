@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -14,16 +13,8 @@ import torch
 from torch import nn
 
 from blockrank_rerank.config import CONFIG_NAME, PRESETS, RELEASED, BlockRankConfig
+from blockrank_rerank.families import DECODERS, ENCODERS, MODERNBERT_SINCE, RELEASED_DEPTH, loading_options, truncate
 from blockrank_rerank.feed_forward import chunk_feed_forward
-
-ENCODERS = frozenset({"bert", "modernbert"})
-DECODERS = frozenset({"mistral", "llama", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3"})
-
-MODERNBERT_SINCE = (5, 1)
-"""Earlier releases of Transformers let nobody else compute this architecture's attention."""
-
-RELEASED_DEPTH = 20 / 32
-"""Scoring layer over number of layers in the released checkpoint (arXiv 2510.05396, l* = 20 of 32)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,7 +175,6 @@ class Checkpoint:
         from transformers import AutoModel, AutoModelForCausalLM
 
         loader = AutoModelForCausalLM if language_model else AutoModel
-        extra = {"add_pooling_layer": False} if model_config.model_type == "bert" else {}
         with readable(self.model, "the weights"), quiet():
             model, report = loader.from_pretrained(
                 self.model,
@@ -193,7 +183,7 @@ class Checkpoint:
                 attn_implementation=attention,
                 output_loading_info=True,
                 **self.options,
-                **extra,
+                **loading_options(model_config),
             )
         missing = sorted(report["missing_keys"])
         if missing:
@@ -220,16 +210,6 @@ def with_scoring_layer(config: BlockRankConfig, scoring_layer: int | None) -> Bl
             f"got {scoring_layer}"
         )
     return replace(config, scoring_layer=scoring_layer)
-
-
-def truncate(model_config: Any, layers: int) -> Any:
-    """A copy of a Transformers config for the first ``layers`` layers, per-layer lists included."""
-    config = copy.deepcopy(model_config)
-    for name, value in list(vars(config).items()):
-        if isinstance(value, list) and len(value) == model_config.num_hidden_layers and "layer" in name:
-            setattr(config, name, value[:layers])
-    config.num_hidden_layers = layers
-    return config
 
 
 @contextlib.contextmanager

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from blockrank_rerank.explanation import truncation
-from blockrank_rerank.limits import Limits
 from blockrank_rerank.reranker import DEFAULT_MODEL, BlockRankReranker
+from blockrank_rerank.results import Limits
 
 NO_EFFECT = frozenset(
     {"batch_size", "chunk_size", "num_workers", "show_progress_bar", "apply_softmax"}

@@ -11,17 +11,16 @@ import torch
 from blockrank_kernels.gpu import triton_on
 from torch import Tensor
 
-from blockrank_rerank.backbone import Backbone, check_fits, position_limit
+from blockrank_rerank.backbone import Backbone
 from blockrank_rerank.blocks import Blocks
-from blockrank_rerank.checkpoint import with_scoring_layer
 from blockrank_rerank.choices import resolve_device, resolve_dtype
 from blockrank_rerank.config import BlockRankConfig
-from blockrank_rerank.handle import EngineSpec
+from blockrank_rerank.document import Document
+from blockrank_rerank.families import position_limit
 from blockrank_rerank.layout import Layout, build_layout
 from blockrank_rerank.prompt import EncodedRequest, PromptEncoder, even_runs, split
-from blockrank_rerank.pruning import Prune, check_layers
 from blockrank_rerank.quantization import plain_tensors
-from blockrank_rerank.request import Document
+from blockrank_rerank.spec import EngineSpec, Prune, resolve_config
 from blockrank_rerank.spilled_states import packed
 from blockrank_rerank.staged_model import Begun, joined, staged_model
 from blockrank_rerank.states import DocumentStates, StatePack, compress, grouped
@@ -363,25 +362,3 @@ class Engine:
 def _refuse_triton_where_it_cannot_run(attention: str, device: torch.device) -> None:
     if attention == "triton" and not (verdict := triton_on(device)).usable:
         raise ValueError(f"attention triton cannot run on {device}: {verdict.reason}; use auto or sdpa")
-
-
-def resolve_config(spec: EngineSpec) -> tuple[Any, BlockRankConfig]:
-    """The Transformers config of a model and the settings in force for it; reads no weights.
-
-    Raises
-    ------
-    FileNotFoundError
-        Where the model is not found.
-    ValueError
-        For settings that do not fit it.
-    """
-    model_config = spec.checkpoint.model_config()
-    config = spec.config or spec.checkpoint.blockrank_config(model_config, spec.scoring_layer)
-    config = with_scoring_layer(config, spec.scoring_layer)
-    if spec.max_document_tokens is not None:
-        config = replace(config, max_document_tokens=spec.max_document_tokens)
-    if spec.long_documents is not None:
-        config = replace(config, long_documents=spec.long_documents)
-    check_fits(config, model_config)
-    check_layers(spec.prune, config.scoring_layer)
-    return model_config, config

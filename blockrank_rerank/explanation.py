@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from blockrank_rerank.sentences import sentence_spans
 
 if TYPE_CHECKING:
-    from blockrank_rerank.reranker import RankedDocument
+    from blockrank_rerank.results import RankedDocument
 
 HIGHLIGHTS = "highlights"
 """Key under which adapters write a document's highlights to its metadata."""

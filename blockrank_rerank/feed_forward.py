@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from blockrank_rerank.families import feed_forward_place, layers_of
+
 CHUNK_BYTES = {"cpu": 6 << 20}
 """Bytes of one feed-forward activation at a time, by device.
 
@@ -29,14 +31,9 @@ def chunk_feed_forward(model: Any) -> None:
     # transformers' own chunk_size_feed_forward is for BERT alone and wants a length that it divides.
     width = model.config.intermediate_size
     for layer in layers_of(model):
-        owner, name = (layer.mlp, "forward") if hasattr(layer, "mlp") else (layer, "feed_forward_chunk")
+        owner, name = feed_forward_place(layer)
         # The unbound method: a deep copy of the model must call its own layers, not these.
         setattr(owner, name, partial(_in_chunks, getattr(type(owner), name), owner, width))
-
-
-def layers_of(model: Any) -> Any:
-    """The layers of a base model of a supported family."""
-    return model.encoder.layer if hasattr(model, "encoder") else model.layers
 
 
 def _in_chunks(function: Callable[..., Tensor], owner: Any, width: int, hidden: Tensor) -> Tensor:

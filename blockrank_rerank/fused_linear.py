@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from blockrank_rerank.choices import fast_bf16
-from blockrank_rerank.feed_forward import layers_of
+from blockrank_rerank.families import layers_of, separate_activation
 
 
 class FusedLinear(nn.Linear):
@@ -41,7 +41,8 @@ def fuse_linear_layers(model: Any) -> None:
 
 
 def _take_in_activation(layer: Any) -> None:
-    """BERT's activation follows a product at once; other families multiply two."""
-    if hasattr(layer, "intermediate"):
-        layer.intermediate.dense.activation = "gelu"
-        layer.intermediate.intermediate_act_fn = nn.Identity()
+    found = separate_activation(layer)
+    if found is not None:
+        linear, owner, name = found
+        linear.activation = "gelu"
+        setattr(owner, name, nn.Identity())

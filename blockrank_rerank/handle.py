@@ -1,32 +1,14 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
-from blockrank_rerank.checkpoint import Checkpoint
 from blockrank_rerank.config import BlockRankConfig
+from blockrank_rerank.spec import EngineSpec, resolve_config
 
 if TYPE_CHECKING:
     from blockrank_rerank.engine import Engine
-
-
-@dataclass(frozen=True, kw_only=True)
-class EngineSpec:
-    """Everything needed to load an engine; two equal specs load equal engines."""
-
-    checkpoint: Checkpoint
-    config: BlockRankConfig | None
-    scoring_layer: int | None
-    max_document_tokens: int | None
-    long_documents: str | None
-    device: str | None
-    dtype: str | None
-    attention: str
-    quantization: str | None = None
-    prune: tuple[tuple[int, int], ...] = ()
-    max_memory: int | None = None
 
 
 class EngineHandle:
@@ -51,8 +33,6 @@ class EngineHandle:
         """Settings in force; of a model that is not loaded, its config files are read and not its weights."""
         if self._engine is not None:
             return self._engine.config
-        from blockrank_rerank.engine import resolve_config
-
         return resolve_config(self.spec)[1]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> EngineHandle:

@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from blockrank_rerank.sentences import sentence_spans
 
 if TYPE_CHECKING:
-    from blockrank_rerank.request import Document
+    pass
 
 OVERLAP = 0.125
 """Share of a passage that the next one repeats at most, so that no thought is cut in two everywhere."""
@@ -67,20 +67,3 @@ def _first_border(starts: Sequence[int], least: int, most: int) -> int:
     """The first sentence start in ``[least, most]``; without one, ``least``."""
     place = bisect_left(starts, least)
     return starts[place] if place < len(starts) and starts[place] <= most else least
-
-
-def passage(document: Document, bounds: tuple[int, int]) -> Document:
-    """A part of a document's text as a document, with the title of the whole."""
-    start, end = bounds
-    if isinstance(document, Mapping):
-        return {"title": document.get("title"), "text": document["text"][start:end]}
-    return document[start:end]
-
-
-def placed(document: Document) -> tuple[str, int]:
-    """The text as given, and what turns an offset of the encoded text (title, space, text, stripped) into one of it."""
-    if isinstance(document, str):
-        return document, len(document) - len(document.lstrip())
-    text, title = document["text"], document.get("title")
-    whole = f"{title} {text}" if isinstance(document, Mapping) and title else text
-    return text, len(whole) - len(whole.lstrip()) - (len(whole) - len(text))

@@ -8,7 +8,7 @@ from blockrank_rerank.blocks import Blocks
 from blockrank_rerank.states import DocumentStates, SharedPack
 
 if TYPE_CHECKING:
-    from blockrank_rerank.request import Document
+    from blockrank_rerank.document import Document
 
 
 class PreparedDocuments(Sequence["Document"]):

@@ -8,12 +8,13 @@ from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from blockrank_rerank.config import BlockRankConfig
-from blockrank_rerank.passages import passage_bounds, placed
+from blockrank_rerank.document import placed
+from blockrank_rerank.passages import passage_bounds
 from blockrank_rerank.request_error import DocumentError
 from blockrank_rerank.text_tokenizer import EncodedBlock, Text, TextTokenizer, as_text
 
 if TYPE_CHECKING:
-    from blockrank_rerank.request import Document
+    from blockrank_rerank.document import Document
 
 T = TypeVar("T")
 
@@ -263,33 +264,6 @@ def _cut_into_passages(document: Document, block: EncodedBlock, cap: int) -> lis
     room = cap - (len(moved) - len(tokens)) - _SLACK
     # A title that leaves no room for the text is for truncation.
     return passage_bounds(text, tokens, room) if room > cap // 4 else [(0, len(text))]
-
-
-def document_text(document: str | Mapping[str, Any], index: int) -> str:
-    """The text of a document given as a string or as a mapping with ``text`` and optional ``title``.
-
-    The title comes first, after it a space, and surrounding whitespace goes: the form that the released
-    checkpoint was trained on (released utils, format_doc).
-
-    Raises
-    ------
-    TypeError
-        For anything else, naming the document's index.
-    """
-    if isinstance(document, str):
-        return document.strip()
-    if not isinstance(document, Mapping):
-        raise TypeError(
-            f'documents[{index}] must be a str or a mapping with "text" and optional "title", '
-            f"got {type(document).__name__}"
-        )
-    text, title = document.get("text"), document.get("title")
-    if not isinstance(text, str) or not isinstance(title, str | None):
-        raise TypeError(
-            f'documents[{index}] needs "text" as a str and "title" as a str or nothing, '
-            f"got {type(text).__name__} and {type(title).__name__}"
-        )
-    return f"{title} {text}".strip() if title else text.strip()
 
 
 def _parse(template: str) -> list[tuple[str, str | None]]:

@@ -1,8 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 from torch import Tensor
@@ -13,9 +12,6 @@ from blockrank_rerank.scoring import raw_score
 
 if TYPE_CHECKING:
     from blockrank_rerank.engine import Engine
-
-Prune = tuple[tuple[int, int], ...]
-"""``(layer, documents)``: after so many layers only so many documents of a list go on; layers ascend."""
 
 
 class Dropped(NamedTuple):
@@ -37,43 +33,6 @@ class Survivors(NamedTuple):
     encoded: EncodedRequest
     dropped: list[Dropped]
     lse: Tensor | None = None
-
-
-def check_prune(prune: Mapping[int, int] | None) -> Prune:
-    """Pruning as pairs.
-
-    Raises
-    ------
-    ValueError
-        For anything that is not a mapping of layers to falling numbers of documents.
-    """
-    if prune is None:
-        return ()
-    if not isinstance(prune, Mapping) or not all(_positive(n) for pair in prune.items() for n in pair):
-        raise ValueError(
-            f"prune must map layers to numbers of documents, both above 0, as {{2: 50}} does; got {prune!r}"
-        )
-    pairs = tuple(sorted(prune.items()))
-    if any(later >= earlier for (_, earlier), (_, later) in pairwise(pairs)):
-        raise ValueError(f"prune must keep fewer documents at later layers, got {prune!r}")
-    return pairs
-
-
-def _positive(number: object) -> bool:
-    return isinstance(number, int) and not isinstance(number, bool) and number > 0
-
-
-def check_layers(prune: Prune, scoring_layer: int) -> None:
-    """Refuse layers at which there is nothing to save.
-
-    Raises
-    ------
-    ValueError
-        For a layer that is not below the scoring layer.
-    """
-    for layer, _ in prune:
-        if layer >= scoring_layer:
-            raise ValueError(f"prune: layers must be in 1..{scoring_layer - 1}, below the scoring layer, got {layer}")
 
 
 def survivors(engine: Engine, blocks: Blocks, encoded: EncodedRequest) -> Survivors:

@@ -1,14 +1,10 @@
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from blockrank_rerank.document import Document, check_is_list, document_text
 from blockrank_rerank.prepared_documents import PreparedDocuments
-from blockrank_rerank.prompt import document_text
-
-Document = str | Mapping[str, Any]
-"""A text, or a mapping with ``text`` and optional ``title``."""
 
 Request = tuple[str, Sequence[Document]]
 """A query and its candidate documents."""
@@ -76,15 +72,3 @@ def check_documents(documents: Iterable[Document]) -> tuple[list[Document], list
     check_is_list(documents)
     given = list(documents)
     return given, [document_text(document, index) for index, document in enumerate(given)]
-
-
-def check_is_list(documents: object) -> None:
-    """Refuse what is no list of documents, or has no order; raises TypeError."""
-    if hasattr(documents, "columns"):
-        # Iterating over a table gives the names of its columns.
-        raise TypeError(
-            f"documents must be a list of documents, got {type(documents).__name__}; of a table with columns text and "
-            'title give documents.to_dict("records")'
-        )
-    if isinstance(documents, str | Mapping | Set) or not isinstance(documents, Iterable):
-        raise TypeError(f"documents must be a list of documents, got {type(documents).__name__}")

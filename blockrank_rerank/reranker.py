@@ -13,25 +13,19 @@ from blockrank_rerank.blocks import Blocks, first_copies, tied
 from blockrank_rerank.checkpoint import Checkpoint, with_scoring_layer
 from blockrank_rerank.choices import describe_choices, resolve_device
 from blockrank_rerank.config import BlockRankConfig
+from blockrank_rerank.document import Document, document_text, passage, placed
 from blockrank_rerank.explanation import ExplainedDocument, Explanation, word_spans
-from blockrank_rerank.handle import EngineHandle, EngineSpec
+from blockrank_rerank.handle import EngineHandle
 from blockrank_rerank.known_states import KnownStates
-from blockrank_rerank.limits import Limits
-from blockrank_rerank.passages import passage, placed
 from blockrank_rerank.prepared_documents import PreparedDocuments
-from blockrank_rerank.prompt import EncodedRequest, document_text
-from blockrank_rerank.pruning import Survivors, check_prune, survivors
+from blockrank_rerank.prompt import EncodedRequest
+from blockrank_rerank.pruning import Survivors, survivors
 from blockrank_rerank.quantization import check_quantization
-from blockrank_rerank.request import (
-    CheckedRequest,
-    Document,
-    Request,
-    check_documents,
-    check_is_pair,
-    check_request,
-)
+from blockrank_rerank.request import CheckedRequest, Request, check_documents, check_is_pair, check_request
 from blockrank_rerank.request_error import of_request
+from blockrank_rerank.results import Limits, RankedDocument
 from blockrank_rerank.scoring import raw_score, scores
+from blockrank_rerank.spec import EngineSpec, check_prune
 from blockrank_rerank.state_cache import CacheInfo, StateCache, parse_bytes
 from blockrank_rerank.states import DocumentStates, PassingStates, StatePack, states_dtype
 from blockrank_rerank.store_preparation import Preparation, prepare_store
@@ -52,43 +46,6 @@ CHARACTERS = 4
 """Of a token of English, about."""
 
 _DEFAULT_FOLDER = Path(__file__).parent / "default_model"
-
-
-@dataclass(frozen=True)
-class RankedDocument:
-    """One document of a ranking.
-
-    Attributes
-    ----------
-    index : int
-        Position of the document in the input list.
-    score : float
-        Attention share: relative to the list, sums to 1 over it, and is 1.0 for a single document.
-    raw_score : float
-        Mean document log-sum-exp, in the log domain and not normalised over the list.
-    text : str
-        The document's text as given, without its title.
-    truncated : bool
-        Whether the end of the document, or of its best passage, was cut off before scoring.
-    probability : float or None
-        Probability of relevance in 0–1; nothing for models that were not trained to abstain. It does not depend on
-        the other documents, unless the query block sees them below the scoring layer (see `BlockRankConfig`).
-    passage : (int, int) or None
-        Code points of the best passage, end exclusive, of a document that was too long for one block and was
-        split: scores and probability are that passage's.
-    pruned : bool
-        Whether an early layer dropped the document (``prune``): then it comes after all that were not, ``score`` is
-        0, ``raw_score`` is the early layer's, and there is no probability.
-    """
-
-    index: int
-    score: float
-    raw_score: float
-    text: str
-    truncated: bool
-    probability: float | None = None
-    passage: tuple[int, int] | None = None
-    pruned: bool = False
 
 
 class BlockRankReranker:

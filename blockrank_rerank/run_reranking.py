@@ -9,7 +9,7 @@ from blockrank_rerank.formats import Corpus, DataError, Queries, Run
 from blockrank_rerank.request_error import DocumentError, RequestError
 
 if TYPE_CHECKING:
-    from blockrank_rerank.reranker import RankedDocument
+    from blockrank_rerank.results import RankedDocument
 
 NAMES_IN_MESSAGE = 5
 

@@ -11,7 +11,7 @@ from torch import Tensor, cat
 from torch.nn import ModuleList
 from torch.nn.functional import pad
 
-from blockrank_rerank.feed_forward import layers_of
+from blockrank_rerank.families import layers_of, layers_place
 from blockrank_rerank.layout import RequestBounds
 
 
@@ -71,11 +71,13 @@ def staged_model(model: Any, layers: int) -> Any:
     """
     staged = _copied(model)
     own = ModuleList(_staged(layer, index, layers) for index, layer in enumerate(layers_of(model)[:layers]))
-    if hasattr(model, "encoder"):
-        staged.encoder = _copied(model.encoder)
-        staged.encoder.layer = own
-    else:
-        staged.layers = own
+    owner, name = layers_place(staged)
+    if owner is not staged:
+        # The one place of the copy that holds the layers must be a copy too.
+        (place,) = [place for place, child in staged.named_children() if child is owner]
+        owner = _copied(owner)
+        setattr(staged, place, owner)
+    setattr(owner, name, own)
     return staged
 
 

@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
+from blockrank_rerank.document import check_is_list, document_text
 from blockrank_rerank.heap import trim_heap
-from blockrank_rerank.prompt import document_text
-from blockrank_rerank.request import check_is_list
 from blockrank_rerank.state_store import MANIFEST_NAME, StateStore
 from blockrank_rerank.states import DTYPES, DocumentStates
 
 if TYPE_CHECKING:
+    from blockrank_rerank.document import Document
     from blockrank_rerank.engine import Engine
-    from blockrank_rerank.request import Document
 
 GROUP_BYTES = 16_000_000
 """States of one file of a store at most, which is what a kill loses."""

@@ -18,8 +18,8 @@ from pathlib import Path
 
 from beir_folder import write_corpus, write_judged_queries
 
+from blockrank_rerank.document import document_text
 from blockrank_rerank.formats import Corpus, Qrels, read_collection, read_corpus
-from blockrank_rerank.prompt import document_text
 
 FEWEST_WORDS, MOST_WORDS = 40, 90
 SENTENCE_BORDER = re.compile(r"(?<=[.!?])\s+|\n+")

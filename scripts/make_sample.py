@@ -14,9 +14,9 @@ from pathlib import Path
 
 from beir_folder import write_corpus, write_judged_queries
 
+from blockrank_rerank.document import document_text
 from blockrank_rerank.evaluation import bm25_run
 from blockrank_rerank.formats import read_collection, read_corpus
-from blockrank_rerank.prompt import document_text
 
 QUERIES, CANDIDATES, SEED = 40, 10, 13
 

@@ -27,7 +27,7 @@ from blockrank_rerank import BlockRankReranker  # noqa: E402
 from tests.tiny_models import BERT_CONFIG, CONFIG, FAMILIES, save_model, save_scoring_head  # noqa: E402
 
 LINES = (ROOT / "examples/data/anemia.txt").read_text(encoding="utf-8").split("\n")
-SHORT = [line for line in LINES if line][:9] + [{"title": "Iron", "text": "Too little iron."}, "", "Too little iron."]
+SHORT = [*filter(None, LINES)][:9] + [{"title": "Iron", "text": "Too little iron."}, "", "Too little iron."]  # noqa: RUF005
 LONG = [" ".join(LINES), " ".join(reversed(LINES)), *SHORT[:3]]
 QUERIES = ["What causes iron-deficiency anemia?", "who treats a heart attack"]
 

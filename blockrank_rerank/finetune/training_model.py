@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from blockrank_rerank.backbone import ATTENTION_NAME, Backbone, Pass, check_fits
-from blockrank_rerank.checkpoint import ENCODERS, Checkpoint, quiet
+from blockrank_rerank.backbone import ATTENTION_NAME, Backbone, Pass
+from blockrank_rerank.checkpoint import Checkpoint, quiet
 from blockrank_rerank.config import BlockRankConfig
+from blockrank_rerank.families import ENCODERS, check_fits
 from blockrank_rerank.finetune import losses
 from blockrank_rerank.finetune.settings import FinetuneSettings
 from blockrank_rerank.formats.output import share_like

@@ -6,8 +6,8 @@ from itertools import count
 from typing import Any
 
 from blockrank_rerank import BlockRankReranker
+from blockrank_rerank.document import check_is_list
 from blockrank_rerank.explanation import truncation
-from blockrank_rerank.request import check_is_list
 from blockrank_rerank.reranker import DEFAULT_MODEL
 
 try:

@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, GPT2Config, GPT2LMHeadModel
 
 from blockrank_rerank import BlockRankReranker, PromptTemplate, checkpoint
-from blockrank_rerank.checkpoint import Checkpoint, truncate
+from blockrank_rerank.checkpoint import Checkpoint
+from blockrank_rerank.families import truncate
 from blockrank_rerank.layout import build_layout
 from blockrank_rerank.scoring_head import ScoringHead
 from tests.core import oracle

@@ -48,6 +48,7 @@ def test_every_layer_with_a_bias_is_fused_and_a_berts_activation_is_in_it(tmp_pa
     assert [module.activation for module in linear].count("gelu") == 2  # one for each layer
 
 
+@pytest.mark.skipif(not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="oneDNN has no bf16 on this CPU")
 def test_half_precision_is_no_worse_than_unfused(tmp_path):
     folder = save_model(tmp_path, "bert")
     states = []

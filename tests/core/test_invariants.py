@@ -20,6 +20,7 @@ from blockrank_rerank.layout import build_layout
 from blockrank_rerank.scoring_head import ScoringHead
 from tests.core import oracle
 from tests.core.test_prompt import MARKERS, NASTY, marker_ids
+from tests.interpreter import import_triton
 from tests.tiny_models import (
     BERT_CONFIG,
     CONFIG,
@@ -29,7 +30,6 @@ from tests.tiny_models import (
     randomise,
     save_model,
 )
-from tests.interpreter import import_triton
 
 ROOT = Path(__file__).parents[2]
 CLOSE = {"atol": 1e-5, "rtol": 1e-4}

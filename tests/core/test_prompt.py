@@ -16,7 +16,8 @@ from transformers import PreTrainedTokenizerFast
 
 from blockrank_rerank import BlockRankConfig, PromptTemplate
 from blockrank_rerank.config import QUERY_FREE_INSTRUCTION
-from blockrank_rerank.prompt import PromptEncoder, document_text, even_runs
+from blockrank_rerank.document import document_text
+from blockrank_rerank.prompt import PromptEncoder, even_runs
 from blockrank_rerank.text_tokenizer import Text, TextTokenizer
 from tests.tiny_models import CORPUS, PHRASE, WORDS, bert_tokenizer, byte_level_tokenizer
 

@@ -11,7 +11,7 @@ import torch
 
 from blockrank_rerank import BlockRankReranker
 from blockrank_rerank import engine as engine_module
-from blockrank_rerank.feed_forward import layers_of
+from blockrank_rerank.families import layers_of
 from blockrank_rerank.layout import build_layout
 from blockrank_rerank.run_reranking import rerank_run
 from tests.core.test_prepared import save_ranker

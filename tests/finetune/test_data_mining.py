@@ -12,8 +12,8 @@ from blockrank_rerank.finetune.data import (
     write_examples,
 )
 from blockrank_rerank.finetune.data.embeddings import EmbeddingTable, nearest
-from tests.tiny_models import save_model
 from tests.finetune.data_files import DOCUMENTS, write_folder
+from tests.tiny_models import save_model
 
 needs_bm25 = pytest.mark.skipif(find_spec("bm25s") is None, reason="bm25s is not installed")
 

@@ -15,9 +15,9 @@ import torch
 from safetensors.torch import load_file
 
 from blockrank_rerank import BlockRankReranker
-from blockrank_rerank.backbone import position_limit
 from blockrank_rerank.checkpoint import Checkpoint
 from blockrank_rerank.config import BlockRankConfig
+from blockrank_rerank.families import position_limit
 from blockrank_rerank.finetune import finetune
 from blockrank_rerank.finetune.app import main
 from blockrank_rerank.finetune.batches import Collator, TrainingLists
@@ -27,8 +27,8 @@ from blockrank_rerank.finetune.training_model import TrainingModel
 from blockrank_rerank.formats import DataError
 from blockrank_rerank.prompt import PromptEncoder
 from blockrank_rerank.scoring_head import ScoringHead
-from tests.tiny_models import BERT_CONFIG, CONFIG
 from tests.finetune.test_finetune import arguments, losses_of, settings
+from tests.tiny_models import BERT_CONFIG, CONFIG
 
 
 def changed(before, after) -> set[str]:

@@ -21,8 +21,8 @@ from blockrank_rerank.finetune.settings import EvaluationSource
 from blockrank_rerank.finetune.trainer import training_arguments
 from blockrank_rerank.finetune.training_model import TrainingModel
 from blockrank_rerank.formats import DataError
-from tests.tiny_models import BERT_CONFIG, CONFIG, save_model
 from tests.finetune.test_finetune import logs, losses_of, settings
+from tests.tiny_models import BERT_CONFIG, CONFIG, save_model
 
 ROOT = Path(__file__).parents[2]
 

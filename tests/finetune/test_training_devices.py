@@ -12,8 +12,8 @@ from blockrank_rerank.finetune.batches import Collator, TrainingList
 from blockrank_rerank.finetune.data import Candidate
 from blockrank_rerank.finetune.training_model import TrainingModel
 from tests.core.pretend_gpu import pretend_gpu
-from tests.tiny_models import BERT_CONFIG, CONFIG
 from tests.finetune.test_finetune import settings
+from tests.tiny_models import BERT_CONFIG, CONFIG
 
 LISTS = [
     TrainingList("heart attack", [Candidate("a blocked artery", 2.0, 0.9), Candidate("blood", 0.0, None)], False),

@@ -17,8 +17,8 @@ from blockrank_rerank.finetune.batches import Collator, TrainingList, TrainingLi
 from blockrank_rerank.finetune.data import Candidate, TrainingExample
 from blockrank_rerank.finetune.trainer import Evaluate, training_arguments
 from blockrank_rerank.finetune.training_model import TrainingModel
-from tests.tiny_models import BERT_CONFIG, CONFIG
 from tests.finetune.test_finetune import settings
+from tests.tiny_models import BERT_CONFIG, CONFIG
 
 LISTS = [
     ("heart attack", [("a blocked artery", 2.0, 0.9), ("blood", 1.0, 0.4), ("sugar", 0.0, 0.7)]),

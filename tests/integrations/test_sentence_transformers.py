@@ -14,8 +14,8 @@ from sentence_transformers.cross_encoder.evaluation import (
 )
 
 from blockrank_rerank import BlockRankCrossEncoder, BlockRankReranker
-from tests.tiny_models import CONFIG, save_model
 from tests.integrations.conftest import QUESTION, TEXTS
+from tests.tiny_models import CONFIG, save_model
 
 # Of equal length in tokens.
 CODES = [first + second for first in "xyz" for second in "XYZKQ"]

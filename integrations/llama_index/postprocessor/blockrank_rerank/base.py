@@ -4,7 +4,7 @@ from typing import Any
 
 from blockrank_rerank.explanation import HIGHLIGHTS, ExplainedDocument, truncation
 from blockrank_rerank.request import check_query
-from blockrank_rerank.reranker import RankedDocument
+from blockrank_rerank.results import RankedDocument
 
 try:
     from blockrank_adapters import ModelOptions

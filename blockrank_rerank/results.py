@@ -1,12 +1,47 @@
+"""What a ranking gives, and which of it is wanted."""
+
 from __future__ import annotations
 
 import math
 import numbers
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from blockrank_rerank.reranker import RankedDocument
+
+@dataclass(frozen=True)
+class RankedDocument:
+    """One document of a ranking.
+
+    Attributes
+    ----------
+    index : int
+        Position of the document in the input list.
+    score : float
+        Attention share: relative to the list, sums to 1 over it, and is 1.0 for a single document.
+    raw_score : float
+        Mean document log-sum-exp, in the log domain and not normalised over the list.
+    text : str
+        The document's text as given, without its title.
+    truncated : bool
+        Whether the end of the document, or of its best passage, was cut off before scoring.
+    probability : float or None
+        Probability of relevance in 0–1; nothing for models that were not trained to abstain. It does not depend on
+        the other documents, unless the query block sees them below the scoring layer (see `BlockRankConfig`).
+    passage : (int, int) or None
+        Code points of the best passage, end exclusive, of a document that was too long for one block and was
+        split: scores and probability are that passage's.
+    pruned : bool
+        Whether an early layer dropped the document (``prune``): then it comes after all that were not, ``score`` is
+        0, ``raw_score`` is the early layer's, and there is no probability.
+    """
+
+    index: int
+    score: float
+    raw_score: float
+    text: str
+    truncated: bool
+    probability: float | None = None
+    passage: tuple[int, int] | None = None
+    pruned: bool = False
 
 
 @dataclass(frozen=True)

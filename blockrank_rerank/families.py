@@ -1,0 +1,114 @@
+"""What sets the supported model families apart."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from blockrank_rerank.config import BlockRankConfig
+
+ENCODERS = frozenset({"bert", "modernbert"})
+DECODERS = frozenset({"mistral", "llama", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3"})
+
+MODERNBERT_SINCE = (5, 1)
+"""Earlier releases of Transformers let nobody else compute this architecture's attention."""
+
+RELEASED_DEPTH = 20 / 32
+"""Scoring layer over number of layers in the released checkpoint (arXiv 2510.05396, l* = 20 of 32)."""
+
+
+def truncate(model_config: Any, layers: int) -> Any:
+    """A copy of a Transformers config for the first ``layers`` layers, per-layer lists included."""
+    config = copy.deepcopy(model_config)
+    for name, value in list(vars(config).items()):
+        if isinstance(value, list) and len(value) == model_config.num_hidden_layers and "layer" in name:
+            setattr(config, name, value[:layers])
+    config.num_hidden_layers = layers
+    return config
+
+
+def loading_options(model_config: Any) -> dict[str, Any]:
+    """Keyword arguments of its own that a family's Transformers loader needs."""
+    return {"add_pooling_layer": False} if model_config.model_type == "bert" else {}
+
+
+def layers_of(model: Any) -> Any:
+    """The layers of a base model of a supported family."""
+    owner, name = layers_place(model)
+    return getattr(owner, name)
+
+
+def layers_place(model: Any) -> tuple[Any, str]:
+    """The module that holds a base model's layers, and the name under which it does."""
+    return (model.encoder, "layer") if hasattr(model, "encoder") else (model, "layers")
+
+
+def feed_forward_place(layer: Any) -> tuple[Any, str]:
+    """The module whose method is a layer's feed-forward part, and the method's name."""
+    return (layer.mlp, "forward") if hasattr(layer, "mlp") else (layer, "feed_forward_chunk")
+
+
+def separate_activation(layer: Any) -> tuple[Any, Any, str] | None:
+    """Where a layer's activation follows a linear layer at once: that one, and the module and name of the activation.
+
+    None for families that multiply two products.
+    """
+    if not hasattr(layer, "intermediate"):
+        return None
+    return layer.intermediate.dense, layer.intermediate, "intermediate_act_fn"
+
+
+def check_fits(config: BlockRankConfig, model_config: Any) -> None:
+    """Refuse settings that a model cannot honour.
+
+    Raises
+    ------
+    ValueError
+        Naming the setting, what the model allows and what came.
+    """
+    layers = model_config.num_hidden_layers
+    first, last = (1, layers) if config.scoring_head else (0, layers - 1)
+    if not first <= config.scoring_layer <= last:
+        raise ValueError(
+            f"scoring_layer must be in {first}..{last} for this {layers}-layer model, got {config.scoring_layer}"
+        )
+    heads = model_config.num_attention_heads
+    if config.heads is not None and not config.scoring_head and max(config.heads) >= heads:
+        raise ValueError(f"heads must be in 0..{heads - 1} for this model, got {list(config.heads)}")
+    if config.heads is not None and config.scoring_head:
+        raise ValueError("heads select attention heads of the model; a config with scoring_head=True has none")
+    limit = position_limit(config, model_config)
+    if config.query_offset >= limit:
+        raise ValueError(
+            f"query_offset must be below the model's limit of {limit} positions, got {config.query_offset}; "
+            "pass config=dataclasses.replace(config, query_offset=...), or save that config into a local folder of "
+            "the model"
+        )
+
+
+def position_limit(config: BlockRankConfig, model_config: Any) -> int:
+    """Number of positions that may be used.
+
+    Rotary scalings whose frequencies follow the longest position of a batch would make a document's
+    states depend on the others; they are refused or held in one of their regimes.
+
+    Raises
+    ------
+    ValueError
+        For dynamic rotary scaling.
+    """
+    limit = int(model_config.max_position_embeddings)
+    parameters = getattr(model_config, "rope_parameters", None) or {}
+    per_layer = [value for value in parameters.values() if isinstance(value, dict)] or [parameters]
+    for rope in per_layer:
+        kind = rope.get("rope_type", "default")
+        if "dynamic" in kind:
+            raise ValueError(
+                f"rope_type {kind!r} changes with the longest input, so document states would depend on each other; "
+                "use a model with static rotary scaling"
+            )
+        original = rope.get("original_max_position_embeddings")
+        if kind == "longrope" and original and config.query_offset < original:
+            # Every position stays below the switch to the long factors.
+            limit = min(limit, int(original))
+    return limit
