@@ -28,7 +28,7 @@ app.command()(doctor)
 def finetune(context: typer.Context) -> None:
     """Fine-tune models on your own data; the same as blockrank-finetune."""
     # Its imports would slow every other command down.
-    from blockrank_rerank.finetune.app import main
+    from blockrank_rerank.cli.finetune import main
 
     debug = ["--debug"] if context.parent and context.parent.params.get("debug") else []
     raise typer.Exit(main([*debug, *(context.args or ["--help"])]))

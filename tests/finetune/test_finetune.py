@@ -17,9 +17,9 @@ from transformers import AutoModel
 from blockrank_rerank import BlockRankReranker
 from blockrank_rerank.checkpoint import Checkpoint
 from blockrank_rerank.cli.failures import RUN_TIME
+from blockrank_rerank.cli.finetune import main
 from blockrank_rerank.finetune import FinetuneSettings, finetune
 from blockrank_rerank.finetune import trainer as trainer_module
-from blockrank_rerank.finetune.app import main
 from tests.tiny_models import WORDS
 
 
@@ -96,7 +96,7 @@ def test_gradient_checkpointing_changes_no_loss(request, training_data, tmp_path
     assert histories[0] == pytest.approx(histories[1], rel=1e-5)
 
 
-COMMAND = [sys.executable, "-m", "blockrank_rerank.finetune.app", "train"]
+COMMAND = [sys.executable, "-m", "blockrank_rerank.cli.finetune", "train"]
 
 
 def arguments(model, data, output, **changes) -> list[str]:
@@ -140,7 +140,7 @@ def test_two_processes_train_to_the_weights_of_one(launcher, encoder, training_d
         check=True,
         capture_output=True,
     )
-    launch = [sys.executable, "-m", *LAUNCHERS[launcher], "-m", "blockrank_rerank.finetune.app", "train"]
+    launch = [sys.executable, "-m", *LAUNCHERS[launcher], "-m", "blockrank_rerank.cli.finetune", "train"]
     done = subprocess.run(
         [*launch, *arguments(encoder, training_data, two, lists_per_step=2, **changes)],
         capture_output=True,

@@ -16,10 +16,10 @@ from safetensors.torch import load_file
 
 from blockrank_rerank import BlockRankReranker
 from blockrank_rerank.checkpoint import Checkpoint
+from blockrank_rerank.cli.finetune import main
 from blockrank_rerank.config import BlockRankConfig
 from blockrank_rerank.families import position_limit
 from blockrank_rerank.finetune import finetune
-from blockrank_rerank.finetune.app import main
 from blockrank_rerank.finetune.batches import Collator, TrainingLists
 from blockrank_rerank.finetune.data import read_examples
 from blockrank_rerank.finetune.trainer import COMPLETE

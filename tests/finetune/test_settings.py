@@ -4,8 +4,8 @@ import re
 import pytest
 
 from blockrank_rerank.cli.failures import ARGUMENTS
+from blockrank_rerank.cli.finetune import main
 from blockrank_rerank.finetune import FinetuneSettings
-from blockrank_rerank.finetune.app import main
 from blockrank_rerank.finetune.settings import EvaluationSource, TrainingSource
 
 

@@ -9,8 +9,8 @@ import typer
 
 from blockrank_rerank.cli.console import print_line
 from blockrank_rerank.cli.failures import DEBUG_VARIABLE
+from blockrank_rerank.cli.finetune_data import mine_negatives_command, validate_data
 from blockrank_rerank.cli.run import run_app
-from blockrank_rerank.finetune.data.cli import mine_negatives_command, validate_data
 
 app = typer.Typer(name="blockrank-finetune", no_args_is_help=True, add_completion=False, rich_markup_mode="rich")
 app.command("validate-data")(validate_data)
@@ -53,7 +53,7 @@ def train(
 
     blockrank-finetune train output=my-model data=train.jsonl steps=300
 
-    torchrun --nproc_per_node 2 -m blockrank_rerank.finetune.app train settings.yaml
+    torchrun --nproc_per_node 2 -m blockrank_rerank.cli.finetune train settings.yaml
     """
     from blockrank_rerank.finetune.settings import FinetuneSettings
 
