@@ -15,7 +15,7 @@ import numpy as np
 from common import machine
 
 from blockrank_rerank import BlockRankReranker
-from blockrank_rerank.evaluation import bm25_run, evaluate_ranker, evaluate_run
+from blockrank_rerank.evaluation.measures import bm25_run, evaluate_ranker, evaluate_run
 from blockrank_rerank.formats import Qrels, Run, read_collection, read_corpus
 
 SAMPLES = 10_000

@@ -18,7 +18,7 @@ import numpy as np
 from common import machine
 
 from blockrank_rerank import BlockRankReranker, RankedDocument
-from blockrank_rerank.evaluation import bm25_run, shuffled
+from blockrank_rerank.evaluation.measures import bm25_run, shuffled
 from blockrank_rerank.formats import read_collection, read_corpus
 
 BINS = 10

@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 from transformers import LlamaConfig, LlamaModel
 
-from blockrank_rerank.backbone import ATTENTION_NAME, Backbone
 from blockrank_rerank.config import BlockRankConfig
-from blockrank_rerank.prompt import EncodedRequest
+from blockrank_rerank.model.backbone import ATTENTION_NAME, Backbone
+from blockrank_rerank.text.prompt import EncodedRequest
 
 ROOT = Path(__file__).parent.parent
 

@@ -23,10 +23,9 @@ from prepared import kendall
 from quality import read_task
 
 from blockrank_rerank import BlockRankReranker
-from blockrank_rerank.choices import resolve_device
-from blockrank_rerank.evaluation import evaluate_ranker
+from blockrank_rerank.evaluation.measures import evaluate_ranker
 from blockrank_rerank.formats import Run
-from blockrank_rerank.quantization import float8_on
+from blockrank_rerank.model.devices import float8_on, resolve_device
 
 
 def taus(one: Run, other: Run) -> float:
@@ -62,7 +61,7 @@ if __name__ == "__main__":
         allowed = Verdict(True, "asked for")
         with (
             patch("torchao.quantization.quant_api._check_hardware_support"),
-            patch("blockrank_rerank.quantization.float8_on", lambda device: allowed),
+            patch("blockrank_rerank.model.devices.float8_on", lambda device: allowed),
         ):
             main(**options)
     elif (verdict := float8_on(resolve_device(None))).usable:

@@ -24,8 +24,8 @@ from torch import Tensor
 from torch.nn.attention import flex_attention as flex
 from transformers import AutoModel, MistralConfig
 
-from blockrank_rerank.backbone import ATTENTION_NAME
-from blockrank_rerank.layout import Layout, build_layout
+from blockrank_rerank.model.backbone import ATTENTION_NAME
+from blockrank_rerank.model.layout import Layout, build_layout
 
 CEILING_TFLOPS = 790.0
 """bf16 matrix products on one H200, measured (KERNELS.md)."""

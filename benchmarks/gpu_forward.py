@@ -60,10 +60,11 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from blockrank_rerank.backbone import Backbone
 from blockrank_rerank.config import BlockRankConfig
-from blockrank_rerank.layout import Layout
-from blockrank_rerank.quantization import float8_on, quantize_linear_layers
+from blockrank_rerank.model.backbone import Backbone
+from blockrank_rerank.model.devices import float8_on
+from blockrank_rerank.model.layout import Layout
+from blockrank_rerank.model.linear import quantize_linear_layers
 
 ROUNDINGS = 3
 """Two results in one dtype differ by 1.4 times what each differs from the truth; longer lists have larger extremes."""

@@ -44,7 +44,7 @@ from gpu_common import (
 )
 from torch import Tensor
 
-from blockrank_rerank.layout import Layout
+from blockrank_rerank.model.layout import Layout
 
 SIGNALS = 2
 """Of the released checkpoint."""

@@ -38,10 +38,10 @@ from gpu_common import (
 )
 from torch import Tensor
 
-from blockrank_rerank.backbone import Backbone
 from blockrank_rerank.config import BlockRankConfig
 from blockrank_rerank.finetune.losses import contrastive, list_logits
-from blockrank_rerank.layout import Layout
+from blockrank_rerank.model.backbone import Backbone
+from blockrank_rerank.model.layout import Layout
 
 ROUNDINGS = 4
 """In the dtype of the weights: the loss is one number, in which torch's own error may be small by chance."""

@@ -16,9 +16,9 @@ from pathlib import Path
 from common import machine
 
 from blockrank_rerank import BlockRankReranker
-from blockrank_rerank.document import document_text
-from blockrank_rerank.evaluation import bm25_run
+from blockrank_rerank.evaluation.measures import bm25_run
 from blockrank_rerank.formats import read_collection, read_corpus, read_run
+from blockrank_rerank.text.document import document_text
 
 
 def main(folder: Path, model: str, sentences: int) -> None:

@@ -16,9 +16,9 @@ from pathlib import Path
 from common import machine
 
 from blockrank_rerank import BlockRankReranker
-from blockrank_rerank.document import document_text
-from blockrank_rerank.evaluation import bm25_run, evaluate_ranker
+from blockrank_rerank.evaluation.measures import bm25_run, evaluate_ranker
 from blockrank_rerank.formats import Collection, Corpus, read_collection, read_corpus
+from blockrank_rerank.text.document import document_text
 
 
 def joined(collection: Collection, corpus: Corpus, count: int) -> tuple[Collection, Corpus]:

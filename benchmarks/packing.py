@@ -14,7 +14,7 @@ from functools import partial
 import torch
 from common import machine, median_ms, random_decoder, random_request, require_green, skewed_lengths
 
-from blockrank_rerank.layout import build_layout
+from blockrank_rerank.model.layout import build_layout
 
 
 def main(documents: int, longest: int, repeats: int) -> None:

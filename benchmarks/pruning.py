@@ -18,7 +18,7 @@ from quality import read_task
 
 from blockrank_rerank import BlockRankReranker
 from blockrank_rerank.cli.ranker import parse_prune
-from blockrank_rerank.evaluation import evaluate_ranker
+from blockrank_rerank.evaluation.measures import evaluate_ranker
 
 SETTINGS = ["1:50", "2:50", "2:30", "2:20", "3:50", "3:30", "3:20"]
 

@@ -19,9 +19,9 @@ import torch
 from common import machine
 
 from blockrank_rerank import BlockRankReranker, RankedDocument
-from blockrank_rerank.document import document_text
-from blockrank_rerank.evaluation import bm25_run, evaluate_ranker
+from blockrank_rerank.evaluation.measures import bm25_run, evaluate_ranker
 from blockrank_rerank.formats import read_collection, read_corpus, read_run
+from blockrank_rerank.text.document import document_text
 
 HOW: dict[str, dict[str, Any]] = {
     "trec-dl19": {"split": "full_pool", "run": "bm25.trec", "min_relevance": 2},

@@ -8,20 +8,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from blockrank_rerank.config import BlockRankConfig, PromptTemplate
     from blockrank_rerank.cross_encoder import BlockRankCrossEncoder
-    from blockrank_rerank.prepared_documents import PreparedDocuments
-    from blockrank_rerank.reranker import DEFAULT_MODEL, BlockRankReranker
-    from blockrank_rerank.results import RankedDocument
+    from blockrank_rerank.model.checkpoint import DEFAULT_MODEL
+    from blockrank_rerank.ranking.results import RankedDocument
+    from blockrank_rerank.reranker import BlockRankReranker
+    from blockrank_rerank.states.prepared import PreparedDocuments
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "DEFAULT_MODEL": "reranker",
+    "DEFAULT_MODEL": "model.checkpoint",
     "BlockRankConfig": "config",
     "BlockRankCrossEncoder": "cross_encoder",
     "BlockRankReranker": "reranker",
-    "PreparedDocuments": "prepared_documents",
+    "PreparedDocuments": "states.prepared",
     "PromptTemplate": "config",
-    "RankedDocument": "results",
+    "RankedDocument": "ranking.results",
 }
 
 __all__ = [

@@ -2,12 +2,11 @@ from __future__ import annotations
 
 import json
 import string
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
-
-from blockrank_rerank.known_names import refuse_unknown_names
 
 CONFIG_NAME = "blockrank_config.json"
 FORMAT_VERSION = 1
@@ -281,3 +280,19 @@ RELEASED = BlockRankConfig(scoring_layer=20)
 """Preset of the released checkpoint, Mistral-7B-Instruct-v0.3 (arXiv 2510.05396)."""
 
 PRESETS = {RELEASED_MODEL: RELEASED}
+
+
+def refuse_unknown_names(names: Iterable[object], known: Iterable[str], where: str) -> None:
+    """Refuse settings that do not exist, and name those that were probably meant.
+
+    Raises
+    ------
+    ValueError
+        If a name is none of the known ones.
+    """
+    known = list(known)
+    unknown = sorted(str(name) for name in set(names) - set(known))
+    if unknown:
+        meant = [close for name in unknown for close in get_close_matches(name, known, n=1)]
+        advice = f"did you mean {', '.join(meant)}? " if meant else ""
+        raise ValueError(f"{where}: unknown settings {', '.join(unknown)}; {advice}known are {', '.join(known)}")

@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from blockrank_rerank.explanation import truncation
-from blockrank_rerank.reranker import DEFAULT_MODEL, BlockRankReranker
-from blockrank_rerank.results import Limits
+from blockrank_rerank.model.checkpoint import DEFAULT_MODEL
+from blockrank_rerank.ranking.explanation import truncation
+from blockrank_rerank.ranking.results import Limits
+from blockrank_rerank.reranker import BlockRankReranker
 
 NO_EFFECT = frozenset(
     {"batch_size", "chunk_size", "num_workers", "show_progress_bar", "apply_softmax"}

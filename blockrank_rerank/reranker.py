@@ -3,49 +3,56 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from blockrank_kernels.block_attention.api import IMPLEMENTATIONS
 
-from blockrank_rerank.blocks import Blocks, first_copies, tied
-from blockrank_rerank.checkpoint import Checkpoint, with_scoring_layer
-from blockrank_rerank.choices import describe_choices, resolve_device
 from blockrank_rerank.config import BlockRankConfig
-from blockrank_rerank.document import Document, document_text, passage, placed
-from blockrank_rerank.explanation import ExplainedDocument, Explanation, word_spans
-from blockrank_rerank.handle import EngineHandle
-from blockrank_rerank.known_states import KnownStates
-from blockrank_rerank.prepared_documents import PreparedDocuments
-from blockrank_rerank.prompt import EncodedRequest
-from blockrank_rerank.pruning import Survivors, survivors
-from blockrank_rerank.quantization import check_quantization
-from blockrank_rerank.request import CheckedRequest, Request, check_documents, check_is_pair, check_request
-from blockrank_rerank.request_error import of_request
-from blockrank_rerank.results import Limits, RankedDocument
-from blockrank_rerank.scoring import raw_score, scores
-from blockrank_rerank.spec import EngineSpec, check_prune
-from blockrank_rerank.state_cache import CacheInfo, StateCache, parse_bytes
-from blockrank_rerank.states import DocumentStates, PassingStates, StatePack, states_dtype
-from blockrank_rerank.store_preparation import Preparation, prepare_store
-from blockrank_rerank.work_progress import work_progress
+from blockrank_rerank.engine.pruning import Survivors, survivors
+from blockrank_rerank.engine.shared import EngineHandle
+from blockrank_rerank.engine.spec import EngineSpec, check_prune
+from blockrank_rerank.engine.state_lookup import KnownStates
+from blockrank_rerank.engine.store_preparation import Preparation, prepare_store
+from blockrank_rerank.errors import of_request
+from blockrank_rerank.model.checkpoint import (
+    _DEFAULT_FOLDER,
+    DEFAULT_MODEL,
+    Checkpoint,
+    model_folder,
+    with_scoring_layer,
+)
+from blockrank_rerank.model.devices import describe_choices, resolve_device
+from blockrank_rerank.model.linear import check_quantization
+from blockrank_rerank.model.scores import raw_score, scores
+from blockrank_rerank.ranking.explanation import ExplainedDocument, Explanation, word_spans
+from blockrank_rerank.ranking.progress import work_progress
+from blockrank_rerank.ranking.request import CheckedRequest, Request, check_documents, check_is_pair, check_request
+from blockrank_rerank.ranking.results import Limits, RankedDocument
+from blockrank_rerank.states.cache import CacheInfo, StateCache, parse_bytes
+from blockrank_rerank.states.document_states import (
+    DocumentStates,
+    PassingStates,
+    StatePack,
+    states_dtype,
+)
+from blockrank_rerank.states.prepared import PreparedDocuments
+from blockrank_rerank.text.blocks import Blocks, first_copies, tied
+from blockrank_rerank.text.document import Document, document_text, passage, placed
+from blockrank_rerank.text.prompt import EncodedRequest
 
 if TYPE_CHECKING:
-    from blockrank_rerank.engine import Engine
+    from blockrank_rerank.engine.engine import Engine
 
 __all__ = ["DEFAULT_MODEL", "BlockRankReranker", "Document", "RankedDocument", "Request", "describe_choices"]
 
-DEFAULT_MODEL = "default"
-"""The model that ships inside the package."""
 
 AT_ONCE = 64
 """Documents of a long list whose states are looked up at a time."""
 
 CHARACTERS = 4
 """Of a token of English, about."""
-
-_DEFAULT_FOLDER = Path(__file__).parent / "default_model"
 
 
 class BlockRankReranker:
@@ -580,18 +587,6 @@ class _Pack:
         self.numbers.append(number)
         self.encoded.append(encoded)
         self.num_tokens += encoded.request.num_tokens
-
-
-def model_name(model: Any) -> Any:
-    """A path as text, and anything else as it is; a folder named ``default`` is not the model in the package."""
-    if not isinstance(model, PurePath):
-        return model
-    return f"./{model}" if str(model) == DEFAULT_MODEL else str(model)
-
-
-def model_folder(model: str | Path) -> str:
-    """The folder or Hub id that a model name stands for."""
-    return str(_DEFAULT_FOLDER) if model == DEFAULT_MODEL else model_name(model)
 
 
 def _ranked(given: Sequence[Document], encoded: _Encoded, lse: torch.Tensor, engine: Engine) -> list[RankedDocument]:

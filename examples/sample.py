@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from blockrank_rerank.document import document_text
-from blockrank_rerank.evaluation import evaluate_run
+from blockrank_rerank.evaluation.measures import evaluate_run
 from blockrank_rerank.formats import read_collection, read_corpus
+from blockrank_rerank.text.document import document_text
 
 FOLDER = Path(__file__).parent / "data" / "medquad-sample"
 COLLECTION = read_collection(FOLDER)

@@ -2,8 +2,26 @@ from __future__ import annotations
 
 import os
 
+import pytest
 import torch
 
 # Triton reads this when a kernel is defined, so before anything imports one.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """Tensors this small are slower on several threads, far slower where other processes use the cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def set_threads():
+    """Sets the number of torch's threads until the end of a test."""
+    threads = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(threads)

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from blockrank_rerank import BlockRankConfig, PromptTemplate
-from blockrank_rerank.scoring_head import ScoringHead
+from blockrank_rerank.model.scoring_head import ScoringHead
 
 PHRASE = "heart attack is a blocked artery the liver stores sugar aspirin thins blood who what treats it"
 WORDS = PHRASE.split()

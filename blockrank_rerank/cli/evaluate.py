@@ -11,7 +11,7 @@ from blockrank_rerank.cli import options as opt
 from blockrank_rerank.cli.console import literal, print_json, print_line, print_table
 from blockrank_rerank.cli.progress import work_bar
 from blockrank_rerank.cli.ranker import load_ranker
-from blockrank_rerank.evaluation import (
+from blockrank_rerank.evaluation.measures import (
     Evaluation,
     bm25_run,
     check_judged,

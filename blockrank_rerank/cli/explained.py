@@ -9,7 +9,7 @@ from rich.text import Text
 from blockrank_rerank.cli.console import literal, print_table
 
 if TYPE_CHECKING:
-    from blockrank_rerank.explanation import ExplainedDocument, Span
+    from blockrank_rerank.ranking.explanation import ExplainedDocument, Span
 
 SENTENCES = 2
 """Shown per document; they mostly hold more than half of its attention."""

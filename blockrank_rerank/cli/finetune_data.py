@@ -188,8 +188,7 @@ def parse_columns(pairs: list[str] | None) -> dict[str, str] | None:
 
 
 def _tokenizer(model: str) -> Any:
-    from blockrank_rerank.checkpoint import Checkpoint
-    from blockrank_rerank.reranker import model_folder
+    from blockrank_rerank.model.checkpoint import Checkpoint, model_folder
 
     checkpoint = Checkpoint(model=model_folder(model))
     return checkpoint.tokenizer(checkpoint.model_config().vocab_size)

@@ -13,8 +13,8 @@ from blockrank_rerank.cli.console import is_unicode, literal, print_json, print_
 from blockrank_rerank.cli.explained import print_explained
 from blockrank_rerank.cli.options import ModelOptions
 from blockrank_rerank.cli.ranker import load_ranker
+from blockrank_rerank.errors import DocumentError
 from blockrank_rerank.formats import DataError, Document, read_documents
-from blockrank_rerank.request_error import DocumentError
 
 if TYPE_CHECKING:
     from blockrank_rerank import RankedDocument

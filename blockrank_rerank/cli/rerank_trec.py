@@ -7,8 +7,14 @@ from blockrank_rerank.cli.console import print_note
 from blockrank_rerank.cli.options import ModelOptions
 from blockrank_rerank.cli.progress import work_bar
 from blockrank_rerank.cli.ranker import load_ranker
+from blockrank_rerank.evaluation.rerank_run import (
+    RerankedRun,
+    check_run,
+    document_ids,
+    first_documents,
+    rerank_run,
+)
 from blockrank_rerank.formats import check_output_path, read_corpus, read_queries, read_run, write_run
-from blockrank_rerank.run_reranking import RerankedRun, check_run, document_ids, first_documents, rerank_run
 
 
 class TrecPaths(NamedTuple):

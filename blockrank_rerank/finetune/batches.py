@@ -12,8 +12,8 @@ from blockrank_rerank.config import BlockRankConfig
 from blockrank_rerank.finetune.data import Candidate, ListSampler, MixtureSampler, TrainingExample
 from blockrank_rerank.finetune.settings import FinetuneSettings
 from blockrank_rerank.finetune.training_model import Targets
-from blockrank_rerank.layout import Layout, build_layout
-from blockrank_rerank.prompt import EncodedRequest, PromptEncoder
+from blockrank_rerank.model.layout import Layout, build_layout
+from blockrank_rerank.text.prompt import EncodedRequest, PromptEncoder
 
 
 @dataclass(frozen=True)

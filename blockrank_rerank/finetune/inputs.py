@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
 
+from blockrank_rerank.files import replacing
 from blockrank_rerank.finetune.data import TrainingExample
-from blockrank_rerank.formats.output import replacing
 
 SMALL_FILE = 1 << 20
 """Bytes of a file of settings at most; of larger ones the size counts."""

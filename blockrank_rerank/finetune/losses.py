@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from blockrank_rerank.scoring import attention_share, raw_score, relevance
+from blockrank_rerank.model.scores import attention_share, raw_score, relevance
 
 
 def list_logits(lse: Tensor, reduction: str, temperature: float) -> Tensor:

@@ -13,11 +13,11 @@ import torch
 from safetensors.torch import load_file
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 
-from blockrank_rerank.checkpoint import Checkpoint
-from blockrank_rerank.choices import resolve_device
 from blockrank_rerank.config import BlockRankConfig
-from blockrank_rerank.engine import Engine
-from blockrank_rerank.families import position_limit
+from blockrank_rerank.engine.engine import Engine
+from blockrank_rerank.engine.shared import EngineHandle
+from blockrank_rerank.engine.spec import EngineSpec, resolve_config
+from blockrank_rerank.files import replacing
 from blockrank_rerank.finetune.batches import Collator, TrainingLists
 from blockrank_rerank.finetune.card import write_card
 from blockrank_rerank.finetune.data import TrainingExample, read_examples
@@ -35,11 +35,11 @@ from blockrank_rerank.finetune.trainer import (
 )
 from blockrank_rerank.finetune.training_model import TrainingModel, training_config
 from blockrank_rerank.formats import DataError
-from blockrank_rerank.formats.output import replacing
-from blockrank_rerank.handle import EngineHandle
-from blockrank_rerank.prompt import PromptEncoder
-from blockrank_rerank.reranker import BlockRankReranker, model_folder
-from blockrank_rerank.spec import EngineSpec, resolve_config
+from blockrank_rerank.model.checkpoint import Checkpoint, model_folder
+from blockrank_rerank.model.devices import resolve_device
+from blockrank_rerank.model.families import position_limit
+from blockrank_rerank.reranker import BlockRankReranker
+from blockrank_rerank.text.prompt import PromptEncoder
 
 BEFORE, HISTORY, INPUTS, BEST = "before.json", "evaluations.jsonl", "inputs.json", "best"
 

@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from blockrank_rerank.config import refuse_unknown_names
 from blockrank_rerank.finetune.data.reader import FORMATS, check_negatives
-from blockrank_rerank.known_names import refuse_unknown_names
-from blockrank_rerank.reranker import DEFAULT_MODEL
+from blockrank_rerank.model.checkpoint import DEFAULT_MODEL
 
 SETTINGS_NAME = "finetune_settings.yaml"
 

@@ -14,10 +14,9 @@ from safetensors import SafetensorError
 from torch.utils.data import Sampler, SequentialSampler
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
+from blockrank_rerank.files import replacing, system_errors
 from blockrank_rerank.finetune.evaluation_sets import means
 from blockrank_rerank.finetune.settings import FinetuneSettings
-from blockrank_rerank.formats.output import replacing
-from blockrank_rerank.system_errors import system_errors
 
 COMPLETE = "complete"
 """Marks a checkpoint that was written to its end; one without it is never resumed from."""

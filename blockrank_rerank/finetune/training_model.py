@@ -10,16 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from blockrank_rerank.backbone import ATTENTION_NAME, Backbone, Pass
-from blockrank_rerank.checkpoint import Checkpoint, quiet
 from blockrank_rerank.config import BlockRankConfig
-from blockrank_rerank.families import ENCODERS, check_fits
+from blockrank_rerank.files import share_like, system_errors
 from blockrank_rerank.finetune import losses
 from blockrank_rerank.finetune.settings import FinetuneSettings
-from blockrank_rerank.formats.output import share_like
-from blockrank_rerank.layout import Layout
-from blockrank_rerank.scoring_head import SCORING_HEAD_NAME, ScoringHead
-from blockrank_rerank.system_errors import system_errors
+from blockrank_rerank.model.backbone import ATTENTION_NAME, Backbone, Pass
+from blockrank_rerank.model.checkpoint import Checkpoint, quiet
+from blockrank_rerank.model.families import ENCODERS, check_fits
+from blockrank_rerank.model.layout import Layout
+from blockrank_rerank.model.scoring_head import SCORING_HEAD_NAME, ScoringHead
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from blockrank_rerank.formats.errors import DataError
+from blockrank_rerank.errors import DataError
 from blockrank_rerank.formats.jsonl import (
     identifier_field,
     json_type,

@@ -4,8 +4,8 @@ import random
 from dataclasses import dataclass
 from pathlib import Path
 
+from blockrank_rerank.errors import DataError
 from blockrank_rerank.formats.beir import Queries, read_queries
-from blockrank_rerank.formats.errors import DataError
 from blockrank_rerank.formats.qrels import Qrels, read_qrels
 
 

@@ -7,7 +7,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from blockrank_rerank.formats.errors import DataError
+from blockrank_rerank.errors import DataError
 from blockrank_rerank.formats.jsonl import (
     identifier_field,
     json_type,

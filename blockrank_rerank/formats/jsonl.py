@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterable, Iterator
 from typing import Any, NoReturn
 
-from blockrank_rerank.formats.errors import DataError
+from blockrank_rerank.errors import DataError
 
 OPENINGS = {"[", "[{", "{"}
 """Lines with which a JSON array, or an indented object, begins."""

@@ -4,7 +4,7 @@ import codecs
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from blockrank_rerank.formats.errors import DataError
+from blockrank_rerank.errors import DataError
 
 GZIP = b"\x1f\x8b"
 """What every gzip file begins with; no UTF-8 text does."""

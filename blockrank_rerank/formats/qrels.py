@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from blockrank_rerank.formats.errors import DataError
+from blockrank_rerank.errors import DataError
 from blockrank_rerank.formats.lines import read_lines
 
 Qrels = dict[str, dict[str, int]]

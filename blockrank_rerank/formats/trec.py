@@ -4,9 +4,9 @@ import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from blockrank_rerank.formats.errors import DataError
+from blockrank_rerank.errors import DataError
+from blockrank_rerank.files import replacing
 from blockrank_rerank.formats.lines import read_lines
-from blockrank_rerank.formats.output import replacing
 
 Run = dict[str, dict[str, float]]
 """Query id → document id → score; the order of the documents, best first, is the ranking."""

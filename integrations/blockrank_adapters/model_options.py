@@ -7,7 +7,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr,
 from typing_extensions import Self
 
 from blockrank_rerank import BlockRankReranker
-from blockrank_rerank.reranker import DEFAULT_MODEL, model_name
+from blockrank_rerank.model.checkpoint import DEFAULT_MODEL, model_name
 
 PathText = Annotated[str, BeforeValidator(model_name)]
 """A folder as text, which settings are saved as; given as a path too."""

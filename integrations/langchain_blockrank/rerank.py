@@ -9,8 +9,8 @@ from langchain_core.documents import BaseDocumentCompressor, Document
 from langchain_core.runnables import RunnableLambda
 from pydantic import Field
 
-from blockrank_rerank.document import check_is_list
-from blockrank_rerank.explanation import HIGHLIGHTS, ExplainedDocument, truncation
+from blockrank_rerank.ranking.explanation import HIGHLIGHTS, ExplainedDocument, truncation
+from blockrank_rerank.text.document import check_is_list
 
 RELEVANCE_SCORE = "relevance_score"
 THE_SETTING = -1

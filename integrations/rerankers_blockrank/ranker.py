@@ -6,9 +6,9 @@ from itertools import count
 from typing import Any
 
 from blockrank_rerank import BlockRankReranker
-from blockrank_rerank.document import check_is_list
-from blockrank_rerank.explanation import truncation
-from blockrank_rerank.reranker import DEFAULT_MODEL
+from blockrank_rerank.model.checkpoint import DEFAULT_MODEL
+from blockrank_rerank.ranking.explanation import truncation
+from blockrank_rerank.text.document import check_is_list
 
 try:
     from rerankers.documents import Document

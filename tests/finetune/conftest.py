@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from blockrank_rerank.scoring_head import ScoringHead
+from blockrank_rerank.model.scoring_head import ScoringHead
 from tests.tiny_models import BERT_CONFIG, CONFIG, WORDS, save_model
 
 pytest.importorskip("accelerate", reason="needs the train extra: pip install 'blockrank-rerank[train]'")

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from blockrank_rerank.document import document_text
 from blockrank_rerank.finetune.data import Candidate, TrainingExample, document_pool, read_examples, write_examples
 from blockrank_rerank.formats import DataError
+from blockrank_rerank.text.document import document_text
 from tests.finetune.data_files import DOCUMENTS, write_folder, write_jsonl
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "train"

@@ -15,11 +15,11 @@ from safetensors.torch import load_file
 from transformers import AutoModel
 
 from blockrank_rerank import BlockRankReranker
-from blockrank_rerank.checkpoint import Checkpoint
 from blockrank_rerank.cli.failures import RUN_TIME
 from blockrank_rerank.cli.finetune import main
 from blockrank_rerank.finetune import FinetuneSettings, finetune
 from blockrank_rerank.finetune import trainer as trainer_module
+from blockrank_rerank.model.checkpoint import Checkpoint
 from tests.tiny_models import WORDS
 
 

@@ -15,18 +15,18 @@ import torch
 from safetensors.torch import load_file
 
 from blockrank_rerank import BlockRankReranker
-from blockrank_rerank.checkpoint import Checkpoint
 from blockrank_rerank.cli.finetune import main
 from blockrank_rerank.config import BlockRankConfig
-from blockrank_rerank.families import position_limit
 from blockrank_rerank.finetune import finetune
 from blockrank_rerank.finetune.batches import Collator, TrainingLists
 from blockrank_rerank.finetune.data import read_examples
 from blockrank_rerank.finetune.trainer import COMPLETE
 from blockrank_rerank.finetune.training_model import TrainingModel
 from blockrank_rerank.formats import DataError
-from blockrank_rerank.prompt import PromptEncoder
-from blockrank_rerank.scoring_head import ScoringHead
+from blockrank_rerank.model.checkpoint import Checkpoint
+from blockrank_rerank.model.families import position_limit
+from blockrank_rerank.model.scoring_head import ScoringHead
+from blockrank_rerank.text.prompt import PromptEncoder
 from tests.finetune.test_finetune import arguments, losses_of, settings
 from tests.tiny_models import BERT_CONFIG, CONFIG
 

@@ -13,7 +13,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from blockrank_rerank import BlockRankReranker
-from blockrank_rerank.checkpoint import Checkpoint
 from blockrank_rerank.finetune import FinetuneSettings, finetune
 from blockrank_rerank.finetune import run as run_module
 from blockrank_rerank.finetune.evaluation_sets import evaluation_names
@@ -21,6 +20,7 @@ from blockrank_rerank.finetune.settings import EvaluationSource
 from blockrank_rerank.finetune.trainer import training_arguments
 from blockrank_rerank.finetune.training_model import TrainingModel
 from blockrank_rerank.formats import DataError
+from blockrank_rerank.model.checkpoint import Checkpoint
 from tests.finetune.test_finetune import logs, losses_of, settings
 from tests.tiny_models import BERT_CONFIG, CONFIG, save_model
 

@@ -7,12 +7,12 @@ from dataclasses import replace
 import pytest
 
 from blockrank_rerank import BlockRankReranker
-from blockrank_rerank.checkpoint import Checkpoint
 from blockrank_rerank.finetune.batches import Collator, TrainingList
 from blockrank_rerank.finetune.data import Candidate
 from blockrank_rerank.finetune.training_model import TrainingModel
-from tests.core.pretend_gpu import pretend_gpu
+from blockrank_rerank.model.checkpoint import Checkpoint
 from tests.finetune.test_finetune import settings
+from tests.pretend_gpu import pretend_gpu
 from tests.tiny_models import BERT_CONFIG, CONFIG
 
 LISTS = [

@@ -11,12 +11,12 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from blockrank_rerank import BlockRankReranker
-from blockrank_rerank.checkpoint import Checkpoint
 from blockrank_rerank.finetune import FinetuneSettings
 from blockrank_rerank.finetune.batches import Collator, TrainingList, TrainingLists
 from blockrank_rerank.finetune.data import Candidate, TrainingExample
 from blockrank_rerank.finetune.trainer import Evaluate, training_arguments
 from blockrank_rerank.finetune.training_model import TrainingModel
+from blockrank_rerank.model.checkpoint import Checkpoint
 from tests.finetune.test_finetune import settings
 from tests.tiny_models import BERT_CONFIG, CONFIG
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from blockrank_rerank import BlockRankReranker
-from blockrank_rerank.quantization import float8_on
+from blockrank_rerank.model.devices import float8_on
 
 QUERY = "Why does cement set?"
 DOCUMENTS = ["Concrete hardens as cement reacts with water.", "Fleas live for three months.", "Iron rusts.", ""] * 9

@@ -22,7 +22,7 @@ from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import RunnableParallel, RunnablePassthrough
 
 import blockrank_rerank
-from blockrank_rerank.engine import Engine
+from blockrank_rerank.engine.engine import Engine
 from tests.integrations.conftest import CUT, QUESTION, TEXTS
 
 

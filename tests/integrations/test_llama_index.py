@@ -28,7 +28,7 @@ from llama_index.postprocessor.blockrank_rerank import BlockRankRerank
 
 import blockrank_rerank
 from blockrank_rerank import BlockRankReranker
-from blockrank_rerank.engine import Engine
+from blockrank_rerank.engine.engine import Engine
 from tests.integrations.conftest import CUT, QUESTION, TEXTS
 
 

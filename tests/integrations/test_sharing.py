@@ -16,7 +16,7 @@ from llama_index.core.schema import NodeWithScore, TextNode
 from llama_index.postprocessor.blockrank_rerank import BlockRankRerank as LlamaIndexRerank
 
 from blockrank_rerank import BlockRankReranker
-from blockrank_rerank.engine import Engine
+from blockrank_rerank.engine.engine import Engine
 from tests.integrations.conftest import QUESTION, TEXTS
 
 

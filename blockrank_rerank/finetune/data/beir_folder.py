@@ -4,13 +4,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from blockrank_rerank.document import document_text
 from blockrank_rerank.finetune.data.judged_corpus import JudgedCorpus, relevant_by_text
 from blockrank_rerank.finetune.data.row import Noted, OnFault, Row, jsonl_rows, text_rows
 from blockrank_rerank.formats import DataError
 from blockrank_rerank.formats.collection import qrels_path
 from blockrank_rerank.formats.jsonl import identifier_field, json_type, optional_string_field, string_field
 from blockrank_rerank.formats.qrels import HEADERS, read_grade, split_columns
+from blockrank_rerank.text.document import document_text
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,7 @@ def sentence_transformer(
     FileNotFoundError, ValueError
         If the model is not found, or cannot be read.
     """
-    from blockrank_rerank.checkpoint import readable  # loads torch, which mining by BM25 does not need
+    from blockrank_rerank.model.checkpoint import readable
 
     library = require("sentence_transformers", f"embedding with {model}")
     arguments = {} if dtype is None else {"model_kwargs": {"dtype": dtype}}

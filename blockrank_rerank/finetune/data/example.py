@@ -11,7 +11,7 @@ class Candidate:
     Parameters
     ----------
     text : str
-        Title and text joined as `blockrank_rerank.document.document_text` does.
+        Title and text joined as `blockrank_rerank.text.document.document_text` does.
     grade : float
         Above 0 for a relevant document, graded labels being kept as grades; 0 for any other.
     teacher_score : float, optional

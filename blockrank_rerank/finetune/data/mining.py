@@ -119,7 +119,7 @@ def _named(model: str | Encode | None) -> str | Encode | None:
     """The model with its folder spelt out; a folder that is missing is refused before anything is read."""
     if not isinstance(model, str):
         return model
-    from blockrank_rerank.checkpoint import Checkpoint  # loads torch, which mining by BM25 does not need
+    from blockrank_rerank.model.checkpoint import Checkpoint
 
     return Checkpoint(model=model).model
 

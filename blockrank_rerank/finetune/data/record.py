@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from blockrank_rerank.document import document_text
 from blockrank_rerank.finetune.data.row import Row
 from blockrank_rerank.formats import DataError
 from blockrank_rerank.formats.jsonl import identifier_field, json_type
+from blockrank_rerank.text.document import document_text
 
 LARGEST = float(np.finfo(np.float32).max)
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import random
 
-from blockrank_rerank.evaluation import bm25_run
+from blockrank_rerank.evaluation.measures import bm25_run
 from blockrank_rerank.finetune.data.judged_corpus import JudgedCorpus
 
 Ranking = dict[str, list[str]]

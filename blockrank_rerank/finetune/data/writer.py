@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from blockrank_rerank.files import replacing
 from blockrank_rerank.finetune.data.example import TrainingExample
-from blockrank_rerank.formats.output import replacing
 
 
 def write_examples(path: str | Path, examples: Iterable[TrainingExample]) -> None:

@@ -123,7 +123,7 @@ def attend(
     ``mask`` broadcasts to ``[B, 1, L, K]``; ``causal`` stands for a plain triangle.
     """
     if q.device.type == "cpu" and q.requires_grad and torch.is_grad_enabled():
-        # Torch's backward pass on a CPU takes thrice as long in half precision (docs/LOG.md).
+        # Torch's backward pass on a CPU takes thrice as long in half precision (dev/LOG.md).
         wide = torch.promote_types(q.dtype, torch.float32)
         with torch.autocast("cpu", enabled=False):
             return _attend(q.to(wide), k.to(wide), v.to(wide), mask, causal, scale, softcap).to(q.dtype)

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from blockrank_rerank.explanation import HIGHLIGHTS, ExplainedDocument, truncation
-from blockrank_rerank.request import check_query
-from blockrank_rerank.results import RankedDocument
+from blockrank_rerank.ranking.explanation import HIGHLIGHTS, ExplainedDocument, truncation
+from blockrank_rerank.ranking.request import check_query
+from blockrank_rerank.ranking.results import RankedDocument
 
 try:
     from blockrank_adapters import ModelOptions

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from blockrank_rerank import BlockRankReranker
-from blockrank_rerank.explanation import HIGHLIGHTS, ExplainedDocument, truncation
-from blockrank_rerank.request import check_query
-from blockrank_rerank.reranker import DEFAULT_MODEL, model_name
-from blockrank_rerank.results import Limits, RankedDocument
+from blockrank_rerank.model.checkpoint import DEFAULT_MODEL, model_name
+from blockrank_rerank.ranking.explanation import HIGHLIGHTS, ExplainedDocument, truncation
+from blockrank_rerank.ranking.request import check_query
+from blockrank_rerank.ranking.results import Limits, RankedDocument
 
 try:
     from haystack import Document, component, default_from_dict, default_to_dict

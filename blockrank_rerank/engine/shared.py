@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
+
+from blockrank_rerank.config import BlockRankConfig
+from blockrank_rerank.engine.spec import EngineSpec, resolve_config
+
+if TYPE_CHECKING:
+    from blockrank_rerank.engine.engine import Engine
+
+
+class EngineHandle:
+    """Loads an engine once, when it is first needed, however many threads ask.
+
+    Handles with equal specs share an engine as long as one of them lives; so do deep copies. A pickle carries
+    the spec alone.
+    """
+
+    def __init__(self, spec: EngineSpec, engine: Engine | None = None) -> None:
+        self.spec = spec
+        self._engine = engine
+
+    def get(self) -> Engine:
+        """Return the engine, loading it on the first call."""
+        if self._engine is None:
+            self._engine = _shared_engine(self.spec)
+        return self._engine
+
+    @property
+    def config(self) -> BlockRankConfig:
+        """Settings in force; of a model that is not loaded, its config files are read and not its weights."""
+        if self._engine is not None:
+            return self._engine.config
+        return resolve_config(self.spec)[1]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> EngineHandle:
+        return self
+
+    def __reduce__(self) -> tuple[type[EngineHandle], tuple[EngineSpec]]:
+        return EngineHandle, (self.spec,)
+
+
+_engines: WeakValueDictionary[Any, Engine] = WeakValueDictionary()
+_loading = threading.Lock()
+
+
+def _shared_engine(spec: EngineSpec) -> Engine:
+    """The engine of a spec that is in use already, or a new one."""
+    from blockrank_rerank.engine.engine import Engine
+
+    with _loading:
+        # A folder that was written again, by another training run say, holds another model.
+        key = spec, spec.checkpoint.version()
+        engine = _engines.get(key)
+        if engine is None:
+            _engines[key] = engine = Engine.load(spec)
+        return engine

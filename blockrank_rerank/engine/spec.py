@@ -1,0 +1,92 @@
+"""What an engine is loaded from, and its settings in force."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+from blockrank_rerank.config import BlockRankConfig
+from blockrank_rerank.model.checkpoint import Checkpoint, with_scoring_layer
+from blockrank_rerank.model.families import check_fits
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineSpec:
+    """Everything needed to load an engine; two equal specs load equal engines."""
+
+    checkpoint: Checkpoint
+    config: BlockRankConfig | None
+    scoring_layer: int | None
+    max_document_tokens: int | None
+    long_documents: str | None
+    device: str | None
+    dtype: str | None
+    attention: str
+    quantization: str | None = None
+    prune: tuple[tuple[int, int], ...] = ()
+    max_memory: int | None = None
+
+
+Prune = tuple[tuple[int, int], ...]
+"""``(layer, documents)``: after so many layers only so many documents of a list go on; layers ascend."""
+
+
+def check_prune(prune: Mapping[int, int] | None) -> Prune:
+    """Pruning as pairs.
+
+    Raises
+    ------
+    ValueError
+        For anything that is not a mapping of layers to falling numbers of documents.
+    """
+    if prune is None:
+        return ()
+    if not isinstance(prune, Mapping) or not all(_positive(n) for pair in prune.items() for n in pair):
+        raise ValueError(
+            f"prune must map layers to numbers of documents, both above 0, as {{2: 50}} does; got {prune!r}"
+        )
+    pairs = tuple(sorted(prune.items()))
+    if any(later >= earlier for (_, earlier), (_, later) in pairwise(pairs)):
+        raise ValueError(f"prune must keep fewer documents at later layers, got {prune!r}")
+    return pairs
+
+
+def _positive(number: object) -> bool:
+    return isinstance(number, int) and not isinstance(number, bool) and number > 0
+
+
+def check_layers(prune: Prune, scoring_layer: int) -> None:
+    """Refuse layers at which there is nothing to save.
+
+    Raises
+    ------
+    ValueError
+        For a layer that is not below the scoring layer.
+    """
+    for layer, _ in prune:
+        if layer >= scoring_layer:
+            raise ValueError(f"prune: layers must be in 1..{scoring_layer - 1}, below the scoring layer, got {layer}")
+
+
+def resolve_config(spec: EngineSpec) -> tuple[Any, BlockRankConfig]:
+    """The Transformers config of a model and the settings in force for it; reads no weights.
+
+    Raises
+    ------
+    FileNotFoundError
+        Where the model is not found.
+    ValueError
+        For settings that do not fit it.
+    """
+    model_config = spec.checkpoint.model_config()
+    config = spec.config or spec.checkpoint.blockrank_config(model_config, spec.scoring_layer)
+    config = with_scoring_layer(config, spec.scoring_layer)
+    if spec.max_document_tokens is not None:
+        config = replace(config, max_document_tokens=spec.max_document_tokens)
+    if spec.long_documents is not None:
+        config = replace(config, long_documents=spec.long_documents)
+    check_fits(config, model_config)
+    check_layers(spec.prune, config.scoring_layer)
+    return model_config, config

@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from blockrank_rerank.states.cache import StateCache
+from blockrank_rerank.states.document_states import DocumentStates
+from blockrank_rerank.states.store import StateStore
+
+if TYPE_CHECKING:
+    from blockrank_rerank.engine.engine import Engine
+
+
+class KnownStates:
+    """Where a ranker looks for a document's states before it reads the document.
+
+    Parameters
+    ----------
+    cache : StateCache, optional
+        Keeps what was found or made.
+    folder : Path, optional
+        Of a :class:`StateStore`; read only, and opened when it is first needed.
+    cache_device : torch.device, optional
+        Where the cache lies; the model's device if not given.
+    """
+
+    def __init__(self, cache: StateCache | None, folder: Path | None, cache_device: torch.device | None = None) -> None:
+        self.cache, self.folder, self.cache_device = cache, folder, cache_device
+        self._store: StateStore | None = None
+        self._settled = False
+
+    def get(self, texts: Sequence[str], engine: Engine, at_once: int | None = None) -> Iterator[DocumentStates]:
+        """States of texts in their order, made where they are not known; only so many texts are looked at at a time."""
+        step = max(at_once or len(texts), 1)
+        for start in range(0, len(texts), step):
+            yield from self._some(texts[start : start + step], engine)
+
+    def _some(self, texts: Sequence[str], engine: Engine) -> Iterator[DocumentStates]:
+        store, times = self._opened(engine), Counter(texts)
+        cached = {text: self._cached(text) for text in times}
+        missing = [text for text, found in cached.items() if found is None and (store is None or text not in store)]
+        made, to_be_made = engine.document_states(missing, engine.dtype), set(missing)
+        for text in texts:
+            states = cached[text]
+            if states is None:
+                states = next(made) if text in to_be_made else self._stored(text, engine)
+                self._keep(text, states, engine)
+            if times[text] > 1:  # comes again
+                cached[text] = states
+            yield states
+
+    def _cached(self, text: str) -> DocumentStates | None:
+        return None if self.cache is None else self.cache.get(text)
+
+    def _stored(self, text: str, engine: Engine) -> DocumentStates:
+        store = self._opened(engine)
+        states = None if store is None else store.get(text)
+        if states is None:  # what is damaged is made again
+            return next(engine.document_states([text], engine.dtype))
+        # What was checked must stay what it was, and the file may change.
+        return states if self.cache is None else states.copy()
+
+    def knows(self, text: str, engine: Engine) -> bool:
+        """Whether there are states of a whole text: it is one block then, whoever has it as a title or as a text."""
+        store = self._opened(engine)
+        return (self.cache is not None and self.cache.holds_whole(text)) or (
+            store is not None and store.holds_whole(text)
+        )
+
+    def check_store(self, texts: Sequence[str], engine: Engine) -> None:
+        """Warn where the first list has nothing in the store: its texts may have been prepared in another form."""
+        store = self._opened(engine)
+        if store is None or self._settled or not texts:
+            return
+        self._settled = True
+        if any(text in store for text in texts):
+            return
+        warnings.warn(
+            f"none of {len(set(texts))} documents is in the store {self.folder}: they are found by the whole text that "
+            "the model reads, title, metadata and prefixes included (docs/prepared.md)",
+            stacklevel=7,  # whoever called rank
+        )
+
+    def _opened(self, engine: Engine) -> StateStore | None:
+        if self._store is None and self.folder is not None:
+            self._store = StateStore(self.folder, engine.fingerprint, settings=engine.settings)
+        return self._store
+
+    def _keep(self, text: str, states: DocumentStates, engine: Engine) -> None:
+        if self.cache is not None:
+            self.cache.put(text, states.to(self.cache_device or engine.device))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> KnownStates:
+        return self
+
+    def __reduce__(self) -> tuple[type[KnownStates], tuple[StateCache | None, Path | None, torch.device | None]]:
+        return KnownStates, (self.cache, self.folder, self.cache_device)

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class RequestError(ValueError):
+    """One of several requests cannot be ranked.
+
+    Attributes
+    ----------
+    number : int
+        Its index.
+    reason : str
+        The message of the fault.
+    """
+
+    def __init__(self, number: int, reason: str) -> None:
+        super().__init__(f"requests[{number}]: {reason}")
+        self.number, self.reason = number, reason
+
+
+class DocumentError(ValueError):
+    """One document of a request cannot be ranked.
+
+    Attributes
+    ----------
+    index : int
+        Its index in the request.
+    reason : str
+        What is wrong with it.
+    """
+
+    def __init__(self, index: int, reason: str) -> None:
+        super().__init__(f"documents[{index}] {reason}")
+        self.index, self.reason = index, reason
+
+
+@contextmanager
+def of_request(number: int, count: int) -> Iterator[None]:
+    """Let errors about one of ``count`` requests say which; the only one needs no number."""
+    try:
+        yield
+    except ValueError as error:
+        if count == 1:
+            raise
+        raise RequestError(number, str(error)) from error
+    except TypeError as error:
+        if count == 1:
+            raise
+        raise TypeError(f"requests[{number}]: {error}") from error
+
+
+class DataError(ValueError):
+    """Data that cannot be used, with the place where it was found.
+
+    Parameters
+    ----------
+    message : str
+        What was expected and what was found.
+    path : str, optional
+        The file as the user named it.
+    line : int, optional
+        1-based line number in that file.
+    """
+
+    def __init__(self, message: str, path: str | None = None, line: int | None = None) -> None:
+        place = ":".join(str(part) for part in (path, line) if part is not None)
+        super().__init__(f"{place}: {message}" if place else message)
+        self.path = path
+        self.line = line

@@ -1,0 +1,1 @@
+"""TREC runs reranked and measured."""

@@ -1,0 +1,259 @@
+from __future__ import annotations
+
+import importlib
+import random
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from blockrank_rerank.evaluation.rerank_run import (
+    BatchRanker,
+    RerankedRun,
+    check_run,
+    document_ids,
+    first_documents,
+    rerank_run,
+)
+from blockrank_rerank.formats import Collection, Corpus, DataError, Qrels, Queries, Run, read_corpus
+
+INSTALL_LINE = "pip install 'blockrank-rerank[eval]'"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """Measures of a first stage and of its reranking.
+
+    Parameters
+    ----------
+    before, after : dict
+        Measure name → mean over all queries of the collection.
+    reranked : RerankedRun
+        The new run and its cost.
+    queries : int
+        Queries averaged over.
+    without_candidates : int
+        Queries among them for which the first stage found nothing; they count as 0.
+    unranked : int
+        Queries whose candidates all have one score. Such a list is no ranking, and the order of its lines
+        (often: relevant documents first) must not be measured as one; it is shuffled for `before`.
+    """
+
+    before: dict[str, float]
+    after: dict[str, float]
+    reranked: RerankedRun
+    queries: int
+    without_candidates: int
+    unranked: int
+
+
+def require_extra() -> None:
+    """Refuse to start when the ``eval`` extra is not installed.
+
+    Raises
+    ------
+    ImportError
+        With the line that installs it.
+    """
+    for module in ("ir_measures", "bm25s"):
+        _import(module)
+
+
+def bm25_run(queries: Queries, corpus: Corpus, depth: int = 100) -> Run:
+    """First stage by BM25 (bm25s with its defaults, over title and text, English stop words).
+
+    Parameters
+    ----------
+    queries : Queries
+        Texts by id.
+    corpus : Corpus
+        Documents by id.
+    depth : int
+        Most documents per query. Documents that share no word with the query are not retrieved.
+
+    Returns
+    -------
+    Run
+        Best document first; a query without any word of the corpus has no documents.
+
+    Raises
+    ------
+    ImportError
+        With the line that installs the ``eval`` extra.
+    """
+    bm25s = _import("bm25s")
+    words = bm25s.tokenize([_searched(document) for document in corpus.values()], stopwords="en", show_progress=False)
+    if not words.vocab:  # bm25s cannot index nothing
+        return {query: {} for query in queries}
+    index = bm25s.BM25()
+    index.index(words, show_progress=False)
+    # Word lists and not ids: ids of a second tokenize call belong to a vocabulary of its own.
+    asked = bm25s.tokenize(list(queries.values()), stopwords="en", return_ids=False, show_progress=False)
+    rows, scores = index.retrieve(asked, k=min(depth, len(corpus)), show_progress=False)
+    identifiers = list(corpus)
+    return {
+        query: {identifiers[row]: float(score) for row, score in zip(*found, strict=True) if score > 0}
+        for query, *found in zip(queries, rows, scores, strict=True)
+    }
+
+
+def evaluate_run(qrels: Qrels, run: Run, min_relevance: int = 1, *, depth: int = 100) -> dict[str, float]:
+    """Measure a ranking, as ``trec_eval -c`` would.
+
+    Parameters
+    ----------
+    qrels : Qrels
+        Judgements; the mean is over exactly these queries, and one that the run lacks counts as 0.
+    run : Run
+        Documents best first. Their order is the ranking, so that ties count in the order given and not by
+        document id.
+    min_relevance : int
+        Least judgement that counts as relevant for RR and recall; nDCG uses the judgements as gains.
+    depth : int
+        Second recall cut-off.
+
+    Returns
+    -------
+    dict
+        ``nDCG@10``, ``RR@10``, ``R@10``, and ``R@<depth>``: values in 0..1.
+
+    Raises
+    ------
+    ImportError
+        With the line that installs the ``eval`` extra.
+    """
+    ir_measures = _import("ir_measures")
+    measures = {
+        "nDCG@10": ir_measures.nDCG @ 10,
+        "RR@10": ir_measures.RR(rel=min_relevance) @ 10,
+        "R@10": ir_measures.R(rel=min_relevance) @ 10,
+        f"R@{depth}": ir_measures.R(rel=min_relevance) @ depth,
+    }
+    ranked = {query: _by_order(ranking) for query, ranking in run.items() if query in qrels}
+    totals = dict.fromkeys(measures.values(), 0.0)
+    for metric in ir_measures.iter_calc(list(totals), qrels, ranked):
+        totals[metric.measure] += metric.value
+    return {name: totals[measure] / len(qrels) for name, measure in measures.items()}
+
+
+def shuffled(run: Run, seed: int) -> Run:
+    """Candidates of every query in random order.
+
+    A model must not profit from the order of the first stage, neither through positions nor through ties.
+    The order depends on the seed and the query id alone, so that a sample of queries sees the same lists.
+    """
+    return {query: dict(_shuffled_items(ranking, f"{seed}:{query}")) for query, ranking in run.items()}
+
+
+def evaluate_ranker(
+    ranker: BatchRanker,
+    collection: Collection,
+    corpus: Corpus,
+    first_stage: Run,
+    *,
+    depth: int = 100,
+    min_relevance: int = 1,
+    seed: int = 0,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """Compare a first stage with its reranking.
+
+    Parameters
+    ----------
+    ranker : BatchRanker
+        Usually a `BlockRankReranker`.
+    collection : Collection
+        Judged queries.
+    corpus : Corpus
+        Documents that the first stage names.
+    first_stage : Run
+        Candidates, best first; queries outside the collection are ignored.
+    depth : int
+        Candidates per query.
+    min_relevance : int
+        Least judgement that counts as relevant.
+    seed : int
+        Seed of the order in which the ranker gets the candidates.
+    on_progress : callable, optional
+        Called with the requests and tokens finished since the last call.
+
+    Raises
+    ------
+    DataError
+        If the first stage names a document that the corpus lacks.
+    """
+    found = {query: first_stage[query] for query in collection.queries if first_stage.get(query)}
+    unranked = {query: ranking for query, ranking in found.items() if _is_unranked(ranking)}
+    candidates = first_documents(found | shuffled(unranked, seed), depth)
+    reranked = rerank_run(ranker, shuffled(candidates, seed), collection.queries, corpus, on_progress=on_progress)
+    return Evaluation(
+        before=evaluate_run(collection.qrels, candidates, min_relevance, depth=depth),
+        after=evaluate_run(collection.qrels, reranked.run, min_relevance, depth=depth),
+        reranked=reranked,
+        queries=len(collection.queries),
+        without_candidates=len(collection.queries) - len(candidates),
+        unranked=len(unranked),
+    )
+
+
+def check_judged(collection: Collection, corpus: Corpus, folder: Path, split: str, min_relevance: int = 1) -> None:
+    """Refuse judgements of documents that are not there, which measure nothing; warn where some are missing.
+
+    Raises
+    ------
+    DataError
+        If no relevant document is in the corpus.
+    """
+    relevant = {d for judged in collection.qrels.values() for d, grade in judged.items() if grade >= min_relevance}
+    missing = relevant - corpus.keys()
+    if missing == relevant:
+        raise DataError(
+            f"none of the {len(relevant)} relevant documents of split {split!r} is in corpus.jsonl, such as "
+            f"{min(missing)!r}: the judgements are of another corpus",
+            str(folder),
+        )
+    if missing:
+        warnings.warn(
+            f"{len(missing)} of {len(relevant)} relevant documents are not in corpus.jsonl, such as {min(missing)!r}: "
+            "they count as not found",
+            stacklevel=2,
+        )
+
+
+def read_candidates(folder: Path, run: Run) -> Corpus:
+    """Those documents of a BEIR folder that a run names.
+
+    Raises
+    ------
+    DataError
+        If one is missing; names the first few.
+    """
+    corpus = read_corpus(folder / "corpus.jsonl", keep=document_ids(run))
+    check_run(run, dict.fromkeys(run, ""), corpus)
+    return corpus
+
+
+def _import(module: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ImportError(f"evaluation needs {module}, which cannot be imported; run: {INSTALL_LINE}") from error
+
+
+def _searched(document: str | dict[str, str]) -> str:
+    return document if isinstance(document, str) else f"{document['title']} {document['text']}"
+
+
+def _is_unranked(ranking: dict[str, float]) -> bool:
+    return len(ranking) > 1 and len(set(ranking.values())) == 1
+
+
+def _by_order(ranking: dict[str, float]) -> dict[str, float]:
+    return {document: -float(rank) for rank, document in enumerate(ranking)}
+
+
+def _shuffled_items(ranking: dict[str, float], seed: str) -> Iterator[tuple[str, float]]:
+    items = list(ranking.items())
+    random.Random(seed).shuffle(items)
+    return iter(items)

@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from blockrank_rerank.errors import DocumentError, RequestError
+from blockrank_rerank.formats import Corpus, DataError, Queries, Run
+
+if TYPE_CHECKING:
+    from blockrank_rerank.ranking.results import RankedDocument
+
+NAMES_IN_MESSAGE = 5
+
+
+class BatchRanker(Protocol):
+    """What is needed of a ranker here; `BlockRankReranker` has it."""
+
+    def rank_batch(
+        self,
+        requests: Iterable[tuple[str, Sequence[Any]]],
+        *,
+        top_k: int | None = None,
+        threshold: float | None = None,
+        show_progress: bool | None = None,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> list[list[RankedDocument]]:
+        """Rank many requests."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RerankedRun:
+    """A run after reranking, and what it cost.
+
+    Parameters
+    ----------
+    run : Run
+        Best document first.
+    documents : int
+        Documents that were scored.
+    truncated : int
+        Documents in the run of which the model read only the beginning.
+    tokens : int
+        Tokens processed.
+    seconds : float
+        Wall time of ranking.
+    """
+
+    run: Run
+    documents: int
+    truncated: int
+    tokens: int
+    seconds: float
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Throughput; 0 when nothing was ranked."""
+        return self.tokens / self.seconds if self.seconds else 0.0
+
+
+def first_documents(run: Run, depth: int) -> Run:
+    """The best `depth` documents of each query."""
+    return {query: dict(list(ranking.items())[:depth]) for query, ranking in run.items()}
+
+
+def document_ids(run: Run) -> set[str]:
+    """Ids of all documents that a run names."""
+    return {document for ranking in run.values() for document in ranking}
+
+
+def check_run(run: Run, queries: Queries, corpus: Corpus) -> None:
+    """Refuse a run that cannot be reranked because a text is missing.
+
+    Parameters
+    ----------
+    run : Run
+        Candidates.
+    queries, corpus : dict
+        Texts by id.
+
+    Raises
+    ------
+    DataError
+        Naming the first few missing ids and how many there are.
+    """
+    _refuse_missing("queries", run, queries)
+    # A dict, unlike a set, names the missing documents in the order of the run.
+    _refuse_missing("documents", dict.fromkeys(d for ranking in run.values() for d in ranking), corpus)
+
+
+def rerank_run(
+    ranker: BatchRanker,
+    run: Run,
+    queries: Queries,
+    corpus: Corpus,
+    *,
+    top_k: int | None = None,
+    threshold: float | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> RerankedRun:
+    """Score all candidates of a run.
+
+    Parameters
+    ----------
+    ranker : BatchRanker
+        Usually a `BlockRankReranker`.
+    run : Run
+        Candidates; ties in the new scores keep their order.
+    queries, corpus : dict
+        Texts by id.
+    top_k, threshold
+        As for `BlockRankReranker.rank`.
+    on_progress : callable, optional
+        Called with the requests and tokens finished since the last call.
+
+    Raises
+    ------
+    DataError
+        If the run names a query or document without text, or one that the model cannot read.
+    """
+    check_run(run, queries, corpus)
+    tokens = 0
+
+    def count(requests: int, more_tokens: int) -> None:
+        nonlocal tokens
+        tokens += more_tokens
+        if on_progress:
+            on_progress(requests, more_tokens)
+
+    requests = [(queries[query], [corpus[document] for document in ranking]) for query, ranking in run.items()]
+    start = time.perf_counter()
+    try:
+        rankings = ranker.rank_batch(requests, top_k=top_k, threshold=threshold, show_progress=False, on_progress=count)
+    except (RequestError, DocumentError) as error:
+        raise DataError(_with_names(error, run)) from error
+    return RerankedRun(
+        run=dict(zip(run, map(_with_ids, rankings, run.values()), strict=True)),
+        documents=sum(map(len, run.values())),
+        truncated=sum(document.truncated for ranking in rankings for document in ranking),
+        tokens=tokens,
+        seconds=time.perf_counter() - start,
+    )
+
+
+def _with_names(error: RequestError | DocumentError, run: Run) -> str:
+    """What is wrong, with the ids of query and document instead of their places."""
+    # The only request has no number.
+    number, cause = (error.number, error.__cause__) if isinstance(error, RequestError) else (0, error)
+    query, ranking = list(run.items())[number]
+    reason = (
+        f"document {list(ranking)[cause.index]!r} {cause.reason}" if isinstance(cause, DocumentError) else error.reason
+    )
+    return f"query {query!r}: {reason}"
+
+
+def _with_ids(ranking: list[RankedDocument], candidates: dict[str, float]) -> dict[str, float]:
+    """Scores by id; documents that were pruned, all of score 0, fall by their place."""
+    identifiers = list(candidates)
+    return {
+        identifiers[document.index]: float(-place) if document.pruned else document.score
+        for place, document in enumerate(ranking)
+    }
+
+
+def _refuse_missing(noun: str, named: Iterable[str], known: Collection[str]) -> None:
+    missing = [identifier for identifier in named if identifier not in known]
+    if missing:
+        shown = ", ".join(missing[:NAMES_IN_MESSAGE]) + (", …" if len(missing) > NAMES_IN_MESSAGE else "")
+        raise DataError(f"the run names {len(missing)} {noun} without text: {shown}")

@@ -1,0 +1,317 @@
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import torch
+from blockrank_kernels import block_attention, document_scores, last_rows_attention
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+
+from blockrank_rerank.config import BlockRankConfig
+from blockrank_rerank.model.checkpoint import Checkpoint
+from blockrank_rerank.model.layout import Layout, scored_offsets, signal_rows
+from blockrank_rerank.model.linear import can_fuse, fuse_linear_layers, quantize_linear_layers, refuse_quantization
+from blockrank_rerank.model.scoring_head import SCORING_HEAD_NAME, ScoringHead
+from blockrank_rerank.model.token_attention import token_attention
+from blockrank_rerank.states.document_states import HEAD_KEY, StatePack, key_name, value_name
+
+ATTENTION_NAME = "blockrank"
+
+# oneDNN keeps a primitive of several MB for each of the last 1,024 matrix shapes, and every pack has a new one:
+# gigabytes after a few hundred calls or training steps. Read by oneDNN at its first matrix product.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
+
+
+class _Scored(Exception):
+    """Leaves the model's forward pass inside the scoring layer."""
+
+
+@dataclass
+class Pass:
+    """One forward pass, as the attention function sees it.
+
+    ``stop`` says whether the pass ends inside the scoring layer; training of a language model goes on.
+    Where the scoring layer is one of the model's own, ``lse`` receives each request's log-sum-exps, or
+    ``token_attention`` what :func:`token_attention` gives, if ``explain`` asks for that instead.
+    ``kept`` are states of documents that are not in the layout, for each of its requests, in parts of which one at
+    a time is joined; ``made`` receives the layout's own keys and values by name, where they are to be kept.
+    A pass through a staged model may begin with states, and leaves its last layer's: see :func:`staged_model`.
+    """
+
+    layout: Layout
+    config: BlockRankConfig
+    implementation: str
+    stop: bool = True
+    explain: bool = False
+    kept: Sequence[Iterable[StatePack]] | None = None
+    made: dict[str, Tensor] | None = None
+    begun: tuple[int, Tensor] | None = None
+    left: Tensor | None = None
+    lse: list[Tensor] = field(default_factory=list)
+    token_attention: list[Tensor] = field(default_factory=list)
+
+
+def _attention(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    blockrank: Pass | None = None,
+    **unused: Any,
+) -> tuple[Tensor, None]:
+    """Transformers' attention interface: ``[1, Hq, T, D]`` and ``[1, Hk, T, D]`` to ``[1, T, Hq, D]``."""
+    if blockrank is None:
+        raise RuntimeError("this model was loaded for BlockRank; call it through Backbone.document_scores")
+    layer, layout, config = int(module.layer_idx), blockrank.layout, blockrank.config
+    # Under autocast, rotary embeddings leave queries and keys in fp32.
+    query, key, value = (tensor[0].transpose(0, 1).to(value.dtype) for tensor in (query, key, value))
+    sees_documents = layer >= config.query_documents_from_layer
+    if blockrank.made is not None and (sees_documents or layer == config.scoring_layer):
+        blockrank.made[key_name(layer)] = key
+    if blockrank.made is not None and sees_documents and layer < config.scoring_layer:
+        blockrank.made[value_name(layer)] = value
+    if layer == config.scoring_layer:
+        if blockrank.made is None:
+            _refuse_window_at_scoring_layer(layer, sliding_window, layout, config.abstention)
+            _score_layer(layer, query, key, blockrank, scaling, softcap)
+        if blockrank.stop:
+            raise _Scored
+    options: Any = {
+        "causal": bool(module.is_causal),
+        "scale": query.shape[-1] ** -0.5 if scaling is None else scaling,
+        "softcap": softcap,
+        "window": sliding_window,
+    }
+    out = block_attention(
+        query,
+        key,
+        value,
+        layout.segments if sees_documents else layout.segments_before,
+        **options,
+        implementation=blockrank.implementation,
+    )
+    if blockrank.kept is not None and sees_documents:
+        out = _with_kept_documents(out, query, key, value, layer, blockrank, options)
+    return out.unsqueeze(0), None
+
+
+def _with_kept_documents(
+    out: Tensor, query: Tensor, key: Tensor, value: Tensor, layer: int, blockrank: Pass, options: Any
+) -> Tensor:
+    """``out`` with the query blocks' rows replaced by their attention over the kept documents too."""
+    for request, kept in zip(blockrank.layout.requests, blockrank.kept or (), strict=True):
+        packs = list(kept)
+        instruction, rows = slice(*request.instruction), slice(request.query[0], request.answer[1])
+        first = request.instruction[1] - request.instruction[0]
+        parts = (
+            (pack.get(key_name(layer), key), pack.get(value_name(layer), value), first + pack.steps) for pack in packs
+        )
+        # A part that is the only one is joined with the rest, for one call of torch's attention.
+        between = [next(parts)] if len(packs) == 1 else []
+        own = (key, value, blockrank.layout.positions)
+        joined = (
+            torch.cat([mine[instruction], *theirs, mine[rows]]) for mine, *theirs in zip(own, *between, strict=True)
+        )
+        out[rows] = last_rows_attention(query[rows], *joined, **options, parts=parts if len(packs) > 1 else None)
+    return out
+
+
+def _score_layer(
+    layer: int, query: Tensor, key: Tensor, blockrank: Pass, scale: float | None, softcap: float | None
+) -> None:
+    config = blockrank.config
+    group = query.shape[1] // key.shape[1]
+    heads = None if config.heads is None else [head // group for head in config.heads]
+    if config.heads is not None:
+        query = query[:, list(config.heads)]
+    how: Any = {"scale": scale, "softcap": softcap, "implementation": blockrank.implementation}
+    for place, request in enumerate(blockrank.layout.requests):
+        signals = query[signal_rows(request, config)]
+        if blockrank.explain:
+            keys = key if heads is None else key[:, heads]
+            blockrank.token_attention.append(token_attention(signals, keys, request.document_offsets, **how))
+            continue
+        parts = [
+            document_scores(signals, keys if heads is None else keys[:, heads], offsets, **how)
+            for keys, offsets in _scored_keys(key, layer, place, blockrank)
+        ]
+        blockrank.lse.append(torch.cat(parts, -1))
+
+
+def _scored_keys(key: Tensor, layer: int, place: int, blockrank: Pass) -> Iterator[tuple[Tensor, Tensor]]:
+    """Keys of a request's scored blocks with their offsets; kept ones a part at a time."""
+    request, config = blockrank.layout.requests[place], blockrank.config
+    if blockrank.kept is None:
+        yield key, scored_offsets(request, config)
+        return
+    if config.abstention:
+        start, end = request.instruction
+        yield key[start:end], torch.tensor([0, end - start])
+    for pack in blockrank.kept[place]:
+        yield pack.get(key_name(layer), key), pack.offsets
+
+
+def _refuse_window_at_scoring_layer(layer: int, window: int | None, layout: Layout, abstention: bool) -> None:
+    if window is None:
+        return
+    # A model that may abstain scores the instruction too, which begins at position 0.
+    distance = max(layout.signal_distance, int(layout.positions.max()) if abstention else 0)
+    if distance >= window:
+        raise ValueError(
+            f"scoring_layer {layer} has a sliding window of {window} positions, but queries and what they score are "
+            f"up to {distance} apart: lower query_offset in the config, or choose a scoring_layer with "
+            "global attention"
+        )
+
+
+AttentionInterface.register(ATTENTION_NAME, _attention)
+AttentionMaskInterface.register(ATTENTION_NAME, lambda *args, **kwargs: None)
+
+
+class Backbone(nn.Module):
+    """A Transformers model cut off at its scoring layer, run over packed layouts.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Base model whose attention implementation is ``blockrank``.
+    config : BlockRankConfig
+        Settings that fit the model.
+    head : ScoringHead, optional
+        The appended scoring layer, where the config has one.
+    attention : str
+        Implementation of the kernels: ``auto``, ``triton``, ``sdpa`` or ``reference``.
+    """
+
+    def __init__(
+        self, model: nn.Module, config: BlockRankConfig, head: ScoringHead | None, attention: str = "auto"
+    ) -> None:
+        super().__init__()
+        self.model, self.config, self.head, self.attention = model, config, head, attention
+
+    @classmethod
+    def load(
+        cls,
+        checkpoint: Checkpoint,
+        model_config: Any,
+        config: BlockRankConfig,
+        device: torch.device,
+        dtype: torch.dtype,
+        attention: str = "auto",
+        quantization: str | None = None,
+    ) -> Backbone:
+        """Read the layers up to the scoring layer onto a device.
+
+        ``config`` must fit ``model_config``: see :func:`check_fits`.
+
+        Raises
+        ------
+        ImportError, ValueError
+            For damaged, incomplete or non-finite weights, and a quantization that cannot run there.
+        """
+        if quantization is not None:
+            refuse_quantization(device, dtype)
+        layers = config.scoring_layer + (not config.scoring_head)
+        model = checkpoint.truncated_model(model_config, layers, dtype, ATTENTION_NAME)
+        head = None
+        if config.scoring_head:
+            path = checkpoint.file(SCORING_HEAD_NAME)
+            if path is None:
+                raise FileNotFoundError(
+                    f"model {checkpoint.model!r} has no {SCORING_HEAD_NAME}, which its config needs"
+                )
+            head = ScoringHead.load(path, model_config.hidden_size).to(dtype).eval().requires_grad_(False)
+        backbone = cls(model, config, head, attention).to(device)
+        backbone._refuse_nonfinite_weights(checkpoint.model)
+        if quantization is not None:
+            quantize_linear_layers(model)
+        elif can_fuse(device, dtype):
+            fuse_linear_layers(model)
+        return backbone
+
+    def document_scores(self, layout: Layout, kept: Sequence[Iterable[StatePack]] | None = None) -> list[Tensor]:
+        """Log-sum-exps of the scored blocks of every request in a pack.
+
+        Parameters
+        ----------
+        layout : Layout
+            The pack.
+        kept : sequence of iterable of StatePack, optional
+            For each request, states that stand for its documents, in parts of which one at a time is joined; then
+            the layout has none.
+
+        Returns
+        -------
+        list of Tensor
+            ``[S, H, N]`` per request, fp32, on the model's device; ``[S, H, N + 1]`` with the instruction
+            first where the config has ``abstention``.
+        """
+        state = Pass(layout, self.config, self.attention, kept=kept)
+        states = self._run(state)
+        return state.lse if states is None else self._head(states, layout, self.config, self.attention, kept)
+
+    def staged_scores(self, layout: Layout, begun: tuple[int, Tensor] | None) -> tuple[list[Tensor], Tensor]:
+        """Log-sum-exps as above, and ``[T, hidden]`` states after the last layer, of a staged model with a head.
+
+        ``begun`` are the layers to be skipped and what they made of the pack.
+        """
+        state = Pass(layout, self.config, self.attention, begun=begun)
+        states = self._run(state)
+        if states is None or state.left is None:
+            raise RuntimeError("only a staged model with a scoring head can begin after some of its layers")
+        return self._head(states, layout, self.config, self.attention), state.left
+
+    def document_states(self, layout: Layout) -> list[dict[str, Tensor]]:
+        """Keys and values that query blocks read of every document of a pack, in order; see `DocumentStates`."""
+        state = Pass(layout, self.config, self.attention, made={})
+        states = self._run(state)
+        made = state.made or {}
+        if states is not None:
+            made[HEAD_KEY] = self._head.keys(states)
+        bounds = [pair for request in layout.requests for pair in pairwise(request.document_offsets.tolist())]
+        return [{name: tensor[start:end] for name, tensor in made.items()} for start, end in bounds]
+
+    def token_attention(self, layout: Layout) -> list[Tensor]:
+        """Where in its documents each request of a pack looks, as :func:`token_attention` gives it."""
+        state = Pass(layout, self.config, self.attention, explain=True)
+        states = self._run(state)
+        if states is None:
+            return state.token_attention
+        return self._head.token_attention(states, layout, self.config, self.attention)
+
+    @property
+    def sharpness(self) -> Tensor | float:
+        """Log odds of relevance per unit of log-sum-exp; learnt where there is a scoring head."""
+        return 1.0 if self.head is None else self.head.sharpness
+
+    def _run(self, state: Pass) -> Tensor | None:
+        """Run the model; ``[T, hidden]`` final states, or nothing where it ended inside its scoring layer."""
+        device = next(self.model.parameters()).device
+        inputs = {
+            "input_ids": state.layout.input_ids.to(device).unsqueeze(0),
+            "position_ids": state.layout.positions.to(device).unsqueeze(0),
+        }
+        try:
+            states: Tensor = self.model(**inputs, use_cache=False, blockrank=state).last_hidden_state
+        except _Scored:
+            return None
+        return states[0]
+
+    @property
+    def _head(self) -> ScoringHead:
+        if self.head is None:
+            raise RuntimeError(f"the model never reached scoring_layer {self.config.scoring_layer}")
+        return self.head
+
+    def _refuse_nonfinite_weights(self, name: str) -> None:
+        for parameter, tensor in self.named_parameters():
+            if tensor.numel() and not all(bool(torch.isfinite(bound)) for bound in torch.aminmax(tensor)):
+                raise ValueError(f"model {name!r} has non-finite weights in {parameter}; the checkpoint is damaged")

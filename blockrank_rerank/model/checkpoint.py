@@ -1,0 +1,271 @@
+"""Reading a model truncated after its scoring layer, from a folder or the Hub."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePath
+from typing import Any
+
+import torch
+from torch import nn
+
+from blockrank_rerank.config import CONFIG_NAME, PRESETS, RELEASED, BlockRankConfig
+from blockrank_rerank.model.families import (
+    DECODERS,
+    ENCODERS,
+    MODERNBERT_SINCE,
+    RELEASED_DEPTH,
+    loading_options,
+    truncate,
+)
+from blockrank_rerank.model.linear import chunk_feed_forward
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """Where a model is read from.
+
+    Parameters
+    ----------
+    model : str
+        A local folder or a Hub id.
+    revision : str, optional
+        Branch, tag or commit on the Hub.
+    local_files_only : bool
+        Never use the network.
+    trust_remote_code : bool
+        Whether code from the repository may run.
+    token : str, optional
+        For private and gated models; the environment's ``HF_TOKEN`` if not given. Neither shown nor pickled, and
+        two checkpoints that differ in it are equal: it says who reads, not what.
+    """
+
+    model: str
+    revision: str | None = None
+    local_files_only: bool = False
+    trust_remote_code: bool = False
+    token: str | None = field(default=None, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Refuse a path that is not there before anything is asked of the Hub."""
+        if not isinstance(self.model, str) or not self.model:
+            raise ValueError(f"model must be a folder or a Hub id, got {self.model!r}")
+        if self.model.startswith("~"):
+            object.__setattr__(self, "model", str(Path(self.model).expanduser()))
+        path = Path(self.model)
+        looks_local = path.is_absolute() or self.model.startswith(".") or self.model.count("/") > 1
+        if (looks_local and not path.is_dir()) or path.is_file():
+            raise FileNotFoundError(f"model folder {self.model!r} does not exist or is not a folder")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but the token, which does not belong into files."""
+        return self.__dict__ | {"token": None}
+
+    def version(self) -> tuple[tuple[str, int, int], ...]:
+        """Names, sizes and times of a local folder's files, which change when the model does."""
+        if not Path(self.model).is_dir():
+            return ()
+        stats = ((path.name, path.stat()) for path in sorted(Path(self.model).iterdir()))
+        return tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Keyword arguments that every Transformers loader takes."""
+        return {
+            "revision": self.revision,
+            "local_files_only": self.local_files_only,
+            "trust_remote_code": self.trust_remote_code,
+            "token": self.token,
+        }
+
+    def file(self, name: str) -> Path | None:
+        """Local path of one file of the model, or nothing where the model has no such file."""
+        from transformers.utils import cached_file
+
+        path = cached_file(
+            self.model,
+            name,
+            revision=self.revision,
+            local_files_only=self.local_files_only,
+            token=self.token,
+            _raise_exceptions_for_missing_entries=False,
+        )
+        return None if path is None else Path(path)
+
+    def model_config(self) -> Any:
+        """The Transformers config, of a supported architecture."""
+        import transformers
+        from transformers import AutoConfig
+
+        with readable(self.model, "config.json"):
+            config = AutoConfig.from_pretrained(self.model, **self.options)
+        if config.model_type not in ENCODERS | DECODERS:
+            raise ValueError(
+                f"model {self.model!r} has architecture {config.model_type!r}; supported are "
+                f"{', '.join(sorted(DECODERS | ENCODERS))}"
+            )
+        release = tuple(int(part) for part in transformers.__version__.split(".")[:2])
+        if config.model_type == "modernbert" and release < MODERNBERT_SINCE:
+            raise ValueError(
+                f"model {self.model!r} has architecture 'modernbert', which needs transformers "
+                f"{'.'.join(map(str, MODERNBERT_SINCE))} or newer, got {transformers.__version__}: "
+                "pip install -U transformers"
+            )
+        return config
+
+    def tokenizer(self, vocabulary: int) -> Any:
+        """The tokenizer of a model with so many embeddings.
+
+        Raises
+        ------
+        ValueError
+            Where it cannot be read, or is not this model's.
+        """
+        from transformers import AutoTokenizer
+
+        with readable(self.model, "the tokenizer"):
+            tokenizer = AutoTokenizer.from_pretrained(self.model, **self.options)
+        # Where its files are missing Transformers makes an empty one, to which every word is unknown.
+        if 2 * len(tokenizer) < vocabulary:
+            raise ValueError(
+                f"model {self.model!r} has a tokenizer of {len(tokenizer)} tokens and embeddings of {vocabulary}: its "
+                "tokenizer.json is missing, or another model's"
+            )
+        return tokenizer
+
+    def blockrank_config(self, model_config: Any, scoring_layer: int | None) -> BlockRankConfig:
+        """The model's own settings, or the released prompt for a decoder that has none.
+
+        Raises
+        ------
+        ValueError
+            For an encoder without ``blockrank_config.json``.
+        """
+        with readable(self.model, CONFIG_NAME):
+            path = self.file(CONFIG_NAME)
+        config = BlockRankConfig.load(path) if path else PRESETS.get(self.model)
+        if config is None and model_config.model_type in ENCODERS:
+            raise ValueError(
+                f"model {self.model!r} is an encoder without {CONFIG_NAME}; pass config=BlockRankConfig(...), "
+                "save one into its folder, or fine-tune it first"
+            )
+        if config is None and scoring_layer is None:
+            scoring_layer = round(RELEASED_DEPTH * model_config.num_hidden_layers)
+            warnings.warn(
+                f"model {self.model!r} has no {CONFIG_NAME}: using scoring_layer={scoring_layer} of "
+                f"{model_config.num_hidden_layers}, the relative depth of the released checkpoint, and its prompt",
+                stacklevel=2,
+            )
+        return with_scoring_layer(config or RELEASED, scoring_layer)
+
+    def truncated_model(
+        self,
+        model_config: Any,
+        layers: int,
+        dtype: torch.dtype,
+        attention: str,
+        *,
+        language_model: bool = False,
+    ) -> nn.Module:
+        """The model with its first ``layers`` layers; later ones are never allocated.
+
+        Without ``language_model`` neither is the LM head: only the base model is read.
+
+        Raises
+        ------
+        ValueError
+            For missing, damaged or ill-fitting weights.
+        """
+        from transformers import AutoModel, AutoModelForCausalLM
+
+        loader = AutoModelForCausalLM if language_model else AutoModel
+        with readable(self.model, "the weights"), quiet():
+            model, report = loader.from_pretrained(
+                self.model,
+                config=truncate(model_config, layers),
+                dtype=dtype,
+                attn_implementation=attention,
+                output_loading_info=True,
+                **self.options,
+                **loading_options(model_config),
+            )
+        missing = sorted(report["missing_keys"])
+        if missing:
+            raise ValueError(
+                f"model {self.model!r} is incomplete: {len(missing)} weights are missing, the first is {missing[0]}"
+            )
+        chunk_feed_forward(model.base_model)
+        return model.eval().requires_grad_(False)
+
+
+def with_scoring_layer(config: BlockRankConfig, scoring_layer: int | None) -> BlockRankConfig:
+    """The config with another scoring layer; a trained scoring head stays where it was trained.
+
+    Raises
+    ------
+    ValueError
+        Where the config has a scoring head for another layer.
+    """
+    if scoring_layer is None or scoring_layer == config.scoring_layer:
+        return config
+    if config.scoring_head:
+        raise ValueError(
+            f"scoring_layer must stay {config.scoring_layer}, where this model's scoring head was trained, "
+            f"got {scoring_layer}"
+        )
+    return replace(config, scoring_layer=scoring_layer)
+
+
+@contextlib.contextmanager
+def readable(model: str, part: str) -> Iterator[None]:
+    """Turn the many ways in which reading a model fails into one line that names model and part."""
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        if not isinstance(error, OSError):
+            raise ValueError(f"cannot read {part} of model {model!r}: {first}") from error
+        # A mistyped folder looks like a Hub id, and the Hub's error says nothing about folders.
+        nowhere = "" if Path(model).exists() else " There is no folder of that name either."
+        raise FileNotFoundError(f"cannot read {part} of model {model!r}: {first}{nowhere}") from error
+    except Exception as error:
+        # safetensors and tokenizers raise bare Exception subclasses for damaged files.
+        raise ValueError(f"cannot read {part} of model {model!r}: {error}") from error
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silence Transformers: truncation leaves weights unused by design, and it would report every one."""
+    from transformers.utils import logging
+
+    level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bar:
+            logging.enable_progress_bar()
+
+
+DEFAULT_MODEL = "default"
+"""The model that ships inside the package."""
+
+
+_DEFAULT_FOLDER = Path(__file__).parents[1] / "default_model"
+
+
+def model_name(model: Any) -> Any:
+    """A path as text, and anything else as it is; a folder named ``default`` is not the model in the package."""
+    if not isinstance(model, PurePath):
+        return model
+    return f"./{model}" if str(model) == DEFAULT_MODEL else str(model)
+
+
+def model_folder(model: str | Path) -> str:
+    """The folder or Hub id that a model name stands for."""
+    return str(_DEFAULT_FOLDER) if model == DEFAULT_MODEL else model_name(model)

@@ -1,0 +1,155 @@
+"""Which device and dtype to use where the user names none, and why."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import NamedTuple
+
+import torch
+from blockrank_kernels.gpu import Verdict, triton_on
+
+BF16_UNITS = {"AMX matrix units": "_is_amx_tile_supported", "AVX512-BF16": "_is_avx512_bf16_supported"}
+"""What makes a CPU multiply bf16 faster than fp32 in whole passes (dev/LOG.md), and who in torch.cpu knows of it."""
+
+
+class Choice(NamedTuple):
+    """One thing that could be used: what it is, whether it can be, and why."""
+
+    what: str
+    usable: bool
+    reason: str
+
+
+def resolve_device(device: str | torch.device | None, argument: str = "device") -> torch.device:
+    """Return the named device, or the first CUDA device, or the CPU; errors name the argument.
+
+    Raises
+    ------
+    ValueError
+        For names that torch does not know, and devices that this machine does not have.
+    """
+    if device is None or device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+        torch.empty(1, device=resolved).item()  # "meta" has tensors, but no values
+    except (RuntimeError, AssertionError, TypeError, NotImplementedError, ImportError) as error:
+        reason = str(error).splitlines()[0][:200]
+        raise ValueError(f"{argument} must be one that torch can use here, got {str(device)!r}: {reason}") from error
+    return resolved
+
+
+def resolve_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
+    """Return the named floating dtype, or bf16 where the device multiplies it faster than fp32, or fp32.
+
+    Raises
+    ------
+    ValueError
+        For names that are no floating dtype of torch.
+    """
+    if dtype is None or dtype == "auto":
+        return torch.bfloat16 if fast_bf16(device).usable else torch.float32
+    resolved = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
+    if resolved not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+        raise ValueError(f"dtype must be float32, bfloat16, float16, float64 or auto, got {dtype!r}")
+    return resolved
+
+
+def describe_choices() -> list[Choice]:
+    """Devices, dtypes and attention implementations of this machine, usable or not, with reasons."""
+    cuda = torch.cuda.is_available()
+    cuda_reason = torch.cuda.get_device_name(0) if cuda else _no_cuda()
+    mps = torch.backends.mps.is_available()
+    device = resolve_device(None)
+    return [
+        Choice("device cuda", cuda, cuda_reason),
+        Choice("device mps", mps, "Apple GPU; only used when named" if mps else "no Apple GPU on this machine"),
+        Choice(
+            "device cpu",
+            True,
+            f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}",
+        ),
+        Choice("dtype bfloat16", *fast_bf16(device)[1:]),
+        Choice("dtype float32", True, "always; the default where bfloat16 is not faster"),
+        Choice("quantization float8", *float8_on(device)),
+        Choice("attention triton", *_triton(device)),
+        Choice("attention sdpa", True, "torch's own attention, a call for each length; what auto picks without triton"),
+        Choice("attention reference", True, "the dense specification, for checking results; slow"),
+    ]
+
+
+def _triton(device: torch.device) -> Verdict:
+    verdict = triton_on(device)
+    return verdict._replace(reason=f"what auto picks: {verdict.reason}") if verdict.usable else verdict
+
+
+def _no_cuda() -> str:
+    return "this torch build has no CUDA" if torch.version.cuda is None else "no NVIDIA GPU or driver found"
+
+
+def fast_bf16(device: torch.device) -> Choice:
+    """Whether a device multiplies bf16 faster than fp32."""
+    if device.type == "cuda":
+        native = torch.cuda.get_device_capability(device) >= (8, 0)
+        return Choice("bfloat16", native, "native on this GPU" if native else "needs compute capability 8.0")
+    if device.type == "cpu":
+        unit = next((name for name, probe in BF16_UNITS.items() if _cpu_has(probe)), None)
+        return Choice("bfloat16", unit is not None, unit or f"no {' or '.join(BF16_UNITS)}: fp32 is as fast")
+    return Choice("bfloat16", False, f"not known to be faster on {device.type}")
+
+
+def _cpu_has(probe: str) -> bool:
+    # Private, but the only way to ask.
+    ask = getattr(torch.cpu, probe, None)
+    return bool(ask and ask())
+
+
+FLOAT8_CAPABILITY = (8, 9)
+"""Oldest compute capability that multiplies 8-bit floating point (Ada)."""
+
+
+INSTALL_LINE = "pip install 'blockrank-rerank[float8]'"
+
+
+def float8_on(device: torch.device) -> Verdict:
+    """Whether linear layers can be computed in 8-bit floating point on a device."""
+    if not _has_torchao():
+        return Verdict(False, f"torchao is not installed ({INSTALL_LINE})")
+    if device.type != "cuda" or torch.version.hip is not None:
+        return Verdict(False, "needs an NVIDIA GPU")
+    capability = torch.cuda.get_device_capability(device)
+    if capability < FLOAT8_CAPABILITY:
+        return Verdict(False, f"compute capability {capability[0]}.{capability[1]} is below 8.9")
+    return Verdict(True, "8-bit products by torchao, where quantization='float8' asks for them")
+
+
+def _has_torchao() -> bool:
+    return importlib.util.find_spec("torchao") is not None
+
+
+CHUNK_BYTES = {"cpu": 6 << 20}
+"""Bytes of one feed-forward activation at a time, by device.
+
+It is the widest tensor of the model. On a CPU, one that does not fit the cache is a fresh mapping of memory for every
+layer: chunks make a whole ranking 1.2 times as fast (dev/LOG.md).
+"""
+
+
+ACCELERATOR_CHUNK_BYTES = 256 << 20
+"""The same on every other device, where it only saves memory: products of thousands of rows are at full speed."""
+
+
+BUDGET_TOKENS = {"cpu": 8192}
+"""Packed tokens of one forward pass, by device.
+
+A CPU is as fast from about 2,000 tokens on and slower again from 16,000, where every activation is a
+fresh mapping of memory (dev/LOG.md).
+"""
+
+
+ACCELERATOR_BUDGET_TOKENS = 65536
+"""The same on every other device."""
+
+
+MOST_WORKERS = 4
+"""Threads of passes on a CPU. Python runs in one of them at a time, so that many would wait for each other."""

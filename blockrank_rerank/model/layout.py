@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from blockrank_kernels import Segments
+from torch import Tensor
+
+from blockrank_rerank.config import BlockRankConfig
+from blockrank_rerank.text.prompt import EncodedRequest
+
+LEAST_STEP = 16
+"""Tokens to which the length of a pack is rounded up, at least."""
+
+STEPS = 16
+"""Lengths of packs from one power of 2 to the next."""
+
+
+@dataclass(frozen=True, eq=False)
+class RequestBounds:
+    """Where one request lies in the pack.
+
+    Attributes
+    ----------
+    instruction, query, answer : tuple of int
+        Packed ``(start, end)``; the answer, mostly empty, continues the query block.
+    document_offsets : Tensor
+        ``[N + 1]`` int64 on the CPU; documents follow the instruction.
+    """
+
+    instruction: tuple[int, int]
+    document_offsets: Tensor
+    query: tuple[int, int]
+    answer: tuple[int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """A packed sequence: the blocks of one or more requests, none of them padded.
+
+    Attributes
+    ----------
+    input_ids : Tensor
+        ``[T]`` int64 on the CPU.
+    positions : Tensor
+        ``[T]`` int64 on the CPU; documents start after the instruction, queries at a fixed offset.
+    segments : Segments
+        What each block sees when the query sees the documents.
+    segments_before : Segments
+        The same where the query sees the instruction only.
+    requests : list of RequestBounds
+        In input order.
+    signal_distance : int
+        Largest position distance between a query token and a document token of its request.
+    """
+
+    input_ids: Tensor
+    positions: Tensor
+    segments: Segments
+    segments_before: Segments
+    requests: list[RequestBounds]
+    signal_distance: int
+
+    @property
+    def num_tokens(self) -> int:
+        """``T``, the sum of all lengths."""
+        return len(self.input_ids)
+
+
+def build_layout(
+    requests: Sequence[EncodedRequest], query_offset: int, longest_kept: int = 0, *, few_lengths: bool = False
+) -> Layout:
+    """Pack requests one after the other.
+
+    Parameters
+    ----------
+    requests : sequence of EncodedRequest
+        At least one. Documents may be missing where kept states stand for them, and so may the query where
+        states are made.
+    query_offset : int
+        Position of the first query token.
+    longest_kept : int
+        Length of the longest document that is not in the pack because its states are kept.
+    few_lengths : bool
+        Whether a last block, which nothing sees, rounds ``T`` up: by up to 15 tokens or a 16th.
+    """
+    ids: list[int] = []
+    lengths: list[int] = []
+    contexts: list[tuple[int, int]] = []
+    contexts_before: list[tuple[int, int]] = []
+    positions: list[Tensor] = []
+    bounds: list[RequestBounds] = []
+    distance = 0
+    for request in requests:
+        start, instruction = len(ids), len(request.instruction)
+        blocks = [request.instruction, *request.documents, request.query + request.answer]
+        context = (start, start + instruction)
+        seen = request.num_tokens - len(blocks[-1])
+        for block in blocks:
+            ids.extend(block)
+        lengths += map(len, blocks)
+        first = [(start, start), *[context] * len(request.documents)]
+        contexts += [*first, (start, start + seen)]
+        contexts_before += [*first, context]
+        positions += _positions(request, query_offset)
+        offsets = torch.tensor([instruction, *map(len, request.documents)]).cumsum(0) + start
+        query_end = start + seen + len(request.query)
+        bounds.append(RequestBounds(context, offsets, (start + seen, query_end), (query_end, len(ids))))
+        distance = max(distance, *_distances(request, query_offset, longest_kept))
+    if few_lengths:
+        padding = _rounded_up(len(ids)) - len(ids)
+        for bounds_of_blocks in (contexts, contexts_before):
+            bounds_of_blocks.append((len(ids), len(ids)))
+        ids += [0] * padding
+        lengths.append(padding)
+        positions.append(torch.zeros(padding, dtype=torch.int64))
+    place = torch.cat(positions)
+    # A block without tokens (an empty instruction) is no segment.
+    keep = [index for index, length in enumerate(lengths) if length]
+    return Layout(
+        input_ids=torch.tensor(ids),
+        positions=place,
+        segments=_segments(keep, lengths, contexts, place),
+        segments_before=_segments(keep, lengths, contexts_before, place),
+        requests=bounds,
+        signal_distance=distance,
+    )
+
+
+def _rounded_up(tokens: int) -> int:
+    step = max((1 << tokens.bit_length()) // 2 // STEPS, LEAST_STEP)
+    return -(-tokens // step) * step
+
+
+def _segments(keep: list[int], lengths: list[int], contexts: list[tuple[int, int]], positions: Tensor) -> Segments:
+    return Segments.from_lengths([lengths[i] for i in keep], [contexts[i] for i in keep], positions)
+
+
+def _positions(request: EncodedRequest, query_offset: int) -> list[Tensor]:
+    instruction = len(request.instruction)
+    return [
+        torch.arange(instruction),
+        *[instruction + torch.arange(len(document)) for document in request.documents],
+        query_offset + torch.arange(len(request.query) + len(request.answer)),
+    ]
+
+
+def _distances(request: EncodedRequest, query_offset: int, longest_kept: int) -> tuple[int, int]:
+    first_document = len(request.instruction)
+    last_document = first_document + max(map(len, request.documents), default=longest_kept) - 1
+    last_query = query_offset + len(request.query) - 1
+    return abs(last_query - first_document), abs(last_document - query_offset)
+
+
+def signal_rows(request: RequestBounds, config: BlockRankConfig) -> slice:
+    """Packed rows of the signal tokens: the whole query block, or its last few tokens."""
+    start, end = request.query
+    count = config.signal_tokens
+    return slice(max(start, end - count), end) if isinstance(count, int) else slice(start, end)
+
+
+def scored_offsets(request: RequestBounds, config: BlockRankConfig) -> Tensor:
+    """Offsets of the blocks that are scored.
+
+    ``[N + 1]``, the documents; or ``[N + 2]`` where the model was trained to abstain: then the instruction
+    block comes first, as the document that stands for "none of these".
+    """
+    if not config.abstention:
+        return request.document_offsets
+    return torch.cat([torch.tensor(request.instruction[:1]), request.document_offsets])

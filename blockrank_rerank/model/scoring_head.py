@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import torch
+from blockrank_kernels import document_scores
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from blockrank_rerank.config import BlockRankConfig
+from blockrank_rerank.model.layout import Layout, RequestBounds, signal_rows
+from blockrank_rerank.model.token_attention import token_attention
+from blockrank_rerank.states.document_states import HEAD_KEY, StatePack
+
+SCORING_HEAD_NAME = "scoring_head.safetensors"
+
+START_TEMPERATURE = 0.1
+"""Best of the temperatures tried untrained with every query token as a signal (dev/LOG.md)."""
+
+
+class ScoringHead(nn.Module):
+    """A scoring attention layer appended after an encoder's last layer.
+
+    Query-block states look at document states: both are projected, L2-normalised and compared at a
+    temperature; a weight on the logarithm of the document's length corrects the log-sum-exp for it. Each
+    signal token has a weight of its own, a softmax over the query of a linear function of its state: "of"
+    says less about a document than "insulin". Untrained it is the identity projection, minus the log length,
+    all signals alike: a log-mean-exp of cosines.
+
+    Where the model abstains, a learnt number stands for "none of these" instead of the instruction block's score:
+    the raw score at which a document is as likely relevant as not. Another, the sharpness, says how fast the odds
+    change around it: a raw score that ranks well is not on the scale of log odds. Keys that depend on the query were
+    tried and fit the training queries only (dev/LOG.md). No gradient of the two reaches anything else, so calibration
+    costs no ranking.
+
+    Parameters
+    ----------
+    hidden_size : int
+        Width of the states.
+    num_heads : int
+        Number of scoring heads ``H``; divides ``hidden_size``.
+    """
+
+    def __init__(self, hidden_size: int, num_heads: int = 1) -> None:
+        super().__init__()
+        if hidden_size % num_heads:
+            raise ValueError(f"num_heads must divide hidden_size {hidden_size}, got {num_heads}")
+        self.query = nn.Linear(hidden_size, hidden_size, bias=False)
+        self.key = nn.Linear(hidden_size, hidden_size, bias=False)
+        self.log_temperature = nn.Parameter(torch.full((num_heads,), START_TEMPERATURE).log())
+        self.length_weight = nn.Parameter(torch.full((num_heads,), -1.0))
+        self.signal_weight = nn.Parameter(torch.zeros(num_heads, hidden_size))
+        self.nothing = nn.Parameter(torch.zeros(num_heads))
+        self.log_sharpness = nn.Parameter(torch.zeros(()))
+        nn.init.eye_(self.query.weight)
+        nn.init.eye_(self.key.weight)
+
+    def forward(
+        self,
+        states: Tensor,
+        layout: Layout,
+        config: BlockRankConfig,
+        implementation: str,
+        kept: Sequence[Iterable[StatePack]] | None = None,
+    ) -> list[Tensor]:
+        """Log-sum-exps of every request's scored blocks, as :class:`Backbone` returns them.
+
+        ``states`` is ``[T, hidden]``, the encoder's final states; ``kept`` as there.
+        """
+        documents: list[Iterable[tuple[Tensor, Tensor]]]
+        if kept is not None:
+            like = states.new_empty(0, dtype=torch.float32)
+            documents = [((pack.get(HEAD_KEY, like), pack.offsets) for pack in packs) for packs in kept]
+        else:
+            keys = self.keys(states)
+            documents = [[(keys, request.document_offsets)] for request in layout.requests]
+        return [
+            self._scores(states, parts, request, config, implementation)
+            for parts, request in zip(documents, layout.requests, strict=True)
+        ]
+
+    def keys(self, states: Tensor) -> Tensor:
+        """``[rows, H, D]`` fp32 of length 1: all that a query reads of a document."""
+        return self._unit(self.key(states))
+
+    def token_attention(
+        self, states: Tensor, layout: Layout, config: BlockRankConfig, implementation: str
+    ) -> list[Tensor]:
+        """Where in its documents each request looks, as :func:`token_attention` gives it."""
+        keys = self.keys(states)
+        attention = []
+        for request in layout.requests:
+            queries, weights = self._signals(states, request, config)
+            attention.append(
+                token_attention(
+                    queries, keys, request.document_offsets, scale=1.0, weights=weights, implementation=implementation
+                )
+            )
+        return attention
+
+    def _scores(
+        self,
+        states: Tensor,
+        documents: Iterable[tuple[Tensor, Tensor]],
+        request: RequestBounds,
+        config: BlockRankConfig,
+        implementation: str,
+    ) -> Tensor:
+        queries, weights = self._signals(states, request, config)
+        scores = []
+        if config.abstention:
+            nothing = weights.detach() * self.nothing.float()
+            scores.append(nothing[..., None])
+        for keys, offsets in documents:
+            lse = document_scores(queries, keys, offsets, scale=1.0, implementation=implementation)
+            lengths = offsets.diff().to(lse.device, lse.dtype)
+            scores.append(weights[..., None] * (lse + self.length_weight.float()[:, None] * lengths.log()))
+        return torch.cat(scores, -1)
+
+    def _signals(self, states: Tensor, request: RequestBounds, config: BlockRankConfig) -> tuple[Tensor, Tensor]:
+        """Queries ``[S, H, D]`` at their temperature, and weights ``[S, H]`` that average 1 over the signals.
+
+        So the mean over signals of weighted log-sum-exps, the raw score, is their weighted mean.
+        """
+        signals = states[signal_rows(request, config)]
+        if config.signal_tokens == "mean":
+            signals = signals.mean(0, keepdim=True)
+        queries = self._unit(self.query(signals)) / self.log_temperature.float().exp()[:, None]
+        weights = (signals.float()[:, None] * self.signal_weight.float()).sum(-1).softmax(0) * len(signals)
+        return queries, weights
+
+    @property
+    def sharpness(self) -> Tensor:
+        """Log odds of relevance per unit of raw score; a scalar above 0, fp32."""
+        return self.log_sharpness.float().exp()
+
+    @property
+    def vectors(self) -> list[nn.Parameter]:
+        """The parameters that are not projections: few, and learnt at a rate of their own."""
+        return [self.log_temperature, self.length_weight, self.signal_weight, self.nothing, self.log_sharpness]
+
+    def _unit(self, projected: Tensor) -> Tensor:
+        """``[rows, H, D]`` of length 1, in fp32."""
+        return F.normalize(projected.unflatten(-1, (len(self.log_temperature), -1)).float(), dim=-1)
+
+    def save(self, folder: str | Path) -> None:
+        """Write ``scoring_head.safetensors`` in fp32."""
+        tensors = {name: tensor.detach().float().cpu().contiguous() for name, tensor in self.state_dict().items()}
+        save_file(tensors, Path(folder) / SCORING_HEAD_NAME)
+
+    @classmethod
+    def load(cls, path: str | Path, hidden_size: int) -> ScoringHead:
+        """Read a head for states of the given width.
+
+        Raises
+        ------
+        ValueError
+            Where the file is damaged or fits another width.
+        """
+        try:
+            # Files of before it was learnt have no sharpness: raw scores were log odds.
+            tensors = {"log_sharpness": torch.zeros(())} | load_file(path)
+            head = cls(hidden_size, len(tensors["log_temperature"]))
+            head.load_state_dict(tensors)
+        except Exception as error:
+            reason = " ".join(str(error).split())[:300]
+            raise ValueError(f"{path} is no scoring head for hidden size {hidden_size}: {reason}") from error
+        return head

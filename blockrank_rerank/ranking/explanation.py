@@ -1,0 +1,189 @@
+from __future__ import annotations
+
+import re
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from blockrank_rerank.text.sentences import sentence_spans
+
+if TYPE_CHECKING:
+    from blockrank_rerank.ranking.results import RankedDocument
+
+HIGHLIGHTS = "highlights"
+"""Key under which adapters write a document's highlights to its metadata."""
+
+TRUNCATED = "truncated"
+"""Key under which they write that the model read only the beginning; no other document has it."""
+
+
+def truncation(ranked: RankedDocument) -> dict[str, bool]:
+    """What adapters add to a document's metadata: whether it was cut, where it was."""
+    return {TRUNCATED: True} if ranked.truncated else {}
+
+
+_WORD = re.compile(r"\S+")
+
+
+@dataclass(frozen=True)
+class Span:
+    """A part of a document's text.
+
+    Attributes
+    ----------
+    start, end : int
+        Code points of the text as given, end exclusive.
+    weight : float
+        Share of the attention inside the document that this part receives.
+    text : str
+        The part itself.
+    """
+
+    start: int
+    end: int
+    weight: float
+    text: str
+
+
+@dataclass(frozen=True)
+class ExplainedDocument:
+    """A ranked document with the attention that its words received.
+
+    Attributes
+    ----------
+    ranked : RankedDocument
+        Its place in the ranking.
+    words : list of Span
+        Words in the order of the text; weights sum to 1 over the document, less what its title, the
+        template and what was cut off received.
+    """
+
+    ranked: RankedDocument
+    words: list[Span]
+
+    @cached_property
+    def sentences(self) -> list[Span]:
+        """Sentences in the order of the text, each with the weights of its words."""
+        text, starts = self.ranked.text, [word.start for word in self.words]
+        found = []
+        for start, end in sentence_spans(text):
+            inside = self.words[bisect_left(starts, start) : bisect_left(starts, end)]
+            found.append(Span(start, end, sum(word.weight for word in inside), text[start:end]))
+        return found
+
+    @cached_property
+    def sentences_by_attention(self) -> list[Span]:
+        """The sentences, most attention first."""
+        return sorted(self.sentences, key=lambda sentence: -sentence.weight)
+
+    @property
+    def best_sentence(self) -> Span | None:
+        """The sentence with the most attention; nothing for an empty text."""
+        return next(iter(self.sentences_by_attention), None)
+
+    @cached_property
+    def strongest(self) -> float:
+        """Weight of the word with the most attention."""
+        return max((word.weight for word in self.words), default=0.0)
+
+    def shortened(self, attention: float) -> str:
+        """The fewest sentences that received this share of the words' attention, in their order, with single spaces.
+
+        A text without sentences stays as it is.
+        """
+        return " ".join(one.text for one in self._kept(attention)) or self.ranked.text
+
+    def shortened_highlights(self, attention: float) -> list[dict[str, Any]]:
+        """As ``highlights``, for the text that :meth:`shortened` gives."""
+        moved, start = [], 0
+        for one in self._kept(attention):
+            moved.append(replace(one, start=start, end=start + len(one.text)))
+            start = moved[-1].end + 1
+        return [asdict(one) for one in sorted(moved, key=lambda one: -one.weight)]
+
+    def _kept(self, attention: float) -> list[Span]:
+        wanted = attention * sum(word.weight for word in self.words)
+        kept: list[Span] = []
+        for sentence in self.sentences_by_attention:
+            kept.append(sentence)
+            wanted -= sentence.weight
+            if wanted <= 0:
+                break
+        return sorted(kept, key=lambda one: one.start)
+
+    def within(self, start: int, end: int) -> ExplainedDocument:
+        """The same for a part of the text, such as the content between embedded metadata."""
+        words = [
+            replace(word, start=word.start - start, end=word.end - start)
+            for word in self.words
+            if start <= word.start and word.end <= end
+        ]
+        return ExplainedDocument(replace(self.ranked, text=self.ranked.text[start:end]), words)
+
+    @property
+    def highlights(self) -> list[dict[str, Any]]:
+        """The sentences as plain data, most attention first, for metadata and JSON."""
+        return [asdict(sentence) for sentence in self.sentences_by_attention]
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """A ranking with highlights; renders itself in notebooks.
+
+    Attributes
+    ----------
+    query : str
+        What was asked.
+    documents : list of ExplainedDocument
+        Best first.
+    """
+
+    query: str
+    documents: list[ExplainedDocument]
+
+    def __iter__(self) -> Iterator[ExplainedDocument]:
+        return iter(self.documents)
+
+    def _repr_html_(self) -> str:
+        """The documents with their words shaded by weight."""
+        rows = "".join(_html(document) for document in self.documents)
+        return f"<p><b>{escape(self.query)}</b></p><ol>{rows}</ol>"
+
+
+def word_spans(text: str, tokens: Sequence[tuple[int, int]], weights: Sequence[float]) -> list[Span]:
+    """Words of a text with the weights of their tokens; those of words that were not read are 0.
+
+    Parameters
+    ----------
+    text : str
+        The document's text as given.
+    tokens : sequence of (int, int)
+        Code points of each token in the text; those of title and template lie outside it.
+    weights : sequence of float
+        Of the tokens.
+    """
+    found = [(match.start(), match.end()) for match in _WORD.finditer(text)]
+    totals = [0.0] * len(found)
+    word = 0
+    for (start, end), weight in zip(tokens, weights, strict=True):
+        while word < len(found) and found[word][1] <= start:
+            word += 1
+        # A token may begin with the space before its word; one that ends before the text belongs to the title.
+        if word < len(found) and end > found[word][0]:
+            totals[word] += weight
+    return [Span(start, end, total, text[start:end]) for (start, end), total in zip(found, totals, strict=True)]
+
+
+def _html(document: ExplainedDocument) -> str:
+    text, parts, place = document.ranked.text, [], 0
+    for word in document.words:
+        strength = word.weight / (document.strongest or 1.0)
+        parts += [
+            escape(text[place : word.start]),
+            f'<span style="background: rgba(255, 200, 0, {strength:.2f})">{escape(word.text)}</span>',
+        ]
+        place = word.end
+    return f"<li><b>{document.ranked.score:.3f}</b> {''.join(parts)}{escape(text[place:])}</li>"

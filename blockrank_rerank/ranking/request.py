@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from blockrank_rerank.states.prepared import PreparedDocuments
+from blockrank_rerank.text.document import Document, check_is_list, document_text
+
+Request = tuple[str, Sequence[Document]]
+"""A query and its candidate documents."""
+
+
+@dataclass(frozen=True)
+class CheckedRequest:
+    """A request whose types are right: the query, and the documents as given and as texts with titles.
+
+    ``prepared`` are the documents too, where their states came with them.
+    """
+
+    query: str
+    given: Sequence[Document]
+    texts: list[str]
+    prepared: PreparedDocuments | None = None
+
+
+def check_is_pair(request: object, number: int) -> None:
+    """Refuse what is no (query, documents) pair; raises TypeError with its number."""
+    if not isinstance(request, tuple | list) or len(request) != 2:
+        raise TypeError(f"requests[{number}] must be a (query, documents) pair, got {type(request).__name__}")
+
+
+def check_request(request: Request) -> CheckedRequest:
+    """Refuse a query that is none, and documents that are none.
+
+    Raises
+    ------
+    TypeError
+        Naming the document's index where that is at fault.
+    ValueError
+        For a query without text.
+    """
+    query, documents = request
+    check_query(query)
+    given, texts = check_documents(documents)
+    return CheckedRequest(query, given, texts, documents if isinstance(documents, PreparedDocuments) else None)
+
+
+def check_query(query: str) -> None:
+    """Refuse what is no query.
+
+    Raises
+    ------
+    TypeError
+        For another type.
+    ValueError
+        For a query without text.
+    """
+    if not isinstance(query, str):
+        raise TypeError(f"query must be a str, got {type(query).__name__}")
+    if not query.strip():
+        raise ValueError("query must not be empty")
+
+
+def check_documents(documents: Iterable[Document]) -> tuple[list[Document], list[str]]:
+    """The documents as given, and their texts with titles.
+
+    Raises
+    ------
+    TypeError
+        For anything but a list of documents, naming the index.
+    """
+    check_is_list(documents)
+    given = list(documents)
+    return given, [document_text(document, index) for index, document in enumerate(given)]

@@ -1,0 +1,1 @@
+"""What a query ever reads of a document, and where it is kept."""

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, overload
+
+from blockrank_rerank.states.document_states import DocumentStates, SharedPack
+from blockrank_rerank.text.blocks import Blocks
+
+if TYPE_CHECKING:
+    from blockrank_rerank.text.document import Document
+
+
+class PreparedDocuments(Sequence["Document"]):
+    """Documents with the states that a model has made of them; accepted wherever documents are.
+
+    Made by :meth:`BlockRankReranker.prepare`. Behaves as the sequence of the documents; a slice, and
+    :meth:`select`, give prepared documents again and copy nothing.
+
+    Parameters
+    ----------
+    documents : sequence of str or mapping
+        As given.
+    blocks : Blocks
+        In which they were read.
+    states : sequence of DocumentStates
+        One per block.
+    fingerprint : str
+        Of the model that made them.
+    """
+
+    def __init__(
+        self, documents: Sequence[Document], blocks: Blocks, states: Sequence[DocumentStates], fingerprint: str
+    ) -> None:
+        self.documents, self.blocks, self.states = list(documents), blocks, list(states)
+        self.fingerprint = fingerprint
+
+    def select(self, indices: Iterable[int]) -> PreparedDocuments:
+        """Some of the documents, in the order of the indices; negative ones count from the end."""
+        chosen = [range(len(self))[index] for index in indices]
+        blocks, places = self.blocks.select(chosen)
+        return PreparedDocuments(
+            [self.documents[index] for index in chosen],
+            blocks,
+            [self.states[place] for place in places],
+            self.fingerprint,
+        )
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the states."""
+        return sum(states.nbytes for states in self.states)
+
+    @cached_property
+    def pack(self) -> SharedPack:
+        """The states side by side."""
+        return SharedPack(self.states)
+
+    def __len__(self) -> int:
+        return len(self.documents)
+
+    @overload
+    def __getitem__(self, index: int) -> Document: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> PreparedDocuments: ...
+
+    def __getitem__(self, index: int | slice) -> Document | PreparedDocuments:
+        if isinstance(index, slice):
+            return self.select(range(*index.indices(len(self))))
+        return self.documents[index]
+
+    def __iter__(self) -> Iterator[Document]:
+        return iter(self.documents)
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} prepared documents, {self.nbytes / 1e6:.1f} MB>"

@@ -1,0 +1,1 @@
+"""Words to token ids: documents, sentences, passages, the prompt and its blocks."""

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from blockrank_rerank.text.sentences import sentence_spans
+
+if TYPE_CHECKING:
+    pass
+
+OVERLAP = 0.125
+"""Share of a passage that the next one repeats at most, so that no thought is cut in two everywhere."""
+
+LEAST = 0.5
+"""A passage ends with a sentence if one ends in its second half; else in the middle of one."""
+
+
+def passage_bounds(text: str, tokens: Sequence[tuple[int, int]], room: int) -> list[tuple[int, int]]:
+    """Cut a text into overlapping passages, at the borders of sentences where there are any.
+
+    Parameters
+    ----------
+    text : str
+        The text.
+    tokens : sequence of (int, int)
+        Code points of its tokens, ascending, end exclusive.
+    room : int
+        Most tokens of a passage.
+
+    Returns
+    -------
+    list of (int, int)
+        Code points of each passage; together they cover every token.
+    """
+    if len(tokens) <= room:
+        return [(0, len(text))]
+    # Numbers of the tokens with which sentences start.
+    starts = [bisect_left(tokens, (start, start)) for start, _ in sentence_spans(text)]
+    bounds, first = [], 0
+    while True:
+        last = min(first + room, len(tokens))
+        if last < len(tokens):
+            last = _border(starts, first + int(room * LEAST), last, last)
+            last = _between_characters(tokens, last, first + 1)
+        bounds.append((tokens[first][0], tokens[last - 1][1]))
+        if last == len(tokens):
+            return bounds
+        overlap = max(first + 1, last - int(room * OVERLAP))
+        first = _between_characters(tokens, _first_border(starts, overlap, last), first + 1)
+
+
+def _between_characters(tokens: Sequence[tuple[int, int]], place: int, least: int) -> int:
+    """The nearest place at or before one, from ``least`` on, in no character: some have several tokens."""
+    while place > least and tokens[place][0] < tokens[place - 1][1]:
+        place -= 1
+    return place
+
+
+def _border(starts: Sequence[int], least: int, most: int, otherwise: int) -> int:
+    """The last sentence start in ``(least, most]``."""
+    place = bisect_right(starts, most) - 1
+    return starts[place] if place >= 0 and starts[place] > least else otherwise
+
+
+def _first_border(starts: Sequence[int], least: int, most: int) -> int:
+    """The first sentence start in ``[least, most]``; without one, ``least``."""
+    place = bisect_left(starts, least)
+    return starts[place] if place < len(starts) and starts[place] <= most else least

@@ -1,0 +1,303 @@
+from __future__ import annotations
+
+import string
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import accumulate, pairwise
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from blockrank_rerank.config import BlockRankConfig
+from blockrank_rerank.errors import DocumentError
+from blockrank_rerank.text.document import placed
+from blockrank_rerank.text.passages import passage_bounds
+from blockrank_rerank.text.tokenizer import EncodedBlock, Text, TextTokenizer, as_text
+
+if TYPE_CHECKING:
+    from blockrank_rerank.text.document import Document
+
+T = TypeVar("T")
+
+_DROPPED = "the tokenizer's chat template drops messages; set chat=False in the config's prompt"
+_SLACK = 2
+_USER, _ASSISTANT = "@@blockrank-user-content@@", "@@blockrank-assistant-content@@"
+
+
+@dataclass(frozen=True)
+class EncodedRequest:
+    """Token ids of one request, block by block; ``truncated[n]`` says whether document ``n`` was cut.
+
+    ``answer`` continues the query block after its signal tokens: what a model is trained to say.
+    """
+
+    instruction: list[int]
+    documents: list[list[int]]
+    query: list[int]
+    truncated: list[bool]
+    answer: list[int] = field(default_factory=list)
+
+    @property
+    def num_tokens(self) -> int:
+        """Length of the request in the pack."""
+        return len(self.instruction) + sum(map(len, self.documents)) + len(self.query) + len(self.answer)
+
+
+def split(request: EncodedRequest, parts: int) -> list[EncodedRequest]:
+    """At most so many requests with the same query and consecutive documents, of about as many tokens each."""
+    return [
+        replace(request, documents=request.documents[start:end], truncated=request.truncated[start:end])
+        for start, end in even_runs([*map(len, request.documents)], parts)
+    ]
+
+
+def even_runs(lengths: Sequence[int], count: int) -> list[tuple[int, int]]:
+    """``(start, end)`` of at most ``count`` runs, at least one, of about the same sum."""
+    ends = [*accumulate(lengths)]
+    # Everything belongs to the run in which its middle falls.
+    middles = [2 * end - length for length, end in zip(lengths, ends, strict=True)]
+    runs = [min(count * middle // max(2 * ends[-1], 1), count - 1) for middle in middles]
+    borders = [place for place in range(1, len(runs)) if runs[place] != runs[place - 1]]
+    return [*pairwise([0, *borders, len(runs)])]
+
+
+class PromptEncoder:
+    """Turns a query and its documents into the token ids of blocks, each tokenised on its own.
+
+    Parameters
+    ----------
+    tokenizer : transformers.PreTrainedTokenizerFast
+        The model's tokenizer, with its chat template if it has one.
+    config : BlockRankConfig
+        Prompt, query offset and document cap.
+    position_limit : int
+        Number of positions of the model; documents are cut to fit, a query must fit.
+    """
+
+    def __init__(self, tokenizer: Any, config: BlockRankConfig, position_limit: int) -> None:
+        self._tokenizer = TextTokenizer(tokenizer)
+        self._config = config
+        self._position_limit = position_limit
+        template = config.prompt
+        before, between = _chat_wrapping(tokenizer) if template.chat else ("", "")
+        self._instruction = [(before, None), *_parse(template.instruction)]
+        self._document = _parse(template.document)
+        self._query = [*_parse(template.query), (between + template.answer, None)]
+        self._end_of_turn = tokenizer.eos_token or ""
+        self._answer_start: list[tuple[str, str | None]] = [(template.answer_start, None)]
+
+    def encode(self, query: str, documents: Sequence[str]) -> EncodedRequest:
+        """Encode one request; every document becomes one block, in order.
+
+        Documents longer than the cap lose the end of their text, never the template around it.
+
+        Raises
+        ------
+        ValueError
+            For a query without a single token or with too many, and a cap that leaves documents no room.
+        """
+        values = {"query": as_text(query)}
+        heads = [_fill(parts, values) for parts in (self._instruction, self._query, self._answer_start)]
+        instruction, ending, answer = self._tokenizer.encode(heads)
+        query_block = ending.ids + answer.ids
+        self._check_query(query_block)
+        return self._request(instruction.ids, query_block, self._tokenizer.encode(self._bodies(documents)))
+
+    def encode_documents(self, documents: Sequence[str]) -> EncodedRequest:
+        """Encode documents for which there is no query yet, as :meth:`encode` would.
+
+        Raises
+        ------
+        ValueError
+            Where the prompt makes documents depend on the query or on their place in the list.
+        """
+        if not self._config.prompt.documents_stand_alone:
+            raise ValueError(
+                "documents cannot be prepared with this prompt: its instruction repeats the query or its documents "
+                "are numbered; use ranker.query_free()"
+            )
+        (instruction,) = self._tokenizer.encode([_fill(self._instruction, {})])
+        return self._request(instruction.ids, [], self._tokenizer.encode(self._bodies(documents)))
+
+    def passages(
+        self,
+        query: str,
+        documents: Sequence[Document],
+        texts: Sequence[str],
+        fits: Callable[[str], bool],
+        first: int = 0,
+    ) -> list[list[tuple[int, int]]]:
+        """Code points of the parts in which each document goes into blocks: mostly one, the whole text.
+
+        Parameters
+        ----------
+        query : str
+            Matters where the instruction repeats it.
+        documents, texts : sequence
+            As given, and with their titles.
+        fits : callable
+            Says of a text with its title whether it is known to need no cut: finding out takes as long as encoding it.
+        first : int
+            Index of the first of these documents in what the caller was given.
+
+        Raises
+        ------
+        DocumentError
+            For a document that is too long where ``long_documents`` is ``"error"``.
+        """
+        whole = [[(0, len(placed(document)[0]))] for document in documents]
+        if self._config.long_documents == "truncate" or not documents:
+            return whole
+        instruction, empty = self._tokenizer.encode(
+            [_fill(self._instruction, {"query": as_text(query)}), self._bodies([""])[0]]
+        )
+        cap = self._document_cap(len(instruction.ids))
+        # A token stands for one byte at least, so that most short texts need not be encoded to be called short.
+        bytes_at_most = cap - len(empty.ids) - _SLACK
+        long = [index for index, text in enumerate(texts) if _most_bytes(text) > bytes_at_most and not fits(text)]
+        for index, block in zip(
+            long, self._tokenizer.encode(self._bodies([texts[index] for index in long])), strict=True
+        ):
+            if len(block.ids) > cap:
+                if self._config.long_documents == "error":
+                    raise DocumentError(
+                        first + index,
+                        f"has {len(block.ids)} tokens, more than the {cap} that a block may have; shorten it, or set "
+                        'long_documents="split" or "truncate" in the config',
+                    )
+                whole[index] = _cut_into_passages(documents[index], block, cap)
+        return whole
+
+    def _request(self, instruction: list[int], query: list[int], documents: Iterable[EncodedBlock]) -> EncodedRequest:
+        if self._config.abstention and not instruction:
+            raise ValueError("abstention needs an instruction in the prompt: its block stands for no document at all")
+        cap = self._document_cap(len(instruction))
+        blocks, truncated = [], []
+        for block in documents:
+            blocks.append(_cut(block.ids, block.tail, cap))
+            truncated.append(len(block.ids) > cap)
+        return EncodedRequest(instruction, blocks, query, truncated)
+
+    @property
+    def tokenizer_digest(self) -> str:
+        """Tells tokenizers apart."""
+        return self._tokenizer.digest
+
+    @property
+    def beginning(self) -> str:
+        """What comes before the instruction and is not ours: the chat template's beginning, or nothing."""
+        return self._instruction[0][0]
+
+    def document_spans(self, request: EncodedRequest, documents: Sequence[str]) -> list[list[tuple[int, int]]]:
+        """Characters that every token of an encoded request's documents stands for, end exclusive.
+
+        Offsets are code points of the texts that were encoded; those of template tokens lie outside the text.
+        """
+        blocks = self._tokenizer.encode(self._bodies(documents))
+        return [
+            [
+                (start - block.data_start, end - block.data_start)
+                for start, end in _cut(block.offsets, block.tail, len(ids))
+            ]
+            for block, ids in zip(blocks, request.documents, strict=True)
+        ]
+
+    def _bodies(self, documents: Sequence[str]) -> list[list[Text]]:
+        return [
+            _fill(self._document, {"text": as_text(text), "index": str(index)}) for index, text in enumerate(documents)
+        ]
+
+    def encode_answer(self, indices: Sequence[int]) -> list[int]:
+        """What follows the answer's start in a released training example: ``0, 3]`` and the end of the turn."""
+        text = Text(", ".join(map(str, indices)) + "]" + self._end_of_turn, is_data=False)
+        (answer,) = self._tokenizer.encode([[text]])
+        return answer.ids
+
+    def _check_query(self, block: list[int]) -> None:
+        offset, limit = self._config.query_offset, self._position_limit
+        if not block:
+            raise ValueError("query must contain text that the model's tokenizer knows; it came to no tokens")
+        if offset + len(block) > limit:
+            lower = " or lower query_offset" if offset > 1 else ""
+            raise ValueError(
+                f"query must have at most {limit - offset} tokens, template included, got {len(block)}: the model has "
+                f"{limit} positions and query_offset is {offset}; shorten the query{lower}"
+            )
+
+    def _document_cap(self, instruction: int) -> int:
+        room = self._position_limit - instruction
+        if room < 1:
+            raise ValueError(
+                f"query is too long: the instruction that repeats it has {instruction} tokens, and the model only "
+                f"{self._position_limit} positions"
+            )
+        wanted = self._config.max_document_tokens
+        return room if wanted is None else min(wanted, room)
+
+
+def _cut(tokens: list[T], tail: int, cap: int) -> list[T]:
+    if len(tokens) <= cap:
+        return tokens
+    room = cap - tail
+    if room < 1:
+        raise ValueError(
+            f"a document must have room for more than the {tail} tokens with which its template ends, got {cap}: raise "
+            "max_document_tokens, or shorten the query where the instruction repeats it"
+        )
+    return tokens[:room] + tokens[len(tokens) - tail :]
+
+
+def _most_bytes(text: str) -> int:
+    """UTF-8 bytes of a text, whatever Unicode normalisation a tokenizer begins with."""
+    given = len(text.encode("utf-8", "surrogatepass"))
+    if given == len(text):
+        return given  # ASCII, which none changes
+    return max(given, len(unicodedata.normalize("NFKD", text).encode("utf-8", "surrogatepass")))
+
+
+def _cut_into_passages(document: Document, block: EncodedBlock, cap: int) -> list[tuple[int, int]]:
+    text, shift = placed(document)
+    moved = [(start - block.data_start + shift, end - block.data_start + shift) for start, end in block.offsets]
+    # A token may begin before the text, with the space of the template or of the title.
+    clamped = [(max(start, 0), min(end, len(text))) for start, end in moved]
+    tokens = [(start, end) for start, end in clamped if start < end]
+    # The title and the template come with every passage, and a cut may make another token of a word.
+    room = cap - (len(moved) - len(tokens)) - _SLACK
+    # A title that leaves no room for the text is for truncation.
+    return passage_bounds(text, tokens, room) if room > cap // 4 else [(0, len(text))]
+
+
+def _parse(template: str) -> list[tuple[str, str | None]]:
+    """``(literal, placeholder or nothing)`` parts of a format string."""
+    return [(literal, name) for literal, name, _, _ in string.Formatter().parse(template)]
+
+
+def _fill(parts: list[tuple[str, str | None]], values: Mapping[str, str]) -> list[Text]:
+    block = []
+    for literal, name in parts:
+        block.append(Text(literal, is_data=False))
+        if name is not None:
+            block.append(Text(values[name], is_data=name != "index"))
+    return block
+
+
+def _chat_wrapping(tokenizer: Any) -> tuple[str, str]:
+    """What a chat template writes before the user's content, and between it and the assistant's."""
+    if not tokenizer.chat_template:
+        return tokenizer.bos_token or "", "\n"
+    messages = [{"role": "user", "content": _USER}, {"role": "assistant", "content": _ASSISTANT}]
+    try:
+        rendered = tokenizer.apply_chat_template(
+            messages,
+            tokenize=False,
+            continue_final_message=True,
+            # Templates that print today's date would give other scores tomorrow.
+            date_string="01 Jan 2025",
+        )
+    except Exception as error:
+        # Templates raise whatever their authors chose.
+        raise ValueError(f"{_DROPPED} ({' '.join(str(error).split())[:200]})") from error
+    before, user, rest = rendered.partition(_USER)
+    between, assistant, _ = rest.partition(_ASSISTANT)
+    if not user or not assistant:
+        raise ValueError(_DROPPED)
+    return before, between

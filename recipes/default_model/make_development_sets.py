@@ -1,0 +1,34 @@
+"""BEIR folders of the development queries, which are cut from the training collections and never trained on.
+
+    python -m recipes.default_model.make_development_sets SHARED/data/train build/development
+    python benchmarks/quality.py build/development --cosine --model default --depth 50
+
+recipes/default_model/development_queries.json names the queries: 50 from each of 13 collections, drawn at random once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from blockrank_rerank.formats import read_collection
+from recipes.beir_folder import write_judged_queries
+
+ROOT = Path(__file__).parents[2]
+
+
+def main(source: Path, output: Path) -> None:
+    chosen = json.loads((ROOT / "recipes/default_model/development_queries.json").read_text(encoding="utf-8"))
+    for collection, ids in chosen.items():
+        judged, folder = read_collection(source / collection, "train"), output / collection
+        queries = {query: text for query, text in judged.queries.items() if query in ids}
+        write_judged_queries(folder, "test", queries, judged.qrels)
+        (folder / "corpus.jsonl").symlink_to((source / collection / "corpus.jsonl").resolve())
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", type=Path)
+    parser.add_argument("output", type=Path)
+    main(**vars(parser.parse_args()))

@@ -1,0 +1,43 @@
+"""Hold out a test set by document: its queries, and every document that answers one of them, leave the training data.
+
+    python -m recipes.hold_out ../shared/data/train/medquad build/domain-test --also examples/data/medquad-sample
+
+Writes a BEIR folder with the drawn queries over the whole corpus, and ``excluded_queries.txt`` and
+``excluded_documents.txt`` for ``blockrank-finetune mine-negatives``. Queries and answers of the collections after
+--also, which choose the checkpoint, are excluded too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import shutil
+from pathlib import Path
+
+from blockrank_rerank.formats import read_collection
+from recipes.beir_folder import write_judged_queries, write_lines
+
+SEED = 29
+
+
+def hold_out(source: Path, output: Path, count: int, also: list[Path]) -> None:
+    others = [read_collection(folder, "test") for folder in also]
+    taken = {query for other in others for query in other.queries}
+    collection = read_collection(source, "train")
+    drawn = sorted(random.Random(SEED).sample(sorted(collection.queries.keys() - taken), count))
+    judged = [collection.qrels[query] for query in drawn] + [one for other in others for one in other.qrels.values()]
+    answers = {document for grades in judged for document, grade in grades.items() if grade > 0}
+    write_judged_queries(output, "test", {one: collection.queries[one] for one in drawn}, collection.qrels)
+    shutil.copyfile(source / "corpus.jsonl", output / "corpus.jsonl")
+    write_lines(output / "excluded_queries.txt", sorted(taken.union(drawn)))
+    write_lines(output / "excluded_documents.txt", sorted(answers))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", type=Path)
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--queries", type=int, default=300)
+    parser.add_argument("--also", type=Path, nargs="*", default=[])
+    arguments = parser.parse_args()
+    hold_out(arguments.source, arguments.output, arguments.queries, arguments.also)
