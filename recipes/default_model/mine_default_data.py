@@ -9,7 +9,7 @@
 BM25's best 30 documents that are not judged. No teacher filters them: one that is the starting model itself
 refuses exactly the negatives that it gets wrong (dev/LOG.md). Queries of the shipped sample and the
 development queries are left out. --further mines lists of queries that the folder after it lacks, in three parts;
---passages those of collections that recipes/default_model/cut_passages.py has cut, and of some whose documents are as short.
+--passages those of collections that cut_passages.py beside it has cut, and of some whose documents are as short.
 """
 
 from __future__ import annotations
