@@ -107,7 +107,7 @@ class Contestant:
 
     def run(self) -> Tensor:
         """``[S, H, N]``."""
-        return self.backbone.document_scores(self.layout)[0]
+        return self.backbone.document_lse(self.layout)[0].documents
 
     def run_cold(self) -> Tensor:
         """The same with the layout's tables made anew."""
@@ -232,8 +232,8 @@ def tolerance(backbone: Backbone, work: Workload) -> float:
     """How far two right answers may lie apart: by what this model rounds, measured on the smallest request."""
     layout = packed(work, document_lengths(work, "skewed", work.documents[0]))
     wider = Backbone(copy.deepcopy(backbone.model).to(WIDER[work.dtype]), backbone.config, None, "sdpa")
-    truth = wider.document_scores(layout)[0]
-    result = Backbone(backbone.model, backbone.config, None, "sdpa").document_scores(layout)[0]
+    truth = wider.document_lse(layout)[0].documents
+    result = Backbone(backbone.model, backbone.config, None, "sdpa").document_lse(layout)[0].documents
     rounding = torch.finfo(result.dtype).eps * float(truth.abs().max())
     return ROUNDINGS * (float((result - truth).abs().max()) + rounding)
 

@@ -64,7 +64,7 @@ COLUMNS = {
 
 def loss(backbone: Backbone, layout: Layout) -> Tensor:
     """The paper's contrastive loss of one list."""
-    lse = backbone.document_scores(layout)[0]
+    lse = backbone.document_lse(layout)[0].documents
     logits = list_logits(lse, backbone.config.reduction, temperature=0.05)
     return contrastive(logits, torch.eye(1, len(logits), device=lse.device)[0])
 

@@ -1,7 +1,6 @@
-from __future__ import annotations
+"""Errors that say where something was found: in which request, document, file or line."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from __future__ import annotations
 
 
 class RequestError(ValueError):
@@ -34,21 +33,6 @@ class DocumentError(ValueError):
     def __init__(self, index: int, reason: str) -> None:
         super().__init__(f"documents[{index}] {reason}")
         self.index, self.reason = index, reason
-
-
-@contextmanager
-def of_request(number: int, count: int) -> Iterator[None]:
-    """Let errors about one of ``count`` requests say which; the only one needs no number."""
-    try:
-        yield
-    except ValueError as error:
-        if count == 1:
-            raise
-        raise RequestError(number, str(error)) from error
-    except TypeError as error:
-        if count == 1:
-            raise
-        raise TypeError(f"requests[{number}]: {error}") from error
 
 
 class DataError(ValueError):

@@ -1,3 +1,5 @@
+"""Bringing a corpus into a store."""
+
 from __future__ import annotations
 
 import ctypes
@@ -10,7 +12,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from blockrank_rerank.states.document_states import DTYPES, DocumentStates
-from blockrank_rerank.states.store import MANIFEST_NAME, StateStore
+from blockrank_rerank.states.manifest import MANIFEST_NAME
+from blockrank_rerank.states.store import StateStore
+from blockrank_rerank.text.blocks import Blocks
 from blockrank_rerank.text.document import check_is_list, document_text
 
 if TYPE_CHECKING:
@@ -50,16 +54,16 @@ def prepare_store(
     store = StateStore(folder, engine.fingerprint, kept, engine.settings)
     store.set_damaged_aside()
     prepared = found = 0
-    most = GROUP_BYTES if engine.file_bytes is None else min(GROUP_BYTES, engine.file_bytes)
+    most = GROUP_BYTES if engine.budget.file_bytes is None else min(GROUP_BYTES, engine.budget.file_bytes)
     for first, given, texts in _chunks(documents):
-        blocks = engine.blocks("", given, texts, store.holds_whole, first)
+        blocks = Blocks.of("", given, texts, engine.prompt, store.holds_whole, first)
         unique = list(dict.fromkeys(blocks.texts))
         # Read, and not only looked up: what is damaged is prepared again.
         missing = [text for text in unique if store.get(text) is None]
         found += len(unique) - len(missing)
         for group, states in _groups(missing, engine.document_states(missing, store.dtype), most):
             prepared += store.append(group, states)
-            if engine.max_memory is not None:
+            if engine.budget.max_memory is not None:
                 trim_heap()
             on_progress(0, sum(len(one.ids) for one in states))
         on_progress(len(given), 0)

@@ -6,18 +6,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from blockrank_rerank.model.scores import attention_share, raw_score, relevance
+from blockrank_rerank.model.scores import RULES, Lse
 
 
-def list_logits(lse: Tensor, reduction: str, temperature: float) -> Tensor:
-    """``[N]`` logits over the documents of a list, from ``lse`` ``[S, H, N]``.
-
-    The paper divides attention shares by a temperature; where a score is the softmax of the mean
-    log-sum-exp, that mean is a logit already and is divided directly.
-    """
-    if reduction == "softmax_of_mean":
-        return raw_score(lse) / temperature
-    return attention_share(lse, reduction) / temperature
+def list_logits(lse: Lse, reduction: str, temperature: float) -> Tensor:
+    """``[N]`` logits over the documents of a list: what the scoring rule takes for one, over a temperature."""
+    return RULES[reduction].logit(lse.documents) / temperature
 
 
 def contrastive(logits: Tensor, grades: Tensor) -> Tensor:
@@ -36,15 +30,13 @@ def distillation(logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     return F.kl_div(logits.log_softmax(-1), target, reduction="sum")
 
 
-def abstention(lse: Tensor, nothing: Tensor, grades: Tensor, reduction: str, sharpness: Tensor | float) -> Tensor:
+def abstention(documents: Tensor, nothing: Tensor, grades: Tensor, reduction: str, sharpness: Tensor | float) -> Tensor:
     """Cross-entropy of each document's probability of relevance, mean over the list.
 
-    ``nothing`` ``[S, H, 1]`` is the log-sum-exp of the instruction block: a document is relevant where the
-    query looks at it rather than at nothing. ``sharpness`` is as in :func:`relevance`. Some lists should have no
+    ``documents`` ``[S, H, N]`` and ``nothing`` ``[S, H]`` are those of :class:`Lse`: a document is relevant where the
+    query looks at it rather than at nothing. ``sharpness`` is as in :class:`ScoringRule`. Some lists should have no
     relevant document (``empty_share``).
     """
-    relevant = (grades > 0).to(lse.dtype)
-    if reduction == "softmax_of_mean":
-        return F.binary_cross_entropy_with_logits(sharpness * (raw_score(lse) - raw_score(nothing)), relevant)
-    probability = relevance(lse, nothing, reduction, sharpness)
+    relevant = (grades > 0).to(documents.dtype)
+    probability = RULES[reduction].relevance(documents, nothing[..., None], sharpness)
     return F.binary_cross_entropy(probability.clamp(1e-6, 1 - 1e-6), relevant)

@@ -15,7 +15,7 @@ from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 
 from blockrank_rerank.config import BlockRankConfig
 from blockrank_rerank.engine.engine import Engine
-from blockrank_rerank.engine.shared import EngineHandle
+from blockrank_rerank.engine.shared import SharedEngine
 from blockrank_rerank.engine.spec import EngineSpec, resolve_config
 from blockrank_rerank.files import replacing
 from blockrank_rerank.finetune.batches import Collator, TrainingLists
@@ -255,7 +255,7 @@ class _Run:
         training = self.model.training
         self.model.eval()
         engine = Engine(self.config, self.prompt, self.model.backbone)
-        ranker = BlockRankReranker(EngineHandle(self.spec, engine))
+        ranker = BlockRankReranker(SharedEngine(self.spec, engine))
         device = engine.device.type
         with torch.autocast(device, torch.bfloat16, enabled=self.settings.bf16):
             measured = {one.name: one.measure(ranker, self.settings.seed) for one in self.sets}

@@ -18,6 +18,7 @@ from blockrank_rerank.model.backbone import ATTENTION_NAME, Backbone, Pass
 from blockrank_rerank.model.checkpoint import Checkpoint, quiet
 from blockrank_rerank.model.families import ENCODERS, check_fits
 from blockrank_rerank.model.layout import Layout
+from blockrank_rerank.model.scores import Lse, raw_score
 from blockrank_rerank.model.scoring_head import SCORING_HEAD_NAME, ScoringHead
 
 
@@ -132,34 +133,34 @@ class TrainingModel(nn.Module):
             language_model = self._language_model_loss(layout, state)
             scores = state.lse
         else:
-            scores = self.backbone.document_scores(layout)
+            scores = self.backbone.document_lse(layout)
         parts = _mean([self._list_losses(lse, target) for lse, target in zip(scores, targets, strict=True)])
         if self.settings.language_model_weight:
             parts["language_model"] = language_model
         weights = {name: getattr(self.settings, f"{name}_weight") for name in parts}
         # A pack to which no loss applies has gradients all the same, of zero.
-        nothing = scores[0].sum() * 0.0
-        loss = sum((weights[name] * part for name, part in parts.items()), nothing)
+        zero = scores[0].documents.sum() * 0.0
+        loss = sum((weights[name] * part for name, part in parts.items()), zero)
         return {"spread": self._spread(scores), "loss": loss} | parts
 
-    def _spread(self, scores: list[Tensor]) -> Tensor:
+    def _spread(self, scores: list[Lse]) -> Tensor:
         """Mean distance between the best and the worst document of a list, over lists of more than one."""
-        documents = [lse.detach()[..., int(self.blockrank.abstention) :].mean((0, 1)) for lse in scores]
-        spreads = [raw.max() - raw.min() for raw in documents if len(raw) > 1]
+        raw_scores = [raw_score(lse.documents.detach()) for lse in scores]
+        spreads = [raw.max() - raw.min() for raw in raw_scores if len(raw) > 1]
         return torch.stack(spreads).mean() if spreads else torch.tensor(float("inf"))
 
-    def _list_losses(self, lse: Tensor, targets: Targets) -> dict[str, Tensor]:
+    def _list_losses(self, lse: Lse, targets: Targets) -> dict[str, Tensor]:
         settings, reduction = self.settings, self.blockrank.reduction
-        grades = targets.grades.to(lse.device)
-        nothing, documents = (lse[..., :1], lse[..., 1:]) if self.blockrank.abstention else (None, lse)
-        logits = losses.list_logits(documents, reduction, settings.temperature)
+        documents, nothing = lse
+        grades = targets.grades.to(documents.device)
+        logits = losses.list_logits(lse, reduction, settings.temperature)
         parts = {}
         if settings.contrastive_weight and bool((grades > 0).any()):
             parts["contrastive"] = losses.contrastive(logits, grades)
         # Documents that fill a list up at random have no teacher score.
-        scored = targets.teacher.isfinite().to(lse.device)
+        scored = targets.teacher.isfinite().to(documents.device)
         if settings.distillation_weight and int(scored.sum()) > 1:
-            teacher = targets.teacher.to(lse.device)[scored]
+            teacher = targets.teacher.to(documents.device)[scored]
             parts["distillation"] = losses.distillation(logits[scored], teacher, settings.distillation_temperature)
         if settings.abstention_weight and nothing is not None:
             # A scoring head's two numbers of the odds are fitted to the ranking and must not bend it.

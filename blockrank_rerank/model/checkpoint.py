@@ -266,6 +266,11 @@ def model_name(model: Any) -> Any:
     return f"./{model}" if str(model) == DEFAULT_MODEL else str(model)
 
 
+def shown_model(folder: str) -> str:
+    """The model name that stands for a folder or Hub id."""
+    return DEFAULT_MODEL if folder == str(_DEFAULT_FOLDER) else folder
+
+
 def model_folder(model: str | Path) -> str:
     """The folder or Hub id that a model name stands for."""
     return str(_DEFAULT_FOLDER) if model == DEFAULT_MODEL else model_name(model)

@@ -1,3 +1,5 @@
+"""Where in each document the query looked: words and sentences with their attention."""
+
 from __future__ import annotations
 
 import re
@@ -8,10 +10,12 @@ from functools import cached_property
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from blockrank_rerank.ranking.results import Limits, RankedDocument
+from blockrank_rerank.text.document import Document, document_text, part_of, text_and_shift
 from blockrank_rerank.text.sentences import sentence_spans
 
 if TYPE_CHECKING:
-    from blockrank_rerank.ranking.results import RankedDocument
+    from blockrank_rerank.engine.engine import Engine
 
 HIGHLIGHTS = "highlights"
 """Key under which adapters write a document's highlights to its metadata."""
@@ -151,6 +155,54 @@ class Explanation:
         """The documents with their words shaded by weight."""
         rows = "".join(_html(document) for document in self.documents)
         return f"<p><b>{escape(self.query)}</b></p><ol>{rows}</ol>"
+
+
+def explained(
+    engine: Engine, query: str, given: Sequence[Document], ranking: Sequence[RankedDocument], limits: Limits
+) -> Explanation:
+    """Read a ranked list once more, and show where in each of the wanted documents the query looked.
+
+    Parameters
+    ----------
+    engine : Engine
+        Which has made the ranking.
+    query : str
+        What was asked.
+    given : sequence of str or mapping
+        The documents.
+    ranking : sequence of RankedDocument
+        All of them, best first.
+    limits : Limits
+        Which of them are wanted.
+    """
+    # Of a document that was split, the passage that won is shown.
+    shown = {r.index: part_of(given[r.index], r.passage) if r.passage else given[r.index] for r in ranking}
+    texts = [document_text(shown[index], index) for index in range(len(given))]
+    encoded = engine.prompt.encode(query, texts)
+    spans = engine.prompt.document_spans(encoded, texts)
+    attention = engine.token_attention(encoded)
+    return Explanation(
+        query,
+        [
+            ExplainedDocument(
+                ranked,
+                _words(ranked, shown[ranked.index], spans[ranked.index], attention[ranked.index].tolist()),
+            )
+            for ranked in limits.select(list(ranking))
+        ],
+    )
+
+
+def _words(
+    ranked: RankedDocument, shown: Document, spans: Sequence[tuple[int, int]], weights: Sequence[float]
+) -> list[Span]:
+    """Words of a ranked document's text, of which ``shown`` was read."""
+    first, last = ranked.passage or (0, len(ranked.text))
+    shift = text_and_shift(shown)[1] + first
+    moved = [(start + shift, end + shift) for start, end in spans]
+    # Title and template stand before and after a passage where the document has other words.
+    read = [pair for pair in zip(moved, weights, strict=True) if first < pair[0][1] <= last]
+    return word_spans(ranked.text, [token for token, _ in read], [weight for _, weight in read])
 
 
 def word_spans(text: str, tokens: Sequence[tuple[int, int]], weights: Sequence[float]) -> list[Span]:

@@ -1,8 +1,12 @@
+"""Requests whose types are right."""
+
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
+from blockrank_rerank.errors import RequestError
 from blockrank_rerank.states.prepared import PreparedDocuments
 from blockrank_rerank.text.document import Document, check_is_list, document_text
 
@@ -72,3 +76,18 @@ def check_documents(documents: Iterable[Document]) -> tuple[list[Document], list
     check_is_list(documents)
     given = list(documents)
     return given, [document_text(document, index) for index, document in enumerate(given)]
+
+
+@contextmanager
+def of_request(number: int, count: int) -> Iterator[None]:
+    """Let errors about one of ``count`` requests say which; the only one needs no number."""
+    try:
+        yield
+    except ValueError as error:
+        if count == 1:
+            raise
+        raise RequestError(number, str(error)) from error
+    except TypeError as error:
+        if count == 1:
+            raise
+        raise TypeError(f"requests[{number}]: {error}") from error

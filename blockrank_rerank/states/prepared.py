@@ -4,7 +4,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, overload
 
-from blockrank_rerank.states.document_states import DocumentStates, SharedPack
+from blockrank_rerank.states.document_states import DocumentStates
+from blockrank_rerank.states.pack import SharedPack
 from blockrank_rerank.text.blocks import Blocks
 
 if TYPE_CHECKING:

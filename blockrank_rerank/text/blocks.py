@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from blockrank_rerank.text.document import document_text, passage
+from blockrank_rerank.text.document import document_text, part_of
 from blockrank_rerank.text.prompt import PromptEncoder
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Blocks:
         documents: Sequence[Document],
         texts: Sequence[str],
         prompt: PromptEncoder,
-        fits: Callable[[str], bool],
+        fits: Callable[[str], bool] = lambda text: False,
         first: int = 0,
     ) -> Blocks:
         """Cut documents as the prompt's settings say; ``fits`` and ``first`` are those of its ``passages``."""
@@ -44,7 +44,7 @@ class Blocks:
         blocks = cls([], [], [])
         for index, (document, text, bounds) in enumerate(zip(documents, texts, cut, strict=True)):
             for bound in bounds:
-                blocks.texts.append(text if len(bounds) == 1 else document_text(passage(document, bound), index))
+                blocks.texts.append(text if len(bounds) == 1 else document_text(part_of(document, bound), index))
                 blocks.owners.append(index)
                 blocks.bounds.append(bound)
         return blocks
@@ -82,6 +82,6 @@ def first_copies(documents: Iterable[Sequence[int]]) -> list[int]:
     return [first.setdefault(tuple(ids), index) for index, ids in enumerate(documents)]
 
 
-def tied(raw_scores: Sequence[float], documents: Iterable[Sequence[int]]) -> list[float]:
+def with_copies_tied(raw_scores: Sequence[float], documents: Iterable[Sequence[int]]) -> list[float]:
     """Raw scores of documents, in tokens; copies have that of the first one."""
     return [raw_scores[copy] for copy in first_copies(documents)]

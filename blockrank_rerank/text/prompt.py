@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from blockrank_rerank.config import BlockRankConfig
 from blockrank_rerank.errors import DocumentError
-from blockrank_rerank.text.document import placed
+from blockrank_rerank.text.document import text_and_shift
 from blockrank_rerank.text.passages import passage_bounds
 from blockrank_rerank.text.tokenizer import EncodedBlock, Text, TextTokenizer, as_text
 
@@ -46,11 +46,11 @@ def split(request: EncodedRequest, parts: int) -> list[EncodedRequest]:
     """At most so many requests with the same query and consecutive documents, of about as many tokens each."""
     return [
         replace(request, documents=request.documents[start:end], truncated=request.truncated[start:end])
-        for start, end in even_runs([*map(len, request.documents)], parts)
+        for start, end in balanced_ranges([*map(len, request.documents)], parts)
     ]
 
 
-def even_runs(lengths: Sequence[int], count: int) -> list[tuple[int, int]]:
+def balanced_ranges(lengths: Sequence[int], count: int) -> list[tuple[int, int]]:
     """``(start, end)`` of at most ``count`` runs, at least one, of about the same sum."""
     ends = [*accumulate(lengths)]
     # Everything belongs to the run in which its middle falls.
@@ -144,7 +144,7 @@ class PromptEncoder:
         DocumentError
             For a document that is too long where ``long_documents`` is ``"error"``.
         """
-        whole = [[(0, len(placed(document)[0]))] for document in documents]
+        whole = [[(0, len(text_and_shift(document)[0]))] for document in documents]
         if self._config.long_documents == "truncate" or not documents:
             return whole
         instruction, empty = self._tokenizer.encode(
@@ -255,7 +255,7 @@ def _most_bytes(text: str) -> int:
 
 
 def _cut_into_passages(document: Document, block: EncodedBlock, cap: int) -> list[tuple[int, int]]:
-    text, shift = placed(document)
+    text, shift = text_and_shift(document)
     moved = [(start - block.data_start + shift, end - block.data_start + shift) for start, end in block.offsets]
     # A token may begin before the text, with the space of the template or of the title.
     clamped = [(max(start, 0), min(end, len(text))) for start, end in moved]

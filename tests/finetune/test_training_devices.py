@@ -26,7 +26,7 @@ DECODER_LOSSES = {"contrastive_weight": 1.0, "language_model_weight": 1.0}
 def losses(folder, config, device, weights):
     asked = settings(folder, "d", "o", **weights)
     model = TrainingModel.load(Checkpoint(model=str(folder)), config, asked).to(device)
-    prompt = BlockRankReranker.from_pretrained(folder, config=config, device="cpu")._engine.prompt
+    prompt = BlockRankReranker.from_pretrained(folder, config=config, device="cpu").engine.prompt
     batch = Collator(prompt, prompt, config, "language_model_weight" in weights)(LISTS)
     return {name: pytest.approx(float(part), rel=1e-5) for name, part in model(**batch).items()}
 

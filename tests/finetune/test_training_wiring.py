@@ -31,7 +31,7 @@ def load(folder, config, **changes):
 
 
 def batch(ranker, config, lists, with_answers=False):
-    prompt = ranker._engine.prompt
+    prompt = ranker.engine.prompt
     made = [TrainingList(query, [Candidate(*one) for one in candidates], False) for query, candidates in lists]
     return Collator(prompt, prompt, config, with_answers)(made)
 
@@ -69,7 +69,7 @@ def test_the_next_token_loss_is_that_of_the_answer_ids(decoder):
     plain = AutoModelForCausalLM.from_pretrained(decoder, dtype=torch.float32).eval()
     ranker = BlockRankReranker.from_pretrained(decoder, config=CONFIG, device="cpu")
     model = load(decoder, CONFIG, language_model_weight=0.5, contrastive_weight=0.0)
-    answer = torch.tensor(ranker._engine.prompt.encode_answer([0]))
+    answer = torch.tensor(ranker.engine.prompt.encode_answer([0]))
     expected = []
     for one in lists:
         layout = batch(ranker, CONFIG, [one], with_answers=True)["layout"]
