@@ -27,7 +27,7 @@ if os.environ.pop("TRITON_INTERPRET", None):
 import torch
 import triton
 from blockrank_kernels.block_attention import triton as attention
-from blockrank_kernels.document_scores import triton as scores
+from blockrank_kernels.document_lse import triton as document_lse
 from blockrank_kernels.gpu import COMPILER, MAX_GROUP_WIDTH
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
@@ -88,7 +88,7 @@ def variants(capability: int, quick: bool) -> Iterator[Variant]:
     for dtype in (torch.bfloat16,) if quick else TYPES:
         for dim in (128,) if quick else (32, 64, 128, 256):
             yield from _attention_variants(dim, dtype, capability, quick)
-            yield from _scores_variants(dim, dtype, quick)
+            yield from _lse_variants(dim, dtype, quick)
 
 
 def _attention_variants(dim: int, dtype: torch.dtype, capability: int, quick: bool) -> Iterator[Variant]:
@@ -111,15 +111,15 @@ def _attention_variants(dim: int, dtype: torch.dtype, capability: int, quick: bo
     yield Variant(attention._delta, dim, dtype, {"ROWS": 64, "VALUE_DIM": dim}, 4, 3)
 
 
-def _scores_variants(dim: int, dtype: torch.dtype, quick: bool) -> Iterator[Variant]:
-    tiles = scores.launch(dim, dtype)
+def _lse_variants(dim: int, dtype: torch.dtype, quick: bool) -> Iterator[Variant]:
+    tiles = document_lse.launch(dim, dtype)
     warps, stages = tiles.pop("num_warps"), tiles.pop("num_stages")
     for softcap in (False,) if quick else (False, True):
         constants: dict[str, Any] = {"SOFTCAP": softcap, "DIM": dim} | tiles
-        yield Variant(scores._forward, dim, dtype, constants, warps, stages)
-        yield Variant(scores._key_gradient, dim, dtype, constants, warps, stages)
-        chunked = constants | {"CHUNK": scores.DOCUMENTS_PER_CHUNK}
-        yield Variant(scores._query_gradient, dim, dtype, chunked, warps, stages)
+        yield Variant(document_lse._forward, dim, dtype, constants, warps, stages)
+        yield Variant(document_lse._key_gradient, dim, dtype, constants, warps, stages)
+        chunked = constants | {"CHUNK": document_lse.DOCUMENTS_PER_CHUNK}
+        yield Variant(document_lse._query_gradient, dim, dtype, chunked, warps, stages)
 
 
 def compiled(variant: Variant, capability: int) -> Compiled:
@@ -153,9 +153,9 @@ def _type(name: str, variant: Variant) -> str:
     if name in POINTERS or (name in GRADIENTS and variant.constants.get("SPLIT")):
         return "*fp32"
     if name in GRADIENTS | {"Q", "K", "V", "grad"}:
-        # The gradient of scores is fp32, like the scores.
-        scored = variant.kernel.__module__ == scores.__name__ and name == "grad"
-        return "*fp32" if scored else f"*{TYPES[variant.dtype]}"
+        # The gradient of log-sum-exps is fp32, as they are.
+        of_lse = variant.kernel.__module__ == document_lse.__name__ and name == "grad"
+        return "*fp32" if of_lse else f"*{TYPES[variant.dtype]}"
     return "fp32" if name in ("scale", "cap") else "i32"
 
 

@@ -32,7 +32,7 @@ from unittest.mock import patch
 import torch
 from blockrank_kernels import Segments
 from blockrank_kernels.block_attention.api import IMPLEMENTATIONS as ATTENTION
-from blockrank_kernels.document_scores.api import IMPLEMENTATIONS as SCORES
+from blockrank_kernels.document_lse.api import IMPLEMENTATIONS as LSE
 from blockrank_kernels.gpu import triton_on
 from gpu_common import (
     WIDER,
@@ -170,9 +170,9 @@ class Padded:
         ]
         return torch.cat(parts)
 
-    def scores(self, query: Tensor, key: Tensor, offsets: Tensor, scale: float, softcap: float | None) -> Tensor:
+    def lse(self, query: Tensor, key: Tensor, offsets: Tensor, scale: float, softcap: float | None) -> Tensor:
         """Ours over the tokens that are no padding: the score pass is not what is compared."""
-        return own_scores(query.device)(query, key.index_select(0, self.index), self.offsets, scale, softcap)
+        return own_lse(query.device)(query, key.index_select(0, self.index), self.offsets, scale, softcap)
 
     def pairs(self, instruction: int, query: int) -> int:
         """Pairs that the three calls compute: a mask spares none."""
@@ -204,9 +204,9 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scal
     return out.transpose(1, 2).flatten(0, 1)
 
 
-def own_scores(device: torch.device) -> Callable[..., Tensor]:
+def own_lse(device: torch.device) -> Callable[..., Tensor]:
     """Our fastest score pass; peers have none of their own."""
-    return SCORES["triton" if triton_on(device).usable else "sdpa"]
+    return LSE["triton" if triton_on(device).usable else "sdpa"]
 
 
 def contestant(name: str, work: Workload, lengths: list[int], backbone: Backbone) -> Contestant:
@@ -214,16 +214,16 @@ def contestant(name: str, work: Workload, lengths: list[int], backbone: Backbone
     layout = packed(work, lengths, padded_to=max(lengths) if name == "padded" else 0)
     tokens, pairs = layout.num_tokens, visible_pairs(layout.segments)
     if name == "full causal":
-        ATTENTION[name], SCORES[name] = full_causal_attention, own_scores(work.device)
+        ATTENTION[name], LSE[name] = full_causal_attention, own_lse(work.device)
         pairs = tokens * (tokens + 1) // 2
     elif name == "float8":
         fastest = "triton" if triton_on(work.device).usable else "sdpa"
-        ATTENTION[name], SCORES[name] = ATTENTION[fastest], SCORES[fastest]
+        ATTENTION[name], LSE[name] = ATTENTION[fastest], LSE[fastest]
     elif name == "flex":
-        ATTENTION[name], SCORES[name] = flex_attention, own_scores(work.device)
+        ATTENTION[name], LSE[name] = flex_attention, own_lse(work.device)
     elif name == "padded":
         padded = Padded(lengths, work.instruction, work.device)
-        ATTENTION[name], SCORES[name] = padded.attention, padded.scores
+        ATTENTION[name], LSE[name] = padded.attention, padded.lse
         pairs = padded.pairs(work.instruction, work.query)
     return Contestant(name, layout, pairs, Backbone(backbone.model, backbone.config, None, name))
 
@@ -283,8 +283,8 @@ def attention_share(one: Contestant, device: torch.device) -> float:
 
         return call
 
-    attention, scores = timed(ATTENTION[one.name]), timed(SCORES[one.name])
-    with patch.dict(ATTENTION, {one.name: attention}), patch.dict(SCORES, {one.name: scores}):
+    attention, lse = timed(ATTENTION[one.name]), timed(LSE[one.name])
+    with patch.dict(ATTENTION, {one.name: attention}), patch.dict(LSE, {one.name: lse}):
         whole = elapsed_ms(one.run, device)
     return sum(between_ms(*span) for span in spans) / whole
 

@@ -4,7 +4,7 @@
 
 Device time in bf16 with cold caches, tables made: the time that Python needs to launch is hidden behind other work.
 TFLOP/s count only pairs of a row and a key that it sees; backward counts 2.5 times block attention's forward pass
-(arXiv 2205.14135) and 3 times that of document scores. TB/s count every tensor once. Before anything is timed, each
+(arXiv 2205.14135) and 3 times that of the log-sum-exps. TB/s count every tensor once. Before anything is timed, each
 result and gradient must be as near to torch's attention in fp32 as torch's own in bf16 is, within a factor of two
 and a few roundings; `error` is the largest distance, as a part of the largest value.
 """
@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import torch
 from blockrank_kernels.block_attention.api import IMPLEMENTATIONS as ATTENTION
-from blockrank_kernels.document_scores.api import IMPLEMENTATIONS as SCORES
+from blockrank_kernels.document_lse.api import IMPLEMENTATIONS as LSE
 from blockrank_kernels.gpu import triton_on
 from gpu_common import (
     CEILING_TB_PER_S,
@@ -106,19 +106,19 @@ def attention_problem(layout: Layout, heads: tuple[int, int], dim: int, work: Wo
     )
 
 
-def scores_problem(layout: Layout, heads: tuple[int, int], dim: int, work: Workload) -> Problem:
-    """Document scores of random signal tokens."""
+def lse_problem(layout: Layout, heads: tuple[int, int], dim: int, work: Workload) -> Problem:
+    """Log-sum-exps of documents for random signal tokens."""
     offsets, scale = layout.requests[0].document_offsets, dim**-0.5
     queries, keys = heads
     tokens = int(offsets[-1] - offsets[0])
     # Moving the offsets waits for the GPU, so Triton gets them where it needs them.
-    places = {name: offsets.to(work.device) if name == "triton" else offsets for name in SCORES}
+    places = {name: offsets.to(work.device) if name == "triton" else offsets for name in LSE}
     flops = 2.0 * SIGNALS * tokens * queries * dim
     read = float(tokens * keys * dim * work.dtype.itemsize)
     return Problem(
-        "document_scores",
+        "document_lse",
         [_random(work, SIGNALS, queries, dim), _random(work, layout.num_tokens, keys, dim)],
-        {name: _bound(run, places[name], scale, None) for name, run in SCORES.items()},
+        {name: _bound(run, places[name], scale, None) for name, run in LSE.items()},
         {"forward": flops, "backward": 3 * flops},
         {"forward": read, "backward": 2 * read},
     )
@@ -250,7 +250,7 @@ def main(options: argparse.Namespace) -> None:
                 torch.manual_seed(0)
                 problems = (
                     (attention_problem(layout, heads, dim, work), [*names, "flex"]),
-                    (scores_problem(layout, heads, dim, work), names),
+                    (lse_problem(layout, heads, dim, work), names),
                 )
                 for problem, contestants in problems:
                     for cells in rows(problem, contestants, work, options):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from blockrank_kernels import block_attention, document_scores
+from blockrank_kernels import block_attention, document_lse
 
 from tests.kernels.conftest import assert_no_worse_than_eager, pack, random_qkv
 
@@ -65,8 +65,8 @@ def check_attention(case: AttentionCase, device: str, implementation: str = "tri
 
 
 @dataclass(frozen=True)
-class ScoresCase:
-    """A call of document scores."""
+class LseCase:
+    """A call of the log-sum-exps of documents."""
 
     lengths: list[int]
     signals: int
@@ -76,20 +76,18 @@ class ScoresCase:
     seed: int
 
 
-def scores_case(seed: int, longest: int, documents: int) -> ScoresCase:
+def lse_case(seed: int, longest: int, documents: int) -> LseCase:
     """Ragged documents."""
     rng = random.Random(seed)
     lengths = [max(1, round(longest ** rng.random())) for _ in range(rng.randint(1, documents))]
     key_heads, group = rng.choice([(1, 1), (2, 1), (1, 3), (2, 4)])
     dim = rng.choice([32, 64, 96, 128] if longest > 100 else [8, 16, 24, 32])
     softcap = rng.choice([None, None, 3.0])
-    return ScoresCase(
-        lengths, rng.randint(1, 40), (key_heads * group, key_heads, dim), rng.choice(DTYPES), softcap, seed
-    )
+    return LseCase(lengths, rng.randint(1, 40), (key_heads * group, key_heads, dim), rng.choice(DTYPES), softcap, seed)
 
 
-def check_scores(case: ScoresCase, device: str, implementation: str = "triton") -> None:
-    """Scores and gradients are no worse than the reference's in the same dtype."""
+def check_lse(case: LseCase, device: str, implementation: str = "triton") -> None:
+    """Log-sum-exps and gradients are no worse than the reference's in the same dtype."""
     heads, key_heads, dim = case.heads
     generator = torch.Generator().manual_seed(case.seed)
     shapes = [(case.signals, heads, dim), (sum(case.lengths) + 5, key_heads, dim)]
@@ -100,10 +98,10 @@ def check_scores(case: ScoresCase, device: str, implementation: str = "triton") 
     results = {}
     for name, dtype in ((implementation, case.dtype), ("reference", case.dtype), ("truth", torch.float64)):
         leaves = [t.detach().to(dtype).requires_grad_() for t in inputs]
-        scores = document_scores(
+        lse = document_lse(
             *leaves, offsets, softcap=case.softcap, implementation="reference" if name == "truth" else name
         )
-        results[name] = [scores.detach(), *torch.autograd.grad(scores, leaves, seed.to(device, scores.dtype))]
+        results[name] = [lse.detach(), *torch.autograd.grad(lse, leaves, seed.to(device, lse.dtype))]
     compare(results[implementation], results["reference"], results["truth"])
 
 

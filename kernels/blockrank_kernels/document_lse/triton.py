@@ -1,4 +1,4 @@
-"""Document scores in Triton, forward and backward: no logit is ever written to memory.
+"""Log-sum-exps of documents in Triton, forward and backward: no logit is ever written to memory.
 
 The signal tokens' heads that share a key head are the rows of one tile, ``[S * Hq / Hk, D]``. The query's
 gradient is summed over chunks of documents in a fixed order, so two runs are equal.
@@ -126,7 +126,7 @@ def _query_gradient(
     tl.store(pointers, dq * scale, mask=valid[:, None] & (columns < dim)[None, :])
 
 
-class _DocumentScores(torch.autograd.Function):
+class _DocumentLse(torch.autograd.Function):
     """On rows ``[Hk, count, D]`` and keys ``[T, Hk, D]``: log-sum-exps ``[Hk, count, N]``."""
 
     @staticmethod
@@ -149,7 +149,7 @@ class _DocumentScores(torch.autograd.Function):
         rows, key, offsets, lse = ctx.saved_tensors
         heads, count, dim = rows.shape
         documents, grad = lse.shape[-1], grads[0].contiguous()
-        # Keys outside the documents have no part in the scores.
+        # Keys outside the documents have no part in the log-sum-exps.
         key_gradient = key.new_zeros(key.shape)
         chunks = triton.cdiv(documents, DOCUMENTS_PER_CHUNK)
         partial = rows.new_empty(chunks, heads, count, dim, dtype=torch.float32)
@@ -161,13 +161,13 @@ class _DocumentScores(torch.autograd.Function):
         return partial.sum(0).to(rows.dtype), key_gradient, None, None, None
 
 
-def document_scores(query: Tensor, key: Tensor, offsets: Tensor, scale: float, softcap: float | None) -> Tensor:
-    """Document scores on a GPU; see :func:`blockrank_kernels.document_scores`."""
+def document_lse(query: Tensor, key: Tensor, offsets: Tensor, scale: float, softcap: float | None) -> Tensor:
+    """Log-sum-exps of documents on a GPU; see :func:`blockrank_kernels.document_lse`."""
     signals, heads, dim = query.shape
     group = heads // key.shape[1]
     rows = query.view(signals, -1, group, dim).permute(1, 0, 2, 3).reshape(-1, signals * group, dim)
     # With one query head for each key head the reshape is a view whose rows lie apart.
     rows = rows.contiguous()
     key = key if key.stride(-1) == 1 else key.contiguous()
-    lse = _DocumentScores.apply(rows, key, offsets.to(query.device), scale, softcap)
+    lse = _DocumentLse.apply(rows, key, offsets.to(query.device), scale, softcap)
     return lse.view(-1, signals, group, lse.shape[-1]).transpose(0, 1).flatten(1, 2)

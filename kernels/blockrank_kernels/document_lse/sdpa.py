@@ -1,4 +1,4 @@
-"""Portable document scores: one matrix product per group of documents, then a segmented log-sum-exp."""
+"""Portable log-sum-exps of documents: one matrix product per group of documents, then a segmented log-sum-exp."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ GROUP_ELEMENTS = 1 << 22
 """Logits held at once (16 MiB in fp32): the temporary does not grow with the number of documents."""
 
 
-def document_scores(query: Tensor, key: Tensor, offsets: Tensor, scale: float, softcap: float | None) -> Tensor:
-    """Log-sum-exp per document; see :func:`blockrank_kernels.document_scores`."""
+def document_lse(query: Tensor, key: Tensor, offsets: Tensor, scale: float, softcap: float | None) -> Tensor:
+    """Log-sum-exp per document; see :func:`blockrank_kernels.document_lse`."""
     dtype = torch.promote_types(query.dtype, torch.float32)
     signals, heads, dim = query.shape
     group = heads // key.shape[1]
@@ -23,8 +23,8 @@ def document_scores(query: Tensor, key: Tensor, offsets: Tensor, scale: float, s
         if softcap is not None:
             logits = softcap * torch.tanh(logits / softcap)
         parts.append(_segment_logsumexp(logits, offsets[first : last + 1].diff().to(key.device)))
-    scores = torch.cat(parts, -1)
-    return scores.view(-1, signals, group, scores.shape[-1]).transpose(0, 1).flatten(1, 2)
+    lse = torch.cat(parts, -1)
+    return lse.view(-1, signals, group, lse.shape[-1]).transpose(0, 1).flatten(1, 2)
 
 
 def _groups(offsets: Tensor, rows: int) -> list[tuple[int, int]]:
