@@ -10,6 +10,4 @@ from blockrank_kernels.block_attention.last_rows import last_rows_attention
 from blockrank_kernels.document_lse import document_lse
 from blockrank_kernels.segments import Segments
 
-document_scores = document_lse
-
-__all__ = ["Segments", "block_attention", "document_lse", "document_scores", "last_rows_attention"]
+__all__ = ["Segments", "block_attention", "document_lse", "last_rows_attention"]
