@@ -26,7 +26,7 @@ if os.environ.pop("TRITON_INTERPRET", None):
 
 import torch
 import triton
-from blockrank_kernels.block_attention import triton as attention
+from blockrank_kernels.block_attention.triton import backward, forward, tile_sizes
 from blockrank_kernels.document_lse import triton as document_lse
 from blockrank_kernels.gpu import COMPILER, MAX_GROUP_WIDTH
 from triton.backends.compiler import GPUTarget
@@ -48,9 +48,9 @@ LARGE_GROUPS = {dim: MAX_GROUP_WIDTH // dim for dim in (64, 128)}
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 TYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 POINTERS = {"lse", "delta", "partial", "partial_lse"}
-TABLES = {"items", "merged", "places", "offsets"}
+TABLES = {"items", "merged", "positions", "offsets"}
 GRADIENTS = {"out", "dQ", "dK", "dV"}
-NO_PRODUCT = ("_merge_softmax", "_merge_sum", "_delta")
+NO_PRODUCT = ("merge_softmax_kernel", "merge_sum_kernel", "delta_kernel")
 
 
 class Variant(NamedTuple):
@@ -69,8 +69,8 @@ class Variant(NamedTuple):
         flags = [flag.lower() for flag in ("SPLIT", "SOFTCAP") if self.constants.get(flag)]
         flags += [f"group of {self.constants['GROUP']}"] if self.constants.get("GROUP", 4) > 4 else []
         flags += ["windowed"] if self.constants.get("WINDOW") else []
-        folder = self.kernel.__module__.split(".")[-2]
-        return " ".join([f"{folder}.{self.kernel.__name__.strip('_')}", *flags])
+        operation = self.kernel.__module__.split(".")[1]
+        return " ".join([f"{operation}.{self.kernel.__name__.removesuffix('_kernel')}", *flags])
 
 
 class Compiled(NamedTuple):
@@ -93,33 +93,33 @@ def variants(capability: int, quick: bool) -> Iterator[Variant]:
 
 def _attention_variants(dim: int, dtype: torch.dtype, capability: int, quick: bool) -> Iterator[Variant]:
     extras: list[dict[str, Any]] = [{}] if quick else [{}, {"SPLIT": True}, {"SOFTCAP": True, "WINDOW": 4096}]
-    sizes = {"GROUP": 4, "DIM": dim, "VALUE_DIM": dim}
+    shape = {"GROUP": 4, "DIM": dim, "VALUE_DIM": dim}
     large = [] if quick or dim not in LARGE_GROUPS else [{"GROUP": LARGE_GROUPS[dim]}]
     for extra in [*extras, *large]:
         flags = {"SPLIT": False, "CAUSAL": True, "WINDOW": 0, "SOFTCAP": False} | extra
-        for kernel, launch in (
-            (attention._forward, attention.forward_launch(dim, dtype, capability)),
-            (attention._query_gradient, attention.query_gradient_launch(dim, dtype, flags["SOFTCAP"])),
-            (attention._key_gradient, attention.key_gradient_launch(dim, dtype, flags["SOFTCAP"])),
+        for kernel, sizes in (
+            (forward.forward_kernel, tile_sizes.forward_sizes(dim, dtype, capability)),
+            (backward.query_gradient_kernel, tile_sizes.query_gradient_sizes(dim, dtype, flags["SOFTCAP"])),
+            (backward.key_gradient_kernel, tile_sizes.key_gradient_sizes(dim, dtype, flags["SOFTCAP"])),
         ):
-            tall = attention.for_group(launch, flags.get("GROUP", 4))
-            constants = sizes | flags | {"ROWS": tall.rows, "KEYS": tall.keys}
+            tall = tile_sizes.with_group(sizes, flags.get("GROUP", 4))
+            constants = shape | flags | {"ROWS": tall.rows, "KEYS": tall.keys}
             yield Variant(kernel, dim, dtype, constants, tall.warps, tall.stages)
-    rows, warps = attention.forward_launch(dim, dtype, capability).rows, attention.MERGE_WARPS
-    yield Variant(attention._merge_softmax, dim, dtype, {"GROUP": 4, "ROWS": rows, "VALUE_DIM": dim}, warps, 3)
-    yield Variant(attention._merge_sum, dim, dtype, {"GROUP": 4, "ROWS": rows, "DIM": dim}, warps, 3)
-    yield Variant(attention._delta, dim, dtype, {"ROWS": 64, "VALUE_DIM": dim}, 4, 3)
+    rows, warps = tile_sizes.forward_sizes(dim, dtype, capability).rows, tile_sizes.MERGE_WARPS
+    yield Variant(forward.merge_softmax_kernel, dim, dtype, {"GROUP": 4, "ROWS": rows, "VALUE_DIM": dim}, warps, 3)
+    yield Variant(backward.merge_sum_kernel, dim, dtype, {"GROUP": 4, "ROWS": rows, "DIM": dim}, warps, 3)
+    yield Variant(backward.delta_kernel, dim, dtype, {"ROWS": tile_sizes.DELTA_ROWS, "VALUE_DIM": dim}, 4, 3)
 
 
 def _lse_variants(dim: int, dtype: torch.dtype, quick: bool) -> Iterator[Variant]:
-    tiles = document_lse.launch(dim, dtype)
+    tiles = document_lse.launch_options(dim, dtype)
     warps, stages = tiles.pop("num_warps"), tiles.pop("num_stages")
     for softcap in (False,) if quick else (False, True):
         constants: dict[str, Any] = {"SOFTCAP": softcap, "DIM": dim} | tiles
-        yield Variant(document_lse._forward, dim, dtype, constants, warps, stages)
-        yield Variant(document_lse._key_gradient, dim, dtype, constants, warps, stages)
+        yield Variant(document_lse.forward_kernel, dim, dtype, constants, warps, stages)
+        yield Variant(document_lse.key_gradient_kernel, dim, dtype, constants, warps, stages)
         chunked = constants | {"CHUNK": document_lse.DOCUMENTS_PER_CHUNK}
-        yield Variant(document_lse._query_gradient, dim, dtype, chunked, warps, stages)
+        yield Variant(document_lse.query_gradient_kernel, dim, dtype, chunked, warps, stages)
 
 
 def compiled(variant: Variant, capability: int) -> Compiled:
@@ -128,8 +128,8 @@ def compiled(variant: Variant, capability: int) -> Compiled:
     signature = {name: _type(name, variant) for name in names}
     # Launches with aligned pointers and even strides promise this too.
     aligned = {
-        (place,): [["tt.divisibility", 16]]
-        for place, name in enumerate(names)
+        (index,): [["tt.divisibility", 16]]
+        for index, name in enumerate(names)
         if signature[name].startswith("*") or name.endswith(("_token", "_head")) or name in ("dim", "value_dim")
     }
     source = ASTSource(variant.kernel, signature, variant.constants, aligned)

@@ -7,6 +7,12 @@ import triton.language as tl
 
 INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 
+LOG2_E = tl.constexpr(1.4426950408889634)
+"""Makes a natural logit one for ``exp2``, which GPUs have in hardware."""
+
+LN_2 = tl.constexpr(0.6931471805599453)
+"""Makes a binary logarithm a natural one."""
+
 
 @triton.jit
 def dot(a, b):

@@ -36,6 +36,11 @@ class Verdict(NamedTuple):
     reason: str
 
 
+def padded_size(size: int) -> int:
+    """Return the next power of two that ``tl.dot`` takes."""
+    return max(16, 1 << (size - 1).bit_length())
+
+
 def triton_on(device: torch.device) -> Verdict:
     """Whether Triton kernels run on a device.
 

@@ -7,8 +7,8 @@ import sys
 import pytest
 import torch
 from blockrank_kernels import block_attention, document_lse
-from blockrank_kernels.block_attention import tiles
 from blockrank_kernels.block_attention.reference import visible
+from blockrank_kernels.block_attention.triton import tiles
 from blockrank_kernels.gpu import automatic, triton_on
 
 from tests.interpreter import import_triton

@@ -12,10 +12,10 @@ from blockrank_kernels.segments import Segments
 
 def _triton(query: Tensor, *arguments: Any) -> Tensor:
     # Triton is an optional dependency and slow to import.
-    from blockrank_kernels.block_attention import triton
+    from blockrank_kernels.block_attention.triton import launch
 
     with launches_on(query):
-        return triton.block_attention(query, *arguments)
+        return launch.block_attention(query, *arguments)
 
 
 IMPLEMENTATIONS = {"reference": reference.block_attention, "sdpa": sdpa.block_attention, "triton": _triton}

@@ -14,14 +14,14 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from blockrank_kernels.arithmetic import dot, dot_split, softcap_slope, softcapped
-from blockrank_kernels.gpu import COMPILER
+from blockrank_kernels.arithmetic import LN_2, LOG2_E, dot, dot_split, softcap_slope, softcapped
+from blockrank_kernels.gpu import COMPILER, padded_size
 
 DOCUMENTS_PER_CHUNK = 16
 """Documents that one program of the query's gradient goes through."""
 
 
-def launch(dim: int, dtype: torch.dtype) -> dict[str, int]:
+def launch_options(dim: int, dtype: torch.dtype) -> dict[str, int]:
     """Tile sizes and the compiler's options of all kernels, so that nothing spills: benchmarks/compile_kernels.py."""
     if dtype == torch.float32:
         return {"ROWS": 16, "KEYS": 16, "num_warps": 4, "num_stages": 1}
@@ -31,21 +31,21 @@ def launch(dim: int, dtype: torch.dtype) -> dict[str, int]:
 
 
 @triton.jit
-def _load(base, rows, valid, stride, dim, DIM: tl.constexpr):
+def _load_rows(base, rows, valid, stride, dim, DIM: tl.constexpr):
     columns = tl.arange(0, DIM)
     pointers = base + (rows * stride)[:, None] + columns[None, :]
     return tl.load(pointers, mask=valid[:, None] & (columns < dim)[None, :], other=0.0)
 
 
 @triton.jit
-def _logit_gradient(logits, lse, grad, see, cap, SOFTCAP: tl.constexpr):
+def _logit_gradient(logits, lse, grad, seen, cap, SOFTCAP: tl.constexpr):
     """The softmax inside the document times the gradient of its log-sum-exp."""
-    weights = tl.where(see, tl.exp2((logits - lse) * 1.4426950408889634), 0.0)
+    weights = tl.where(seen, tl.exp2((logits - lse) * LOG2_E), 0.0)
     return weights * grad * softcap_slope(logits, cap, SOFTCAP)
 
 
 @triton.jit
-def _forward(
+def forward_kernel(
     Q, K, lse, offsets, k_token, k_head, count, documents, scale, cap, dim,
     SOFTCAP: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr, DIM: tl.constexpr,
 ):  # fmt: skip
@@ -53,24 +53,24 @@ def _forward(
     document, head = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
     rows = tl.program_id(2) * ROWS + tl.arange(0, ROWS)
     valid = rows < count
-    q = _load(Q + head * count * dim, rows, valid, dim, dim, DIM)
+    q = _load_rows(Q + head * count * dim, rows, valid, dim, dim, DIM)
     peak = tl.full([ROWS], float("-inf"), dtype=tl.float32)
     total = tl.zeros([ROWS], dtype=tl.float32)
     end = tl.load(offsets + document + 1)
     for first in range(tl.load(offsets + document), end, KEYS):
         keys = first + tl.arange(0, KEYS)
-        k = _load(K + head * k_head, keys, keys < end, k_token, dim, DIM)
-        logits = softcapped(dot(q, tl.trans(k)) * scale, cap, SOFTCAP) * 1.4426950408889634
+        k = _load_rows(K + head * k_head, keys, keys < end, k_token, dim, DIM)
+        logits = softcapped(dot(q, tl.trans(k)) * scale, cap, SOFTCAP) * LOG2_E
         logits = tl.where((keys < end)[None, :], logits, float("-inf"))
         new_peak = tl.maximum(peak, tl.max(logits, 1))
         total = total * tl.exp2(peak - new_peak) + tl.sum(tl.exp2(logits - new_peak[:, None]), 1)
         peak = new_peak
-    result = (peak + tl.log2(total)) * 0.6931471805599453
+    result = (peak + tl.log2(total)) * LN_2
     tl.store(lse + (head * count + rows) * documents + document, result, mask=valid)
 
 
 @triton.jit
-def _key_gradient(
+def key_gradient_kernel(
     Q, K, lse, grad, dK, offsets, k_token, k_head, count, documents, scale, cap, dim,
     SOFTCAP: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr, DIM: tl.constexpr,
 ):  # fmt: skip
@@ -81,25 +81,25 @@ def _key_gradient(
     columns = tl.arange(0, DIM)
     for first in range(tl.load(offsets + document), end, KEYS):
         keys = first + tl.arange(0, KEYS)
-        k = _load(K + head * k_head, keys, keys < end, k_token, dim, DIM)
+        k = _load_rows(K + head * k_head, keys, keys < end, k_token, dim, DIM)
         dk = tl.zeros([KEYS, DIM], dtype=tl.float32)
         for start in range(0, count, ROWS):
             rows = start + tl.arange(0, ROWS)
             valid = rows < count
-            q = _load(Q + head * count * dim, rows, valid, dim, dim, DIM)
-            place = (head * count + rows) * documents + document
-            row_lse = tl.load(lse + place, mask=valid, other=0.0)
-            row_grad = tl.load(grad + place, mask=valid, other=0.0)
+            q = _load_rows(Q + head * count * dim, rows, valid, dim, dim, DIM)
+            row_entries = (head * count + rows) * documents + document
+            row_lse = tl.load(lse + row_entries, mask=valid, other=0.0)
+            row_grad = tl.load(grad + row_entries, mask=valid, other=0.0)
             logits = softcapped(dot(q, tl.trans(k)) * scale, cap, SOFTCAP)
-            see = valid[:, None] & (keys < end)[None, :]
-            d_logits = _logit_gradient(logits, row_lse[:, None], row_grad[:, None], see, cap, SOFTCAP)
+            seen = valid[:, None] & (keys < end)[None, :]
+            d_logits = _logit_gradient(logits, row_lse[:, None], row_grad[:, None], seen, cap, SOFTCAP)
             dk += dot_split(tl.trans(d_logits), q)
         pointers = dK + ((keys * heads + head) * dim)[:, None] + columns[None, :]
         tl.store(pointers, (dk * scale).to(dK.dtype.element_ty), mask=(keys < end)[:, None] & (columns < dim)[None, :])
 
 
 @triton.jit
-def _query_gradient(
+def query_gradient_kernel(
     Q, K, lse, grad, partial, offsets, k_token, k_head, count, documents, scale, cap, dim,
     SOFTCAP: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr, DIM: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip
@@ -107,19 +107,19 @@ def _query_gradient(
     chunk, head, heads = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64), tl.num_programs(1)
     rows = tl.program_id(2) * ROWS + tl.arange(0, ROWS)
     valid = rows < count
-    q = _load(Q + head * count * dim, rows, valid, dim, dim, DIM)
+    q = _load_rows(Q + head * count * dim, rows, valid, dim, dim, DIM)
     dq = tl.zeros([ROWS, DIM], dtype=tl.float32)
     for document in range(chunk * CHUNK, tl.minimum(chunk * CHUNK + CHUNK, documents)):
-        place = (head * count + rows) * documents + document
-        row_lse = tl.load(lse + place, mask=valid, other=0.0)
-        row_grad = tl.load(grad + place, mask=valid, other=0.0)
+        row_entries = (head * count + rows) * documents + document
+        row_lse = tl.load(lse + row_entries, mask=valid, other=0.0)
+        row_grad = tl.load(grad + row_entries, mask=valid, other=0.0)
         end = tl.load(offsets + document + 1)
         for first in range(tl.load(offsets + document), end, KEYS):
             keys = first + tl.arange(0, KEYS)
-            k = _load(K + head * k_head, keys, keys < end, k_token, dim, DIM)
+            k = _load_rows(K + head * k_head, keys, keys < end, k_token, dim, DIM)
             logits = softcapped(dot(q, tl.trans(k)) * scale, cap, SOFTCAP)
-            see = valid[:, None] & (keys < end)[None, :]
-            d_logits = _logit_gradient(logits, row_lse[:, None], row_grad[:, None], see, cap, SOFTCAP)
+            seen = valid[:, None] & (keys < end)[None, :]
+            d_logits = _logit_gradient(logits, row_lse[:, None], row_grad[:, None], seen, cap, SOFTCAP)
             dq += dot_split(d_logits, k)
     columns = tl.arange(0, DIM)
     pointers = partial + (((chunk * heads + head) * count + rows) * dim)[:, None] + columns[None, :]
@@ -135,10 +135,10 @@ class _DocumentLse(torch.autograd.Function):
         documents = len(offsets) - 1
         lse = rows.new_empty(heads, count, documents, dtype=torch.float32)
         ctx.numbers = (key.stride(0), key.stride(1), count, documents, scale, softcap or 1.0, dim)
-        padded = max(16, triton.next_power_of_2(dim))
-        ctx.constants = {"SOFTCAP": softcap is not None, "DIM": padded} | launch(padded, key.dtype) | COMPILER
+        padded = padded_size(dim)
+        ctx.constants = {"SOFTCAP": softcap is not None, "DIM": padded} | launch_options(padded, key.dtype) | COMPILER
         ctx.save_for_backward(rows, key, offsets, lse)
-        _forward[(documents, heads, triton.cdiv(count, ctx.constants["ROWS"]))](
+        forward_kernel[(documents, heads, triton.cdiv(count, ctx.constants["ROWS"]))](
             rows, key, lse, offsets, *ctx.numbers, **ctx.constants
         )
         return lse
@@ -154,8 +154,8 @@ class _DocumentLse(torch.autograd.Function):
         chunks = triton.cdiv(documents, DOCUMENTS_PER_CHUNK)
         partial = rows.new_empty(chunks, heads, count, dim, dtype=torch.float32)
         inputs = (rows, key, lse, grad)
-        _key_gradient[(documents, heads)](*inputs, key_gradient, offsets, *ctx.numbers, **ctx.constants)
-        _query_gradient[(chunks, heads, triton.cdiv(count, ctx.constants["ROWS"]))](
+        key_gradient_kernel[(documents, heads)](*inputs, key_gradient, offsets, *ctx.numbers, **ctx.constants)
+        query_gradient_kernel[(chunks, heads, triton.cdiv(count, ctx.constants["ROWS"]))](
             *inputs, partial, offsets, *ctx.numbers, CHUNK=DOCUMENTS_PER_CHUNK, **ctx.constants
         )
         return partial.sum(0).to(rows.dtype), key_gradient, None, None, None
