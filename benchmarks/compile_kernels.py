@@ -33,7 +33,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 TOLERATED_SPILL = 16
-"""Bytes per thread: at exactly 64, 80, 128 and 168 registers ptxas keeps a few numbers elsewhere so that one more
+"""Bytes per thread: at exactly 64, 80, 128 and 168 registers ptxas stores a few numbers elsewhere so that one more
 block fits on a multiprocessor."""
 
 SHARED = 101_376
@@ -54,7 +54,7 @@ NO_PRODUCT = ("merge_softmax_kernel", "merge_sum_kernel", "delta_kernel")
 
 
 class Variant(NamedTuple):
-    """One kernel as it is launched."""
+    """One kernel with the constants and options that it is launched with."""
 
     kernel: Any
     dim: int
@@ -65,7 +65,7 @@ class Variant(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Kernel with what sets it apart."""
+        """Operation and kernel, with the flags that set the variant apart."""
         flags = [flag.lower() for flag in ("SPLIT", "SOFTCAP") if self.constants.get(flag)]
         flags += [f"group of {self.constants['GROUP']}"] if self.constants.get("GROUP", 4) > 4 else []
         flags += ["windowed"] if self.constants.get("WINDOW") else []
@@ -84,7 +84,7 @@ class Compiled(NamedTuple):
 
 
 def variants(capability: int, quick: bool) -> Iterator[Variant]:
-    """Every kernel at the tile sizes that it is launched with."""
+    """Yield every kernel at the tile sizes that it is launched with."""
     for dtype in (torch.bfloat16,) if quick else TYPES:
         for dim in (128,) if quick else (32, 64, 128, 256):
             yield from _attention_variants(dim, dtype, capability, quick)
@@ -123,7 +123,7 @@ def _lse_variants(dim: int, dtype: torch.dtype, quick: bool) -> Iterator[Variant
 
 
 def compiled(variant: Variant, capability: int) -> Compiled:
-    """Compile to machine code and read what it needs."""
+    """Compile a variant to machine code and read what it needs."""
     names = variant.kernel.arg_names
     signature = {name: _type(name, variant) for name in names}
     # Launches with aligned pointers and even strides promise this too.
@@ -162,7 +162,7 @@ def _type(name: str, variant: Variant) -> str:
 def main(quick: bool) -> int:
     print(f"triton {triton.__version__}")
     print(f"{'kernel':44} {'arch':5} {'dtype':5} {'dim':>4} {'regs':>4} {'spill B':>7} {'shared B':>8}  tensor core")
-    bad = 0
+    faults = 0
     for capability in (80, 90):
         for variant in variants(capability, quick):
             result = compiled(variant, capability)
@@ -170,14 +170,14 @@ def main(quick: bool) -> int:
             spills = result.spilled > TOLERATED_SPILL and variant.constants.get("GROUP", 4) == 4
             slow = half and result.tensor_core == "-"
             fault = spills or slow or result.chained or result.shared > SHARED
-            bad += fault
+            faults += fault
             print(
                 f"{variant.name:44} sm_{capability} {TYPES[variant.dtype]:5} {variant.dim:4} {result.registers:4} "
                 f"{result.spilled:7} {result.shared:8}  {result.tensor_core}{'  FAULT' if fault else ''}",
                 flush=True,
             )
-    print(f"{bad} faults")
-    return int(bad > 0)
+    print(f"{faults} faults")
+    return int(faults > 0)
 
 
 if __name__ == "__main__":

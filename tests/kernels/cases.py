@@ -26,7 +26,7 @@ class AttentionCase:
 
 
 def attention_case(seed: int, longest: int, documents: int) -> AttentionCase:
-    """A ragged pack; lengths are drawn so that short ones are as likely as long ones."""
+    """Draw a ragged pack; short lengths are as likely as long ones."""
     rng = random.Random(seed)
 
     def length(most: int) -> int:
@@ -48,7 +48,7 @@ def attention_case(seed: int, longest: int, documents: int) -> AttentionCase:
 
 
 def check_attention(case: AttentionCase, device: str, implementation: str = "triton") -> None:
-    """Output and gradients are no worse than eager attention's in the same dtype."""
+    """Assert that output and gradients are no worse than eager attention's in the same dtype."""
     segments = pack(case.requests, query_offset=200)
     inputs = [t.to(device) for t in random_qkv(segments.num_tokens, *case.heads, case.dtype, case.seed)]
     results = {}
@@ -77,7 +77,7 @@ class LseCase:
 
 
 def lse_case(seed: int, longest: int, documents: int) -> LseCase:
-    """Ragged documents."""
+    """Draw ragged documents."""
     rng = random.Random(seed)
     lengths = [max(1, round(longest ** rng.random())) for _ in range(rng.randint(1, documents))]
     key_heads, group = rng.choice([(1, 1), (2, 1), (1, 3), (2, 4)])
@@ -87,7 +87,7 @@ def lse_case(seed: int, longest: int, documents: int) -> LseCase:
 
 
 def check_lse(case: LseCase, device: str, implementation: str = "triton") -> None:
-    """Log-sum-exps and gradients are no worse than the reference's in the same dtype."""
+    """Assert that log-sum-exps and gradients are no worse than the reference's in the same dtype."""
     heads, key_heads, dim = case.heads
     generator = torch.Generator().manual_seed(case.seed)
     shapes = [(case.signals, heads, dim), (sum(case.lengths) + 5, key_heads, dim)]
@@ -106,7 +106,10 @@ def check_lse(case: LseCase, device: str, implementation: str = "triton") -> Non
 
 
 def compare(results: list[torch.Tensor], eager: list[torch.Tensor], truth: list[torch.Tensor]) -> None:
-    """Output first, then gradients, whose softmax is made again from a rounded log-sum-exp: two roundings more."""
-    for place, (one, other, exact) in enumerate(zip(results, eager, truth, strict=True)):
-        assert one.isfinite().all()
-        assert_no_worse_than_eager(one, other, exact, roundings=4 if place else 2)
+    """Assert that no result is worse than eager: the output first, then the gradients.
+
+    Gradients may have two roundings more, since their softmax is recomputed from a rounded log-sum-exp.
+    """
+    for index, (result, other, exact) in enumerate(zip(results, eager, truth, strict=True)):
+        assert result.isfinite().all()
+        assert_no_worse_than_eager(result, other, exact, roundings=4 if index else 2)

@@ -1,3 +1,5 @@
+"""Log-sum-exps of documents in torch against their specification, and the arguments that they refuse."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,3 +1,5 @@
+"""The Triton kernels against the specification, interpreted where there is no GPU."""
+
 from __future__ import annotations
 
 import os
@@ -41,7 +43,7 @@ def test_two_runs_are_equal_to_the_last_bit(split, monkeypatch):
         leaves = [t.to(DEVICE).requires_grad_() for t in random_qkv(segments.num_tokens, 4, 2, 16, torch.bfloat16)]
         out = block_attention(*leaves, segments, implementation="triton")
         runs.append([out, *torch.autograd.grad(out.float().sin().sum(), leaves)])
-    assert all(torch.equal(one, other) for one, other in zip(*runs, strict=True))
+    assert all(torch.equal(first, second) for first, second in zip(*runs, strict=True))
 
 
 @pytest.mark.skipif(DEVICE != "cpu", reason="looks into the interpreter")
@@ -101,9 +103,9 @@ def test_work_items_cover_every_visible_pair_once(make, causal, monkeypatch):
     monkeypatch.setattr(tiles, "SPLIT_LENGTH", 7)
     segments = pack([(9, [30, 4, 41], 12), (2, [3, 19], 5)])
     covered = torch.zeros(segments.num_tokens, segments.num_tokens, dtype=torch.int64)
-    made = make(segments, causal, 8, torch.device("cpu"))
+    items = make(segments, causal, 8, torch.device("cpu"))
     side = covered if make is tiles.row_tiles else covered.T
-    for start, end, *ranges, _ in [*made.whole.tolist(), *made.split.tolist()]:
+    for start, end, *ranges, _ in [*items.whole.tolist(), *items.split.tolist()]:
         for first, last in (ranges[:2], ranges[2:]):
             side[start:end, first:last] += 1
     pairs = visible(segments, causal, None)

@@ -1,3 +1,5 @@
+"""``block_attention``: arguments checked, implementation chosen."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -33,7 +35,7 @@ def block_attention(
     window: int | None = None,
     implementation: str = "auto",
 ) -> Tensor:
-    """Attention of packed tokens to their context and their own segment.
+    """Return the attention of packed tokens to their context and their own segment.
 
     Parameters
     ----------

@@ -1,3 +1,5 @@
+"""``document_lse``: arguments checked, implementation chosen."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -30,7 +32,7 @@ def document_lse(
     softcap: float | None = None,
     implementation: str = "auto",
 ) -> Tensor:
-    """Log-sum-exp of the attention logits that signal tokens give to every document.
+    """Return the log-sum-exp of the attention logits that signal tokens give to every document.
 
     ``lse[s, h, n] = logsumexp over tokens t of document n of (q[s, h] · k[t, h]) * scale``. The softmax
     of this over documents is the attention that each document receives (arXiv 2510.05396, section 3.4).

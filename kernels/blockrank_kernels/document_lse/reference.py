@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def document_lse(query: Tensor, key: Tensor, offsets: Tensor, scale: float, softcap: float | None) -> Tensor:
-    """Log-sum-exp per document; see :func:`blockrank_kernels.document_lse`."""
+    """Return the log-sum-exp of each document; see :func:`blockrank_kernels.document_lse`."""
     dtype = torch.promote_types(query.dtype, torch.float32)
     query = query.to(dtype)
     key = key.to(dtype).repeat_interleave(query.shape[1] // key.shape[1], 1)

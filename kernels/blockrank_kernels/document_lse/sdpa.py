@@ -10,7 +10,7 @@ GROUP_ELEMENTS = 1 << 22
 
 
 def document_lse(query: Tensor, key: Tensor, offsets: Tensor, scale: float, softcap: float | None) -> Tensor:
-    """Log-sum-exp per document; see :func:`blockrank_kernels.document_lse`."""
+    """Return the log-sum-exp of each document; see :func:`blockrank_kernels.document_lse`."""
     dtype = torch.promote_types(query.dtype, torch.float32)
     signals, heads, dim = query.shape
     group = heads // key.shape[1]
@@ -28,7 +28,7 @@ def document_lse(query: Tensor, key: Tensor, offsets: Tensor, scale: float, soft
 
 
 def _groups(offsets: Tensor, rows: int) -> list[tuple[int, int]]:
-    """``(first, last)`` document ranges whose logits fit the budget; a document alone always fits."""
+    """Return ``(first, last)`` ranges of documents whose logits fit the budget; a document alone always fits."""
     bounds, groups, first = offsets.tolist(), [], 0
     for last in range(1, len(bounds)):
         if last - first > 1 and (bounds[last] - bounds[first]) * rows > GROUP_ELEMENTS:
@@ -38,7 +38,7 @@ def _groups(offsets: Tensor, rows: int) -> list[tuple[int, int]]:
 
 
 def _segment_logsumexp(logits: Tensor, lengths: Tensor) -> Tensor:
-    """``[..., T]`` to ``[..., N]``: log-sum-exp over consecutive runs of the given lengths."""
+    """Reduce ``[..., T]`` to ``[..., N]`` by the log-sum-exp over consecutive runs of the given lengths."""
     shape = (*logits.shape[:-1], len(lengths))
     document = torch.repeat_interleave(torch.arange(len(lengths), device=logits.device), lengths)
     index = document.expand_as(logits)

@@ -22,7 +22,7 @@ DOCUMENTS_PER_CHUNK = 16
 
 
 def launch_options(dim: int, dtype: torch.dtype) -> dict[str, int]:
-    """Tile sizes and the compiler's options of all kernels, so that nothing spills: benchmarks/compile_kernels.py."""
+    """Return tile sizes and compiler options with which no kernel spills (benchmarks/compile_kernels.py)."""
     if dtype == torch.float32:
         return {"ROWS": 16, "KEYS": 16, "num_warps": 4, "num_stages": 1}
     if dim > 128:
@@ -32,6 +32,7 @@ def launch_options(dim: int, dtype: torch.dtype) -> dict[str, int]:
 
 @triton.jit
 def _load_rows(base, rows, valid, stride, dim, DIM: tl.constexpr):
+    """Load ``[rows, DIM]`` of a ``[T, dim]`` tensor; zeros where there is nothing."""
     columns = tl.arange(0, DIM)
     pointers = base + (rows * stride)[:, None] + columns[None, :]
     return tl.load(pointers, mask=valid[:, None] & (columns < dim)[None, :], other=0.0)
@@ -39,7 +40,7 @@ def _load_rows(base, rows, valid, stride, dim, DIM: tl.constexpr):
 
 @triton.jit
 def _logit_gradient(logits, lse, grad, seen, cap, SOFTCAP: tl.constexpr):
-    """The softmax inside the document times the gradient of its log-sum-exp."""
+    """Return the gradient of logits: the softmax inside the document times the gradient of its log-sum-exp."""
     weights = tl.where(seen, tl.exp2((logits - lse) * LOG2_E), 0.0)
     return weights * grad * softcap_slope(logits, cap, SOFTCAP)
 
@@ -49,7 +50,7 @@ def forward_kernel(
     Q, K, lse, offsets, k_token, k_head, count, documents, scale, cap, dim,
     SOFTCAP: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr, DIM: tl.constexpr,
 ):  # fmt: skip
-    """One document for one tile of rows; ``Q`` ``[Hk, count, dim]``, ``lse`` ``[Hk, count, documents]``."""
+    """Write one document's log-sum-exps: ``Q`` ``[Hk, count, dim]``, ``lse`` ``[Hk, count, documents]``."""
     document, head = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
     rows = tl.program_id(2) * ROWS + tl.arange(0, ROWS)
     valid = rows < count
@@ -74,7 +75,7 @@ def key_gradient_kernel(
     Q, K, lse, grad, dK, offsets, k_token, k_head, count, documents, scale, cap, dim,
     SOFTCAP: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr, DIM: tl.constexpr,
 ):  # fmt: skip
-    """Gradient of one document's keys, ``dK`` ``[T, Hk, dim]``."""
+    """Write the gradient of one document's keys, ``dK`` ``[T, Hk, dim]``."""
     document, head = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
     heads = tl.num_programs(1)
     end = tl.load(offsets + document + 1)
@@ -103,7 +104,7 @@ def query_gradient_kernel(
     Q, K, lse, grad, partial, offsets, k_token, k_head, count, documents, scale, cap, dim,
     SOFTCAP: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr, DIM: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip
-    """Gradient of one tile of rows from one chunk of documents, ``partial`` ``[chunks, Hk, count, dim]``."""
+    """Write one chunk of documents' part of a tile of rows' gradient, ``partial`` ``[chunks, Hk, count, dim]``."""
     chunk, head, heads = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64), tl.num_programs(1)
     rows = tl.program_id(2) * ROWS + tl.arange(0, ROWS)
     valid = rows < count
@@ -127,19 +128,19 @@ def query_gradient_kernel(
 
 
 class _DocumentLse(torch.autograd.Function):
-    """On rows ``[Hk, count, D]`` and keys ``[T, Hk, D]``: log-sum-exps ``[Hk, count, N]``."""
+    """Log-sum-exps ``[Hk, count, N]`` of rows ``[Hk, count, D]`` and keys ``[T, Hk, D]``, differentiable once."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, key: Tensor, offsets: Tensor, scale: float, softcap: float | None) -> Tensor:
         heads, count, dim = rows.shape
         documents = len(offsets) - 1
         lse = rows.new_empty(heads, count, documents, dtype=torch.float32)
-        ctx.numbers = (key.stride(0), key.stride(1), count, documents, scale, softcap or 1.0, dim)
+        ctx.scalars = (key.stride(0), key.stride(1), count, documents, scale, softcap or 1.0, dim)
         padded = padded_size(dim)
         ctx.constants = {"SOFTCAP": softcap is not None, "DIM": padded} | launch_options(padded, key.dtype) | COMPILER
         ctx.save_for_backward(rows, key, offsets, lse)
         forward_kernel[(documents, heads, triton.cdiv(count, ctx.constants["ROWS"]))](
-            rows, key, lse, offsets, *ctx.numbers, **ctx.constants
+            rows, key, lse, offsets, *ctx.scalars, **ctx.constants
         )
         return lse
 
@@ -154,20 +155,20 @@ class _DocumentLse(torch.autograd.Function):
         chunks = triton.cdiv(documents, DOCUMENTS_PER_CHUNK)
         partial = rows.new_empty(chunks, heads, count, dim, dtype=torch.float32)
         inputs = (rows, key, lse, grad)
-        key_gradient_kernel[(documents, heads)](*inputs, key_gradient, offsets, *ctx.numbers, **ctx.constants)
+        key_gradient_kernel[(documents, heads)](*inputs, key_gradient, offsets, *ctx.scalars, **ctx.constants)
         query_gradient_kernel[(chunks, heads, triton.cdiv(count, ctx.constants["ROWS"]))](
-            *inputs, partial, offsets, *ctx.numbers, CHUNK=DOCUMENTS_PER_CHUNK, **ctx.constants
+            *inputs, partial, offsets, *ctx.scalars, CHUNK=DOCUMENTS_PER_CHUNK, **ctx.constants
         )
         return partial.sum(0).to(rows.dtype), key_gradient, None, None, None
 
 
 def document_lse(query: Tensor, key: Tensor, offsets: Tensor, scale: float, softcap: float | None) -> Tensor:
-    """Log-sum-exps of documents on a GPU; see :func:`blockrank_kernels.document_lse`."""
+    """Return the log-sum-exp of each document on a GPU; see :func:`blockrank_kernels.document_lse`."""
     signals, heads, dim = query.shape
     group = heads // key.shape[1]
     rows = query.view(signals, -1, group, dim).permute(1, 0, 2, 3).reshape(-1, signals * group, dim)
     # With one query head for each key head the reshape is a view whose rows lie apart.
     rows = rows.contiguous()
     key = key if key.stride(-1) == 1 else key.contiguous()
-    lse = _DocumentLse.apply(rows, key, offsets.to(query.device), scale, softcap)
+    lse: Tensor = _DocumentLse.apply(rows, key, offsets.to(query.device), scale, softcap)
     return lse.view(-1, signals, group, lse.shape[-1]).transpose(0, 1).flatten(1, 2)

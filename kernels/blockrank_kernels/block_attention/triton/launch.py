@@ -193,8 +193,8 @@ def block_attention(
     window: int | None,
 ) -> Tensor:
     """Attend to context and own segment on a GPU; see :func:`blockrank_kernels.block_attention`."""
-    out: Tensor = _BlockAttention.apply(query, key, value, segments, causal, scale, softcap, window)
-    return out
+    attend: Callable[..., Tensor] = _BlockAttention.apply
+    return attend(query, key, value, segments, causal, scale, softcap, window)
 
 
 def _rows_contiguous(tensor: Tensor) -> Tensor:
