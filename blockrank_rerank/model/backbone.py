@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from blockrank_kernels import block_attention, document_scores, last_rows_attention
+from blockrank_kernels import block_attention, document_lse, last_rows_attention
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 
@@ -143,7 +143,7 @@ def _score_layer(
             blockrank.token_attention.append(token_attention(signals, keys, request.document_offsets, **how))
             continue
         parts = [
-            document_scores(signals, keys if heads is None else keys[:, heads], offsets, **how)
+            document_lse(signals, keys if heads is None else keys[:, heads], offsets, **how)
             for keys, offsets in _scored_keys(key, layer, index, blockrank)
         ]
         blockrank.lse.append(Lse.of_blocks(torch.cat(parts, -1), config.abstention))

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
-from blockrank_kernels import document_scores
+from blockrank_kernels import document_lse
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -113,7 +113,7 @@ class ScoringHead(nn.Module):
         queries, weights = self._signals(states, request, config)
         parts = []
         for keys, offsets in documents:
-            lse = document_scores(queries, keys, offsets, scale=1.0, implementation=implementation)
+            lse = document_lse(queries, keys, offsets, scale=1.0, implementation=implementation)
             lengths = offsets.diff().to(lse.device, lse.dtype)
             parts.append(weights[..., None] * (lse + self.length_weight.float()[:, None] * lengths.log()))
         nothing = weights.detach() * self.nothing.float() if config.abstention else None

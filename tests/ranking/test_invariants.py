@@ -11,7 +11,7 @@ from random import Random
 import pytest
 import torch
 from blockrank_kernels.block_attention import api as block_attention_api
-from blockrank_kernels.document_scores import api as document_scores_api
+from blockrank_kernels.document_lse import api as document_lse_api
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -310,7 +310,7 @@ def test_an_explicit_implementation_never_falls_back(load, monkeypatch, name):
 
     for chosen, other in (("sdpa", "reference"), ("reference", "sdpa")):
         with monkeypatch.context() as patch:
-            for api in (block_attention_api, document_scores_api):
+            for api in (block_attention_api, document_lse_api):
                 patch.setitem(api.IMPLEMENTATIONS, chosen, broken)
             with pytest.raises(RuntimeError, match="this implementation ran"):
                 load(name, attention=chosen).rank("liver", ["sugar"])

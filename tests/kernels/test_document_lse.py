@@ -1,9 +1,11 @@
+"""Log-sum-exps of documents in torch against their specification, and the arguments that they refuse."""
+
 from __future__ import annotations
 
 import pytest
 import torch
-from blockrank_kernels import document_scores
-from blockrank_kernels.document_scores import sdpa
+from blockrank_kernels import document_lse
+from blockrank_kernels.document_lse import sdpa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,9 +24,9 @@ def inputs(lengths, signals=2, heads=(6, 2), dim=16, dtype=torch.float32, seed=0
 @pytest.mark.parametrize("softcap", [None, 2.0])
 def test_sdpa_is_no_worse_than_the_reference_in_the_same_dtype(dtype, lengths, softcap):
     query, key, offsets = inputs(lengths, dtype=dtype)
-    truth = document_scores(query.double(), key.double(), offsets, softcap=softcap, implementation="reference")
-    eager = document_scores(query, key, offsets, softcap=softcap, implementation="reference")
-    got = document_scores(query, key, offsets, softcap=softcap, implementation="sdpa")
+    truth = document_lse(query.double(), key.double(), offsets, softcap=softcap, implementation="reference")
+    eager = document_lse(query, key, offsets, softcap=softcap, implementation="reference")
+    got = document_lse(query, key, offsets, softcap=softcap, implementation="sdpa")
     assert got.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
     assert got.shape == (2, 6, len(lengths))
     assert_no_worse_than_eager(got, eager, truth)
@@ -34,7 +36,7 @@ def test_the_softmax_over_documents_is_the_attention_summed_per_document():
     query, key, offsets = inputs([4, 1, 9])
     attention = torch.einsum("shd,thd->sht", query, key.repeat_interleave(3, 1)[3:17]).div(4).softmax(-1)
     expected = torch.stack([part.sum(-1) for part in attention.split([4, 1, 9], -1)], -1)
-    torch.testing.assert_close(document_scores(query, key, offsets).softmax(-1), expected)
+    torch.testing.assert_close(document_lse(query, key, offsets).softmax(-1), expected)
 
 
 @settings(max_examples=40, deadline=None)
@@ -46,10 +48,10 @@ def test_grouping_documents_changes_no_score_and_no_gradient(lengths, budget):
     results = []
     for elements in (budget, 1 << 30):
         sdpa.GROUP_ELEMENTS, saved = elements, sdpa.GROUP_ELEMENTS
-        scores = document_scores(query, key, offsets, implementation="sdpa")
-        results.append((scores, *torch.autograd.grad(scores.sin().sum(), (query, key))))
+        lse = document_lse(query, key, offsets, implementation="sdpa")
+        results.append((lse, *torch.autograd.grad(lse.sin().sum(), (query, key))))
         sdpa.GROUP_ELEMENTS = saved
-    reference = document_scores(query, key, offsets, implementation="reference")
+    reference = document_lse(query, key, offsets, implementation="reference")
     results.append((reference, *torch.autograd.grad(reference.sin().sum(), (query, key))))
     for other in results[1:]:
         torch.testing.assert_close(results[0], other)
@@ -57,8 +59,8 @@ def test_grouping_documents_changes_no_score_and_no_gradient(lengths, budget):
 
 def test_large_logits_do_not_overflow():
     query, key, offsets = inputs([5, 5])
-    scores = document_scores(query * 1e4, key, offsets)
-    assert scores.isfinite().all()
+    lse = document_lse(query * 1e4, key, offsets)
+    assert lse.isfinite().all()
 
 
 @pytest.mark.parametrize(
@@ -72,4 +74,4 @@ def test_large_logits_do_not_overflow():
 )
 def test_offsets_that_describe_no_documents_are_refused(offsets, message):
     with pytest.raises(ValueError, match=message):
-        document_scores(torch.zeros(1, 2, 4), torch.zeros(5, 2, 4), offsets)
+        document_lse(torch.zeros(1, 2, 4), torch.zeros(5, 2, 4), offsets)

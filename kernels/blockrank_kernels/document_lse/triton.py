@@ -1,4 +1,4 @@
-"""Document scores in Triton, forward and backward: no logit is ever written to memory.
+"""Log-sum-exps of documents in Triton, forward and backward: no logit is ever written to memory.
 
 The signal tokens' heads that share a key head are the rows of one tile, ``[S * Hq / Hk, D]``. The query's
 gradient is summed over chunks of documents in a fixed order, so two runs are equal.
@@ -14,15 +14,15 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from blockrank_kernels.arithmetic import dot, dot_split, softcap_slope, softcapped
-from blockrank_kernels.gpu import COMPILER
+from blockrank_kernels.arithmetic import LN_2, LOG2_E, dot, dot_split, softcap_slope, softcapped
+from blockrank_kernels.gpu import COMPILER, padded_size
 
 DOCUMENTS_PER_CHUNK = 16
 """Documents that one program of the query's gradient goes through."""
 
 
-def launch(dim: int, dtype: torch.dtype) -> dict[str, int]:
-    """Tile sizes and the compiler's options of all kernels, so that nothing spills: benchmarks/compile_kernels.py."""
+def launch_options(dim: int, dtype: torch.dtype) -> dict[str, int]:
+    """Return tile sizes and compiler options with which no kernel spills (benchmarks/compile_kernels.py)."""
     if dtype == torch.float32:
         return {"ROWS": 16, "KEYS": 16, "num_warps": 4, "num_stages": 1}
     if dim > 128:
@@ -31,115 +31,116 @@ def launch(dim: int, dtype: torch.dtype) -> dict[str, int]:
 
 
 @triton.jit
-def _load(base, rows, valid, stride, dim, DIM: tl.constexpr):
+def _load_rows(base, rows, valid, stride, dim, DIM: tl.constexpr):
+    """Load ``[rows, DIM]`` of a ``[T, dim]`` tensor; zeros where there is nothing."""
     columns = tl.arange(0, DIM)
     pointers = base + (rows * stride)[:, None] + columns[None, :]
     return tl.load(pointers, mask=valid[:, None] & (columns < dim)[None, :], other=0.0)
 
 
 @triton.jit
-def _logit_gradient(logits, lse, grad, see, cap, SOFTCAP: tl.constexpr):
-    """The softmax inside the document times the gradient of its log-sum-exp."""
-    weights = tl.where(see, tl.exp2((logits - lse) * 1.4426950408889634), 0.0)
+def _logit_gradient(logits, lse, grad, seen, cap, SOFTCAP: tl.constexpr):
+    """Return the gradient of logits: the softmax inside the document times the gradient of its log-sum-exp."""
+    weights = tl.where(seen, tl.exp2((logits - lse) * LOG2_E), 0.0)
     return weights * grad * softcap_slope(logits, cap, SOFTCAP)
 
 
 @triton.jit
-def _forward(
+def forward_kernel(
     Q, K, lse, offsets, k_token, k_head, count, documents, scale, cap, dim,
     SOFTCAP: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr, DIM: tl.constexpr,
 ):  # fmt: skip
-    """One document for one tile of rows; ``Q`` ``[Hk, count, dim]``, ``lse`` ``[Hk, count, documents]``."""
+    """Write one document's log-sum-exps: ``Q`` ``[Hk, count, dim]``, ``lse`` ``[Hk, count, documents]``."""
     document, head = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
     rows = tl.program_id(2) * ROWS + tl.arange(0, ROWS)
     valid = rows < count
-    q = _load(Q + head * count * dim, rows, valid, dim, dim, DIM)
+    q = _load_rows(Q + head * count * dim, rows, valid, dim, dim, DIM)
     peak = tl.full([ROWS], float("-inf"), dtype=tl.float32)
     total = tl.zeros([ROWS], dtype=tl.float32)
     end = tl.load(offsets + document + 1)
     for first in range(tl.load(offsets + document), end, KEYS):
         keys = first + tl.arange(0, KEYS)
-        k = _load(K + head * k_head, keys, keys < end, k_token, dim, DIM)
-        logits = softcapped(dot(q, tl.trans(k)) * scale, cap, SOFTCAP) * 1.4426950408889634
+        k = _load_rows(K + head * k_head, keys, keys < end, k_token, dim, DIM)
+        logits = softcapped(dot(q, tl.trans(k)) * scale, cap, SOFTCAP) * LOG2_E
         logits = tl.where((keys < end)[None, :], logits, float("-inf"))
         new_peak = tl.maximum(peak, tl.max(logits, 1))
         total = total * tl.exp2(peak - new_peak) + tl.sum(tl.exp2(logits - new_peak[:, None]), 1)
         peak = new_peak
-    result = (peak + tl.log2(total)) * 0.6931471805599453
+    result = (peak + tl.log2(total)) * LN_2
     tl.store(lse + (head * count + rows) * documents + document, result, mask=valid)
 
 
 @triton.jit
-def _key_gradient(
+def key_gradient_kernel(
     Q, K, lse, grad, dK, offsets, k_token, k_head, count, documents, scale, cap, dim,
     SOFTCAP: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr, DIM: tl.constexpr,
 ):  # fmt: skip
-    """Gradient of one document's keys, ``dK`` ``[T, Hk, dim]``."""
+    """Write the gradient of one document's keys, ``dK`` ``[T, Hk, dim]``."""
     document, head = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
     heads = tl.num_programs(1)
     end = tl.load(offsets + document + 1)
     columns = tl.arange(0, DIM)
     for first in range(tl.load(offsets + document), end, KEYS):
         keys = first + tl.arange(0, KEYS)
-        k = _load(K + head * k_head, keys, keys < end, k_token, dim, DIM)
+        k = _load_rows(K + head * k_head, keys, keys < end, k_token, dim, DIM)
         dk = tl.zeros([KEYS, DIM], dtype=tl.float32)
         for start in range(0, count, ROWS):
             rows = start + tl.arange(0, ROWS)
             valid = rows < count
-            q = _load(Q + head * count * dim, rows, valid, dim, dim, DIM)
-            place = (head * count + rows) * documents + document
-            row_lse = tl.load(lse + place, mask=valid, other=0.0)
-            row_grad = tl.load(grad + place, mask=valid, other=0.0)
+            q = _load_rows(Q + head * count * dim, rows, valid, dim, dim, DIM)
+            row_entries = (head * count + rows) * documents + document
+            row_lse = tl.load(lse + row_entries, mask=valid, other=0.0)
+            row_grad = tl.load(grad + row_entries, mask=valid, other=0.0)
             logits = softcapped(dot(q, tl.trans(k)) * scale, cap, SOFTCAP)
-            see = valid[:, None] & (keys < end)[None, :]
-            d_logits = _logit_gradient(logits, row_lse[:, None], row_grad[:, None], see, cap, SOFTCAP)
+            seen = valid[:, None] & (keys < end)[None, :]
+            d_logits = _logit_gradient(logits, row_lse[:, None], row_grad[:, None], seen, cap, SOFTCAP)
             dk += dot_split(tl.trans(d_logits), q)
         pointers = dK + ((keys * heads + head) * dim)[:, None] + columns[None, :]
         tl.store(pointers, (dk * scale).to(dK.dtype.element_ty), mask=(keys < end)[:, None] & (columns < dim)[None, :])
 
 
 @triton.jit
-def _query_gradient(
+def query_gradient_kernel(
     Q, K, lse, grad, partial, offsets, k_token, k_head, count, documents, scale, cap, dim,
     SOFTCAP: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr, DIM: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip
-    """Gradient of one tile of rows from one chunk of documents, ``partial`` ``[chunks, Hk, count, dim]``."""
+    """Write one chunk of documents' part of a tile of rows' gradient, ``partial`` ``[chunks, Hk, count, dim]``."""
     chunk, head, heads = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64), tl.num_programs(1)
     rows = tl.program_id(2) * ROWS + tl.arange(0, ROWS)
     valid = rows < count
-    q = _load(Q + head * count * dim, rows, valid, dim, dim, DIM)
+    q = _load_rows(Q + head * count * dim, rows, valid, dim, dim, DIM)
     dq = tl.zeros([ROWS, DIM], dtype=tl.float32)
     for document in range(chunk * CHUNK, tl.minimum(chunk * CHUNK + CHUNK, documents)):
-        place = (head * count + rows) * documents + document
-        row_lse = tl.load(lse + place, mask=valid, other=0.0)
-        row_grad = tl.load(grad + place, mask=valid, other=0.0)
+        row_entries = (head * count + rows) * documents + document
+        row_lse = tl.load(lse + row_entries, mask=valid, other=0.0)
+        row_grad = tl.load(grad + row_entries, mask=valid, other=0.0)
         end = tl.load(offsets + document + 1)
         for first in range(tl.load(offsets + document), end, KEYS):
             keys = first + tl.arange(0, KEYS)
-            k = _load(K + head * k_head, keys, keys < end, k_token, dim, DIM)
+            k = _load_rows(K + head * k_head, keys, keys < end, k_token, dim, DIM)
             logits = softcapped(dot(q, tl.trans(k)) * scale, cap, SOFTCAP)
-            see = valid[:, None] & (keys < end)[None, :]
-            d_logits = _logit_gradient(logits, row_lse[:, None], row_grad[:, None], see, cap, SOFTCAP)
+            seen = valid[:, None] & (keys < end)[None, :]
+            d_logits = _logit_gradient(logits, row_lse[:, None], row_grad[:, None], seen, cap, SOFTCAP)
             dq += dot_split(d_logits, k)
     columns = tl.arange(0, DIM)
     pointers = partial + (((chunk * heads + head) * count + rows) * dim)[:, None] + columns[None, :]
     tl.store(pointers, dq * scale, mask=valid[:, None] & (columns < dim)[None, :])
 
 
-class _DocumentScores(torch.autograd.Function):
-    """On rows ``[Hk, count, D]`` and keys ``[T, Hk, D]``: log-sum-exps ``[Hk, count, N]``."""
+class _DocumentLse(torch.autograd.Function):
+    """Log-sum-exps ``[Hk, count, N]`` of rows ``[Hk, count, D]`` and keys ``[T, Hk, D]``, differentiable once."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, key: Tensor, offsets: Tensor, scale: float, softcap: float | None) -> Tensor:
         heads, count, dim = rows.shape
         documents = len(offsets) - 1
         lse = rows.new_empty(heads, count, documents, dtype=torch.float32)
-        ctx.numbers = (key.stride(0), key.stride(1), count, documents, scale, softcap or 1.0, dim)
-        padded = max(16, triton.next_power_of_2(dim))
-        ctx.constants = {"SOFTCAP": softcap is not None, "DIM": padded} | launch(padded, key.dtype) | COMPILER
+        ctx.scalars = (key.stride(0), key.stride(1), count, documents, scale, softcap or 1.0, dim)
+        padded = padded_size(dim)
+        ctx.constants = {"SOFTCAP": softcap is not None, "DIM": padded} | launch_options(padded, key.dtype) | COMPILER
         ctx.save_for_backward(rows, key, offsets, lse)
-        _forward[(documents, heads, triton.cdiv(count, ctx.constants["ROWS"]))](
-            rows, key, lse, offsets, *ctx.numbers, **ctx.constants
+        forward_kernel[(documents, heads, triton.cdiv(count, ctx.constants["ROWS"]))](
+            rows, key, lse, offsets, *ctx.scalars, **ctx.constants
         )
         return lse
 
@@ -149,25 +150,25 @@ class _DocumentScores(torch.autograd.Function):
         rows, key, offsets, lse = ctx.saved_tensors
         heads, count, dim = rows.shape
         documents, grad = lse.shape[-1], grads[0].contiguous()
-        # Keys outside the documents have no part in the scores.
+        # Keys outside the documents have no part in the log-sum-exps.
         key_gradient = key.new_zeros(key.shape)
         chunks = triton.cdiv(documents, DOCUMENTS_PER_CHUNK)
         partial = rows.new_empty(chunks, heads, count, dim, dtype=torch.float32)
         inputs = (rows, key, lse, grad)
-        _key_gradient[(documents, heads)](*inputs, key_gradient, offsets, *ctx.numbers, **ctx.constants)
-        _query_gradient[(chunks, heads, triton.cdiv(count, ctx.constants["ROWS"]))](
-            *inputs, partial, offsets, *ctx.numbers, CHUNK=DOCUMENTS_PER_CHUNK, **ctx.constants
+        key_gradient_kernel[(documents, heads)](*inputs, key_gradient, offsets, *ctx.scalars, **ctx.constants)
+        query_gradient_kernel[(chunks, heads, triton.cdiv(count, ctx.constants["ROWS"]))](
+            *inputs, partial, offsets, *ctx.scalars, CHUNK=DOCUMENTS_PER_CHUNK, **ctx.constants
         )
         return partial.sum(0).to(rows.dtype), key_gradient, None, None, None
 
 
-def document_scores(query: Tensor, key: Tensor, offsets: Tensor, scale: float, softcap: float | None) -> Tensor:
-    """Document scores on a GPU; see :func:`blockrank_kernels.document_scores`."""
+def document_lse(query: Tensor, key: Tensor, offsets: Tensor, scale: float, softcap: float | None) -> Tensor:
+    """Return the log-sum-exp of each document on a GPU; see :func:`blockrank_kernels.document_lse`."""
     signals, heads, dim = query.shape
     group = heads // key.shape[1]
     rows = query.view(signals, -1, group, dim).permute(1, 0, 2, 3).reshape(-1, signals * group, dim)
     # With one query head for each key head the reshape is a view whose rows lie apart.
     rows = rows.contiguous()
     key = key if key.stride(-1) == 1 else key.contiguous()
-    lse = _DocumentScores.apply(rows, key, offsets.to(query.device), scale, softcap)
+    lse: Tensor = _DocumentLse.apply(rows, key, offsets.to(query.device), scale, softcap)
     return lse.view(-1, signals, group, lse.shape[-1]).transpose(0, 1).flatten(1, 2)

@@ -1,4 +1,4 @@
-"""Work items of the Triton kernels: who reads what, decided on the host once per layout."""
+"""Work items of the Triton kernels: which program reads what, decided on the host once per layout."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SPLIT_LENGTH = 1024
 """Tokens of the other side that one work item goes through before the work is split over more of them."""
 
 MAX_SPLITS = 32
-"""Most items for one tile: their partial results are kept in fp32."""
+"""Most items for one tile: their partial results lie in memory in fp32."""
 
 Range = tuple[int, int]
 
@@ -28,8 +28,8 @@ class Tiles:
     Attributes
     ----------
     whole : Tensor
-        ``[items, 7]`` int64: the tile's own tokens ``[start, end)``, a range of the other side that is visible
-        in full, a range inside the own segment, and -1. Each item finishes its tile.
+        ``[items, 7]`` int64: the tile's tokens ``[start, end)``, a range of the other side that is visible
+        in full, a range inside the tile's segment, and -1. Each item finishes its tile.
     split : Tensor
         ``[items, 7]`` the same for tiles that several items share; the last value is the item's slot.
     merged : Tensor
@@ -42,7 +42,7 @@ class Tiles:
 
 
 def row_tiles(segments: Segments, causal: bool, size: int, device: torch.device) -> Tiles:
-    """Tiles of ``size`` rows with the keys that they see: the context, then the own segment."""
+    """Cut tiles of ``size`` rows with the keys that they see: the context, then the same segment."""
     work = []
     bounds = zip(
         segments.offsets[:-1].tolist(),
@@ -59,7 +59,7 @@ def row_tiles(segments: Segments, causal: bool, size: int, device: torch.device)
 
 
 def key_tiles(segments: Segments, causal: bool, size: int, device: torch.device) -> Tiles:
-    """Tiles of ``size`` keys with the rows that see them: those of later segments, then of the own segment."""
+    """Cut tiles of ``size`` keys with the rows that see them: of later segments, then of the same segment."""
     offsets = segments.offsets.tolist()
     contexts = list(zip(segments.context_starts.tolist(), segments.context_ends.tolist(), strict=True))
     borders = sorted({*offsets, *(border for context in contexts for border in context)})
@@ -73,13 +73,13 @@ def key_tiles(segments: Segments, causal: bool, size: int, device: torch.device)
         while offsets[segment + 1] <= piece_start:
             segment += 1
         for first in range(piece_start, piece_end, size):
-            own = (first if causal else offsets[segment], offsets[segment + 1])
-            work.append(((first, min(first + size, piece_end)), _joined(seen_by[piece_start]), own))
+            in_segment = (first if causal else offsets[segment], offsets[segment + 1])
+            work.append(((first, min(first + size, piece_end)), _joined(seen_by[piece_start]), in_segment))
     return _tiles(work, device)
 
 
 def _runs(contexts: list[Range], offsets: list[int]) -> Iterator[tuple[Range, Range]]:
-    """Contexts with the rows of consecutive segments that share them; empty contexts are left out."""
+    """Yield each context with the rows of consecutive segments that share it; empty contexts are left out."""
     first = 0
     for segment in range(1, len(contexts) + 1):
         if segment == len(contexts) or contexts[segment] != contexts[first]:
@@ -89,7 +89,7 @@ def _runs(contexts: list[Range], offsets: list[int]) -> Iterator[tuple[Range, Ra
 
 
 def _joined(ranges: list[Range]) -> list[Range]:
-    """The ranges, ascending, neighbours made one."""
+    """Return the ranges in ascending order, neighbours joined."""
     joined: list[Range] = []
     for start, end in sorted(ranges):
         if joined and joined[-1][1] == start:
@@ -100,26 +100,28 @@ def _joined(ranges: list[Range]) -> list[Range]:
 
 
 def _tiles(work: list[tuple[Range, list[Range], Range]], device: torch.device) -> Tiles:
+    """Make work items of tiles, each with the ranges that it sees in full and the one inside its segment."""
     whole: list[tuple[int, ...]] = []
     split: list[tuple[int, ...]] = []
     merged: list[tuple[int, ...]] = []
-    for tile, others, own in work:
-        parts = [part for other in others for part in _parts(other)] or [(0, 0)]
+    for tile, ranges, in_segment in work:
+        parts = [part for visible in ranges for part in _parts(visible)] or [(0, 0)]
         if len(parts) == 1:
-            whole.append((*tile, *parts[0], *own, -1))
+            whole.append((*tile, *parts[0], *in_segment, -1))
             continue
         merged.append((*tile, len(split), len(parts)))
         for part in parts[:-1]:
             split.append((*tile, *part, 0, 0, len(split)))
-        split.append((*tile, *parts[-1], *own, len(split)))
+        split.append((*tile, *parts[-1], *in_segment, len(split)))
     return Tiles(*(_table(rows, width, device) for rows, width in ((whole, 7), (split, 7), (merged, 4))))
 
 
-def _parts(whole: Range) -> list[Range]:
-    start, end = whole
+def _parts(tokens: Range) -> list[Range]:
+    """Cut a long range into equal parts, one for each work item."""
+    start, end = tokens
     count = min(MAX_SPLITS, -(-(end - start) // SPLIT_LENGTH))
     if count <= 1:
-        return [whole]
+        return [tokens]
     length = -(-(end - start) // count)
     return [(first, min(first + length, end)) for first in range(start, end, length)]
 

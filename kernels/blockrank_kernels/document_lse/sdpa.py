@@ -1,4 +1,4 @@
-"""Portable document scores: one matrix product per group of documents, then a segmented log-sum-exp."""
+"""Portable log-sum-exps of documents: one matrix product per group of documents, then a segmented log-sum-exp."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ GROUP_ELEMENTS = 1 << 22
 """Logits held at once (16 MiB in fp32): the temporary does not grow with the number of documents."""
 
 
-def document_scores(query: Tensor, key: Tensor, offsets: Tensor, scale: float, softcap: float | None) -> Tensor:
-    """Log-sum-exp per document; see :func:`blockrank_kernels.document_scores`."""
+def document_lse(query: Tensor, key: Tensor, offsets: Tensor, scale: float, softcap: float | None) -> Tensor:
+    """Return the log-sum-exp of each document; see :func:`blockrank_kernels.document_lse`."""
     dtype = torch.promote_types(query.dtype, torch.float32)
     signals, heads, dim = query.shape
     group = heads // key.shape[1]
@@ -23,12 +23,12 @@ def document_scores(query: Tensor, key: Tensor, offsets: Tensor, scale: float, s
         if softcap is not None:
             logits = softcap * torch.tanh(logits / softcap)
         parts.append(_segment_logsumexp(logits, offsets[first : last + 1].diff().to(key.device)))
-    scores = torch.cat(parts, -1)
-    return scores.view(-1, signals, group, scores.shape[-1]).transpose(0, 1).flatten(1, 2)
+    lse = torch.cat(parts, -1)
+    return lse.view(-1, signals, group, lse.shape[-1]).transpose(0, 1).flatten(1, 2)
 
 
 def _groups(offsets: Tensor, rows: int) -> list[tuple[int, int]]:
-    """``(first, last)`` document ranges whose logits fit the budget; a document alone always fits."""
+    """Return ``(first, last)`` ranges of documents whose logits fit the budget; a document alone always fits."""
     bounds, groups, first = offsets.tolist(), [], 0
     for last in range(1, len(bounds)):
         if last - first > 1 and (bounds[last] - bounds[first]) * rows > GROUP_ELEMENTS:
@@ -38,7 +38,7 @@ def _groups(offsets: Tensor, rows: int) -> list[tuple[int, int]]:
 
 
 def _segment_logsumexp(logits: Tensor, lengths: Tensor) -> Tensor:
-    """``[..., T]`` to ``[..., N]``: log-sum-exp over consecutive runs of the given lengths."""
+    """Reduce ``[..., T]`` to ``[..., N]`` by the log-sum-exp over consecutive runs of the given lengths."""
     shape = (*logits.shape[:-1], len(lengths))
     document = torch.repeat_interleave(torch.arange(len(lengths), device=logits.device), lengths)
     index = document.expand_as(logits)

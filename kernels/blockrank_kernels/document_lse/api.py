@@ -1,3 +1,5 @@
+"""``document_lse``: arguments checked, implementation chosen."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -6,22 +8,22 @@ import torch
 from torch import Tensor
 
 from blockrank_kernels.arguments import check_heads, choose, default_scale
-from blockrank_kernels.document_scores import reference, sdpa
+from blockrank_kernels.document_lse import reference, sdpa
 from blockrank_kernels.gpu import launches_on
 
 
 def _triton(query: Tensor, *arguments: Any) -> Tensor:
     # Triton is an optional dependency and slow to import.
-    from blockrank_kernels.document_scores import triton
+    from blockrank_kernels.document_lse import triton
 
     with launches_on(query):
-        return triton.document_scores(query, *arguments)
+        return triton.document_lse(query, *arguments)
 
 
-IMPLEMENTATIONS = {"reference": reference.document_scores, "sdpa": sdpa.document_scores, "triton": _triton}
+IMPLEMENTATIONS = {"reference": reference.document_lse, "sdpa": sdpa.document_lse, "triton": _triton}
 
 
-def document_scores(
+def document_lse(
     query: Tensor,
     key: Tensor,
     offsets: Tensor,
@@ -30,7 +32,7 @@ def document_scores(
     softcap: float | None = None,
     implementation: str = "auto",
 ) -> Tensor:
-    """Log-sum-exp of the attention logits that signal tokens give to every document.
+    """Return the log-sum-exp of the attention logits that signal tokens give to every document.
 
     ``lse[s, h, n] = logsumexp over tokens t of document n of (q[s, h] · k[t, h]) * scale``. The softmax
     of this over documents is the attention that each document receives (arXiv 2510.05396, section 3.4).
@@ -70,6 +72,6 @@ def document_scores(
     if offsets[0] < 0 or offsets[-1] > key.shape[0] or bool((offsets.diff() <= 0).any()):
         raise ValueError(f"offsets must rise strictly within the {key.shape[0]} keys; empty documents have no score")
     run = choose(implementation, IMPLEMENTATIONS, query, key)
-    # Under autocast a training loop would round the logits to half precision; scores are fp32 always.
+    # Under autocast a training loop would round the logits to half precision; log-sum-exps are fp32 always.
     with torch.autocast(query.device.type, enabled=False):
         return run(query, key, offsets, default_scale(query, scale), softcap)
