@@ -1,4 +1,4 @@
-"""What the GPU benchmarks share: workload, machine, arithmetic, timing, FlexAttention, tables."""
+"""Share what the GPU benchmarks need: workload, machine, arithmetic, timing, FlexAttention, tables."""
 
 from __future__ import annotations
 
