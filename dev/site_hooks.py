@@ -1,0 +1,35 @@
+"""Make pages that are written for the code host fit for the site: mkdocs calls these hooks.
+
+A page links to files outside docs/ as the code host needs it. On the site such a file is a page of its own, or is named
+without a link.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+PAGES = {
+    "dev/LOG.md": "log.md",
+    "CHANGELOG.md": "changelog.md",
+    "blockrank_rerank/default_model/README.md": "default_model.md",
+}
+OUTWARD = re.compile(r"\[([^\]]+)\]\(\.\./([^)#]+)(#[^)]*)?\)")
+UNTESTED = re.compile(r"^```(\w+) no-run$", re.MULTILINE)
+ROLE = re.compile(r":(?:class|func|meth|mod|attr|data):(?=<code>)")
+
+
+def on_page_markdown(markdown: str, *, page: Any, **others: Any) -> str:
+    """Rewrite links that leave docs/, in the pages directly there, and drop what only the tests read."""
+    shown = UNTESTED.sub(r"```\1", markdown)
+    return OUTWARD.sub(_on_the_site, shown) if "/" not in page.file.src_uri else shown
+
+
+def on_page_content(html: str, **others: Any) -> str:
+    """Drop the names of Sphinx's roles, which docstrings write before the names of code."""
+    return ROLE.sub("", html)
+
+
+def _on_the_site(link: re.Match[str]) -> str:
+    text, path, anchor = link[1], link[2], link[3] or ""
+    return f"[{text}]({PAGES[path]}{anchor})" if path in PAGES else f"`{path}`"
