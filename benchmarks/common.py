@@ -1,4 +1,4 @@
-"""Share what every benchmark does: run tests first, name the machine, take times, print a table."""
+"""Parts that every benchmark shares: tests first, the machine, timing, a table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Share what the GPU benchmarks need: workload, machine, arithmetic, timing, FlexAttention, tables."""
+"""Parts that the GPU benchmarks share: workload, machine, arithmetic, timing, FlexAttention, tables."""
 
 from __future__ import annotations
 
