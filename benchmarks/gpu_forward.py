@@ -1,4 +1,4 @@
-"""Whole forward passes of a Mistral-7B-shaped model up to its scoring layer, on a GPU.
+"""Measure whole forward passes of a Mistral-7B-shaped model up to its scoring layer, on a GPU.
 
     PYTHONPATH=.:kernels python benchmarks/gpu_forward.py [--attention-share] [--output forward.json] [--tiny]
 

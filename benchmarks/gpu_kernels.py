@@ -1,4 +1,4 @@
-"""Each kernel alone, forward and backward, on a GPU.
+"""Measure each kernel alone, forward and backward, on a GPU.
 
     PYTHONPATH=.:kernels python benchmarks/gpu_kernels.py [--output kernels.json] [--tiny]
 

@@ -1,4 +1,4 @@
-"""One training step, forward and backward, of a slice of a Mistral-7B-shaped model, on a GPU.
+"""Measure one training step, forward and backward, of a slice of a Mistral-7B-shaped model, on a GPU.
 
     PYTHONPATH=.:kernels python benchmarks/gpu_training.py [--layers 2] [--documents 30] [--output t.json] [--tiny]
 

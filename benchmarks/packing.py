@@ -1,4 +1,4 @@
-"""Packed blocks against blocks padded to the longest, same model, same run.
+"""Measure packed blocks against blocks padded to the longest, same model, same run.
 
     python benchmarks/packing.py [--documents 40] [--longest 256] [--repeats 5]
 
