@@ -1,3 +1,5 @@
+"""The settings that a ranking depends on, and their file."""
+
 from __future__ import annotations
 
 import json
@@ -201,7 +203,8 @@ class BlockRankConfig:
                 f"{path} has format version {version!r}, this release of blockrank-rerank reads version "
                 f"{FORMAT_VERSION}: install the release that wrote it, or write it again with this one"
             )
-        return _build(cls, values, str(path))
+        config: BlockRankConfig = _build(cls, values, str(path))
+        return config
 
 
 def _escaped(literal: str) -> str:

@@ -1,3 +1,5 @@
+"""The reranker where a cross-encoder is expected."""
+
 from __future__ import annotations
 
 import warnings

@@ -49,7 +49,7 @@ class DataError(ValueError):
     """
 
     def __init__(self, message: str, path: str | None = None, line: int | None = None) -> None:
-        place = ":".join(str(part) for part in (path, line) if part is not None)
-        super().__init__(f"{place}: {message}" if place else message)
+        location = ":".join(str(part) for part in (path, line) if part is not None)
+        super().__init__(f"{location}: {message}" if location else message)
         self.path = path
         self.line = line

@@ -1,3 +1,5 @@
+"""A Transformers model cut off at its scoring layer, whose attention is ours."""
+
 from __future__ import annotations
 
 import os
@@ -119,9 +121,10 @@ def _with_document_states(
         )
         # A part that is the only one is joined with the rest, for one call of torch's attention.
         between = [next(parts)] if len(packs) == 1 else []
-        own = (key, value, blockrank.layout.positions)
+        packed = (key, value, blockrank.layout.positions)
         joined = (
-            torch.cat([mine[instruction], *theirs, mine[rows]]) for mine, *theirs in zip(own, *between, strict=True)
+            torch.cat([rest[instruction], *documents, rest[rows]])
+            for rest, *documents in zip(packed, *between, strict=True)
         )
         out[rows] = last_rows_attention(query[rows], *joined, **options, parts=parts if len(packs) > 1 else None)
     return out

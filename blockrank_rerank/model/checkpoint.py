@@ -198,7 +198,8 @@ class Checkpoint:
                 f"model {self.model!r} is incomplete: {len(missing)} weights are missing, the first is {missing[0]}"
             )
         chunk_feed_forward(model.base_model)
-        return model.eval().requires_grad_(False)
+        frozen: nn.Module = model.eval().requires_grad_(False)
+        return frozen
 
 
 def with_scoring_layer(config: BlockRankConfig, scoring_layer: int | None) -> BlockRankConfig:

@@ -1,3 +1,5 @@
+"""A packed sequence: who is where, and who sees what."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence

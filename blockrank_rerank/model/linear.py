@@ -119,7 +119,8 @@ class FusedLinear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         """``[..., in]`` to ``[..., out]``."""
         # Private, but what torch.compile makes of a linear layer on a CPU.
-        return torch.ops.mkldnn._linear_pointwise(input, self.weight, self.bias, self.activation, [], "none")
+        output: Tensor = torch.ops.mkldnn._linear_pointwise(input, self.weight, self.bias, self.activation, [], "none")
+        return output
 
 
 def can_fuse(device: torch.device, dtype: torch.dtype) -> bool:

@@ -1,3 +1,5 @@
+"""The scoring attention layer that is appended to an encoder."""
+
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence

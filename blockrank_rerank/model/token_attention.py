@@ -1,3 +1,5 @@
+"""Where in a document the signal tokens look."""
+
 from __future__ import annotations
 
 import torch

@@ -25,7 +25,7 @@ TRUNCATED = "truncated"
 
 
 def truncation(ranked: RankedDocument) -> dict[str, bool]:
-    """What adapters add to a document's metadata: whether it was cut, where it was."""
+    """Return what adapters add to a document's metadata: that it was cut, of one that was."""
     return {TRUNCATED: True} if ranked.truncated else {}
 
 
@@ -98,28 +98,28 @@ class ExplainedDocument:
 
         A text without sentences stays as it is.
         """
-        return " ".join(one.text for one in self._kept(attention)) or self.ranked.text
+        return " ".join(sentence.text for sentence in self._strongest(attention)) or self.ranked.text
 
     def shortened_highlights(self, attention: float) -> list[dict[str, Any]]:
-        """As ``highlights``, for the text that :meth:`shortened` gives."""
+        """Return what ``highlights`` has, for the text that :meth:`shortened` gives."""
         moved, start = [], 0
-        for one in self._kept(attention):
-            moved.append(replace(one, start=start, end=start + len(one.text)))
+        for sentence in self._strongest(attention):
+            moved.append(replace(sentence, start=start, end=start + len(sentence.text)))
             start = moved[-1].end + 1
-        return [asdict(one) for one in sorted(moved, key=lambda one: -one.weight)]
+        return [asdict(sentence) for sentence in sorted(moved, key=lambda sentence: -sentence.weight)]
 
-    def _kept(self, attention: float) -> list[Span]:
+    def _strongest(self, attention: float) -> list[Span]:
         wanted = attention * sum(word.weight for word in self.words)
-        kept: list[Span] = []
+        strongest: list[Span] = []
         for sentence in self.sentences_by_attention:
-            kept.append(sentence)
+            strongest.append(sentence)
             wanted -= sentence.weight
             if wanted <= 0:
                 break
-        return sorted(kept, key=lambda one: one.start)
+        return sorted(strongest, key=lambda sentence: sentence.start)
 
     def within(self, start: int, end: int) -> ExplainedDocument:
-        """The same for a part of the text, such as the content between embedded metadata."""
+        """Explain a part of the text alone, such as the content between embedded metadata."""
         words = [
             replace(word, start=word.start - start, end=word.end - start)
             for word in self.words
@@ -206,7 +206,7 @@ def _words(
 
 
 def word_spans(text: str, tokens: Sequence[tuple[int, int]], weights: Sequence[float]) -> list[Span]:
-    """Words of a text with the weights of their tokens; those of words that were not read are 0.
+    """Give words of a text the weights of their tokens, and 0 where they were not read.
 
     Parameters
     ----------
@@ -230,12 +230,12 @@ def word_spans(text: str, tokens: Sequence[tuple[int, int]], weights: Sequence[f
 
 
 def _html(document: ExplainedDocument) -> str:
-    text, parts, place = document.ranked.text, [], 0
+    text, parts, shown = document.ranked.text, [], 0
     for word in document.words:
         strength = word.weight / (document.strongest or 1.0)
         parts += [
-            escape(text[place : word.start]),
+            escape(text[shown : word.start]),
             f'<span style="background: rgba(255, 200, 0, {strength:.2f})">{escape(word.text)}</span>',
         ]
-        place = word.end
-    return f"<li><b>{document.ranked.score:.3f}</b> {''.join(parts)}{escape(text[place:])}</li>"
+        shown = word.end
+    return f"<li><b>{document.ranked.score:.3f}</b> {''.join(parts)}{escape(text[shown:])}</li>"

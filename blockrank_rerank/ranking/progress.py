@@ -1,3 +1,5 @@
+"""Telling how far long work is."""
+
 from __future__ import annotations
 
 import sys

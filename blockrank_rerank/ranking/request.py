@@ -45,8 +45,10 @@ def check_request(request: Request) -> CheckedRequest:
     """
     query, documents = request
     check_query(query)
-    given, texts = check_documents(documents)
-    return CheckedRequest(query, given, texts, documents if isinstance(documents, PreparedDocuments) else None)
+    documents_as_given, texts = check_documents(documents)
+    return CheckedRequest(
+        query, documents_as_given, texts, documents if isinstance(documents, PreparedDocuments) else None
+    )
 
 
 def check_query(query: str) -> None:
@@ -66,7 +68,7 @@ def check_query(query: str) -> None:
 
 
 def check_documents(documents: Iterable[Document]) -> tuple[list[Document], list[str]]:
-    """The documents as given, and their texts with titles.
+    """Return the documents as given, and their texts with titles.
 
     Raises
     ------
@@ -74,8 +76,8 @@ def check_documents(documents: Iterable[Document]) -> tuple[list[Document], list
         For anything but a list of documents, naming the index.
     """
     check_is_list(documents)
-    given = list(documents)
-    return given, [document_text(document, index) for index, document in enumerate(given)]
+    checked = list(documents)
+    return checked, [document_text(document, index) for index, document in enumerate(checked)]
 
 
 @contextmanager

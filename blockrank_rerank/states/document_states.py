@@ -58,16 +58,16 @@ class DocumentStates:
         return sum(self.tensors[name].numel() for name in self.names) * dtype.itemsize
 
     def copy(self) -> DocumentStates:
-        """The same in memory of their own, where these may be parts of a mapped file."""
+        """Copy the states into memory of their own, where these may be parts of a mapped file."""
         return replace(self, tensors={name: tensor.clone() for name, tensor in self.tensors.items()})
 
     def to(self, device: torch.device) -> DocumentStates:
-        """The same on a device."""
+        """Move the states to a device."""
         return replace(self, tensors={name: tensor.to(device) for name, tensor in self.tensors.items()})
 
 
 def states_dtype(dtype: str | torch.dtype) -> torch.dtype:
-    """The dtype of that name.
+    """Return the dtype of that name, in which states can be kept.
 
     Raises
     ------
@@ -85,7 +85,7 @@ def _name(dtype: torch.dtype) -> str:
 
 
 def compress(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-    """A copy of states in another dtype; ``int8`` keeps one fp16 scale per token and head."""
+    """Copy states into another dtype; ``int8`` keeps one fp16 scale per token and head."""
     if dtype != torch.int8:
         return {name: tensor.to(dtype, copy=True) for name, tensor in tensors.items()}
     compressed = {}

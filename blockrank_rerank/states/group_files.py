@@ -60,7 +60,7 @@ def open_group(path: Path) -> tuple[Any, dict[bytes, Location]] | None:
         return None
     if not os.access(path, os.R_OK):
         raise PermissionError(f"{path} may not be read by this user; change its permissions")
-    group = safe_open(path, framework="pt")
+    group: Any = safe_open(path, framework="pt")
     digests, offsets, truncated, checksums = (
         group.get_tensor(name).tolist() for name in ("digests", "offsets", "truncated", "checksums")
     )

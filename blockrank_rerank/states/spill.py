@@ -1,3 +1,5 @@
+"""States that wait in temporary files."""
+
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
