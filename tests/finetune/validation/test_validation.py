@@ -3,7 +3,8 @@ import json
 import pytest
 from rich.console import Console
 
-from blockrank_rerank.finetune.data import DataReport, read_examples, validate
+from blockrank_rerank.finetune.data import read_examples
+from blockrank_rerank.finetune.validation import DataReport, validate
 from blockrank_rerank.formats import DataError
 from tests.finetune.data_files import write_folder, write_jsonl
 

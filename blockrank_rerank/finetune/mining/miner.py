@@ -5,12 +5,12 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from blockrank_rerank.finetune.data.embeddings import OnProgress
 from blockrank_rerank.finetune.data.example import TrainingExample
 from blockrank_rerank.finetune.data.judged_corpus import JudgedCorpus
-from blockrank_rerank.finetune.data.mining_report import Mining, MiningReport
 from blockrank_rerank.finetune.data.retrieval import Ranking, random_documents
-from blockrank_rerank.finetune.data.teacher import Teacher, is_false_negative
+from blockrank_rerank.finetune.mining.embeddings import OnProgress
+from blockrank_rerank.finetune.mining.report import Mining, MiningReport
+from blockrank_rerank.finetune.mining.teacher import Teacher, is_false_negative
 
 
 class Miner:

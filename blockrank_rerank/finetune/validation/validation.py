@@ -6,9 +6,9 @@ from typing import Any
 
 from blockrank_rerank.finetune.data.beir_folder import read_judged_corpus
 from blockrank_rerank.finetune.data.reader import iterate_rows, resolve_format
-from blockrank_rerank.finetune.data.report import DataReport
 from blockrank_rerank.finetune.data.row import OnFault
-from blockrank_rerank.finetune.data.statistics import CountTokens, StatisticsCounter
+from blockrank_rerank.finetune.validation.report import DataReport
+from blockrank_rerank.finetune.validation.statistics import CountTokens, StatisticsCounter
 from blockrank_rerank.formats import DataError
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.table import Table
 
-from blockrank_rerank.finetune.data.statistics import Spread, Statistics
+from blockrank_rerank.finetune.validation.statistics import Spread, Statistics
 from blockrank_rerank.formats import DataError
 
 

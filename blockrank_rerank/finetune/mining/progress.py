@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from blockrank_rerank.finetune.data.embeddings import OnProgress
+from blockrank_rerank.finetune.mining.embeddings import OnProgress
 
 
 @contextmanager

@@ -6,8 +6,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from blockrank_rerank.finetune.data.embeddings import EmbeddingTable, Encode, OnProgress
 from blockrank_rerank.finetune.data.example import TrainingExample
+from blockrank_rerank.finetune.mining.embeddings import EmbeddingTable, Encode, OnProgress
 
 
 class Teacher:

@@ -3,15 +3,9 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 
-from blockrank_rerank.finetune.data import (
-    Candidate,
-    TrainingExample,
-    is_false_negative,
-    mine_negatives,
-    read_examples,
-    write_examples,
-)
-from blockrank_rerank.finetune.data.embeddings import EmbeddingTable, nearest
+from blockrank_rerank.finetune.data import Candidate, TrainingExample, read_examples, write_examples
+from blockrank_rerank.finetune.mining import is_false_negative, mine_negatives
+from blockrank_rerank.finetune.mining.embeddings import EmbeddingTable, nearest
 from tests.finetune.data_files import DOCUMENTS, write_folder
 from tests.tiny_models import save_model
 

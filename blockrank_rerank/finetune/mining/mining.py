@@ -5,15 +5,15 @@ from pathlib import Path
 from typing import Literal
 
 from blockrank_rerank.finetune.data.beir_folder import read_judged_corpus
-from blockrank_rerank.finetune.data.embeddings import Encode, OnProgress, nearest, sentence_transformer
 from blockrank_rerank.finetune.data.example import TrainingExample
 from blockrank_rerank.finetune.data.judged_corpus import JudgedCorpus
-from blockrank_rerank.finetune.data.miner import Miner
-from blockrank_rerank.finetune.data.mining_report import Mining
 from blockrank_rerank.finetune.data.reader import read_examples, resolve_format
 from blockrank_rerank.finetune.data.retrieval import Ranking, bm25_ranking, random_ranking, unjudged
 from blockrank_rerank.finetune.data.row import refuse
-from blockrank_rerank.finetune.data.teacher import Teacher
+from blockrank_rerank.finetune.mining.embeddings import Encode, OnProgress, nearest, sentence_transformer
+from blockrank_rerank.finetune.mining.miner import Miner
+from blockrank_rerank.finetune.mining.report import Mining
+from blockrank_rerank.finetune.mining.teacher import Teacher
 
 METHODS = ("bm25", "embeddings", "random", "given")
 Method = Literal["bm25", "embeddings", "random", "given"]

@@ -10,7 +10,7 @@ from blockrank_rerank.formats import DataError
 from blockrank_rerank.text.document import document_text
 from tests.finetune.data_files import DOCUMENTS, write_folder, write_jsonl
 
-SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "train"
+SHARED = Path(__file__).resolve().parents[4] / "shared" / "data" / "train"
 needs_bm25 = pytest.mark.skipif(find_spec("bm25s") is None, reason="bm25s is not installed")
 needs_datasets = pytest.mark.skipif(find_spec("datasets") is None, reason="datasets is not installed")
 
