@@ -7,13 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blockrank_rerank.finetune.data.hub import require
+from blockrank_rerank.finetune.mining.progress import OnProgress
 
 Role = Literal["query", "document"]
 Encode = Callable[[Sequence[str], Role], NDArray[Any]]
 """Texts and what they are → one row per text; rows need not be normalised."""
-
-OnProgress = Callable[[str, int, int], None]
-"""Called with the stage, the items done so far, and their number."""
 
 
 def sentence_transformer(

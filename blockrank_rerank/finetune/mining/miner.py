@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from blockrank_rerank.finetune.data.example import TrainingExample
 from blockrank_rerank.finetune.data.judged_corpus import JudgedCorpus
 from blockrank_rerank.finetune.data.retrieval import Ranking, random_documents
-from blockrank_rerank.finetune.mining.embeddings import OnProgress
+from blockrank_rerank.finetune.mining.progress import OnProgress
 from blockrank_rerank.finetune.mining.report import Mining, MiningReport
 from blockrank_rerank.finetune.mining.teacher import Teacher, is_false_negative
 

@@ -10,8 +10,9 @@ from blockrank_rerank.finetune.data.judged_corpus import JudgedCorpus
 from blockrank_rerank.finetune.data.reader import read_examples, resolve_format
 from blockrank_rerank.finetune.data.retrieval import Ranking, bm25_ranking, random_ranking, unjudged
 from blockrank_rerank.finetune.data.row import refuse
-from blockrank_rerank.finetune.mining.embeddings import Encode, OnProgress, nearest, sentence_transformer
+from blockrank_rerank.finetune.mining.embeddings import Encode, nearest, sentence_transformer
 from blockrank_rerank.finetune.mining.miner import Miner
+from blockrank_rerank.finetune.mining.progress import OnProgress
 from blockrank_rerank.finetune.mining.report import Mining
 from blockrank_rerank.finetune.mining.teacher import Teacher
 

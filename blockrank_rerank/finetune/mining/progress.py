@@ -1,25 +1,37 @@
+"""The stages of mining, shown one after the other."""
+
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from blockrank_rerank.ranking.progress import progress_bar
 
-from blockrank_rerank.finetune.mining.embeddings import OnProgress
+OnProgress = Callable[[str, int, int], None]
+"""Called with the stage, the items of it that are done, and their number."""
 
 
 @contextmanager
 def stage_progress() -> Iterator[OnProgress]:
-    """Progress bars on stderr, one for every stage as it comes."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True, highlight=False)) as progress:
-        bars: dict[str, TaskID] = {}
+    """Draw a bar on stderr for every stage as it comes."""
+    with ExitStack() as bar:
+        stages = _Stages(bar)
+        yield stages.show
 
-        def show(stage: str, done: int, total: int) -> None:
-            bar = bars.setdefault(stage, TaskID(-1))
-            if bar == -1:
-                bar = bars[stage] = progress.add_task(stage)
-            progress.update(bar, completed=done, total=total)
 
-        yield show
+class _Stages:
+    """The stage that has a bar at the moment; the bar ends with the stage, and lives in an exit stack."""
+
+    def __init__(self, bar: ExitStack) -> None:
+        self._bar = bar
+        self._stage: tuple[str, int] | None = None
+        self._done = 0
+
+    def show(self, stage: str, done: int, total: int) -> None:
+        # A stage can come again, with other items.
+        if (stage, total) != self._stage or done < self._done:
+            self._bar.close()
+            self._stage, self._done = (stage, total), 0
+            self._advance = self._bar.enter_context(progress_bar(stage, "", total))
+        self._advance(done - self._done, 0)
+        self._done = done

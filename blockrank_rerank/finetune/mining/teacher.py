@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blockrank_rerank.finetune.data.example import TrainingExample
-from blockrank_rerank.finetune.mining.embeddings import EmbeddingTable, Encode, OnProgress
+from blockrank_rerank.finetune.mining.embeddings import EmbeddingTable, Encode
+from blockrank_rerank.finetune.mining.progress import OnProgress
 
 
 class Teacher:
