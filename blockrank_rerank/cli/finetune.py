@@ -87,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parse(pairs: list[str]) -> dict[str, Any]:
-    from blockrank_rerank.finetune.settings import parse_yaml
+    from blockrank_rerank.finetune.settings_file import parse_yaml
 
     changes: dict[str, Any] = {}
     for pair in pairs:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from blockrank_rerank.evaluation.measures import bm25_run, check_judged, evaluate_ranker
-from blockrank_rerank.finetune.settings import EvaluationSource
+from blockrank_rerank.finetune.sources import EvaluationSource
 from blockrank_rerank.formats import Collection, Corpus, Run, read_collection, read_corpus, read_run
 from blockrank_rerank.reranker import BlockRankReranker
 

@@ -24,7 +24,8 @@ from blockrank_rerank.finetune.data import TrainingExample, read_examples
 from blockrank_rerank.finetune.evaluation_sets import MEASURES, EvaluationSet, evaluation_names, weights_name
 from blockrank_rerank.finetune.inputs import Inputs
 from blockrank_rerank.finetune.progress import ShowProgress
-from blockrank_rerank.finetune.settings import SETTINGS_NAME, FinetuneSettings, TrainingSource
+from blockrank_rerank.finetune.settings import SETTINGS_NAME, FinetuneSettings
+from blockrank_rerank.finetune.sources import TrainingSource
 from blockrank_rerank.finetune.trainer import (
     Evaluate,
     ListTrainer,

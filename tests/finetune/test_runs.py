@@ -16,7 +16,7 @@ from blockrank_rerank import BlockRankReranker
 from blockrank_rerank.finetune import FinetuneSettings, finetune
 from blockrank_rerank.finetune import run as run_module
 from blockrank_rerank.finetune.evaluation_sets import evaluation_names
-from blockrank_rerank.finetune.settings import EvaluationSource
+from blockrank_rerank.finetune.sources import EvaluationSource
 from blockrank_rerank.finetune.trainer import training_arguments
 from blockrank_rerank.finetune.training_model import TrainingModel
 from blockrank_rerank.formats import DataError

@@ -6,7 +6,7 @@ import pytest
 from blockrank_rerank.cli.failures import ARGUMENTS
 from blockrank_rerank.cli.finetune import main
 from blockrank_rerank.finetune import FinetuneSettings
-from blockrank_rerank.finetune.settings import EvaluationSource, TrainingSource
+from blockrank_rerank.finetune.sources import EvaluationSource, TrainingSource
 
 
 def settings(**changes):
