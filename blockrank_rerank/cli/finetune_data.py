@@ -1,3 +1,5 @@
+"""The commands that check training data and mine negatives."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -171,7 +173,7 @@ def mine_negatives_command(
 
 
 def parse_columns(pairs: list[str] | None) -> dict[str, str] | None:
-    """The mapping that ``--column KNOWN=YOURS`` options spell.
+    """Return the mapping that ``--column KNOWN=YOURS`` options spell.
 
     Raises
     ------

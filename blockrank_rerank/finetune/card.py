@@ -1,3 +1,5 @@
+"""The model card of a result."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping

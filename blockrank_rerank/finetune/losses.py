@@ -1,4 +1,4 @@
-"""Losses on the log-sum-exps of one list. All take fp32 tensors and return a scalar."""
+"""Losses on the log-sum-exps of one list; all take fp32 tensors and return a scalar."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from blockrank_rerank.model.scores import attention_share, raw_score, relevance
 
 
 def list_logits(lse: Tensor, reduction: str, temperature: float) -> Tensor:
-    """``[N]`` logits over the documents of a list, from ``lse`` ``[S, H, N]``.
+    """Return ``[N]`` logits over the documents of a list, from ``lse`` ``[S, H, N]``.
 
     The paper divides attention shares by a temperature; where a score is the softmax of the mean
     log-sum-exp, that mean is a logit already and is divided directly.
@@ -21,7 +21,7 @@ def list_logits(lse: Tensor, reduction: str, temperature: float) -> Tensor:
 
 
 def contrastive(logits: Tensor, grades: Tensor) -> Tensor:
-    """InfoNCE with several positives: ``-log sum_n g_n softmax(logits)_n``.
+    """Return InfoNCE with several positives: ``-log sum_n g_n softmax(logits)_n``.
 
     Grades are divided by the best one, so that equal grades give the loss of the released code and a
     lower grade earns less.
@@ -31,13 +31,13 @@ def contrastive(logits: Tensor, grades: Tensor) -> Tensor:
 
 
 def distillation(logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """Listwise KL divergence from the teacher's softmax at a temperature to the student's."""
+    """Return the listwise KL divergence from the teacher's softmax at a temperature to the student's."""
     target = (teacher / temperature).softmax(-1)
     return F.kl_div(logits.log_softmax(-1), target, reduction="sum")
 
 
 def abstention(lse: Tensor, nothing: Tensor, grades: Tensor, reduction: str, sharpness: Tensor | float) -> Tensor:
-    """Cross-entropy of each document's probability of relevance, mean over the list.
+    """Return the cross-entropy of each document's probability of relevance, mean over the list.
 
     ``nothing`` ``[S, H, 1]`` is the log-sum-exp of the instruction block: a document is relevant where the
     query looks at it rather than at nothing. ``sharpness`` is as in :func:`relevance`. Some lists should have no

@@ -49,7 +49,7 @@ def require(settings: Any, name: str, test: Callable[[Any], bool], wanted: str) 
 
 
 def _as_float(kind: str, value: Any) -> Any:
-    """YAML takes 1e-5, without a point, for text; everybody means a number."""
+    """Turn text into a number: YAML takes 1e-5, without a point, for text, and everybody means a number."""
     if kind == "float" and isinstance(value, str):
         with contextlib.suppress(ValueError):
             return float(value)

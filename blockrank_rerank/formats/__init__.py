@@ -1,4 +1,4 @@
-"""Files the field exchanges: documents, BEIR collections, judgements, TREC runs."""
+"""Read and write the files that the field exchanges: documents, BEIR collections, judgements, TREC runs."""
 
 from blockrank_rerank.errors import DataError
 from blockrank_rerank.files import check_output_path

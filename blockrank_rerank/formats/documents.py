@@ -1,3 +1,5 @@
+"""Documents of text files, JSONL and standard input."""
+
 from __future__ import annotations
 
 import sys
@@ -25,7 +27,7 @@ JSONL_SUFFIXES = {".jsonl", ".ndjson", ".json"}
 
 @dataclass(frozen=True, kw_only=True)
 class Document:
-    """One document with the place it came from.
+    """One document, with the file and line that it came from.
 
     Parameters
     ----------
@@ -49,12 +51,12 @@ class Document:
 
     @property
     def content(self) -> str | dict[str, str]:
-        """The document as the ranker takes it."""
+        """Return the document as the ranker takes it."""
         return {"title": self.title, "text": self.text} if self.title else self.text
 
 
 def read_documents(paths: Sequence[Path]) -> list[Document]:
-    """Documents of several files, in order.
+    """Read the documents of several files, in order.
 
     Parameters
     ----------

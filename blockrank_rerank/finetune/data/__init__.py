@@ -1,4 +1,4 @@
-"""Training data is read, written and drawn from here."""
+"""Read training data, write it, and draw lists from it."""
 
 from blockrank_rerank.finetune.data.example import Candidate, TrainingExample, document_pool
 from blockrank_rerank.finetune.data.list_sampler import ListSampler

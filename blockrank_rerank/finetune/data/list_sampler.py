@@ -1,3 +1,5 @@
+"""The list of one training step, drawn from an example."""
+
 from __future__ import annotations
 
 import random
@@ -32,7 +34,7 @@ class ListSampler:
         *,
         without_positives: bool = False,
     ) -> list[Candidate]:
-        """Draw a list.
+        """Draw the list of one step from an example, and from a pool where that is too short.
 
         Parameters
         ----------

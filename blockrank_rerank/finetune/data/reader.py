@@ -1,3 +1,5 @@
+"""Training data of any format, read into examples."""
+
 from __future__ import annotations
 
 import random
@@ -40,7 +42,7 @@ def read_examples(
     limit: int | None = None,
     seed: int = 0,
 ) -> list[TrainingExample]:
-    """Training data of any format.
+    """Read training data of any format.
 
     Parameters
     ----------
@@ -95,7 +97,7 @@ def check_negatives(negatives: str | None) -> None:
 
 
 def resolve_format(source: str | Path, format: str, columns: Mapping[str, str] | None = None) -> str:
-    """The format's name; ``rows`` for a file whose first line is to decide between the two forms of rows.
+    """Return the format's name; ``rows`` where a file's first line is to decide between the two forms of rows.
 
     Raises
     ------
@@ -121,7 +123,7 @@ def resolve_format(source: str | Path, format: str, columns: Mapping[str, str] |
 def iterate_rows(
     source: str | Path, form: str, split: str, columns: Mapping[str, str] | None, on_fault: OnFault
 ) -> Iterator[TrainingExample]:
-    """Examples of rows, one by one."""
+    """Read the examples of rows, one by one."""
     rows = hub_rows(str(source), split) if form == "hub" else jsonl_rows(Path(source), "example", on_fault)
     first = next(rows, None)
     if first is None:

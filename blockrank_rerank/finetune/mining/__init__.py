@@ -1,4 +1,4 @@
-"""Hard negatives are found here, and false ones left out by a teacher."""
+"""Find hard negatives, and let a teacher leave out those that may well be relevant."""
 
 from blockrank_rerank.finetune.mining.embeddings import Encode, sentence_transformer
 from blockrank_rerank.finetune.mining.mining import mine_negatives

@@ -1,3 +1,5 @@
+"""Negatives mined from a collection, from its path to the examples."""
+
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
@@ -117,7 +119,7 @@ def mine_negatives(
 
 
 def _named(model: str | Encode | None) -> str | Encode | None:
-    """The model with its folder spelt out; a folder that is missing is refused before anything is read."""
+    """Spell out a model's folder; one that is missing is refused before anything is read."""
     if not isinstance(model, str):
         return model
     from blockrank_rerank.model.checkpoint import Checkpoint

@@ -1,4 +1,4 @@
-"""Training data is checked here: every fault is found, and what there is is counted."""
+"""Check training data: find every fault, and count what there is."""
 
 from blockrank_rerank.finetune.validation.report import DataReport
 from blockrank_rerank.finetune.validation.statistics import Spread, Statistics
