@@ -1,3 +1,5 @@
+"""The commands that check training data and mine negatives."""
+
 import json
 import sys
 from importlib.util import find_spec

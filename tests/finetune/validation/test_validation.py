@@ -1,3 +1,5 @@
+"""Faults that are reported, and statistics of what there is."""
+
 import json
 
 import pytest
