@@ -202,6 +202,17 @@ def evaluate_ranker(
 def check_judged(collection: Collection, corpus: Corpus, folder: Path, split: str, min_relevance: int = 1) -> None:
     """Refuse judgements of documents that are not there, which measure nothing; warn where some are missing.
 
+    Parameters
+    ----------
+    collection : Collection
+        Judged queries.
+    corpus : Corpus
+        Documents by id.
+    folder, split
+        Where both come from, for messages.
+    min_relevance : int
+        Least judgement that counts as relevant.
+
     Raises
     ------
     DataError

@@ -38,7 +38,22 @@ class EvaluationSet:
 
     @classmethod
     def read(cls, source: EvaluationSource, name: str, seed: int) -> EvaluationSet:
-        """Read a BEIR folder, sample queries, and find candidates by BM25 where no run is given."""
+        """Read a BEIR folder, sample queries, and find candidates by BM25 where no run is given.
+
+        Parameters
+        ----------
+        source : EvaluationSource
+            The folder, and what to take of it.
+        name : str
+            See :func:`evaluation_names`.
+        seed : int
+            Seed of the sample.
+
+        Raises
+        ------
+        DataError
+            For malformed files, and judgements of another corpus.
+        """
         folder = Path(source.path)
         collection = read_collection(folder, source.split).sample(source.queries, seed)
         corpus = read_corpus(folder / "corpus.jsonl")

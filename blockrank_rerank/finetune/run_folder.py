@@ -49,6 +49,13 @@ class RunFolder:
 
         Every process of a run comes here. None trains before all have been: the trainer, made later, joins them first.
 
+        Parameters
+        ----------
+        settings : FinetuneSettings
+            Written down for a new run, compared with those of a resumed one.
+        resume : bool
+            Whether an interrupted run is to go on.
+
         Raises
         ------
         FileExistsError

@@ -71,7 +71,13 @@ class TrainingModel(nn.Module):
         self.load_state_dict({**weights, **{name: self.state_dict()[name] for name in self._keys_to_ignore_on_save}})
 
     def refuse_nonfinite(self) -> None:
-        """Raise FloatingPointError where weights hold NaN or infinity."""
+        """Refuse weights that hold NaN or infinity.
+
+        Raises
+        ------
+        FloatingPointError
+            Naming the first.
+        """
         for name, tensor in self.weights().items():
             if not bool(torch.isfinite(tensor).all()):
                 raise FloatingPointError(f"the weights became non-finite in {name}")
@@ -79,6 +85,15 @@ class TrainingModel(nn.Module):
     @classmethod
     def load(cls, checkpoint: Checkpoint, config: BlockRankConfig, settings: FinetuneSettings) -> TrainingModel:
         """Read a model in fp32, ready to train.
+
+        Parameters
+        ----------
+        checkpoint : Checkpoint
+            Where it is.
+        config : BlockRankConfig
+            Settings as they will be after training.
+        settings : FinetuneSettings
+            What is trained of it, and with which losses.
 
         Raises
         ------
@@ -111,7 +126,15 @@ class TrainingModel(nn.Module):
         return Backbone(getattr(self.base, "model", self.base), self.blockrank, self.head)
 
     def forward(self, layout: Layout, targets: list[Targets]) -> dict[str, Tensor]:
-        """Return the losses of one pack: ``loss``, and its parts under names of their own."""
+        """Return the losses of one pack: ``loss``, and its parts under names of their own.
+
+        Parameters
+        ----------
+        layout : Layout
+            The pack's lists.
+        targets : list of Targets
+            One for each list.
+        """
         if self.settings.language_model_weight:
             state = Pass(layout, self.blockrank, "auto", stop=False)
             language_model = self._language_model_loss(layout, state)

@@ -66,7 +66,13 @@ def optional_string_field(record: dict[str, Any], key: str, name: str, line: int
 
 
 def identifier_field(record: dict[str, Any], key: str, name: str, line: int) -> str:
-    """Return an id, which is a non-empty string, or an integer as some collections write."""
+    """Return an id, which is a non-empty string, or an integer as some collections write.
+
+    Raises
+    ------
+    DataError
+        If it is missing, empty or anything else.
+    """
     value = record.get(key)
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)

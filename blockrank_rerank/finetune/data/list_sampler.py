@@ -55,6 +55,11 @@ class ListSampler:
         -------
         list of Candidate
             In random order; shorter than `size` only if the pool holds too few other documents.
+
+        Raises
+        ------
+        ValueError
+            For a list too short to hold a relevant document and another.
         """
         least = 1 if without_positives else 2
         if size < least:

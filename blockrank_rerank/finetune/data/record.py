@@ -18,6 +18,8 @@ LARGEST = float(np.finfo(np.float32).max)
 class Record:
     """A row whose columns carry this package's names, with checked access to them.
 
+    Every method raises a `DataError` that names the row where a value is not what it must be.
+
     Parameters
     ----------
     row : Row

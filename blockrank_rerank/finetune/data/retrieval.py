@@ -29,6 +29,21 @@ def random_documents(
     """Draw at most `count` documents that are neither judged nor among `beside`.
 
     They depend on the seed and the query, and not on which other queries there are.
+
+    Parameters
+    ----------
+    corpus : JudgedCorpus
+        Knows what is judged.
+    query : str
+        Key of the query.
+    names : list of str
+        Ids to draw from.
+    count : int
+        Most documents.
+    seed : int
+        Seed of the draw.
+    beside : frozenset of str
+        Ids that are not drawn either.
     """
     refused = corpus.judged(query) | beside
     # So many distinct documents cannot all be refused, unless there are no more.

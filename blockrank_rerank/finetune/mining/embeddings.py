@@ -105,7 +105,22 @@ class EmbeddingTable:
 def nearest(
     queries: NDArray[np.float32], documents: NDArray[np.float32], depth: int, rows: int = 256
 ) -> Iterator[NDArray[np.int64]]:
-    """Give the numbers of the `depth` documents nearest to each query, nearest first; ties by number."""
+    """Give the numbers of the `depth` documents nearest to each query, nearest first; ties by number.
+
+    Parameters
+    ----------
+    queries, documents : array
+        Unit vectors, shape (texts, dimension).
+    depth : int
+        Documents per query.
+    rows : int
+        Queries at once, which bounds the memory.
+
+    Yields
+    ------
+    array of int
+        Shape (depth,), for one query after the other.
+    """
     depth = min(depth, len(documents))
     for start in range(0, len(queries), rows):
         for scores in queries[start : start + rows] @ documents.T:

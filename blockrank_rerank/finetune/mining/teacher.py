@@ -55,6 +55,18 @@ def is_false_negative(
     A negative is refused from ``margin`` times the best positive's score on: the threshold relative to the
     positive (TopK-PercPos) of NV-Retriever (Moreira et al. 2024, arXiv 2407.15831), which took 0.95.
     Where the best positive scores below 0, the threshold lies as far below it, not above.
+
+    Parameters
+    ----------
+    negatives, positives : array
+        A teacher's scores of one query's documents, shape (documents,).
+    margin : float
+        Share of the best positive's score from which on a negative is refused.
+
+    Returns
+    -------
+    array of bool
+        One for each negative.
     """
     best = float(positives.max())
     threshold = best - (1 - margin) * abs(best)
