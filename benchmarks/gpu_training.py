@@ -64,8 +64,8 @@ COLUMNS = {
 
 def loss(backbone: Backbone, layout: Layout) -> Tensor:
     """Return the paper's contrastive loss of one list."""
-    lse = backbone.document_lse(layout)[0]
-    logits = list_logits(lse, backbone.config.reduction, temperature=0.05)
+    documents = backbone.document_lse(layout)[0].documents
+    logits = list_logits(documents, backbone.config.reduction, temperature=0.05)
     return contrastive(logits, torch.eye(1, len(logits), device=logits.device)[0])
 
 

@@ -18,7 +18,8 @@ import argparse
 import json
 from pathlib import Path
 
-from blockrank_rerank.finetune.data import Mining, mine_negatives, write_examples
+from blockrank_rerank.finetune.data import write_examples
+from blockrank_rerank.finetune.mining import Mining, mine_negatives
 from blockrank_rerank.formats import read_queries
 
 ROOT = Path(__file__).parents[2]

@@ -1,3 +1,5 @@
+"""Runs that learn, resume, stop, and refuse."""
+
 from __future__ import annotations
 
 import json
@@ -19,6 +21,7 @@ from blockrank_rerank.cli.failures import RUN_TIME
 from blockrank_rerank.cli.finetune import main
 from blockrank_rerank.finetune import FinetuneSettings, finetune
 from blockrank_rerank.finetune import trainer as trainer_module
+from blockrank_rerank.finetune.run_folder import COMPLETE
 from blockrank_rerank.model.checkpoint import Checkpoint
 from tests.tiny_models import WORDS
 
@@ -110,7 +113,7 @@ def test_a_run_that_was_killed_resumes_to_the_same_weights(encoder, training_dat
     process = subprocess.Popen(
         [*COMMAND, *arguments(encoder, training_data, cut)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    marker = tmp_path / "cut.training" / "checkpoint-20" / trainer_module.COMPLETE
+    marker = tmp_path / "cut.training" / "checkpoint-20" / COMPLETE
     deadline = time.monotonic() + 120
     while not marker.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)
@@ -133,23 +136,23 @@ LAUNCHERS = {
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_two_processes_train_to_the_weights_of_one(launcher, encoder, training_data, tmp_path):
-    one, two = tmp_path / "one", tmp_path / "two"
+    alone, both = tmp_path / "one", tmp_path / "two"
     changes = {"steps": 3, "save_every": 3, "abstention_weight": 0.5, "empty_share": 0.3}
     subprocess.run(
-        [*COMMAND, *arguments(encoder, training_data, one, lists_per_step=4, **changes)],
+        [*COMMAND, *arguments(encoder, training_data, alone, lists_per_step=4, **changes)],
         check=True,
         capture_output=True,
     )
     launch = [sys.executable, "-m", *LAUNCHERS[launcher], "-m", "blockrank_rerank.cli.finetune", "train"]
     done = subprocess.run(
-        [*launch, *arguments(encoder, training_data, two, lists_per_step=2, **changes)],
+        [*launch, *arguments(encoder, training_data, both, lists_per_step=2, **changes)],
         capture_output=True,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert "2 processes" in done.stderr
-    first, second = load_file(one / "model.safetensors"), load_file(two / "model.safetensors")
+    first, second = load_file(alone / "model.safetensors"), load_file(both / "model.safetensors")
     for name in first:
         torch.testing.assert_close(first[name], second[name], rtol=1e-4, atol=1e-5)
     # Clipping and AdamW hide the scale of a gradient from the weights.

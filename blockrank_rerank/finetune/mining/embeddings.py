@@ -1,3 +1,5 @@
+"""Texts as unit vectors, and the nearest among them."""
+
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -7,19 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blockrank_rerank.finetune.data.hub import require
+from blockrank_rerank.finetune.mining.progress import OnProgress
 
 Role = Literal["query", "document"]
 Encode = Callable[[Sequence[str], Role], NDArray[Any]]
 """Texts and what they are → one row per text; rows need not be normalised."""
 
-OnProgress = Callable[[str, int, int], None]
-"""Called with the stage, the items done so far, and their number."""
-
 
 def sentence_transformer(
     model: str, *, device: str | None = None, dtype: str | None = None, batch_size: int = 64
 ) -> Encode:
-    """An embedding model as an `Encode`.
+    """Load an embedding model as an `Encode`.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ def sentence_transformer(
 
 
 class EmbeddingTable:
-    """Unit vectors of texts, each computed once, when it is first needed.
+    """Unit vectors of texts, each of which is computed once.
 
     Parameters
     ----------
@@ -88,7 +88,7 @@ class EmbeddingTable:
             self._rows |= {text: row for row, text in enumerate(new, start=len(self._rows))}
 
     def __getitem__(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Vectors of texts that have been added, shape (texts, dimension)."""
+        """Return the vectors of texts that have been added, shape (texts, dimension)."""
         return self._vectors[[self._rows[text] for text in texts]]
 
     def __len__(self) -> int:
@@ -105,7 +105,22 @@ class EmbeddingTable:
 def nearest(
     queries: NDArray[np.float32], documents: NDArray[np.float32], depth: int, rows: int = 256
 ) -> Iterator[NDArray[np.int64]]:
-    """Numbers of the `depth` documents nearest to each query, nearest first; ties by number."""
+    """Give the numbers of the `depth` documents nearest to each query, nearest first; ties by number.
+
+    Parameters
+    ----------
+    queries, documents : array
+        Unit vectors, shape (texts, dimension).
+    depth : int
+        Documents per query.
+    rows : int
+        Queries at once, which bounds the memory.
+
+    Yields
+    ------
+    array of int
+        Shape (depth,), for one query after the other.
+    """
     depth = min(depth, len(documents))
     for start in range(0, len(queries), rows):
         for scores in queries[start : start + rows] @ documents.T:
@@ -119,4 +134,5 @@ def _unit(vectors: NDArray[np.float32], count: int) -> NDArray[np.float32]:
     if not np.isfinite(vectors).all():
         raise ValueError("the embedding model returned NaN or an infinity; try another dtype")
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return vectors / np.maximum(norms, np.finfo(np.float32).tiny)
+    unit: NDArray[np.float32] = vectors / np.maximum(norms, np.finfo(np.float32).tiny)
+    return unit

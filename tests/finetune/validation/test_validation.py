@@ -1,9 +1,12 @@
+"""Faults that are reported, and statistics of what there is."""
+
 import json
 
 import pytest
 from rich.console import Console
 
-from blockrank_rerank.finetune.data import DataReport, read_examples, validate
+from blockrank_rerank.finetune.data import read_examples
+from blockrank_rerank.finetune.validation import DataReport, validate
 from blockrank_rerank.formats import DataError
 from tests.finetune.data_files import write_folder, write_jsonl
 

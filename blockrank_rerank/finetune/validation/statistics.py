@@ -1,3 +1,5 @@
+"""What training data holds, in numbers."""
+
 from __future__ import annotations
 
 from collections import Counter
@@ -16,7 +18,7 @@ TOKENIZED_AT_ONCE = 1000
 
 @dataclass(frozen=True)
 class Spread:
-    """Least, median and greatest of some numbers, and their mean."""
+    """The least, the median and the greatest of some numbers, and their mean."""
 
     min: float
     median: float
@@ -25,7 +27,7 @@ class Spread:
 
     @classmethod
     def of(cls, numbers: Sequence[int]) -> Spread | None:
-        """None for no numbers at all."""
+        """Return the spread of some numbers, or None for none at all."""
         if not numbers:
             return None
         values = np.asarray(numbers)
@@ -34,7 +36,7 @@ class Spread:
 
 @dataclass(frozen=True, kw_only=True)
 class Statistics:
-    """What training data holds. Documents count once per list unless said otherwise.
+    """What training data holds; documents count once per list unless said otherwise.
 
     Parameters
     ----------
@@ -83,7 +85,7 @@ class Statistics:
 
 
 class StatisticsCounter:
-    """Takes in examples one by one.
+    """Counts what examples hold, which it takes in one by one.
 
     Parameters
     ----------
@@ -101,7 +103,7 @@ class StatisticsCounter:
         self._totals: Counter[str] = Counter()
 
     def add(self, example: TrainingExample) -> None:
-        """Take in one example."""
+        """Count what one example holds."""
         positives, negatives = example.positives, example.negatives
         for name, candidates in (("all", example.candidates), ("positives", positives), ("negatives", negatives)):
             self._lengths[name].append(len(candidates))
@@ -110,12 +112,12 @@ class StatisticsCounter:
         self.add_documents(candidate.text for candidate in example.candidates)
 
     def add_documents(self, texts: Iterable[str], copied: int = 0) -> None:
-        """Take in documents outside lists."""
+        """Count documents outside lists, and copies among them."""
         self._documents |= dict.fromkeys(texts)
         self._totals["copied_documents"] += copied
 
     def statistics(self) -> Statistics:
-        """Of everything so far."""
+        """Return the statistics of everything counted so far."""
         return Statistics(
             examples=self._queries.total(),
             unique_documents=len(self._documents),

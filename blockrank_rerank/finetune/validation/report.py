@@ -1,3 +1,5 @@
+"""What a check of training data tells."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -6,13 +8,13 @@ from typing import Any
 
 from rich.table import Table
 
-from blockrank_rerank.finetune.data.statistics import Spread, Statistics
+from blockrank_rerank.finetune.validation.statistics import Spread, Statistics
 from blockrank_rerank.formats import DataError
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataReport:
-    """What `validate` found.
+    """The faults and statistics that `validate` found.
 
     Parameters
     ----------
@@ -33,11 +35,11 @@ class DataReport:
 
     @property
     def usable(self) -> bool:
-        """Whether `read_examples` will read this data."""
+        """Say whether `read_examples` will read this data."""
         return not self.fault_count
 
     def as_json(self) -> dict[str, Any]:
-        """Everything, as JSON values."""
+        """Return the whole report as JSON values."""
         return {
             "sources": list(self.sources),
             "usable": self.usable,
@@ -47,7 +49,7 @@ class DataReport:
         }
 
     def warnings(self) -> list[str]:
-        """What is no fault but seldom meant, as sentences."""
+        """Say in sentences what is no fault but seldom meant."""
         sentences = {
             "without_negatives": "examples have no negatives: reading takes those of BEIR folders from BM25, "
             "all others get random documents; 'blockrank-finetune mine-negatives' finds hard ones",
@@ -64,7 +66,7 @@ class DataReport:
         return [*lines, f"{share:.1%} of the documents are longer than the token cap and are cut"] if share else lines
 
     def __rich__(self) -> Table:
-        """The statistics as a table."""
+        """Show the statistics as a table."""
         table = Table(box=None, pad_edge=False, header_style="bold")
         table.add_column("statistic")
         for heading in ("min", "median", "max", "mean"):
@@ -80,7 +82,7 @@ class DataReport:
                 yield (name.replace("_", " "), *shown)
 
     def facts(self) -> list[str]:
-        """The counts, as sentences."""
+        """Say in sentences how many examples there are, and of which kinds."""
         found = self.statistics
         return [
             f"{found.examples:,} examples, {found.unique_documents:,} different documents",

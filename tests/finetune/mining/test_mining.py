@@ -1,17 +1,13 @@
+"""Negatives mined from rankings, with a teacher and without."""
+
 from importlib.util import find_spec
 
 import numpy as np
 import pytest
 
-from blockrank_rerank.finetune.data import (
-    Candidate,
-    TrainingExample,
-    is_false_negative,
-    mine_negatives,
-    read_examples,
-    write_examples,
-)
-from blockrank_rerank.finetune.data.embeddings import EmbeddingTable, nearest
+from blockrank_rerank.finetune.data import Candidate, TrainingExample, read_examples, write_examples
+from blockrank_rerank.finetune.mining import is_false_negative, mine_negatives
+from blockrank_rerank.finetune.mining.embeddings import EmbeddingTable, nearest
 from tests.finetune.data_files import DOCUMENTS, write_folder
 from tests.tiny_models import save_model
 
@@ -66,10 +62,10 @@ def test_depth_and_skip_top_bound_the_part_of_the_ranking_that_is_used(folder):
     model = FakeModel()
     mining = mine_negatives(folder, method="embeddings", model=model, depth=4, skip_top=1, per_query=2)
     assert [ids(example) for example in mining.examples] == [["d6", "d2"], ["d4", "d6"]]
-    one = mine_negatives(folder, method="embeddings", model=model, depth=4, skip_top=2, per_query=9).examples[0]
+    example = mine_negatives(folder, method="embeddings", model=model, depth=4, skip_top=2, per_query=9).examples[0]
     # d4 and d6 were skipped, and are not drawn at random either.
-    assert ids(one)[0] == "d2"
-    assert set(ids(one)) == {"d2", "d3", "d5", "d8"}
+    assert ids(example)[0] == "d2"
+    assert set(ids(example)) == {"d2", "d3", "d5", "d8"}
 
 
 def test_every_text_is_embedded_once_even_if_the_teacher_is_the_searcher(folder):
@@ -196,7 +192,7 @@ def test_negatives_that_rows_have_are_filtered_and_scored():
 def scored(query, *documents):
     """An example whose first document is relevant; a document is its id, or its id and score."""
     pairs = [(found, None) if isinstance(found, str) else found for found in documents]
-    candidates = [Candidate(DOCUMENTS[name], float(not place), score) for place, (name, score) in enumerate(pairs)]
+    candidates = [Candidate(DOCUMENTS[name], float(not index), score) for index, (name, score) in enumerate(pairs)]
     return TrainingExample(query, tuple(candidates), "x:1")
 
 

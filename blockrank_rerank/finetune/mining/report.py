@@ -1,3 +1,5 @@
+"""The result of mining: examples, and what became of the candidates."""
+
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
@@ -7,7 +9,7 @@ from blockrank_rerank.finetune.data.example import TrainingExample
 
 @dataclass(kw_only=True)
 class MiningReport:
-    """What became of the candidates.
+    """What became of the candidates for negatives, in numbers.
 
     Parameters
     ----------
@@ -48,13 +50,13 @@ class MiningReport:
     queries_without_their_scores: int = 0
 
     def as_json(self) -> dict[str, int]:
-        """The counts by name."""
+        """Return the counts by name."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class Mining:
-    """Examples with mined negatives, hardest first, and how they came about."""
+    """Examples with mined negatives, hardest first, and the report of how they came about."""
 
     examples: list[TrainingExample]
     report: MiningReport = field(default_factory=MiningReport)

@@ -1,3 +1,5 @@
+"""Lists drawn from examples, and the order over collections."""
+
 import itertools
 import pickle
 import random
@@ -67,8 +69,8 @@ def test_a_list_is_shorter_only_if_the_pool_has_nothing_else():
 
 
 def test_the_positive_stands_at_every_place():
-    places = Counter([c.relevant for c in drawn].index(True) for drawn in draws(ListSampler(), example(), 4, seeds=400))
-    assert all(places[place] > 60 for place in range(4))
+    ranks = Counter([c.relevant for c in drawn].index(True) for drawn in draws(ListSampler(), example(), 4, seeds=400))
+    assert all(ranks[rank] > 60 for rank in range(4))
 
 
 def test_a_list_depends_on_the_generator_alone():

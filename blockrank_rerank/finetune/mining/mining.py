@@ -1,3 +1,5 @@
+"""Negatives mined from a collection, from its path to the examples."""
+
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
@@ -5,15 +7,16 @@ from pathlib import Path
 from typing import Literal
 
 from blockrank_rerank.finetune.data.beir_folder import read_judged_corpus
-from blockrank_rerank.finetune.data.embeddings import Encode, OnProgress, nearest, sentence_transformer
 from blockrank_rerank.finetune.data.example import TrainingExample
 from blockrank_rerank.finetune.data.judged_corpus import JudgedCorpus
-from blockrank_rerank.finetune.data.miner import Miner
-from blockrank_rerank.finetune.data.mining_report import Mining
 from blockrank_rerank.finetune.data.reader import read_examples, resolve_format
 from blockrank_rerank.finetune.data.retrieval import Ranking, bm25_ranking, random_ranking, unjudged
 from blockrank_rerank.finetune.data.row import refuse
-from blockrank_rerank.finetune.data.teacher import Teacher
+from blockrank_rerank.finetune.mining.embeddings import Encode, nearest, sentence_transformer
+from blockrank_rerank.finetune.mining.miner import Miner
+from blockrank_rerank.finetune.mining.progress import OnProgress
+from blockrank_rerank.finetune.mining.report import Mining
+from blockrank_rerank.finetune.mining.teacher import Teacher
 
 METHODS = ("bm25", "embeddings", "random", "given")
 Method = Literal["bm25", "embeddings", "random", "given"]
@@ -116,7 +119,7 @@ def mine_negatives(
 
 
 def _named(model: str | Encode | None) -> str | Encode | None:
-    """The model with its folder spelt out; a folder that is missing is refused before anything is read."""
+    """Spell out a model's folder; one that is missing is refused before anything is read."""
     if not isinstance(model, str):
         return model
     from blockrank_rerank.model.checkpoint import Checkpoint

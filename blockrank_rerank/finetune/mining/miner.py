@@ -1,3 +1,5 @@
+"""The choice of negatives from rankings."""
+
 from __future__ import annotations
 
 from collections.abc import Iterable
@@ -5,12 +7,12 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from blockrank_rerank.finetune.data.embeddings import OnProgress
 from blockrank_rerank.finetune.data.example import TrainingExample
 from blockrank_rerank.finetune.data.judged_corpus import JudgedCorpus
-from blockrank_rerank.finetune.data.mining_report import Mining, MiningReport
 from blockrank_rerank.finetune.data.retrieval import Ranking, random_documents
-from blockrank_rerank.finetune.data.teacher import Teacher, is_false_negative
+from blockrank_rerank.finetune.mining.progress import OnProgress
+from blockrank_rerank.finetune.mining.report import Mining, MiningReport
+from blockrank_rerank.finetune.mining.teacher import Teacher, is_false_negative
 
 
 class Miner:
@@ -52,7 +54,7 @@ class Miner:
         self._doubtful: set[str] = set()
 
     def mine(self, ranking: Ranking) -> Mining:
-        """Choose for every query of the corpus; to be called once, since the report adds up."""
+        """Choose negatives for every query of the corpus; to be called once, since the report adds up."""
         chosen = self._choose(ranking)
         extra = self._draw(chosen, ranking)
         self._read(extra)
@@ -76,16 +78,16 @@ class Miner:
         return chosen
 
     def _candidates(self, query: str, ranking: list[str]) -> list[str]:
-        kept = [] if self._corpus.negatives_are_judged else self._corpus.negatives[query]
-        return [*kept, *ranking[self._skip_top :]]
+        unjudged = [] if self._corpus.negatives_are_judged else self._corpus.negatives[query]
+        return [*unjudged, *ranking[self._skip_top :]]
 
     def _hardest(self, query: str, candidates: list[str]) -> list[str]:
         judged = self._corpus.negatives[query] if self._corpus.negatives_are_judged else []
         passed = self._passed(query, candidates)
         self._report.queries_without_mined += not passed
         found = [*judged, *passed]
-        given = frozenset(self._corpus.negatives[query])
-        self._report.dropped += sum(name in given for name in found[self._per_query :])
+        of_data = frozenset(self._corpus.negatives[query])
+        self._report.dropped += sum(name in of_data for name in found[self._per_query :])
         return found[: self._per_query]
 
     def _passed(self, query: str, candidates: list[str]) -> list[str]:
@@ -104,7 +106,7 @@ class Miner:
         return teacher.scores(self._corpus.queries[query], [self._corpus.documents[name] for name in names])
 
     def _draw(self, chosen: Ranking, ranking: Ranking) -> Ranking:
-        """Random documents for the queries that are short; twice as many as are missing, as some may be refused.
+        """Draw documents for queries that are short: twice as many as are missing, as some may be refused.
 
         None of them is in the ranking: what was refused or skipped there must not come back by chance.
         """
@@ -130,11 +132,11 @@ class Miner:
             self._teacher.read(queries, [self._corpus.documents[name] for name in wanted])
 
     def _count(self, query: str, example: TrainingExample) -> None:
-        given = {self._corpus.documents[name] for name in self._corpus.negatives[query]}
+        of_data = {self._corpus.documents[name] for name in self._corpus.negatives[query]}
         negatives = [candidate.text for candidate in example.negatives]
         self._report.positives += len(example.positives)
         self._report.negatives += len(negatives)
-        self._report.given += sum(text in given for text in negatives)
+        self._report.given += sum(text in of_data for text in negatives)
         lost = example.candidates[0].teacher_score is None and bool(self._corpus.teacher_scores.get(query))
         self._report.queries_without_their_scores += lost
         report = self._report

@@ -1,3 +1,5 @@
+"""A check of training data that goes on after a fault."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -6,9 +8,9 @@ from typing import Any
 
 from blockrank_rerank.finetune.data.beir_folder import read_judged_corpus
 from blockrank_rerank.finetune.data.reader import iterate_rows, resolve_format
-from blockrank_rerank.finetune.data.report import DataReport
 from blockrank_rerank.finetune.data.row import OnFault
-from blockrank_rerank.finetune.data.statistics import CountTokens, StatisticsCounter
+from blockrank_rerank.finetune.validation.report import DataReport
+from blockrank_rerank.finetune.validation.statistics import CountTokens, StatisticsCounter
 from blockrank_rerank.formats import DataError
 
 
@@ -21,7 +23,7 @@ def validate(
     token_cap: int | None = None,
     max_faults: int = 1000,
 ) -> DataReport:
-    """Look at all of the data, and report every faulty line and what there is.
+    """Read all of the data, and report every faulty line and what there is.
 
     Parameters
     ----------
@@ -58,7 +60,7 @@ def validate(
         _take_in(source, resolve_format(source, format, columns), split, columns, counter, faults.add)
     return DataReport(
         sources=tuple(map(str, sources)),
-        faults=tuple(faults.kept),
+        faults=tuple(faults.first),
         fault_count=faults.count,
         statistics=counter.statistics(),
     )
@@ -67,13 +69,13 @@ def validate(
 class _Faults:
     def __init__(self, most: int) -> None:
         self._most = most
-        self.kept: list[DataError] = []
+        self.first: list[DataError] = []
         self.count = 0
 
     def add(self, fault: DataError) -> None:
         self.count += 1
         if self.count <= self._most:
-            self.kept.append(fault)
+            self.first.append(fault)
 
 
 def _take_in(

@@ -1,47 +1,18 @@
-import json
-import sys
+"""Rows, their formats and their faults."""
+
 from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
 
-from blockrank_rerank.finetune.data import Candidate, TrainingExample, document_pool, read_examples, write_examples
+from blockrank_rerank.finetune.data import Candidate, TrainingExample, read_examples
 from blockrank_rerank.formats import DataError
 from blockrank_rerank.text.document import document_text
-from tests.finetune.data_files import DOCUMENTS, write_folder, write_jsonl
+from tests.finetune.data_files import refusal, texts
 
-SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "train"
-needs_bm25 = pytest.mark.skipif(find_spec("bm25s") is None, reason="bm25s is not installed")
 needs_datasets = pytest.mark.skipif(find_spec("datasets") is None, reason="datasets is not installed")
 
 GOOD = {"query": "q", "pos": ["p"], "neg": ["n"]}
 RELEASED = {"query": "q", "documents": [{"doc_id": "a", "title": "A", "text": "x"}, "y"], "answer_ids": ["a"]}
-
-
-@pytest.fixture
-def put(tmp_path):
-    def write(*records, name="train.jsonl"):
-        if len(records) == 1 and isinstance(records[0], bytes):
-            (tmp_path / name).write_bytes(records[0])
-            return tmp_path / name
-        return write_jsonl(tmp_path / name, records)
-
-    return write
-
-
-@pytest.fixture
-def folder(tmp_path):
-    return write_folder(tmp_path / "collection")
-
-
-def texts(example, relevant):
-    return [candidate.text for candidate in example.candidates if candidate.relevant is relevant]
-
-
-def refusal(path, **options):
-    with pytest.raises(DataError) as error:
-        read_examples(path, **options)
-    return str(error.value).removeprefix(str(path)).removeprefix(":")
 
 
 # Rows of queries, positives, negatives
@@ -261,154 +232,3 @@ def test_what_may_be_a_misspelt_path_is_called_one_when_the_hub_has_no_such_data
     (tmp_path / "dta" / "medquad").mkdir(parents=True)
     with pytest.raises(failure, match=r"^Couldn't reach"):
         read_examples("dta/medquad", format="hub")
-
-
-# BEIR folders
-
-
-def test_a_folder_gives_positives_with_grades_and_judged_negatives(folder):
-    examples = read_examples(folder, negatives="none")
-    assert [example.query_id for example in examples] == ["q1", "q2"]
-    assert examples[0].candidates == (Candidate(DOCUMENTS["d1"], 2.0), Candidate(DOCUMENTS["d2"], 0.0))
-    assert examples[1].source == f"{folder / 'qrels' / 'train.tsv'}:4"
-
-
-@needs_bm25
-def test_negatives_of_a_folder_come_from_bm25_and_are_never_judged_or_copies(folder):
-    fleas, concrete = read_examples(folder, depth=5)
-    assert texts(fleas, False) == [DOCUMENTS["d2"], DOCUMENTS["d6"]]
-    assert texts(concrete, False) == [DOCUMENTS["d4"]]
-
-
-def test_random_negatives_depend_on_the_seed_and_never_are_judged_or_copies(folder):
-    examples = read_examples(folder, negatives="random", depth=100)
-    assert examples == read_examples(folder, negatives="random", depth=100)
-    assert set(texts(examples[0], False)) == set(DOCUMENTS.values()) - {DOCUMENTS["d1"]}
-    draws = {tuple(texts(read_examples(folder, negatives="random", depth=2, seed=s)[1], False)) for s in range(9)}
-    assert len(draws) > 1
-
-
-def test_random_negatives_of_a_query_do_not_depend_on_the_other_queries(tmp_path):
-    alone = write_folder(tmp_path / "alone", judgements=[("q2", "d3", 1)])
-    together = write_folder(tmp_path / "together", judgements=[("q1", "d1", 1), ("q2", "d3", 1)])
-    drawn = [read_examples(folder, negatives="random", depth=3)[-1].candidates for folder in (alone, together)]
-    assert drawn[0] == drawn[1]
-
-
-def test_a_limit_draws_examples_at_random_in_their_order(put):
-    path = put(*({"query": f"q{number}", "pos": ["p"]} for number in range(50)))
-    drawn = [[example.source for example in read_examples(path, limit=10, seed=seed)] for seed in (0, 0, 1)]
-    assert drawn[0] == drawn[1] != drawn[2]
-    lines = [int(source.rsplit(":", 1)[1]) for source in drawn[0]]
-    assert lines == sorted(lines)
-    assert len(lines) == 10
-
-
-@needs_bm25
-def test_rows_without_negatives_can_be_filled_from_the_documents_of_all_rows(put):
-    rows = [{"query": "fleas", "pos": ["fleas jump"]}, {"query": "dogs", "pos": ["dogs with fleas"], "neg": ["cats"]}]
-    filled, kept = read_examples(put(*rows), negatives="bm25")
-    assert texts(filled, False) == ["dogs with fleas"]
-    assert texts(kept, False) == ["cats"]
-
-
-def test_rows_filled_up_get_no_answer_of_another_row_of_the_same_query(put):
-    path = put({"query": "q", "pos": ["p"]}, {"query": "q", "pos": ["r"]}, {"query": "s", "pos": ["t"]})
-    filled = read_examples(path, negatives="random")
-    assert [sorted(texts(example, False)) for example in filled] == [["t"], ["t"], ["p", "r"]]
-
-
-BAD_FOLDERS = [
-    ({"judgements": [("q1", "d99", 1)]}, "train.tsv:2: document 'd99' is judged but is not in corpus.jsonl"),
-    ({"judgements": [("q9", "d1", 1)]}, "train.tsv:2: query 'q9' is judged but has no text"),
-    ({"judgements": [("q1", "d1", 0)]}, "no query of split 'train' has a document judged above 0"),
-    ({"judgements": [("q1", "d1", "x")]}, "train.tsv:2: expected an integer judgement"),
-    ({"judgements": [("q1", "d1")]}, "train.tsv:2: expected 3 columns"),
-    ({"judgements": [("q1", "d1", 1), ("q1", "d1", 2)]}, "train.tsv:3: query 'q1', document 'd1': judged 1 above"),
-    ({"judgements": []}, "train.tsv: no judgements"),
-    ({"documents": {}}, "corpus.jsonl: the file is empty"),
-    ({"queries": {}}, "queries.jsonl: the file is empty"),
-    ({"queries": {"q1": " "}}, 'queries.jsonl:1: expected "text" to hold text'),
-    ({"documents": {"d1": None}}, 'corpus.jsonl:1: expected "text" to be a string'),
-]
-
-
-@pytest.mark.parametrize(("content", "message"), BAD_FOLDERS, ids=[message for _, message in BAD_FOLDERS])
-def test_faults_of_a_folder_are_refused_with_their_place(tmp_path, content, message):
-    assert message in refusal(write_folder(tmp_path / "bad", **content))
-
-
-def test_a_missing_split_is_refused_with_those_there_are(folder):
-    with pytest.raises(FileNotFoundError, match="splits available: train"):
-        read_examples(folder, split="dev")
-
-
-def test_a_document_id_may_appear_only_once(folder):
-    with (folder / "corpus.jsonl").open("a") as stream:
-        stream.write(json.dumps({"_id": "d1", "text": "again"}) + "\n")
-    assert "corpus.jsonl:9: expected every \"_id\" once, got 'd1' again" in refusal(folder)
-
-
-@needs_bm25
-@pytest.mark.skipif(not (SHARED / "recipes").is_dir(), reason="no shared data beside the repository")
-def test_a_real_collection_is_read_with_negatives():
-    examples = read_examples(SHARED / "recipes", limit=20, depth=10)
-    assert len(examples) == 20
-    assert all(example.positives and example.negatives for example in examples)
-    pool = document_pool(examples)
-    assert len(pool) == len(set(pool))
-
-
-# Datasets of the Hub
-
-
-@needs_datasets
-def test_a_dataset_is_read_through_a_column_mapping(tmp_path):
-    import datasets
-
-    table = {"question": ["q", "r"], "answer": ["p", "s"], "wrong": [["n"], ["m", "o"]], "year": [1, 2]}
-    datasets.Dataset.from_dict(table).to_parquet(tmp_path / "set" / "train.parquet")
-    columns = {"query": "question", "pos": "answer", "neg": "wrong"}
-    first, second = read_examples(tmp_path / "set", format="hub", columns=columns)
-    assert (first.query, texts(first, True), texts(second, False)) == ("q", ["p"], ["m", "o"])
-    assert second.source == f"{tmp_path / 'set'}[train]:2"
-    with pytest.raises(DataError, match=r'set\[train\]:1: no column "query", "pos"; found: "question"'):
-        read_examples(tmp_path / "set", format="hub")
-
-
-def test_without_datasets_the_line_that_installs_it_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(ImportError, match=r"pip install 'blockrank-rerank\[train\]'"):
-        read_examples("owner/name")
-
-
-# Writing
-
-EXAMPLES = [
-    TrainingExample("q \u2028 ü", (Candidate("p", 2.0, 0.5), Candidate("n", 0.0, -0.25)), "x:1", "id"),
-    TrainingExample("r \ud800", (Candidate("p", 1.0), Candidate("s", 1.0)), "x:2"),
-    TrainingExample("s", (Candidate("p", 1.0, 1.0), Candidate("n", 0.0)), "x:3"),
-]
-
-
-def test_what_is_written_is_read_again(tmp_path):
-    write_examples(tmp_path / "out.jsonl", EXAMPLES)
-    read = read_examples(tmp_path / "out.jsonl")
-    assert [(e.query, e.candidates, e.query_id) for e in read] == [
-        (e.query, e.candidates, e.query_id) for e in EXAMPLES
-    ]
-    assert "ü" in (tmp_path / "out.jsonl").read_text(encoding="utf-8")
-
-
-def test_an_interrupted_writing_leaves_the_old_file_and_no_other(tmp_path):
-    path = tmp_path / "out.jsonl"
-    path.write_text("old")
-
-    def interrupted():
-        yield EXAMPLES[0]
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        write_examples(path, interrupted())
-    assert [found.name for found in tmp_path.iterdir()] == ["out.jsonl"]
-    assert path.read_text() == "old"
