@@ -23,12 +23,8 @@ from blockrank_rerank.finetune import FinetuneSettings, finetune
 from blockrank_rerank.finetune import trainer as trainer_module
 from blockrank_rerank.finetune.run_folder import COMPLETE
 from blockrank_rerank.model.checkpoint import Checkpoint
+from tests.finetune.runs import arguments, logs, losses_of, settings
 from tests.tiny_models import WORDS
-
-
-def settings(model, data, output, **changes) -> FinetuneSettings:
-    values = {"steps": 30, "lists_per_step": 4, "documents_per_list": 5, "learning_rate": 5e-3, "save_every": 10}
-    return FinetuneSettings(model=str(model), data=str(data), output=str(output), device="cpu", **values | changes)
 
 
 def accuracy(ranker: BlockRankReranker, data: Path) -> float:
@@ -36,14 +32,6 @@ def accuracy(ranker: BlockRankReranker, data: Path) -> float:
     rows = [json.loads(line) for line in data.read_text().splitlines()]
     rankings = ranker.rank_batch([(row["query"], row["pos"] + row["neg"]) for row in rows])
     return sum(ranking[0].index == 0 for ranking in rankings) / len(rows)
-
-
-def logs(work: Path, step: int) -> list[dict]:
-    return json.loads((work / f"checkpoint-{step}" / "trainer_state.json").read_text())["log_history"]
-
-
-def losses_of(work: Path, step: int) -> list[float]:
-    return [line["loss"] for line in logs(work, step) if "loss" in line]
 
 
 @pytest.mark.parametrize(
@@ -100,11 +88,6 @@ def test_gradient_checkpointing_changes_no_loss(request, training_data, tmp_path
 
 
 COMMAND = [sys.executable, "-m", "blockrank_rerank.cli.finetune", "train"]
-
-
-def arguments(model, data, output, **changes) -> list[str]:
-    values = {"steps": 40, "lists_per_step": 2, "documents_per_list": 4, "save_every": 10, "device": "cpu"} | changes
-    return [f"model={model}", f"data={data}", f"output={output}", *[f"{k}={v}" for k, v in values.items()]]
 
 
 def test_a_run_that_was_killed_resumes_to_the_same_weights(encoder, training_data, tmp_path):

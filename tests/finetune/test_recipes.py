@@ -27,7 +27,7 @@ from blockrank_rerank.model.checkpoint import Checkpoint
 from blockrank_rerank.model.families import position_limit
 from blockrank_rerank.model.scoring_head import ScoringHead
 from blockrank_rerank.text.prompt import PromptEncoder
-from tests.finetune.test_finetune import arguments, losses_of, settings
+from tests.finetune.runs import arguments, losses_of, settings
 from tests.tiny_models import BERT_CONFIG, CONFIG
 
 

@@ -21,7 +21,7 @@ from blockrank_rerank.finetune.training_model import TrainingModel
 from blockrank_rerank.finetune.training_run import TrainingRun
 from blockrank_rerank.formats import DataError
 from blockrank_rerank.model.checkpoint import Checkpoint
-from tests.finetune.test_finetune import logs, losses_of, settings
+from tests.finetune.runs import logs, losses_of, settings
 from tests.tiny_models import BERT_CONFIG, CONFIG, save_model
 
 ROOT = Path(__file__).parents[2]

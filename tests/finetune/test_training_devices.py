@@ -11,7 +11,7 @@ from blockrank_rerank.finetune.batches import Collator, TrainingList
 from blockrank_rerank.finetune.data import Candidate
 from blockrank_rerank.finetune.training_model import TrainingModel
 from blockrank_rerank.model.checkpoint import Checkpoint
-from tests.finetune.test_finetune import settings
+from tests.finetune.runs import settings
 from tests.pretend_gpu import pretend_gpu
 from tests.tiny_models import BERT_CONFIG, CONFIG
 

@@ -18,7 +18,7 @@ from blockrank_rerank.finetune.data import Candidate, TrainingExample
 from blockrank_rerank.finetune.trainer import training_arguments
 from blockrank_rerank.finetune.training_model import TrainingModel
 from blockrank_rerank.model.checkpoint import Checkpoint
-from tests.finetune.test_finetune import settings
+from tests.finetune.runs import settings
 from tests.tiny_models import BERT_CONFIG, CONFIG
 
 LISTS = [
