@@ -119,7 +119,8 @@ class Engine:
         which changes no score beyond rounding. What does not depend on each other is shared out among workers.
         """
         if batch.hidden is not None:
-            return [self.stage(self.config.scoring_layer).read(batch)[0]]
+            last = self.stage(self.config.scoring_layer)
+            return [_join(in_workers(lambda part: last._read_pass(part)[0], *last._hidden_groups(batch)))]
         if batch.states:
             return self._score_states(batch.requests, batch.states)
         if len(batch.requests) > 1:
@@ -138,11 +139,7 @@ class Engine:
     @torch.inference_mode()
     def read(self, batch: Batch) -> tuple[Lse, HiddenStates]:
         """Score the only request of a batch as a stage does, and return what its layers made of it too."""
-        (request,) = batch.requests
-        groups, workers = self.budget.groups(request)
-        counts = [len(group.documents) for group in groups]
-        hidden = [None] * len(groups) if batch.hidden is None else batch.hidden.split(counts)
-        passes = in_workers(self._read_pass, [*zip(groups, hidden, strict=True)], workers)
+        passes = in_workers(self._read_pass, *self._hidden_groups(batch))
         return _join([lse for lse, _ in passes]), join_hidden([states for _, states in passes])
 
     @torch.inference_mode()
@@ -184,6 +181,14 @@ class Engine:
         longest: int = 0,
     ) -> list[Lse]:
         return self.backbone.document_lse(self._layout(requests, longest), states)
+
+    def _hidden_groups(self, batch: Batch) -> tuple[list[tuple[EncodedRequest, HiddenStates | None]], int]:
+        """Part the only request into groups, each with how far it is read already; and the number of workers."""
+        (request,) = batch.requests
+        groups, workers = self.budget.groups(request)
+        counts = [len(group.documents) for group in groups]
+        hidden = [None] * len(groups) if batch.hidden is None else batch.hidden.split(counts)
+        return [*zip(groups, hidden, strict=True)], workers
 
     def _read_pass(self, part: tuple[EncodedRequest, HiddenStates | None]) -> tuple[Lse, HiddenStates]:
         request, hidden = part

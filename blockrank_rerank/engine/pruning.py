@@ -44,17 +44,18 @@ def survivors(engine: Engine, blocks: Blocks, encoded: EncodedRequest) -> Surviv
     found = Survivors(sorted(set(blocks.owners)), blocks, encoded)
     for layer, count in engine.prune:
         if len(found.remaining) > count:
-            lse, hidden = _read(engine, layer, found)
-            found = _best(replace(found, hidden=hidden), _scores(lse, found), count)
+            lse, found = _read(engine, layer, found)
+            found = _best(found, _scores(lse, found), count)
     return found
 
 
-def _read(engine: Engine, layer: int, found: Survivors) -> tuple[Lse, HiddenStates | None]:
-    """Scores after a layer, and hidden states where no document changes another and there is room for them."""
+def _read(engine: Engine, layer: int, found: Survivors) -> tuple[Lse, Survivors]:
+    """Scores after a layer, and the list with its hidden states there, where later layers can go on from them."""
     stage, batch = engine.stage(layer), Batch([found.encoded], hidden=found.hidden)
     if engine.documents_are_independent and engine.budget.holds_hidden(found.encoded.num_tokens):
-        return stage.read(batch)
-    return stage.score(batch)[0], None
+        lse, hidden = stage.read(batch)
+        return lse, replace(found, hidden=hidden)
+    return stage.score(batch)[0], found
 
 
 def _scores(lse: Lse, found: Survivors) -> list[tuple[float, bool]]:

@@ -87,7 +87,7 @@ class RequestBatch:
         self.num_tokens += candidates.encoded.num_tokens
 
     def rankings(self, engine: Engine) -> Iterator[tuple[int, list[RankedDocument]]]:
-        """Score the batch, and yield the number and the whole ranking of each request, best document first."""
+        """Score the batch once, and yield the number and the whole ranking of each request, best document first."""
         batch = Batch(
             requests=[candidates.encoded for candidates in self.candidates],
             states=[candidates.states for candidates in self.candidates if candidates.states is not None],
@@ -95,6 +95,7 @@ class RequestBatch:
         )
         for number, candidates, lse in zip(self.numbers, self.candidates, engine.score(batch), strict=True):
             yield number, _ranked(candidates, lse, engine)
+        self.candidates.clear()
 
 
 class Batches:
@@ -124,6 +125,10 @@ class Batches:
                 yield batch
                 batch = RequestBatch()
             batch.add(number, candidates)
+            if candidates.goes_alone:
+                del candidates  # its states must not wait beside those of the next list
+                yield batch
+                batch = RequestBatch()
         if batch.numbers:
             yield batch
 

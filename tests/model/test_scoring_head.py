@@ -69,14 +69,15 @@ def test_an_untrained_head_weighs_all_signals_alike():
 
 
 @pytest.mark.parametrize("signals", ["all", 2])
-def test_abstaining_puts_one_more_block_first_and_leaves_the_documents_as_they_are(signals):
+def test_abstaining_scores_one_more_block_and_leaves_the_documents_as_they_are(signals):
     states, layout = pack()
     head = random_head()
     config = replace(BERT_CONFIG, signal_tokens=signals)
     (plain,) = head(states, layout, config, "reference")
     (with_nothing,) = head(states, layout, replace(config, abstention=True), "reference")
-    assert with_nothing.shape[-1] == plain.shape[-1] + 1
-    torch.testing.assert_close(with_nothing[..., 1:], plain, rtol=0, atol=0)
+    assert plain.nothing is None
+    assert with_nothing.nothing.shape == plain.documents.shape[:-1]
+    torch.testing.assert_close(with_nothing.documents, plain.documents, rtol=0, atol=0)
 
 
 def test_probabilities_do_not_depend_on_the_other_documents():

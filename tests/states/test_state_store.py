@@ -452,7 +452,8 @@ def test_the_command_prepares_a_corpus_and_rerank_uses_it(folder, tmp_path, caps
 
 PREPARE = """
 import sys, torch
-from blockrank_rerank import BlockRankReranker, store_preparation
+from blockrank_rerank import BlockRankReranker
+from blockrank_rerank.engine import store_preparation
 torch.set_num_threads(1)
 store_preparation.GROUP_BYTES = 4_000
 ranker = BlockRankReranker.from_pretrained(sys.argv[1], dtype="float32")
@@ -468,7 +469,7 @@ ranker.prepare_store(
 TORN = (
     """
 import os, signal, sys
-from blockrank_rerank import state_store
+from blockrank_rerank.states import store as state_store
 from safetensors.torch import save_file
 written = []
 def torn(tensors, path):
