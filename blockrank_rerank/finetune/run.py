@@ -16,7 +16,7 @@ from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 from blockrank_rerank.config import BlockRankConfig
 from blockrank_rerank.engine.engine import Engine
 from blockrank_rerank.engine.shared import EngineHandle
-from blockrank_rerank.engine.spec import EngineSpec, resolve_config
+from blockrank_rerank.engine.spec import resolve_config
 from blockrank_rerank.files import replacing
 from blockrank_rerank.finetune.batches import Collator, TrainingLists
 from blockrank_rerank.finetune.card import write_card
@@ -35,9 +35,9 @@ from blockrank_rerank.finetune.trainer import (
 )
 from blockrank_rerank.finetune.training_model import TrainingModel, training_config
 from blockrank_rerank.formats import DataError
-from blockrank_rerank.model.checkpoint import Checkpoint, model_folder
 from blockrank_rerank.model.devices import resolve_device
 from blockrank_rerank.model.families import position_limit
+from blockrank_rerank.options import Options
 from blockrank_rerank.reranker import BlockRankReranker
 from blockrank_rerank.text.prompt import PromptEncoder
 
@@ -119,17 +119,8 @@ class _Run:
             EvaluationSet.read(source, name, settings.seed)
             for source, name in zip(settings.evaluation, names, strict=True)
         ]
-        checkpoint = Checkpoint(model=model_folder(settings.model))
-        self.spec = EngineSpec(
-            checkpoint=checkpoint,
-            config=None,
-            scoring_layer=settings.scoring_layer,
-            max_document_tokens=None,
-            long_documents=None,
-            device=None,
-            dtype=None,
-            attention="auto",
-        )
+        self.spec = Options(settings.model, scoring_layer=settings.scoring_layer).engine_spec()
+        checkpoint = self.spec.checkpoint
         model_config, config = resolve_config(self.spec)
         self.config = training_config(config, settings)
         torch.manual_seed(settings.seed)
