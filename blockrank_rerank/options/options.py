@@ -8,8 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import blockrank_rerank.options.values as values
 from blockrank_rerank.config import BlockRankConfig
-from blockrank_rerank.options import values
 from blockrank_rerank.options.declaration import Option, Owner, option
 
 if TYPE_CHECKING:

@@ -30,7 +30,7 @@ from blockrank_rerank.options import OPTIONS
 from tests.tiny_models import CONFIG, save_model
 
 PYDANTIC = [LlamaIndexRerank, LangChainRerank, LangChainCrossEncoder]
-READING = {"config": CONFIG, "scoring_layer": 1, "attention": "sdpa", "prune": {1: 2}, "dtype": "float32"}
+READING = {"config": CONFIG, "scoring_layer": 3, "attention": "sdpa", "prune": {1: 2}, "dtype": "float32"}
 """Options that decide what an engine is."""
 
 KEEPING = {"cache": "1MB", "cache_device": "cpu"}

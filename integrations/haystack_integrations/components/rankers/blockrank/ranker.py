@@ -2,6 +2,7 @@
 
 # Without `from __future__ import annotations`: haystack-ai 2.20 does not connect inputs whose types are strings.
 import asyncio
+import json
 import math
 import operator
 from dataclasses import replace
@@ -124,12 +125,13 @@ class BlockRankRanker:
 
     def to_dict(self) -> dict[str, Any]:
         """Settings of the component, without secrets and without a device that was not asked for."""
+        options = self._options(
+            None if self.device is None else self.device.to_dict(),
+            None if self.token is None else self.token.to_dict(),
+        )
         return default_to_dict(
             self,
-            **self._options(
-                None if self.device is None else self.device.to_dict(),
-                None if self.token is None else self.token.to_dict(),
-            ),
+            **json.loads(json.dumps(options)),  # Haystack saves no numbers as keys
             top_k=self.top_k,
             query_prefix=self.query_prefix,
             query_suffix=self.query_suffix,
