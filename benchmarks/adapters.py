@@ -1,4 +1,4 @@
-"""What each adapter adds to the engine's time on 100 documents.
+"""Measure what each adapter adds to the engine's time on 100 documents.
 
     python benchmarks/adapters.py [--documents 100] [--repeats 9]
 

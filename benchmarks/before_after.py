@@ -1,4 +1,4 @@
-"""nDCG@10 of two models on one collection, and how sure the difference is.
+"""Measure nDCG@10 of two models on one collection, and how sure the difference is.
 
     python benchmarks/before_after.py build/domain-test default build/domain-model [--depth 50]
 

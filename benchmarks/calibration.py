@@ -1,4 +1,4 @@
-"""How far probabilities can be believed, with lists of which half hold no relevant document.
+"""Measure how far probabilities can be believed, with lists of which half hold no relevant document.
 
     python benchmarks/calibration.py FOLDER [--split test] [--model default] [--queries 200] [--depth 20]
 

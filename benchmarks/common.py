@@ -1,4 +1,4 @@
-"""What every benchmark shares: tests first, the machine, timing, a table."""
+"""Parts that every benchmark shares: tests first, the machine, timing, a table."""
 
 from __future__ import annotations
 

@@ -26,14 +26,14 @@ if os.environ.pop("TRITON_INTERPRET", None):
 
 import torch
 import triton
-from blockrank_kernels.block_attention import triton as attention
-from blockrank_kernels.document_scores import triton as scores
+from blockrank_kernels.block_attention.triton import backward, forward, tile_sizes
+from blockrank_kernels.document_lse import triton as document_lse
 from blockrank_kernels.gpu import COMPILER, MAX_GROUP_WIDTH
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 TOLERATED_SPILL = 16
-"""Bytes per thread: at exactly 64, 80, 128 and 168 registers ptxas keeps a few numbers elsewhere so that one more
+"""Bytes per thread: at exactly 64, 80, 128 and 168 registers ptxas stores a few numbers elsewhere so that one more
 block fits on a multiprocessor."""
 
 SHARED = 101_376
@@ -48,13 +48,13 @@ LARGE_GROUPS = {dim: MAX_GROUP_WIDTH // dim for dim in (64, 128)}
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 TYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 POINTERS = {"lse", "delta", "partial", "partial_lse"}
-TABLES = {"items", "merged", "places", "offsets"}
+TABLES = {"items", "merged", "positions", "offsets"}
 GRADIENTS = {"out", "dQ", "dK", "dV"}
-NO_PRODUCT = ("_merge_softmax", "_merge_sum", "_delta")
+NO_PRODUCT = ("merge_softmax_kernel", "merge_sum_kernel", "delta_kernel")
 
 
 class Variant(NamedTuple):
-    """One kernel as it is launched."""
+    """One kernel with the constants and options that it is launched with."""
 
     kernel: Any
     dim: int
@@ -65,12 +65,12 @@ class Variant(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Kernel with what sets it apart."""
+        """Operation and kernel, with the flags that set the variant apart."""
         flags = [flag.lower() for flag in ("SPLIT", "SOFTCAP") if self.constants.get(flag)]
         flags += [f"group of {self.constants['GROUP']}"] if self.constants.get("GROUP", 4) > 4 else []
         flags += ["windowed"] if self.constants.get("WINDOW") else []
-        folder = self.kernel.__module__.split(".")[-2]
-        return " ".join([f"{folder}.{self.kernel.__name__.strip('_')}", *flags])
+        operation = self.kernel.__module__.split(".")[1]
+        return " ".join([f"{operation}.{self.kernel.__name__.removesuffix('_kernel')}", *flags])
 
 
 class Compiled(NamedTuple):
@@ -84,52 +84,52 @@ class Compiled(NamedTuple):
 
 
 def variants(capability: int, quick: bool) -> Iterator[Variant]:
-    """Every kernel at the tile sizes that it is launched with."""
+    """Yield every kernel at the tile sizes that it is launched with."""
     for dtype in (torch.bfloat16,) if quick else TYPES:
         for dim in (128,) if quick else (32, 64, 128, 256):
             yield from _attention_variants(dim, dtype, capability, quick)
-            yield from _scores_variants(dim, dtype, quick)
+            yield from _lse_variants(dim, dtype, quick)
 
 
 def _attention_variants(dim: int, dtype: torch.dtype, capability: int, quick: bool) -> Iterator[Variant]:
     extras: list[dict[str, Any]] = [{}] if quick else [{}, {"SPLIT": True}, {"SOFTCAP": True, "WINDOW": 4096}]
-    sizes = {"GROUP": 4, "DIM": dim, "VALUE_DIM": dim}
+    shape = {"GROUP": 4, "DIM": dim, "VALUE_DIM": dim}
     large = [] if quick or dim not in LARGE_GROUPS else [{"GROUP": LARGE_GROUPS[dim]}]
     for extra in [*extras, *large]:
         flags = {"SPLIT": False, "CAUSAL": True, "WINDOW": 0, "SOFTCAP": False} | extra
-        for kernel, launch in (
-            (attention._forward, attention.forward_launch(dim, dtype, capability)),
-            (attention._query_gradient, attention.query_gradient_launch(dim, dtype, flags["SOFTCAP"])),
-            (attention._key_gradient, attention.key_gradient_launch(dim, dtype, flags["SOFTCAP"])),
+        for kernel, sizes in (
+            (forward.forward_kernel, tile_sizes.forward_sizes(dim, dtype, capability)),
+            (backward.query_gradient_kernel, tile_sizes.query_gradient_sizes(dim, dtype, flags["SOFTCAP"])),
+            (backward.key_gradient_kernel, tile_sizes.key_gradient_sizes(dim, dtype, flags["SOFTCAP"])),
         ):
-            tall = attention.for_group(launch, flags.get("GROUP", 4))
-            constants = sizes | flags | {"ROWS": tall.rows, "KEYS": tall.keys}
+            tall = tile_sizes.with_group(sizes, flags.get("GROUP", 4))
+            constants = shape | flags | {"ROWS": tall.rows, "KEYS": tall.keys}
             yield Variant(kernel, dim, dtype, constants, tall.warps, tall.stages)
-    rows, warps = attention.forward_launch(dim, dtype, capability).rows, attention.MERGE_WARPS
-    yield Variant(attention._merge_softmax, dim, dtype, {"GROUP": 4, "ROWS": rows, "VALUE_DIM": dim}, warps, 3)
-    yield Variant(attention._merge_sum, dim, dtype, {"GROUP": 4, "ROWS": rows, "DIM": dim}, warps, 3)
-    yield Variant(attention._delta, dim, dtype, {"ROWS": 64, "VALUE_DIM": dim}, 4, 3)
+    rows, warps = tile_sizes.forward_sizes(dim, dtype, capability).rows, tile_sizes.MERGE_WARPS
+    yield Variant(forward.merge_softmax_kernel, dim, dtype, {"GROUP": 4, "ROWS": rows, "VALUE_DIM": dim}, warps, 3)
+    yield Variant(backward.merge_sum_kernel, dim, dtype, {"GROUP": 4, "ROWS": rows, "DIM": dim}, warps, 3)
+    yield Variant(backward.delta_kernel, dim, dtype, {"ROWS": tile_sizes.DELTA_ROWS, "VALUE_DIM": dim}, 4, 3)
 
 
-def _scores_variants(dim: int, dtype: torch.dtype, quick: bool) -> Iterator[Variant]:
-    tiles = scores.launch(dim, dtype)
+def _lse_variants(dim: int, dtype: torch.dtype, quick: bool) -> Iterator[Variant]:
+    tiles = document_lse.launch_options(dim, dtype)
     warps, stages = tiles.pop("num_warps"), tiles.pop("num_stages")
     for softcap in (False,) if quick else (False, True):
         constants: dict[str, Any] = {"SOFTCAP": softcap, "DIM": dim} | tiles
-        yield Variant(scores._forward, dim, dtype, constants, warps, stages)
-        yield Variant(scores._key_gradient, dim, dtype, constants, warps, stages)
-        chunked = constants | {"CHUNK": scores.DOCUMENTS_PER_CHUNK}
-        yield Variant(scores._query_gradient, dim, dtype, chunked, warps, stages)
+        yield Variant(document_lse.forward_kernel, dim, dtype, constants, warps, stages)
+        yield Variant(document_lse.key_gradient_kernel, dim, dtype, constants, warps, stages)
+        chunked = constants | {"CHUNK": document_lse.DOCUMENTS_PER_CHUNK}
+        yield Variant(document_lse.query_gradient_kernel, dim, dtype, chunked, warps, stages)
 
 
 def compiled(variant: Variant, capability: int) -> Compiled:
-    """Compile to machine code and read what it needs."""
+    """Compile a variant to machine code and read what it needs."""
     names = variant.kernel.arg_names
     signature = {name: _type(name, variant) for name in names}
     # Launches with aligned pointers and even strides promise this too.
     aligned = {
-        (place,): [["tt.divisibility", 16]]
-        for place, name in enumerate(names)
+        (index,): [["tt.divisibility", 16]]
+        for index, name in enumerate(names)
         if signature[name].startswith("*") or name.endswith(("_token", "_head")) or name in ("dim", "value_dim")
     }
     source = ASTSource(variant.kernel, signature, variant.constants, aligned)
@@ -153,16 +153,16 @@ def _type(name: str, variant: Variant) -> str:
     if name in POINTERS or (name in GRADIENTS and variant.constants.get("SPLIT")):
         return "*fp32"
     if name in GRADIENTS | {"Q", "K", "V", "grad"}:
-        # The gradient of scores is fp32, like the scores.
-        scored = variant.kernel.__module__ == scores.__name__ and name == "grad"
-        return "*fp32" if scored else f"*{TYPES[variant.dtype]}"
+        # The gradient of log-sum-exps is fp32, as they are.
+        of_lse = variant.kernel.__module__ == document_lse.__name__ and name == "grad"
+        return "*fp32" if of_lse else f"*{TYPES[variant.dtype]}"
     return "fp32" if name in ("scale", "cap") else "i32"
 
 
 def main(quick: bool) -> int:
     print(f"triton {triton.__version__}")
     print(f"{'kernel':44} {'arch':5} {'dtype':5} {'dim':>4} {'regs':>4} {'spill B':>7} {'shared B':>8}  tensor core")
-    bad = 0
+    faults = 0
     for capability in (80, 90):
         for variant in variants(capability, quick):
             result = compiled(variant, capability)
@@ -170,14 +170,14 @@ def main(quick: bool) -> int:
             spills = result.spilled > TOLERATED_SPILL and variant.constants.get("GROUP", 4) == 4
             slow = half and result.tensor_core == "-"
             fault = spills or slow or result.chained or result.shared > SHARED
-            bad += fault
+            faults += fault
             print(
                 f"{variant.name:44} sm_{capability} {TYPES[variant.dtype]:5} {variant.dim:4} {result.registers:4} "
                 f"{result.spilled:7} {result.shared:8}  {result.tensor_core}{'  FAULT' if fault else ''}",
                 flush=True,
             )
-    print(f"{bad} faults")
-    return int(bad > 0)
+    print(f"{faults} faults")
+    return int(faults > 0)
 
 
 if __name__ == "__main__":

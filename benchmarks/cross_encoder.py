@@ -1,4 +1,4 @@
-"""Throughput against a sentence-transformers CrossEncoder of the same shape, on the CPU.
+"""Measure throughput against a sentence-transformers CrossEncoder of the same shape, on the CPU.
 
     python benchmarks/cross_encoder.py [--documents 100] [--repeats 5] [--output FILE.json]
 

@@ -1,11 +1,11 @@
-"""What linear layers in 8-bit floating point do to rankings: nDCG@10 and Kendall's tau against bf16, same candidates.
+"""Measure what linear layers in 8-bit floating point do to rankings: nDCG@10 and Kendall's tau against bf16.
 
     pip install '.[eval,float8]'
-    python benchmarks/float8.py ../shared/data/dev [--model default] [--queries 50] [--depth 100] [--on-cpu]
+    python benchmarks/float8.py FOLDER [--model default] [--queries 50] [--depth 100] [--on-cpu]
 
-On a GPU of compute capability 8.9 or newer. With --on-cpu torch's own products of the same numbers are used, which
-are slow there and which neither torchao nor this package would choose: for the effect on scores, not for time. (A GPU
-may add up with fewer bits.)
+FOLDER holds BEIR folders; the candidates are the same for both. On a GPU of compute capability 8.9 or newer. With
+--on-cpu torch's own products of the same numbers are used, which are slow there and which neither torchao nor this
+package would choose: for the effect on scores, not for time. (A GPU may add up with fewer bits.)
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the GPU benchmarks share: workload, machine, arithmetic, timing, FlexAttention, tables."""
+"""Parts that the GPU benchmarks share: workload, machine, arithmetic, timing, FlexAttention, tables."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ CEILING_TB_PER_S = 4.3
 """Device-to-device copies on one H200, bytes read and written, measured (KERNELS.md)."""
 
 QUERY_OFFSET = 16384
-"""Of the released checkpoint (blockrank_rerank/config.py)."""
+"""Query offset of the released checkpoint (blockrank_rerank/config.py)."""
 
 TILT = 0.62
 """Skewed lengths are log-uniform with a tilt: log-uniform alone, 50–384 tokens average 164 and not 200."""
@@ -43,11 +43,11 @@ FLEX_BLOCK = 128
 """FlexAttention's default block."""
 
 WIDER = {torch.bfloat16: torch.float32, torch.float16: torch.float32, torch.float32: torch.float64}
-"""What results are checked in."""
+"""The wider dtype in which results are checked, by dtype."""
 
 
 class Workload(NamedTuple):
-    """What is run, and where; lengths in tokens."""
+    """Model, device and lengths in tokens of what is run."""
 
     device: torch.device
     dtype: torch.dtype
@@ -103,7 +103,7 @@ TINY = Workload(
 
 
 def arguments(description: str) -> argparse.ArgumentParser:
-    """The options that all of these scripts take."""
+    """Return a parser of the options that all GPU benchmarks take."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tiny", action="store_true", help="small layers in fp32 on the CPU: proves that it runs")
     parser.add_argument("--repeats", type=int, default=5)
@@ -114,31 +114,31 @@ def arguments(description: str) -> argparse.ArgumentParser:
 
 
 def workload(tiny: bool) -> Workload:
-    """The one that was asked for; the full one needs a GPU."""
+    """Return the workload that was asked for; the full one needs a GPU."""
     if not tiny and not torch.cuda.is_available():
         sys.exit("no CUDA device here: run this on a GPU, or with --tiny to see that it works")
     return TINY if tiny else FULL
 
 
 def document_lengths(work: Workload, kind: str, count: int) -> list[int]:
-    """``uniform``, or ``skewed`` from the shortest to the longest in an order that never changes."""
+    """Return ``uniform`` lengths, or ``skewed`` ones from shortest to longest in an order that never changes."""
     if kind == "uniform":
         return [work.document] * count
     ratio = work.longest / work.shortest
-    lengths = [round(work.shortest * ratio ** ((place / (count - 1)) ** TILT)) for place in range(count)]
+    lengths = [round(work.shortest * ratio ** ((rank / (count - 1)) ** TILT)) for rank in range(count)]
     random.Random(0).shuffle(lengths)
     return lengths
 
 
 def packed(work: Workload, lengths: list[int], padded_to: int = 0) -> Layout:
-    """One request of random tokens, the same for the same lengths; shorter documents may be padded with token 0."""
+    """Pack a request of random tokens, the same for the same lengths; shorter documents may be padded with token 0."""
     request = common.random_request(work.instruction, lengths, work.query)
     documents = [document + [0] * (padded_to - len(document)) for document in request.documents]
     return build_layout([replace(request, documents=documents)], QUERY_OFFSET)
 
 
 def random_mistral(work: Workload, scoring_layer: int) -> torch.nn.Module:
-    """Random weights up to the scoring layer, made where and in what they are used."""
+    """Make a Mistral of random weights up to the scoring layer, on the device and in the dtype of its use."""
     torch.manual_seed(0)
     config = MistralConfig(
         **work.model, num_hidden_layers=scoring_layer + 1, max_position_embeddings=32768, sliding_window=None
@@ -149,7 +149,7 @@ def random_mistral(work: Workload, scoring_layer: int) -> torch.nn.Module:
 
 
 def gemm_flops(config: Any, tokens: int, scoring_layer: int) -> float:
-    """Matrix products of the layers before the scoring layer, and of its key projection."""
+    """Count the FLOPs of matrix products before the scoring layer, and of its key projection."""
     hidden, head_dim = config.hidden_size, config.head_dim
     queries, keys = config.num_attention_heads * head_dim, config.num_key_value_heads * head_dim
     weights = 2 * hidden * queries + 2 * hidden * keys + 3 * hidden * config.intermediate_size
@@ -157,19 +157,19 @@ def gemm_flops(config: Any, tokens: int, scoring_layer: int) -> float:
 
 
 def visible_pairs(segments: Segments) -> int:
-    """Pairs of a row and a key that it sees, causal."""
+    """Count the pairs of a row and a key that it sees, causal."""
     lengths = segments.offsets.diff()
     contexts = segments.context_ends - segments.context_starts
     return int((lengths * contexts + lengths * (lengths + 1) // 2).sum())
 
 
 def attention_flops(pairs: int, heads: int, head_dim: int) -> float:
-    """Of the two products of one attention call."""
+    """Count the FLOPs of the two products of one attention call."""
     return 4.0 * pairs * heads * head_dim
 
 
 def machine(device: torch.device, commit: str | None) -> str:
-    """One line: commit, processor, its measured ceilings, torch."""
+    """Describe the machine in one line: commit, processor, its measured ceilings, torch."""
     if device.type == "cpu":
         return common.machine()
     import triton
@@ -191,7 +191,7 @@ def _commit() -> str:
 
 
 def _measured_ceilings(device: torch.device) -> tuple[float, float]:
-    """TFLOP/s of a large bf16 product of random numbers, and TB/s of a large copy."""
+    """Measure TFLOP/s of a large bf16 product of random numbers, and TB/s of a large copy."""
     size = 8192
     left, right = torch.randn(2, size, size, device=device, dtype=torch.bfloat16)
     source = torch.empty(2**30, device=device, dtype=torch.uint8)
@@ -201,7 +201,7 @@ def _measured_ceilings(device: torch.device) -> tuple[float, float]:
 
 
 def mark(device: torch.device) -> Any:
-    """A point in time, on the device's own clock."""
+    """Take a point in time, on the device's clock."""
     if device.type != "cuda":
         return time.perf_counter()
     event = torch.cuda.Event(enable_timing=True)
@@ -210,7 +210,7 @@ def mark(device: torch.device) -> Any:
 
 
 def between_ms(start: Any, end: Any) -> float:
-    """Milliseconds between two marks."""
+    """Return the milliseconds between two marks."""
     if isinstance(start, float):
         return 1e3 * (end - start)
     end.synchronize()
@@ -218,7 +218,7 @@ def between_ms(start: Any, end: Any) -> float:
 
 
 def elapsed_ms(function: Callable[[], object], device: torch.device) -> float:
-    """Time of one call, from a device that has nothing else to do."""
+    """Time one call, on a device that has nothing else to do."""
     if device.type == "cuda":
         torch.cuda.synchronize()
     start = mark(device)
@@ -227,7 +227,7 @@ def elapsed_ms(function: Callable[[], object], device: torch.device) -> float:
 
 
 def medians_ms(functions: Mapping[str, Callable[[], object]], repeats: int, device: torch.device) -> dict[str, float]:
-    """Median time of each function, warm already; in turns, so that a hot minute of the GPU hits all of them."""
+    """Return each warm function's median time; in turns, so that a hot minute of the GPU hits all of them."""
     times: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(repeats):
         for name, function in functions.items():
@@ -236,7 +236,7 @@ def medians_ms(functions: Mapping[str, Callable[[], object]], repeats: int, devi
 
 
 class Attempt(NamedTuple):
-    """What a contestant's first call gave, or why it gave nothing, and its peak memory above what was there."""
+    """The result of a contestant's first call, or its failure, and the peak memory above what was in use."""
 
     result: Any
     failure: str | None
@@ -244,7 +244,7 @@ class Attempt(NamedTuple):
 
 
 def attempt(function: Callable[[], Any], device: torch.device, peer: bool) -> Attempt:
-    """Call once. No memory is an outcome; so is any other failure of a peer, but ours must not have one."""
+    """Call a contestant once; no memory is an outcome, as is any other failure of a peer, but ours must have none."""
     cuda = device.type == "cuda"
     if cuda:
         torch.cuda.empty_cache()
@@ -276,7 +276,7 @@ def flex_attention(
     softcap: float | None,
     window: int | None,
 ) -> Tensor:
-    """The mask of BlockRank in torch's FlexAttention; causal, without soft-capping or windows."""
+    """Attend under BlockRank's mask with torch's FlexAttention; causal, without soft-capping or windows."""
     plans = segments.plans
     if "flex" not in plans:
         plans["flex"] = flex_mask(segments, query.device)
@@ -297,7 +297,7 @@ def _compiled_flex() -> Callable[..., Tensor]:
 
 
 def flex_mask(segments: Segments, device: torch.device) -> flex.BlockMask:
-    """From block indices: nothing has T×T entries, the index tables have (T/128)²."""
+    """Build the mask from block indices: nothing has T×T entries, the index tables have (T/128)²."""
     seen, full = flex_blocks(segments)
     tables = (*_ordered(seen & ~full, device), *_ordered(full, device))
     length = segments.num_tokens
@@ -307,7 +307,7 @@ def flex_mask(segments: Segments, device: torch.device) -> flex.BlockMask:
 
 
 def flex_blocks(segments: Segments) -> tuple[np.ndarray, np.ndarray]:
-    """``[T/128, T/128]`` twice: which blocks of keys a block of rows sees, and which of them in full."""
+    """Return ``[T/128, T/128]`` twice: the blocks of keys that a block of rows sees, and those seen in full."""
     size, tokens = FLEX_BLOCK, segments.num_tokens
     edges = np.arange(0, tokens, size)
     seen, full = np.zeros((len(edges), len(edges)), dtype=bool), np.ones((len(edges), len(edges)), dtype=bool)
@@ -315,7 +315,7 @@ def flex_blocks(segments: Segments) -> tuple[np.ndarray, np.ndarray]:
     full[-1] = tokens % size == 0
 
     def common(low: int, high: int) -> np.ndarray:
-        """How many tokens of each block lie in a range."""
+        """Count the tokens of each block that lie in a range."""
         return np.clip(np.minimum(edges + size, high) - np.maximum(edges, low), 0, None)
 
     bounds = (segments.offsets[:-1], segments.offsets[1:], segments.context_starts, segments.context_ends)
@@ -323,14 +323,14 @@ def flex_blocks(segments: Segments) -> tuple[np.ndarray, np.ndarray]:
         context = common(context_start, context_end)
         for block in range(start // size, -(-end // size)):
             first, last = max(start, block * size), min(end, (block + 1) * size)
-            # Of its own segment the last row sees everything up to itself, and every row what the first one sees.
+            # Of its segment the last row sees everything up to itself, and every row what the first one sees.
             seen[block] |= context + common(start, last) > 0
             full[block] &= context + common(start, first + 1) == size
     return seen, full
 
 
 def _ordered(blocks: np.ndarray, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Number of chosen blocks of each row of blocks, and their indices, chosen ones first."""
+    """Return the number of chosen blocks in each row of blocks, and all indices, chosen ones first."""
     table = torch.from_numpy(blocks.astype(np.int32)).to(device)[None, None]
     order = table.argsort(dim=-1, descending=True, stable=True)
     return table.sum(-1, dtype=torch.int32), order.to(torch.int32)
@@ -339,10 +339,12 @@ def _ordered(blocks: np.ndarray, device: torch.device) -> tuple[Tensor, Tensor]:
 def _mask_mod(segments: Segments, device: torch.device) -> Callable[..., Tensor]:
     segment = torch.repeat_interleave(torch.arange(segments.num_segments), segments.offsets.diff())
     bounds = (segment, segments.context_starts[segment], segments.context_ends[segment])
-    own, starts, ends = (bound.to(device, torch.int32) for bound in bounds)
+    segments_of_rows, starts, ends = (bound.to(device, torch.int32) for bound in bounds)
 
     def sees(batch: Tensor, head: Tensor, row: Tensor, key: Tensor) -> Tensor:
-        return ((key >= starts[row]) & (key < ends[row])) | ((own[row] == own[key]) & (key <= row))
+        return ((key >= starts[row]) & (key < ends[row])) | (
+            (segments_of_rows[row] == segments_of_rows[key]) & (key <= row)
+        )
 
     return sees
 

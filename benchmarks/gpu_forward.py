@@ -1,4 +1,4 @@
-"""Whole forward passes of a Mistral-7B-shaped model up to its scoring layer, on a GPU.
+"""Measure whole forward passes of a Mistral-7B-shaped model up to its scoring layer, on a GPU.
 
     PYTHONPATH=.:kernels python benchmarks/gpu_forward.py [--attention-share] [--output forward.json] [--tiny]
 
@@ -32,7 +32,7 @@ from unittest.mock import patch
 import torch
 from blockrank_kernels import Segments
 from blockrank_kernels.block_attention.api import IMPLEMENTATIONS as ATTENTION
-from blockrank_kernels.document_scores.api import IMPLEMENTATIONS as SCORES
+from blockrank_kernels.document_lse.api import IMPLEMENTATIONS as LSE
 from blockrank_kernels.gpu import triton_on
 from gpu_common import (
     WIDER,
@@ -102,15 +102,15 @@ class Contestant:
 
     @property
     def peer(self) -> bool:
-        """Whether it is not ours."""
+        """Whether the contestant is not ours."""
         return self.name not in OURS
 
     def run(self) -> Tensor:
-        """``[S, H, N]``."""
-        return self.backbone.document_scores(self.layout)[0]
+        """Return log-sum-exps ``[S, H, N]``."""
+        return self.backbone.document_lse(self.layout)[0].documents
 
     def run_cold(self) -> Tensor:
-        """The same with the layout's tables made anew."""
+        """Return log-sum-exps after making the layout's tables anew."""
         self.layout.segments.plans.clear()
         return self.run()
 
@@ -125,7 +125,7 @@ def full_causal_attention(
     softcap: float | None,
     window: int | None,
 ) -> Tensor:
-    """Every token sees every earlier one."""
+    """Attend from every token to every earlier one."""
     query, key, value = (tensor.transpose(0, 1).unsqueeze(0) for tensor in (query, key, value))
     fused = sdpa_kernel([SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION])
     # Never the formulation that writes T×T numbers.
@@ -153,7 +153,7 @@ class Padded:
         softcap: float | None,
         window: int | None,
     ) -> Tensor:
-        """Three calls: instruction, documents as a batch, query."""
+        """Attend in three calls: instruction, documents as a batch, query."""
         start, end = int(segments.offsets[1]), int(segments.offsets[-2])
         key, value = (tensor.repeat_interleave(query.shape[1] // key.shape[1], 1) for tensor in (key, value))
         if "padded" not in segments.plans:
@@ -170,12 +170,12 @@ class Padded:
         ]
         return torch.cat(parts)
 
-    def scores(self, query: Tensor, key: Tensor, offsets: Tensor, scale: float, softcap: float | None) -> Tensor:
-        """Ours over the tokens that are no padding: the score pass is not what is compared."""
-        return own_scores(query.device)(query, key.index_select(0, self.index), self.offsets, scale, softcap)
+    def lse(self, query: Tensor, key: Tensor, offsets: Tensor, scale: float, softcap: float | None) -> Tensor:
+        """Return our log-sum-exps over tokens that are no padding: the score pass is not what is compared."""
+        return fastest_lse(query.device)(query, key.index_select(0, self.index), self.offsets, scale, softcap)
 
     def pairs(self, instruction: int, query: int) -> int:
-        """Pairs that the three calls compute: a mask spares none."""
+        """Count the pairs that the three calls compute: a mask spares none."""
         count, longest = self.real.shape
         tokens = instruction + count * longest + query
         return instruction * (instruction + 1) // 2 + count * longest * (instruction + longest) + query * tokens
@@ -184,7 +184,7 @@ class Padded:
         return tensor.unflatten(0, self.real.shape)
 
     def _masks(self, instruction: int, rows: int, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Additive ``[N, 1, L, instruction + L]`` of the documents and ``[1, 1, rows, T]`` of the query."""
+        """Return additive masks ``[N, 1, L, instruction + L]`` of documents and ``[1, 1, rows, T]`` of the query."""
         real = self.real.to(like.device)
         longest = real.shape[1]
         triangle = real.new_ones(longest, longest).tril()
@@ -198,48 +198,48 @@ class Padded:
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> Tensor:
-    """``[B, L, H, D]`` to packed rows; causal where there is no mask."""
+    """Attend from ``[B, L, H, D]``, causally where there is no mask; returns packed rows."""
     query, key, value = (tensor.transpose(1, 2) for tensor in (query, key, value))
     out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=mask is None, scale=scale)
     return out.transpose(1, 2).flatten(0, 1)
 
 
-def own_scores(device: torch.device) -> Callable[..., Tensor]:
-    """Our fastest score pass; peers have none of their own."""
-    return SCORES["triton" if triton_on(device).usable else "sdpa"]
+def fastest_lse(device: torch.device) -> Callable[..., Tensor]:
+    """Return our fastest score pass; peers have none."""
+    return LSE["triton" if triton_on(device).usable else "sdpa"]
 
 
-def contestant(name: str, work: Workload, lengths: list[int], backbone: Backbone) -> Contestant:
-    """Register what the name stands for, with a layout of its own, so that no tables are shared."""
+def register(name: str, work: Workload, lengths: list[int], backbone: Backbone) -> Contestant:
+    """Register what the name stands for, with a separate layout, so that no tables are shared."""
     layout = packed(work, lengths, padded_to=max(lengths) if name == "padded" else 0)
     tokens, pairs = layout.num_tokens, visible_pairs(layout.segments)
     if name == "full causal":
-        ATTENTION[name], SCORES[name] = full_causal_attention, own_scores(work.device)
+        ATTENTION[name], LSE[name] = full_causal_attention, fastest_lse(work.device)
         pairs = tokens * (tokens + 1) // 2
     elif name == "float8":
         fastest = "triton" if triton_on(work.device).usable else "sdpa"
-        ATTENTION[name], SCORES[name] = ATTENTION[fastest], SCORES[fastest]
+        ATTENTION[name], LSE[name] = ATTENTION[fastest], LSE[fastest]
     elif name == "flex":
-        ATTENTION[name], SCORES[name] = flex_attention, own_scores(work.device)
+        ATTENTION[name], LSE[name] = flex_attention, fastest_lse(work.device)
     elif name == "padded":
         padded = Padded(lengths, work.instruction, work.device)
-        ATTENTION[name], SCORES[name] = padded.attention, padded.scores
+        ATTENTION[name], LSE[name] = padded.attention, padded.lse
         pairs = padded.pairs(work.instruction, work.query)
     return Contestant(name, layout, pairs, Backbone(backbone.model, backbone.config, None, name))
 
 
 def tolerance(backbone: Backbone, work: Workload) -> float:
-    """How far two right answers may lie apart: by what this model rounds, measured on the smallest request."""
+    """Return how far two right answers may lie apart: what the model rounds, measured on the smallest request."""
     layout = packed(work, document_lengths(work, "skewed", work.documents[0]))
     wider = Backbone(copy.deepcopy(backbone.model).to(WIDER[work.dtype]), backbone.config, None, "sdpa")
-    truth = wider.document_scores(layout)[0]
-    result = Backbone(backbone.model, backbone.config, None, "sdpa").document_scores(layout)[0]
+    truth = wider.document_lse(layout)[0].documents
+    result = Backbone(backbone.model, backbone.config, None, "sdpa").document_lse(layout)[0].documents
     rounding = torch.finfo(result.dtype).eps * float(truth.abs().max())
     return ROUNDINGS * (float((result - truth).abs().max()) + rounding)
 
 
 def differences(attempts: dict[str, Attempt], tolerance: float) -> dict[str, float]:
-    """Largest difference of each contestant's log-sum-exps from the first one's; stops where one is wrong."""
+    """Return how far each contestant's log-sum-exps lie from the first one's; stops where a contestant is wrong."""
     results = {name: done.result for name, done in attempts.items() if done.failure is None}
     first = next((name for name in results if name not in OTHER_SCORES), next(iter(results)))
     found = {name: float((result - results[first]).abs().max()) for name, result in results.items()}
@@ -250,28 +250,28 @@ def differences(attempts: dict[str, Attempt], tolerance: float) -> dict[str, flo
 
 
 def measure(contestants: list[Contestant], limit: float, repeats: int, share: bool) -> dict[str, dict[str, Any]]:
-    """What each contestant needs, by name: nothing but the failure where it has failed."""
+    """Measure each contestant's time and memory, by name; a contestant that failed has its failure alone."""
     device = next(contestants[0].backbone.parameters()).device
-    attempts = {one.name: attempt(one.run, device, one.peer) for one in contestants}
+    attempts = {contestant.name: attempt(contestant.run, device, contestant.peer) for contestant in contestants}
     apart = differences(attempts, limit)
-    able = [one for one in contestants if one.name in apart]
-    warm = medians_ms({one.name: one.run for one in able}, repeats, device)
-    cold = medians_ms({one.name: one.run_cold for one in able}, max(1, repeats // 2), device)
+    able = [contestant for contestant in contestants if contestant.name in apart]
+    warm = medians_ms({contestant.name: contestant.run for contestant in able}, repeats, device)
+    cold = medians_ms({contestant.name: contestant.run_cold for contestant in able}, max(1, repeats // 2), device)
     rows: dict[str, dict[str, Any]] = {name: {"failure": done.failure} for name, done in attempts.items()}
-    for one in able:
-        name = one.name
+    for contestant in able:
+        name = contestant.name
         rows[name] = {
             "ms": warm[name],
             "cold ms": cold[name],
             "peak GiB": attempts[name].peak_gib,
             "difference": apart[name],
-            "attention": attention_share(one, device) if share else None,
+            "attention": attention_share(contestant, device) if share else None,
         }
     return rows
 
 
-def attention_share(one: Contestant, device: torch.device) -> float:
-    """Part of the time between the start and the end of attention calls, the score pass included."""
+def attention_share(contestant: Contestant, device: torch.device) -> float:
+    """Return the part of a run's time that is spent in attention calls, the score pass included."""
     spans: list[tuple[Any, Any]] = []
 
     def timed(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -283,23 +283,24 @@ def attention_share(one: Contestant, device: torch.device) -> float:
 
         return call
 
-    attention, scores = timed(ATTENTION[one.name]), timed(SCORES[one.name])
-    with patch.dict(ATTENTION, {one.name: attention}), patch.dict(SCORES, {one.name: scores}):
-        whole = elapsed_ms(one.run, device)
+    attention, lse = timed(ATTENTION[contestant.name]), timed(LSE[contestant.name])
+    with patch.dict(ATTENTION, {contestant.name: attention}), patch.dict(LSE, {contestant.name: lse}):
+        whole = elapsed_ms(contestant.run, device)
     return sum(between_ms(*span) for span in spans) / whole
 
 
-def derived(one: Contestant, packed_tokens: int, ceiling: float, ms: float) -> dict[str, float]:
-    """What follows from the layout and the time."""
-    config, layer, tokens = one.backbone.model.config, one.backbone.config.scoring_layer, one.layout.num_tokens
-    attention = layer * attention_flops(one.pairs, config.num_attention_heads, config.head_dim)
+def derived(contestant: Contestant, packed_tokens: int, ceiling: float, ms: float) -> dict[str, float]:
+    """Derive rates and the floor from the layout and the time."""
+    config, layer = contestant.backbone.model.config, contestant.backbone.config.scoring_layer
+    tokens = contestant.layout.num_tokens
+    attention = layer * attention_flops(contestant.pairs, config.num_attention_heads, config.head_dim)
     floor_ms = 1e-9 * gemm_flops(config, packed_tokens, layer) / ceiling
     tflops = 1e-9 * (gemm_flops(config, tokens, layer) + attention) / ms
     return {"TFLOP/s": tflops, "floor ms": floor_ms, "floor": floor_ms / ms}
 
 
 def contestants_here(names: list[str], device: torch.device) -> list[str]:
-    """Without those of ours that cannot run."""
+    """Return the names without those of ours that cannot run here."""
     verdicts = {"triton": triton_on(device), "float8": float8_on(device)}
     missing = {name: verdicts[name].reason for name in names if name in verdicts and not verdicts[name].usable}
     for name, reason in missing.items():
@@ -308,7 +309,7 @@ def contestants_here(names: list[str], device: torch.device) -> list[str]:
 
 
 def quantized(backbone: Backbone) -> Backbone:
-    """A copy with linear layers in 8 bits."""
+    """Return a copy with linear layers in 8 bits."""
     model = copy.deepcopy(backbone.model)
     quantize_linear_layers(model)
     return Backbone(model, backbone.config, None)
@@ -321,7 +322,7 @@ def main(options: argparse.Namespace) -> None:
     names = contestants_here(options.contestants, work.device)
     model = random_mistral(work, work.scoring_layer)
     backbone = Backbone(model, BlockRankConfig(scoring_layer=work.scoring_layer), None)
-    own = {"float8": quantized(backbone)} if "float8" in names else {}
+    backbones = {"float8": quantized(backbone)} if "float8" in names else {}
     limit = tolerance(backbone, work)
     table.content |= {"ceiling TFLOP/s": options.ceiling, "tolerance": limit}
     exempt = " and ".join(OTHER_SCORES)
@@ -330,17 +331,17 @@ def main(options: argparse.Namespace) -> None:
     for kind in options.lengths:
         for count in options.documents or work.documents:
             lengths = document_lengths(work, kind, count)
-            contestants = [contestant(name, work, lengths, own.get(name, backbone)) for name in names]
+            contestants = [register(name, work, lengths, backbones.get(name, backbone)) for name in names]
             found = measure(contestants, limit, options.repeats, options.attention_share)
             ours = next((found[name]["ms"] for name in OURS if "ms" in found.get(name, {})), None)
             tokens = work.instruction + sum(lengths) + work.query
-            for one in contestants:
-                cells = found[one.name]
+            for contestant in contestants:
+                cells = found[contestant.name]
                 if "ms" in cells:
-                    cells |= derived(one, tokens, options.ceiling, cells["ms"])
+                    cells |= derived(contestant, tokens, options.ceiling, cells["ms"])
                     cells["x ours"] = cells["ms"] / ours if ours else None
-                size = {"tokens": one.layout.num_tokens, "padding": 1 - tokens / one.layout.num_tokens}
-                table.add({"documents": count, "lengths": kind, "contestant": one.name} | size | cells)
+                size = {"tokens": contestant.layout.num_tokens, "padding": 1 - tokens / contestant.layout.num_tokens}
+                table.add({"documents": count, "lengths": kind, "contestant": contestant.name} | size | cells)
             forget_compiled()
 
 

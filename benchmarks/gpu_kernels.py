@@ -1,10 +1,10 @@
-"""Each kernel alone, forward and backward, on a GPU.
+"""Measure each kernel alone, forward and backward, on a GPU.
 
     PYTHONPATH=.:kernels python benchmarks/gpu_kernels.py [--output kernels.json] [--tiny]
 
 Device time in bf16 with cold caches, tables made: the time that Python needs to launch is hidden behind other work.
 TFLOP/s count only pairs of a row and a key that it sees; backward counts 2.5 times block attention's forward pass
-(arXiv 2205.14135) and 3 times that of document scores. TB/s count every tensor once. Before anything is timed, each
+(arXiv 2205.14135) and 3 times that of the log-sum-exps. TB/s count every tensor once. Before anything is timed, each
 result and gradient must be as near to torch's attention in fp32 as torch's own in bf16 is, within a factor of two
 and a few roundings; `error` is the largest distance, as a part of the largest value.
 """
@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import torch
 from blockrank_kernels.block_attention.api import IMPLEMENTATIONS as ATTENTION
-from blockrank_kernels.document_scores.api import IMPLEMENTATIONS as SCORES
+from blockrank_kernels.document_lse.api import IMPLEMENTATIONS as LSE
 from blockrank_kernels.gpu import triton_on
 from gpu_common import (
     CEILING_TB_PER_S,
@@ -47,19 +47,19 @@ from torch import Tensor
 from blockrank_rerank.model.layout import Layout
 
 SIGNALS = 2
-"""Of the released checkpoint."""
+"""Signal tokens of the released checkpoint."""
 
 FILLER_BYTES = 2**30
-"""More than any cache holds."""
+"""Size of a write that empties every cache."""
 
 FILLERS = 16
-"""At 4 TB/s, 4 ms in which Python can launch the kernels."""
+"""Writes before each call: at 4 TB/s, 4 ms in which Python can launch the kernels."""
 
 ROUNDINGS = 4
-"""Of a result in its own dtype."""
+"""Roundings of a result, in its dtype, that are no error."""
 
 REORDERED = 1e-5
-"""What summing in another order does to a result in fp32."""
+"""Relative error that summing in another order makes in fp32."""
 
 COLUMNS = {
     "operation": "<15",
@@ -90,7 +90,7 @@ class Problem:
 
 
 def attention_problem(layout: Layout, heads: tuple[int, int], dim: int, work: Workload) -> Problem:
-    """Block attention on random tokens."""
+    """Set up block attention on random tokens."""
     segments, scale = layout.segments, dim**-0.5
     queries, keys = heads
     functions = dict(ATTENTION) | {"flex": flex_attention}
@@ -106,19 +106,19 @@ def attention_problem(layout: Layout, heads: tuple[int, int], dim: int, work: Wo
     )
 
 
-def scores_problem(layout: Layout, heads: tuple[int, int], dim: int, work: Workload) -> Problem:
-    """Document scores of random signal tokens."""
+def lse_problem(layout: Layout, heads: tuple[int, int], dim: int, work: Workload) -> Problem:
+    """Set up log-sum-exps of documents for random signal tokens."""
     offsets, scale = layout.requests[0].document_offsets, dim**-0.5
     queries, keys = heads
     tokens = int(offsets[-1] - offsets[0])
     # Moving the offsets waits for the GPU, so Triton gets them where it needs them.
-    places = {name: offsets.to(work.device) if name == "triton" else offsets for name in SCORES}
+    bounds = {name: offsets.to(work.device) if name == "triton" else offsets for name in LSE}
     flops = 2.0 * SIGNALS * tokens * queries * dim
     read = float(tokens * keys * dim * work.dtype.itemsize)
     return Problem(
-        "document_scores",
+        "document_lse",
         [_random(work, SIGNALS, queries, dim), _random(work, layout.num_tokens, keys, dim)],
-        {name: _bound(run, places[name], scale, None) for name, run in SCORES.items()},
+        {name: _bound(run, bounds[name], scale, None) for name, run in LSE.items()},
         {"forward": flops, "backward": 3 * flops},
         {"forward": read, "backward": 2 * read},
     )
@@ -133,12 +133,12 @@ def _bound(function: Callable[..., Tensor], *rest: Any) -> Callable[..., Tensor]
 
 
 def forward(problem: Problem, name: str, inputs: list[Tensor]) -> Callable[[], list[Tensor]]:
-    """The call that gives the result."""
+    """Return the call that gives the result."""
     return lambda: [problem.functions[name](*inputs)]
 
 
 def backward(problem: Problem, name: str, inputs: list[Tensor]) -> Callable[[], list[Tensor]]:
-    """The call that gives the gradients; what it needs is computed now."""
+    """Return the call that gives the gradients; the forward pass runs now."""
     leaves = [tensor.detach().requires_grad_() for tensor in inputs]
     out = problem.functions[name](*leaves)
     seed = _seed(out, problem)
@@ -146,7 +146,7 @@ def backward(problem: Problem, name: str, inputs: list[Tensor]) -> Callable[[], 
 
 
 def _seed(out: Tensor, problem: Problem) -> Tensor:
-    """The same gradient of the result for every contestant."""
+    """Return the gradient of the result, the same for every contestant."""
     generator = torch.Generator(out.device).manual_seed(0)
     return torch.randn(out.shape, device=out.device, generator=generator).to(problem.inputs[0].dtype).to(out.dtype)
 
@@ -161,12 +161,12 @@ class Error(NamedTuple):
     rounding: float
 
     def no_worse(self, eager: Error) -> bool:
-        """Whether it is at most twice that of torch's attention, and rounding. NaN is not."""
+        """Say whether the error is at most twice that of torch's attention, and rounding. NaN is not."""
         return self.value <= 2 * eager.value + self.rounding
 
 
 def errors(results: list[Tensor], truth: list[Tensor]) -> list[Error]:
-    """Of each tensor."""
+    """Return the error of each tensor."""
     return [
         Error(float((a - b).abs().max() / b.abs().max()), max(ROUNDINGS * torch.finfo(a.dtype).eps, REORDERED))
         for a, b in zip(results, truth, strict=True)
@@ -174,7 +174,7 @@ def errors(results: list[Tensor], truth: list[Tensor]) -> list[Error]:
 
 
 def checked(problem: Problem, direction: str, names: list[str], work: Workload) -> dict[str, Attempt]:
-    """Each contestant's errors or failure; stops where one is wrong."""
+    """Return each contestant's errors or failure; stops where a contestant is wrong."""
     prepare = DIRECTIONS[direction]
     truth = prepare(problem, "sdpa", [tensor.to(WIDER[work.dtype]) for tensor in problem.inputs])()
 
@@ -190,7 +190,7 @@ def checked(problem: Problem, direction: str, names: list[str], work: Workload) 
 
 
 def time_ms(problem: Problem, direction: str, name: str, filler: Tensor | None) -> float:
-    """Device time of one call; the device is kept busy until Python has launched it."""
+    """Measure the device time of one call; the device is kept busy until Python has launched it."""
     run = DIRECTIONS[direction](problem, name, problem.inputs)
     device = problem.inputs[0].device
     if filler is not None:
@@ -203,9 +203,9 @@ def time_ms(problem: Problem, direction: str, name: str, filler: Tensor | None) 
 
 
 def rows(problem: Problem, names: list[str], work: Workload, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Check, then time in turns."""
+    """Check all contestants, then time them in turns."""
     filler = torch.empty(FILLER_BYTES, dtype=torch.uint8, device=work.device) if work.device.type == "cuda" else None
-    made = []
+    table_rows = []
     for direction in DIRECTIONS:
         found = checked(problem, direction, names, work)
         able = [name for name in names if found[name].failure is None]
@@ -219,8 +219,8 @@ def rows(problem: Problem, names: list[str], work: Workload, options: argparse.N
             if name in able:
                 cells |= _rates(problem, direction, statistics.median(times[name]), options)
                 cells["error"] = max(error.value for error in found[name].result)
-            made.append(cells)
-    return made
+            table_rows.append(cells)
+    return table_rows
 
 
 def _rates(problem: Problem, direction: str, ms: float, options: argparse.Namespace) -> dict[str, float]:
@@ -250,7 +250,7 @@ def main(options: argparse.Namespace) -> None:
                 torch.manual_seed(0)
                 problems = (
                     (attention_problem(layout, heads, dim, work), [*names, "flex"]),
-                    (scores_problem(layout, heads, dim, work), names),
+                    (lse_problem(layout, heads, dim, work), names),
                 )
                 for problem, contestants in problems:
                     for cells in rows(problem, contestants, work, options):

@@ -1,4 +1,4 @@
-"""One training step, forward and backward, of a slice of a Mistral-7B-shaped model, on a GPU.
+"""Measure one training step, forward and backward, of a slice of a Mistral-7B-shaped model, on a GPU.
 
     PYTHONPATH=.:kernels python benchmarks/gpu_training.py [--layers 2] [--documents 30] [--output t.json] [--tiny]
 
@@ -44,7 +44,7 @@ from blockrank_rerank.model.backbone import Backbone
 from blockrank_rerank.model.layout import Layout
 
 ROUNDINGS = 4
-"""In the dtype of the weights: the loss is one number, in which torch's own error may be small by chance."""
+"""Roundings in the weights' dtype that are no error: of one number, the loss, torch's may be small by chance."""
 
 COLUMNS = {
     "contestant": "<10",
@@ -63,14 +63,14 @@ COLUMNS = {
 
 
 def loss(backbone: Backbone, layout: Layout) -> Tensor:
-    """The paper's contrastive loss of one list."""
-    lse = backbone.document_scores(layout)[0]
-    logits = list_logits(lse, backbone.config.reduction, temperature=0.05)
-    return contrastive(logits, torch.eye(1, len(logits), device=lse.device)[0])
+    """Return the paper's contrastive loss of one list."""
+    documents = backbone.document_lse(layout)[0].documents
+    logits = list_logits(documents, backbone.config.reduction, temperature=0.05)
+    return contrastive(logits, torch.eye(1, len(logits), device=logits.device)[0])
 
 
 def step(backbone: Backbone, layout: Layout) -> list[Tensor]:
-    """The loss and the gradient of every weight that it reaches."""
+    """Return the loss and the gradient of every weight that it reaches."""
     value = loss(backbone, layout)
     weights = list(backbone.parameters())
     gradients = torch.autograd.grad(value, weights, allow_unused=True)
@@ -78,13 +78,13 @@ def step(backbone: Backbone, layout: Layout) -> list[Tensor]:
 
 
 def errors(results: list[Tensor], truth: list[Tensor]) -> list[float]:
-    """Distance of each tensor from the truth, as a part of its norm."""
+    """Return the distance of each tensor from the truth, as a part of its norm."""
     pairs = zip(results, truth, strict=True)
     return [float((result.to(exact.dtype) - exact).norm() / exact.norm()) for result, exact in pairs]
 
 
 def checked(backbones: dict[str, Backbone], layout: Layout, work: Workload) -> dict[str, dict[str, Any]]:
-    """Peak memory and error, or the failure, of each contestant; stops where one is wrong."""
+    """Return each contestant's peak memory and error, or its failure; stops where a contestant is wrong."""
     truth = step(copy.deepcopy(backbones["sdpa"]).to(WIDER[work.dtype]), layout)
     eager, rounding = errors(step(backbones["sdpa"], layout), truth), ROUNDINGS * torch.finfo(work.dtype).eps
     found: dict[str, dict[str, Any]] = {}
@@ -101,7 +101,7 @@ def checked(backbones: dict[str, Backbone], layout: Layout, work: Workload) -> d
 
 
 def time_ms(backbone: Backbone, layout: Layout, device: torch.device) -> tuple[float, float]:
-    """Forward and backward."""
+    """Time the forward and the backward pass."""
     values: list[Tensor] = []
     forward = elapsed_ms(lambda: values.append(loss(backbone, layout)), device)
     weights = list(backbone.parameters())
@@ -109,7 +109,7 @@ def time_ms(backbone: Backbone, layout: Layout, device: torch.device) -> tuple[f
 
 
 def rates(model: Any, layout: Layout, layers: int, ceiling: float, ms: float) -> dict[str, float]:
-    """What follows from the layout and the time; backward counts 2 and 2.5 times the forward pass."""
+    """Derive rates from the layout and the time; backward counts 2 and 2.5 times the forward pass."""
     config, pairs = model.config, visible_pairs(layout.segments)
     gemm = 3 * gemm_flops(config, layout.num_tokens, layers)
     attention = 3.5 * layers * attention_flops(pairs, config.num_attention_heads, config.head_dim)

@@ -1,10 +1,11 @@
-"""How often the sentence that a query looked at most is one that answers it.
+"""Measure how often the sentence that a query looked at most is one that answers it.
 
-    python benchmarks/highlights.py ../shared/data/dev/trecqa [--model default] [--sentences 12]
+    python benchmarks/highlights.py FOLDER/trecqa [--model default] [--sentences 12]
 
-TrecQA judges sentences. For every question, sentences of its candidate list, one or more of them relevant,
-are put together in random order as the paragraph of one document, and the ranker's best sentence is compared with a
-random one and with BM25's best among the same. Questions whose candidates are all relevant or all not are left out.
+FOLDER/trecqa is a BEIR folder whose documents are judged sentences. For every question, sentences of its candidate
+list, one or more of them relevant, are put together in random order as the paragraph of one document, and the ranker's
+best sentence is compared with a random one and with BM25's best among the same. Questions whose candidates are all
+relevant or all not are left out.
 """
 
 from __future__ import annotations

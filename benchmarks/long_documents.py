@@ -1,4 +1,4 @@
-"""What splitting long documents is worth: nDCG@10 with splitting and with truncation, and the time of both.
+"""Measure what splitting long documents is worth: nDCG@10 and time with splitting and with truncation.
 
     python benchmarks/long_documents.py FOLDER [FOLDER …] [--queries 50] [--depth 50] [--max-tokens N] [--join N]
 

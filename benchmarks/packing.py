@@ -1,4 +1,4 @@
-"""Packed blocks against blocks padded to the longest, same model, same run.
+"""Measure packed blocks against blocks padded to the longest, same model, same run.
 
     python benchmarks/packing.py [--documents 40] [--longest 256] [--repeats 5]
 
@@ -30,7 +30,7 @@ def main(documents: int, longest: int, repeats: int) -> None:
     for dtype in (torch.float32, torch.bfloat16):
         backbone = random_decoder(12, 768, dtype)
         with torch.inference_mode():
-            times = median_ms({n: partial(backbone.document_scores, x) for n, x in layouts.items()}, repeats)
+            times = median_ms({n: partial(backbone.document_lse, x) for n, x in layouts.items()}, repeats)
         for name, layout in layouts.items():
             padding = 1 - layouts["packed"].num_tokens / layout.num_tokens
             ratio = times["padded"] / times[name]

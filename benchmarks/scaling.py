@@ -1,4 +1,4 @@
-"""Time and peak memory of the default model as the list grows.
+"""Measure time and peak memory of the default model as the list grows.
 
     python benchmarks/scaling.py [--dtype auto]
 

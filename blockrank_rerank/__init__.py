@@ -8,9 +8,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from blockrank_rerank.config import BlockRankConfig, PromptTemplate
     from blockrank_rerank.cross_encoder import BlockRankCrossEncoder
+    from blockrank_rerank.engine.store_preparation import Preparation
+    from blockrank_rerank.errors import DataError, DocumentError, RequestError
     from blockrank_rerank.model.checkpoint import DEFAULT_MODEL
+    from blockrank_rerank.ranking.explanation import ExplainedDocument, Explanation, Span
     from blockrank_rerank.ranking.results import RankedDocument
     from blockrank_rerank.reranker import BlockRankReranker
+    from blockrank_rerank.states.cache import CacheInfo
     from blockrank_rerank.states.prepared import PreparedDocuments
 
 __version__ = "0.1.0"
@@ -20,9 +24,17 @@ _HOMES = {
     "BlockRankConfig": "config",
     "BlockRankCrossEncoder": "cross_encoder",
     "BlockRankReranker": "reranker",
+    "CacheInfo": "states.cache",
+    "DataError": "errors",
+    "DocumentError": "errors",
+    "ExplainedDocument": "ranking.explanation",
+    "Explanation": "ranking.explanation",
     "PreparedDocuments": "states.prepared",
+    "Preparation": "engine.store_preparation",
     "PromptTemplate": "config",
     "RankedDocument": "ranking.results",
+    "RequestError": "errors",
+    "Span": "ranking.explanation",
 }
 
 __all__ = [
@@ -30,9 +42,17 @@ __all__ = [
     "BlockRankConfig",
     "BlockRankCrossEncoder",
     "BlockRankReranker",
+    "CacheInfo",
+    "DataError",
+    "DocumentError",
+    "ExplainedDocument",
+    "Explanation",
+    "Preparation",
     "PreparedDocuments",
     "PromptTemplate",
     "RankedDocument",
+    "RequestError",
+    "Span",
     "__version__",
 ]
 

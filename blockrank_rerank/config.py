@@ -1,3 +1,5 @@
+"""The settings that a ranking depends on, and their file."""
+
 from __future__ import annotations
 
 import json
@@ -13,8 +15,8 @@ FORMAT_VERSION = 1
 RELEASED_MODEL = "quicktensor/blockrank-msmarco-mistral-7b"
 
 _LONG_DOCUMENTS = ("split", "truncate", "error")
-_SIGNALS = ("all", "mean")
-_REDUCTIONS = ("mean_of_softmax", "softmax_of_mean")
+REDUCTIONS = ("mean_of_softmax", "softmax_of_mean")
+"""Names of the rules that make scores of log-sum-exps; the rules are in model/scores.py."""
 
 
 QUERY_FREE_INSTRUCTION = (
@@ -122,8 +124,7 @@ class BlockRankConfig:
     heads : tuple of int, optional
         Query heads whose attention counts; all by default.
     signal_tokens : int or str
-        How many tokens at the end of the query block are read; ``"all"`` of them; or the ``"mean"`` of
-        their states (with ``scoring_head`` only).
+        How many tokens at the end of the query block are read, or ``"all"`` of them.
     reduction : str
         ``"mean_of_softmax"`` (the paper): the mean over signals and heads of each one's softmax over
         documents. ``"softmax_of_mean"``: the softmax over documents of the mean log-sum-exp.
@@ -202,7 +203,8 @@ class BlockRankConfig:
                 f"{path} has format version {version!r}, this release of blockrank-rerank reads version "
                 f"{FORMAT_VERSION}: install the release that wrote it, or write it again with this one"
             )
-        return _build(cls, values, str(path))
+        config: BlockRankConfig = _build(cls, values, str(path))
+        return config
 
 
 def _escaped(literal: str) -> str:
@@ -256,16 +258,14 @@ def _check_ranges(config: BlockRankConfig) -> None:
     if config.version != FORMAT_VERSION:
         raise ValueError(f"version must be {FORMAT_VERSION}, the format of this release, got {config.version}")
     signals = config.signal_tokens
-    if signals not in _SIGNALS if isinstance(signals, str) else signals < 1:
-        raise ValueError(f"signal_tokens must be a positive number or one of {_SIGNALS}, got {signals!r}")
-    if signals == "mean" and not config.scoring_head:
-        raise ValueError('signal_tokens="mean" needs scoring_head=True: there is no state to average otherwise')
+    if signals != "all" if isinstance(signals, str) else signals < 1:
+        raise ValueError(f'signal_tokens must be a positive number or "all", got {signals!r}')
     if config.abstention and not config.prompt.instruction and not config.prompt.chat:
         raise ValueError("abstention needs an instruction in the prompt: its block stands for no document at all")
     if config.long_documents not in _LONG_DOCUMENTS:
         raise ValueError(f"long_documents must be one of {_LONG_DOCUMENTS}, got {config.long_documents!r}")
-    if config.reduction not in _REDUCTIONS:
-        raise ValueError(f"reduction must be one of {_REDUCTIONS}, got {config.reduction!r}")
+    if config.reduction not in REDUCTIONS:
+        raise ValueError(f"reduction must be one of {REDUCTIONS}, got {config.reduction!r}")
     if config.heads is not None and (
         not config.heads or any(isinstance(h, bool) or not isinstance(h, int) or h < 0 for h in config.heads)
     ):

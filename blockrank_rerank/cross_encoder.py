@@ -1,4 +1,4 @@
-"""The interface of sentence-transformers' cross-encoders."""
+"""The reranker where a cross-encoder is expected."""
 
 from __future__ import annotations
 

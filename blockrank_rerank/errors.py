@@ -1,7 +1,6 @@
-from __future__ import annotations
+"""Errors that say where something was found: in which request, document, file or line."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from __future__ import annotations
 
 
 class RequestError(ValueError):
@@ -36,21 +35,6 @@ class DocumentError(ValueError):
         self.index, self.reason = index, reason
 
 
-@contextmanager
-def of_request(number: int, count: int) -> Iterator[None]:
-    """Let errors about one of ``count`` requests say which; the only one needs no number."""
-    try:
-        yield
-    except ValueError as error:
-        if count == 1:
-            raise
-        raise RequestError(number, str(error)) from error
-    except TypeError as error:
-        if count == 1:
-            raise
-        raise TypeError(f"requests[{number}]: {error}") from error
-
-
 class DataError(ValueError):
     """Data that cannot be used, with the place where it was found.
 
@@ -65,7 +49,7 @@ class DataError(ValueError):
     """
 
     def __init__(self, message: str, path: str | None = None, line: int | None = None) -> None:
-        place = ":".join(str(part) for part in (path, line) if part is not None)
-        super().__init__(f"{place}: {message}" if place else message)
+        location = ":".join(str(part) for part in (path, line) if part is not None)
+        super().__init__(f"{location}: {message}" if location else message)
         self.path = path
         self.line = line

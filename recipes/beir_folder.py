@@ -1,4 +1,4 @@
-"""Writing of BEIR folders, for the scripts beside it."""
+"""BEIR folders, as the other recipes write them; there is no command here."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
 """Hold out a test set by document: its queries, and every document that answers one of them, leave the training data.
 
-    python -m recipes.hold_out ../shared/data/train/medquad build/domain-test --also examples/data/medquad-sample
+    python -m recipes.hold_out DATA/medquad build/domain-test --also examples/data/medquad-sample
 
-Writes a BEIR folder with the drawn queries over the whole corpus, and ``excluded_queries.txt`` and
-``excluded_documents.txt`` for ``blockrank-finetune mine-negatives``. Queries and answers of the collections after
---also, which choose the checkpoint, are excluded too.
+DATA is a folder of BEIR folders. Writes one with the drawn queries over the whole corpus, and
+``excluded_queries.txt`` and ``excluded_documents.txt`` for ``blockrank-finetune mine-negatives``. Queries and answers
+of the collections after --also, which choose the checkpoint, are excluded too.
 """
 
 from __future__ import annotations
@@ -21,13 +21,16 @@ SEED = 29
 
 
 def hold_out(source: Path, output: Path, count: int, also: list[Path]) -> None:
+    """Write the test set of ``count`` queries of a collection, and what its training data must leave out."""
     others = [read_collection(folder, "test") for folder in also]
     taken = {query for other in others for query in other.queries}
     collection = read_collection(source, "train")
     drawn = sorted(random.Random(SEED).sample(sorted(collection.queries.keys() - taken), count))
-    judged = [collection.qrels[query] for query in drawn] + [one for other in others for one in other.qrels.values()]
+    judged = [collection.qrels[query] for query in drawn] + [
+        grades for other in others for grades in other.qrels.values()
+    ]
     answers = {document for grades in judged for document, grade in grades.items() if grade > 0}
-    write_judged_queries(output, "test", {one: collection.queries[one] for one in drawn}, collection.qrels)
+    write_judged_queries(output, "test", {query: collection.queries[query] for query in drawn}, collection.qrels)
     shutil.copyfile(source / "corpus.jsonl", output / "corpus.jsonl")
     write_lines(output / "excluded_queries.txt", sorted(taken.union(drawn)))
     write_lines(output / "excluded_documents.txt", sorted(answers))

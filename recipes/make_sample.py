@@ -1,10 +1,10 @@
 """Cut the sample collection under examples/data/ from MedQuAD (CC BY 4.0).
 
-    python -m recipes.make_sample SHARED/data/train/medquad examples/data/medquad-sample
+    python -m recipes.make_sample DATA/medquad examples/data/medquad-sample
 
-Queries are drawn at random; documents are their answers and BM25's best candidates. The queries are held out of the
-default model's training (recipes/default_model/mine_default_data.py); their answers may be candidates for other
-queries there.
+DATA is a folder of BEIR folders. Queries are drawn at random; documents are their answers and BM25's best
+candidates. The queries are held out of the default model's training (recipes/default_model/mine_default_data.py);
+their answers may be candidates for other queries there.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ QUERIES, CANDIDATES, SEED = 40, 10, 13
 
 
 def make_sample(source: Path, output: Path) -> None:
+    """Write the drawn queries of a collection, their judgements and their candidates."""
     collection, corpus = read_collection(source, "train"), read_corpus(source / "corpus.jsonl")
     chosen = sorted(random.Random(SEED).sample(sorted(collection.queries), QUERIES))
     queries = {query: collection.queries[query] for query in chosen}

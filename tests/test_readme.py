@@ -13,7 +13,8 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PREPARED = (ROOT / "docs/prepared.md").read_text(encoding="utf-8")
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
-EXECUTED = BLOCK.findall(README)
+START = (ROOT / "docs/index.md").read_text(encoding="utf-8")
+EXECUTED = BLOCK.findall(README) + BLOCK.findall(START)
 ROW = re.compile(r"^ +(\d+)  (0\.\d+)  +(?:[01]\.\d+  )?(\S+) ")
 
 
@@ -23,7 +24,7 @@ def rows(text: str) -> list[tuple[str, str, float]]:
 
 
 @pytest.mark.parametrize("code", EXECUTED)
-def test_every_python_block_of_the_readme_runs(code, capsys):
+def test_every_python_block_of_the_readme_and_the_start_page_runs(code, capsys):
     exec(compile(code, "README.md", "exec"), {})
     assert capsys.readouterr().out.startswith("1 ")
 

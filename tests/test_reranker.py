@@ -16,6 +16,7 @@ import torch
 
 from blockrank_rerank import DEFAULT_MODEL, BlockRankConfig, BlockRankReranker, RankedDocument
 from blockrank_rerank.engine.engine import Engine, engine
+from blockrank_rerank.model import devices
 from tests.tiny_models import CONFIG, PHRASE, save_model
 
 QUERY = "what treats a heart attack"
@@ -258,7 +259,7 @@ def test_an_empty_batch_is_empty(ranker):
 def test_packing_under_a_token_budget_changes_no_ranking(ranker, monkeypatch, budget):
     batch, tokens = batch_of(7), []
     expected = [ranker.rank(*request) for request in batch]
-    monkeypatch.setitem(engine.BUDGET_TOKENS, "cpu", budget)
+    monkeypatch.setitem(devices.PROFILES, "cpu", devices.PROFILES["cpu"]._replace(budget_tokens=budget))
     rankings = ranker.rank_batch(batch, on_progress=lambda count, used: tokens.append((count, used)))
     for ranking, alone in zip(rankings, expected, strict=True):
         close(ranking, alone)
@@ -273,7 +274,7 @@ def test_a_list_over_the_budget_goes_through_in_groups_with_the_same_scores(defa
     ranker = default.with_config(abstention=abstention)
     documents = [*DOCUMENTS, PHRASE * 3, DOCUMENTS[0]]
     expected = ranker.rank(QUERY, documents)
-    monkeypatch.setitem(engine.BUDGET_TOKENS, "cpu", budget)
+    monkeypatch.setitem(devices.PROFILES, "cpu", devices.PROFILES["cpu"]._replace(budget_tokens=budget))
     runs, build = [], engine.build_layout
     monkeypatch.setattr(engine, "build_layout", lambda *args, **options: runs.append(1) or build(*args, **options))
     close(ranker.rank(QUERY, documents), expected)
@@ -283,9 +284,9 @@ def test_a_list_over_the_budget_goes_through_in_groups_with_the_same_scores(defa
 
 def test_progress_adds_up_to_the_requests_with_documents_and_all_their_tokens(ranker, monkeypatch):
     batch, calls = [*batch_of(5), (QUERY, [])], []
-    monkeypatch.setitem(engine.BUDGET_TOKENS, "cpu", 500)
+    monkeypatch.setitem(devices.PROFILES, "cpu", devices.PROFILES["cpu"]._replace(budget_tokens=500))
     ranker.rank_batch(batch, on_progress=lambda *call: calls.append(call))
-    prompt = ranker._handle.get().prompt
+    prompt = ranker.engine.prompt
     assert sum(requests for requests, _ in calls) == 5
     assert sum(tokens for _, tokens in calls) == sum(prompt.encode(*request).num_tokens for request in batch[:5])
 
@@ -375,7 +376,7 @@ def test_a_load_that_failed_is_tried_again(folder, tmp_path):
 
 
 def test_ranking_leaves_no_gradient_graph_and_no_training_mode(ranker):
-    backbone = ranker._handle.get().backbone
+    backbone = ranker.engine.backbone
     assert not any(module.training for module in backbone.model.modules())
     assert not any(parameter.requires_grad for parameter in backbone.parameters())
 
@@ -475,7 +476,7 @@ def test_abstention_without_an_instruction_to_look_at_is_refused_by_name(folder)
 def test_scores_that_are_not_finite_raise_and_nothing_is_returned(folder):
     broken = BlockRankReranker.from_pretrained(folder, max_document_tokens=38, device="cpu", dtype="float32")
     with torch.no_grad():
-        embedding = broken._handle.get().backbone.model.embed_tokens.weight
+        embedding = broken.engine.backbone.model.embed_tokens.weight
         embedding.copy_(torch.full_like(embedding, float("inf")))
     with pytest.raises(FloatingPointError, match="non-finite attention scores; load it with dtype='float32'"):
         broken.rank(QUERY, DOCUMENTS)
@@ -605,6 +606,6 @@ def test_a_folder_that_was_written_again_is_read_again(tmp_path, loads):
 
 def test_a_token_is_neither_shown_nor_pickled(folder):
     ranker = BlockRankReranker.from_pretrained(folder, token="hf_secret")
-    assert "hf_secret" not in repr(ranker._handle.spec)
+    assert "hf_secret" not in repr(ranker._shared.spec)
     assert b"hf_secret" not in pickle.dumps(ranker)
-    assert ranker._handle.spec.checkpoint.options["token"] == "hf_secret"
+    assert ranker._shared.spec.checkpoint.options["token"] == "hf_secret"

@@ -11,7 +11,6 @@ from rich.table import Table
 
 from blockrank_rerank.cli import options as opt
 from blockrank_rerank.cli.console import literal, print_json, print_line, print_table
-from blockrank_rerank.cli.progress import work_bar
 from blockrank_rerank.cli.ranker import load_ranker
 from blockrank_rerank.evaluation.measures import (
     Evaluation,
@@ -33,6 +32,7 @@ from blockrank_rerank.formats import (
     read_run,
     write_run,
 )
+from blockrank_rerank.ranking.progress import progress_bar
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +117,8 @@ def _evaluate(asked: EvaluateOptions, output: Path | None, as_json: bool, model_
     if output:
         check_ids(first_stage)
     ranker = load_ranker(model_options)
-    with work_bar("reranking", "queries", sum(bool(first_stage.get(query)) for query in collection.queries)) as advance:
+    with_candidates = sum(bool(first_stage.get(query)) for query in collection.queries)
+    with progress_bar("reranking", "queries", with_candidates) as advance:
         evaluation = evaluate_ranker(
             ranker,
             collection,

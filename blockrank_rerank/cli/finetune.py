@@ -1,3 +1,5 @@
+"""The command line ``blockrank-finetune``."""
+
 from __future__ import annotations
 
 import os
@@ -70,7 +72,7 @@ def train(
     if dry_run:
         return
     from blockrank_rerank.finetune.evaluation_sets import means
-    from blockrank_rerank.finetune.run import finetune
+    from blockrank_rerank.finetune.training_run import finetune
 
     result = finetune(resolved, resume=resume)
     if not first:
@@ -87,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parse(pairs: list[str]) -> dict[str, Any]:
-    from blockrank_rerank.finetune.settings import parse_yaml
+    from blockrank_rerank.finetune.settings_file import parse_yaml
 
     changes: dict[str, Any] = {}
     for pair in pairs:

@@ -1,3 +1,5 @@
+"""The commands that check training data and mine negatives."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -7,14 +9,14 @@ import typer
 
 from blockrank_rerank.cli import options as opt
 from blockrank_rerank.cli.console import print_json, print_line, print_table
-from blockrank_rerank.finetune.data.mining import METHODS, Method, mine_negatives
-from blockrank_rerank.finetune.data.mining_report import MiningReport
-from blockrank_rerank.finetune.data.progress import stage_progress
 from blockrank_rerank.finetune.data.reader import FORMATS
-from blockrank_rerank.finetune.data.report import DataReport
 from blockrank_rerank.finetune.data.row import refuse, text_rows
-from blockrank_rerank.finetune.data.validation import validate
 from blockrank_rerank.finetune.data.writer import write_examples
+from blockrank_rerank.finetune.mining.mining import METHODS, Method, mine_negatives
+from blockrank_rerank.finetune.mining.progress import stage_progress
+from blockrank_rerank.finetune.mining.report import MiningReport
+from blockrank_rerank.finetune.validation.report import DataReport
+from blockrank_rerank.finetune.validation.validation import validate
 from blockrank_rerank.formats import DataError, check_output_path
 
 Split = Annotated[str, typer.Option("--split", help="Which qrels/<split>.tsv, or which split of a Hub dataset.")]
@@ -171,7 +173,7 @@ def mine_negatives_command(
 
 
 def parse_columns(pairs: list[str] | None) -> dict[str, str] | None:
-    """The mapping that ``--column KNOWN=YOURS`` options spell.
+    """Return the mapping that ``--column KNOWN=YOURS`` options spell.
 
     Raises
     ------

@@ -9,9 +9,9 @@ import typer
 
 from blockrank_rerank.cli import options as opt
 from blockrank_rerank.cli.console import print_json, print_line
-from blockrank_rerank.cli.progress import work_bar
 from blockrank_rerank.cli.ranker import load_ranker
 from blockrank_rerank.formats import read_documents
+from blockrank_rerank.ranking.progress import progress_bar
 
 
 @opt.with_model_options(without=("store", "cache", "cache_device", "prune"))
@@ -47,7 +47,7 @@ def prepare(
     """
     documents = read_documents([corpus])
     ranker = load_ranker(model_options)
-    with work_bar("preparing", "documents", len(documents)) as advance:
+    with progress_bar("preparing", "documents", len(documents)) as advance:
         done = ranker.prepare_store(
             store, (document.content for document in documents), dtype=states, on_progress=advance
         )

@@ -17,7 +17,7 @@ from blockrank_rerank.cli.explained import print_explained
 from blockrank_rerank.cli.options import ModelOptions
 from blockrank_rerank.cli.ranker import load_ranker
 from blockrank_rerank.errors import DocumentError
-from blockrank_rerank.formats import DataError, Document, read_documents
+from blockrank_rerank.formats import DataError, FileDocument, read_documents
 from blockrank_rerank.ranking.results import Limits
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def rerank_documents(
         print_explained(explained)
 
 
-def _record(rank: int, ranked: RankedDocument, document: Document) -> dict[str, Any]:
+def _record(rank: int, ranked: RankedDocument, document: FileDocument) -> dict[str, Any]:
     return {
         "rank": rank,
         "index": ranked.index,
@@ -68,7 +68,7 @@ def _record(rank: int, ranked: RankedDocument, document: Document) -> dict[str, 
     }
 
 
-def _print_ranking(ranking: Sequence[RankedDocument], documents: Sequence[Document]) -> None:
+def _print_ranking(ranking: Sequence[RankedDocument], documents: Sequence[FileDocument]) -> None:
     if ranking:
         print_table(_table(ranking, documents))
     if len(ranking) < len(documents):
@@ -84,7 +84,7 @@ def _print_ranking(ranking: Sequence[RankedDocument], documents: Sequence[Docume
         )
 
 
-def _table(ranking: Sequence[RankedDocument], documents: Sequence[Document]) -> Table:
+def _table(ranking: Sequence[RankedDocument], documents: Sequence[FileDocument]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     # On a narrow terminal names and texts shrink, numbers do not.
     table.add_column("rank", justify="right", no_wrap=True, min_width=4)
@@ -106,14 +106,14 @@ def _probability(ranked: RankedDocument) -> str:
     return "" if ranked.probability is None else f"{ranked.probability:.3f}"
 
 
-def _name(document: Document) -> str:
+def _name(document: FileDocument) -> str:
     name = document.id or document.source
     # A path says most at its end: file name and line.
     width = min(NAME_WIDTH, get_terminal_size().columns // 3)
     return name if len(name) <= width else f"{_ellipsis()}{name[-width:]}"
 
 
-def _text(document: Document) -> Text:
+def _text(document: FileDocument) -> Text:
     shown = literal(f"{document.title} | {document.text}" if document.title else document.text)
     shown.no_wrap = True
     shown.overflow = "ellipsis" if _ellipsis() else "crop"

@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 from blockrank_rerank.cli.console import print_note
 from blockrank_rerank.cli.options import ModelOptions
-from blockrank_rerank.cli.progress import work_bar
 from blockrank_rerank.cli.ranker import load_ranker
 from blockrank_rerank.evaluation.rerank_run import (
     RerankedRun,
@@ -17,6 +16,7 @@ from blockrank_rerank.evaluation.rerank_run import (
     rerank_run,
 )
 from blockrank_rerank.formats import check_output_path, read_corpus, read_queries, read_run, write_run
+from blockrank_rerank.ranking.progress import progress_bar
 
 
 class TrecPaths(NamedTuple):
@@ -40,7 +40,7 @@ def rerank_trec(
     corpus = read_corpus(paths.corpus, keep=document_ids(candidates))
     check_run(candidates, queries, corpus)
     ranker = load_ranker(model_options)
-    with work_bar("reranking", "queries", len(candidates)) as advance:
+    with progress_bar("reranking", "queries", len(candidates)) as advance:
         reranked = rerank_run(
             ranker, candidates, queries, corpus, top_k=top_k, threshold=threshold, on_progress=advance
         )

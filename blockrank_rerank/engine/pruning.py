@@ -1,20 +1,23 @@
+"""Early layers drop documents of a list, and the survivors go on from there."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
-from torch import Tensor
-
-from blockrank_rerank.model.scores import raw_score
-from blockrank_rerank.text.blocks import Blocks, tied
+from blockrank_rerank.engine.batch import Batch
+from blockrank_rerank.model.scores import Lse, raw_score
+from blockrank_rerank.model.stages import HiddenStates
+from blockrank_rerank.text.blocks import Blocks, with_copies_tied
 from blockrank_rerank.text.prompt import EncodedRequest
 
 if TYPE_CHECKING:
     from blockrank_rerank.engine.engine import Engine
 
 
-class Dropped(NamedTuple):
+@dataclass(frozen=True)
+class Dropped:
     """A document that an early layer's scores left out; ``raw_score`` is of that layer."""
 
     document: int
@@ -22,51 +25,59 @@ class Dropped(NamedTuple):
     truncated: bool
 
 
-class Survivors(NamedTuple):
-    """What is left of a request: its documents, their blocks and tokens, and those dropped, best first.
+@dataclass(frozen=True, eq=False)
+class Survivors:
+    """What remains of a request: its documents, their blocks and tokens, and those dropped, best first.
 
-    ``lse`` are their scores, where the later layers went on from what the early ones had made.
+    ``hidden`` is what the early layers made of them, where the later ones can go on from there.
     """
 
-    documents: list[int]
+    remaining: list[int]
     blocks: Blocks
     encoded: EncodedRequest
-    dropped: list[Dropped]
-    lse: Tensor | None = None
+    dropped: list[Dropped] = field(default_factory=list)
+    hidden: HiddenStates | None = None
 
 
 def survivors(engine: Engine, blocks: Blocks, encoded: EncodedRequest) -> Survivors:
-    """The documents of a request that the engine's early layers leave."""
-    left = Survivors(sorted(set(blocks.owners)), blocks, encoded, [])
-    begun = None
+    """Read a request up to the engine's pruning layers, and return what they leave of it."""
+    found = Survivors(sorted(set(blocks.owners)), blocks, encoded)
     for layer, count in engine.prune:
-        if len(left.documents) <= count:
-            continue
-        if engine.keeps_begun(left.encoded):
-            lse, begun = engine.stage(layer).scores_and_states(left.encoded, begun)
-        else:
-            lse = engine.stage(layer).document_scores([left.encoded])[0]
-        left, chosen = _keep_best(left, _of_documents(lse, left), count)
-        begun = begun and begun.kept(chosen)
-    return left if begun is None else left._replace(lse=engine.scores_of_begun(left.encoded, begun))
+        if len(found.remaining) > count:
+            lse, hidden = _read(engine, layer, found)
+            found = _best(replace(found, hidden=hidden), _scores(lse, found), count)
+    return found
 
 
-def _of_documents(lse: Tensor, left: Survivors) -> list[tuple[float, bool]]:
+def _read(engine: Engine, layer: int, found: Survivors) -> tuple[Lse, HiddenStates | None]:
+    """Scores after a layer, and hidden states where no document changes another and there is room for them."""
+    stage, batch = engine.stage(layer), Batch([found.encoded], hidden=found.hidden)
+    if engine.documents_are_independent and engine.budget.holds_hidden(found.encoded.num_tokens):
+        return stage.read(batch)
+    return stage.score(batch)[0], None
+
+
+def _scores(lse: Lse, found: Survivors) -> list[tuple[float, bool]]:
     """Raw score of each document's best block, and whether that was cut; copies tie."""
-    raw = tied(raw_score(lse).tolist(), left.encoded.documents)
-    return [(raw[block], left.encoded.truncated[block]) for block in left.blocks.best(raw)]
+    raw = with_copies_tied(raw_score(lse.documents).tolist(), found.encoded.documents)
+    return [(raw[block], found.encoded.truncated[block]) for block in found.blocks.best(raw)]
 
 
-def _keep_best(left: Survivors, scores: Sequence[tuple[float, bool]], count: int) -> tuple[Survivors, list[int]]:
-    """So many documents of the best scores, and which blocks theirs were."""
-    order = sorted(range(len(scores)), key=lambda place: -scores[place][0])
-    kept = sorted(order[:count])
-    blocks, chosen = left.blocks.select(kept)
-    encoded = replace(
-        left.encoded,
-        documents=[left.encoded.documents[block] for block in chosen],
-        truncated=[left.encoded.truncated[block] for block in chosen],
+def _best(found: Survivors, scores: Sequence[tuple[float, bool]], count: int) -> Survivors:
+    """Keep so many documents of the best scores."""
+    order = sorted(range(len(scores)), key=lambda index: -scores[index][0])
+    best = sorted(order[:count])
+    blocks, chosen = found.blocks.select(best)
+    dropped = [Dropped(found.remaining[index], *scores[index]) for index in order[count:]]
+    return Survivors(
+        remaining=[found.remaining[index] for index in best],
+        blocks=blocks,
+        encoded=replace(
+            found.encoded,
+            documents=[found.encoded.documents[block] for block in chosen],
+            truncated=[found.encoded.truncated[block] for block in chosen],
+        ),
+        # What stayed longer was better.
+        dropped=dropped + found.dropped,
+        hidden=found.hidden and found.hidden.select(chosen),
     )
-    dropped = [Dropped(left.documents[place], *scores[place]) for place in order[count:]]
-    # What stayed longer was better.
-    return Survivors([left.documents[place] for place in kept], blocks, encoded, dropped + left.dropped), chosen

@@ -1,3 +1,5 @@
+"""One loaded engine for all who ask for the same."""
+
 from __future__ import annotations
 
 import threading
@@ -11,10 +13,10 @@ if TYPE_CHECKING:
     from blockrank_rerank.engine.engine import Engine
 
 
-class EngineHandle:
+class SharedEngine:
     """Loads an engine once, when it is first needed, however many threads ask.
 
-    Handles with equal specs share an engine as long as one of them lives; so do deep copies. A pickle carries
+    Instances with equal specs share an engine as long as one of them lives; so do deep copies. A pickle carries
     the spec alone.
     """
 
@@ -35,11 +37,11 @@ class EngineHandle:
             return self._engine.config
         return resolve_config(self.spec)[1]
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> EngineHandle:
+    def __deepcopy__(self, memo: dict[int, Any]) -> SharedEngine:
         return self
 
-    def __reduce__(self) -> tuple[type[EngineHandle], tuple[EngineSpec]]:
-        return EngineHandle, (self.spec,)
+    def __reduce__(self) -> tuple[type[SharedEngine], tuple[EngineSpec]]:
+        return SharedEngine, (self.spec,)
 
 
 _engines: WeakValueDictionary[Any, Engine] = WeakValueDictionary()

@@ -1,3 +1,5 @@
+"""Where the states of documents are looked for before a document is read."""
+
 from __future__ import annotations
 
 import warnings
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
     from blockrank_rerank.engine.engine import Engine
 
 
-class KnownStates:
+class StateLookup:
     """Where a ranker looks for a document's states before it reads the document.
 
     Parameters
@@ -34,21 +36,21 @@ class KnownStates:
         self._store: StateStore | None = None
         self._settled = False
 
-    def get(self, texts: Sequence[str], engine: Engine, at_once: int | None = None) -> Iterator[DocumentStates]:
-        """States of texts in their order, made where they are not known; only so many texts are looked at at a time."""
-        step = max(at_once or len(texts), 1)
+    def get(self, texts: Sequence[str], engine: Engine, batch: int | None = None) -> Iterator[DocumentStates]:
+        """Yield states of texts in their order, computed where they are not known; looks at so many texts at a time."""
+        step = max(batch or len(texts), 1)
         for start in range(0, len(texts), step):
-            yield from self._some(texts[start : start + step], engine)
+            yield from self._of_batch(texts[start : start + step], engine)
 
-    def _some(self, texts: Sequence[str], engine: Engine) -> Iterator[DocumentStates]:
+    def _of_batch(self, texts: Sequence[str], engine: Engine) -> Iterator[DocumentStates]:
         store, times = self._opened(engine), Counter(texts)
         cached = {text: self._cached(text) for text in times}
         missing = [text for text, found in cached.items() if found is None and (store is None or text not in store)]
-        made, to_be_made = engine.document_states(missing, engine.dtype), set(missing)
+        computed, to_compute = engine.document_states(missing, engine.dtype), set(missing)
         for text in texts:
             states = cached[text]
             if states is None:
-                states = next(made) if text in to_be_made else self._stored(text, engine)
+                states = next(computed) if text in to_compute else self._stored(text, engine)
                 self._keep(text, states, engine)
             if times[text] > 1:  # comes again
                 cached[text] = states
@@ -60,7 +62,7 @@ class KnownStates:
     def _stored(self, text: str, engine: Engine) -> DocumentStates:
         store = self._opened(engine)
         states = None if store is None else store.get(text)
-        if states is None:  # what is damaged is made again
+        if states is None:  # what is damaged is computed again
             return next(engine.document_states([text], engine.dtype))
         # What was checked must stay what it was, and the file may change.
         return states if self.cache is None else states.copy()
@@ -95,8 +97,8 @@ class KnownStates:
         if self.cache is not None:
             self.cache.put(text, states.to(self.cache_device or engine.device))
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> KnownStates:
+    def __deepcopy__(self, memo: dict[int, Any]) -> StateLookup:
         return self
 
-    def __reduce__(self) -> tuple[type[KnownStates], tuple[StateCache | None, Path | None, torch.device | None]]:
-        return KnownStates, (self.cache, self.folder, self.cache_device)
+    def __reduce__(self) -> tuple[type[StateLookup], tuple[StateCache | None, Path | None, torch.device | None]]:
+        return StateLookup, (self.cache, self.folder, self.cache_device)

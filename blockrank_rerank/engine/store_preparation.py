@@ -1,3 +1,5 @@
+"""Bringing a corpus into a store."""
+
 from __future__ import annotations
 
 import ctypes
@@ -10,7 +12,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from blockrank_rerank.states.document_states import DTYPES, DocumentStates
-from blockrank_rerank.states.store import MANIFEST_NAME, StateStore
+from blockrank_rerank.states.manifest import MANIFEST_NAME
+from blockrank_rerank.states.store import StateStore
+from blockrank_rerank.text.blocks import Blocks
 from blockrank_rerank.text.document import check_is_list, document_text
 
 if TYPE_CHECKING:
@@ -43,31 +47,32 @@ def prepare_store(
     dtype: torch.dtype | None,
     on_progress: Callable[[int, int], None],
 ) -> Preparation:
-    """Bring documents into a store that may hold some of them already."""
+    """Bring documents into a store that may hold some of them already; ``on_progress`` takes (documents, tokens)."""
     new = not (folder / MANIFEST_NAME).exists()
     check_is_list(documents)
-    kept = (engine.dtype if engine.dtype in DTYPES else torch.float32) if new and dtype is None else dtype
-    store = StateStore(folder, engine.fingerprint, kept, engine.settings)
+    if new and dtype is None:
+        dtype = engine.dtype if engine.dtype in DTYPES else torch.float32
+    store = StateStore(folder, engine.fingerprint, dtype, engine.settings)
     store.set_damaged_aside()
     prepared = found = 0
-    most = GROUP_BYTES if engine.file_bytes is None else min(GROUP_BYTES, engine.file_bytes)
-    for first, given, texts in _chunks(documents):
-        blocks = engine.blocks("", given, texts, store.holds_whole, first)
+    most = GROUP_BYTES if engine.budget.file_bytes is None else min(GROUP_BYTES, engine.budget.file_bytes)
+    for first, chunk, texts in _chunks(documents):
+        blocks = Blocks.of("", chunk, texts, engine.prompt, store.holds_whole, first)
         unique = list(dict.fromkeys(blocks.texts))
         # Read, and not only looked up: what is damaged is prepared again.
         missing = [text for text in unique if store.get(text) is None]
         found += len(unique) - len(missing)
         for group, states in _groups(missing, engine.document_states(missing, store.dtype), most):
             prepared += store.append(group, states)
-            if engine.max_memory is not None:
+            if engine.budget.max_memory is not None:
                 trim_heap()
-            on_progress(0, sum(len(one.ids) for one in states))
-        on_progress(len(given), 0)
+            on_progress(0, sum(len(document.ids) for document in states))
+        on_progress(len(chunk), 0)
     return Preparation(prepared, found, len(store), store.nbytes)
 
 
 def _chunks(documents: Iterable[Document]) -> Iterator[tuple[int, list[Document], list[str]]]:
-    """The index of the first one, documents as given, and their texts."""
+    """Yield the index of the first document of a chunk, its documents as given, and their texts."""
     rest = enumerate(documents)
     while chunk := list(islice(rest, LOOK_AHEAD)):
         texts = [document_text(document, index) for index, document in chunk]
@@ -77,12 +82,12 @@ def _chunks(documents: Iterable[Document]) -> Iterator[tuple[int, list[Document]
 def _groups(
     texts: Sequence[str], states: Iterable[DocumentStates], most: int
 ) -> Iterator[tuple[list[str], list[DocumentStates]]]:
-    """Texts with their states, about so many bytes at a time."""
+    """Yield texts with their states, about so many bytes at a time."""
     group: list[DocumentStates] = []
     first = nbytes = 0
-    for number, one in enumerate(states, start=1):
-        group.append(one)
-        nbytes += one.nbytes
+    for number, document in enumerate(states, start=1):
+        group.append(document)
+        nbytes += document.nbytes
         if nbytes >= most or number == len(texts):
             yield list(texts[first:number]), group
             group, first, nbytes = [], number, 0

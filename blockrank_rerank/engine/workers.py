@@ -1,3 +1,5 @@
+"""Threads that share out torch's threads among them."""
+
 from __future__ import annotations
 
 import os
@@ -50,7 +52,7 @@ _lock = Lock()
 @cache
 def _pool(workers: int, threads: int) -> ThreadPoolExecutor:
     """Workers with so many of torch's threads each; they stay, since new ones would have to warm up in every call."""
-    own = torch.get_num_threads()
+    threads_of_caller = torch.get_num_threads()
     ready = Barrier(workers + 1)
 
     def start() -> None:
@@ -68,7 +70,7 @@ def _pool(workers: int, threads: int) -> ThreadPoolExecutor:
         ready.abort()
         raise
     finally:
-        torch.set_num_threads(own)
+        torch.set_num_threads(threads_of_caller)
     return pool
 
 

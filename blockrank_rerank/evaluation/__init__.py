@@ -1,1 +1,1 @@
-"""TREC runs reranked and measured."""
+"""Rerank TREC runs, and measure what becomes of them."""

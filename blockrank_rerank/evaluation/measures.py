@@ -1,3 +1,5 @@
+"""Rankings measured against judgements, and the first stage that they are compared with."""
+
 from __future__ import annotations
 
 import importlib
@@ -23,7 +25,7 @@ INSTALL_LINE = "pip install 'blockrank-rerank[eval]'"
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """Measures of a first stage and of its reranking.
+    """What a first stage and its reranking measure.
 
     Parameters
     ----------
@@ -61,7 +63,7 @@ def require_extra() -> None:
 
 
 def bm25_run(queries: Queries, corpus: Corpus, depth: int = 100) -> Run:
-    """First stage by BM25 (bm25s with its defaults, over title and text, English stop words).
+    """Retrieve a first stage by BM25 (bm25s with its defaults, over title and text, English stop words).
 
     Parameters
     ----------
@@ -138,7 +140,7 @@ def evaluate_run(qrels: Qrels, run: Run, min_relevance: int = 1, *, depth: int =
 
 
 def shuffled(run: Run, seed: int) -> Run:
-    """Candidates of every query in random order.
+    """Put the candidates of every query into random order.
 
     A model must not profit from the order of the first stage, neither through positions nor through ties.
     The order depends on the seed and the query id alone, so that a sample of queries sees the same lists.
@@ -200,6 +202,17 @@ def evaluate_ranker(
 def check_judged(collection: Collection, corpus: Corpus, folder: Path, split: str, min_relevance: int = 1) -> None:
     """Refuse judgements of documents that are not there, which measure nothing; warn where some are missing.
 
+    Parameters
+    ----------
+    collection : Collection
+        Judged queries.
+    corpus : Corpus
+        Documents by id.
+    folder, split
+        Where both come from, for messages.
+    min_relevance : int
+        Least judgement that counts as relevant.
+
     Raises
     ------
     DataError
@@ -222,7 +235,7 @@ def check_judged(collection: Collection, corpus: Corpus, folder: Path, split: st
 
 
 def read_candidates(folder: Path, run: Run) -> Corpus:
-    """Those documents of a BEIR folder that a run names.
+    """Read those documents of a BEIR folder that a run names.
 
     Raises
     ------

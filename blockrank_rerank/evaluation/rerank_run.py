@@ -1,3 +1,5 @@
+"""A TREC run reranked as a whole."""
+
 from __future__ import annotations
 
 import time
@@ -15,7 +17,7 @@ NAMES_IN_MESSAGE = 5
 
 
 class BatchRanker(Protocol):
-    """What is needed of a ranker here; `BlockRankReranker` has it."""
+    """A ranker of many requests, such as `BlockRankReranker`."""
 
     def rank_batch(
         self,
@@ -26,12 +28,12 @@ class BatchRanker(Protocol):
         show_progress: bool | None = None,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> list[list[RankedDocument]]:
-        """Rank many requests."""
+        """Rank many requests, each into its documents, best first."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RerankedRun:
-    """A run after reranking, and what it cost.
+    """A run that was reranked, and what it cost.
 
     Parameters
     ----------
@@ -55,17 +57,17 @@ class RerankedRun:
 
     @property
     def tokens_per_second(self) -> float:
-        """Throughput; 0 when nothing was ranked."""
+        """Return the throughput; 0 when nothing was ranked."""
         return self.tokens / self.seconds if self.seconds else 0.0
 
 
 def first_documents(run: Run, depth: int) -> Run:
-    """The best `depth` documents of each query."""
+    """Keep the best `depth` documents of each query."""
     return {query: dict(list(ranking.items())[:depth]) for query, ranking in run.items()}
 
 
 def document_ids(run: Run) -> set[str]:
-    """Ids of all documents that a run names."""
+    """Return the ids of all documents that a run names."""
     return {document for ranking in run.values() for document in ranking}
 
 
@@ -99,7 +101,7 @@ def rerank_run(
     threshold: float | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> RerankedRun:
-    """Score all candidates of a run.
+    """Rerank all candidates of a run.
 
     Parameters
     ----------
@@ -144,7 +146,7 @@ def rerank_run(
 
 
 def _with_names(error: RequestError | DocumentError, run: Run) -> str:
-    """What is wrong, with the ids of query and document instead of their places."""
+    """Say what is wrong, with the ids of query and document instead of their numbers."""
     # The only request has no number.
     number, cause = (error.number, error.__cause__) if isinstance(error, RequestError) else (0, error)
     query, ranking = list(run.items())[number]
@@ -155,11 +157,11 @@ def _with_names(error: RequestError | DocumentError, run: Run) -> str:
 
 
 def _with_ids(ranking: list[RankedDocument], candidates: dict[str, float]) -> dict[str, float]:
-    """Scores by id; documents that were pruned, all of score 0, fall by their place."""
+    """Return scores by id; those of pruned documents, which are all 0, fall by rank."""
     identifiers = list(candidates)
     return {
-        identifiers[document.index]: float(-place) if document.pruned else document.score
-        for place, document in enumerate(ranking)
+        identifiers[document.index]: float(-rank) if document.pruned else document.score
+        for rank, document in enumerate(ranking)
     }
 
 

@@ -6,12 +6,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from blockrank_rerank.finetune.run import finetune
     from blockrank_rerank.finetune.settings import FinetuneSettings
+    from blockrank_rerank.finetune.sources import EvaluationSource, TrainingSource
+    from blockrank_rerank.finetune.training_run import FinetuneResult, finetune
 
-_HOMES = {"FinetuneSettings": "settings", "finetune": "run"}
+_HOMES = {
+    "EvaluationSource": "sources",
+    "FinetuneResult": "training_run",
+    "FinetuneSettings": "settings",
+    "TrainingSource": "sources",
+    "finetune": "training_run",
+}
 
-__all__ = ["FinetuneSettings", "finetune"]
+__all__ = ["EvaluationSource", "FinetuneResult", "FinetuneSettings", "TrainingSource", "finetune"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,3 +1,5 @@
+"""The lists of a run, drawn one by one and encoded into packs."""
+
 from __future__ import annotations
 
 import random
@@ -26,7 +28,7 @@ class TrainingList:
 
 
 class TrainingLists(Dataset[TrainingList]):
-    """Every list of a run; list ``i`` depends on the seed and ``i`` alone, so that a run can go on anywhere.
+    """The lists of a run, of which list ``i`` depends on the seed and ``i`` alone: a run can go on anywhere.
 
     Parameters
     ----------
@@ -43,8 +45,8 @@ class TrainingLists(Dataset[TrainingList]):
     ) -> None:
         self._collections, self._settings, self._count = collections, settings, count
         weights = [source.weight for source in settings.data]
-        given = None if None in weights else [float(weight) for weight in weights if weight is not None]
-        self._mixture = MixtureSampler([len(c) for c in collections], weights=given, seed=settings.seed)
+        shares = None if None in weights else [float(weight) for weight in weights if weight is not None]
+        self._mixture = MixtureSampler([len(c) for c in collections], weights=shares, seed=settings.seed)
         self._sampler = ListSampler(settings.max_positives)
 
     def __len__(self) -> int:
@@ -85,26 +87,27 @@ class Collator:
         self._with_answers, self._warned = with_answers, False
 
     def __call__(self, lists: list[TrainingList]) -> dict[str, Layout | list[Targets]]:
-        """The arguments of :class:`TrainingModel` for these lists."""
-        requests = [self._encode(one) for one in lists]
+        """Return the arguments of :class:`TrainingModel` for these lists."""
+        requests = [self._encode(training_list) for training_list in lists]
         return {
             "layout": build_layout(requests, self._config.query_offset),
-            "targets": [_targets(one.candidates) for one in lists],
+            "targets": [_targets(training_list.candidates) for training_list in lists],
         }
 
-    def _encode(self, one: TrainingList) -> EncodedRequest:
-        prompt = self._query_free if one.query_free else self._prompt
-        request = prompt.encode(one.query, [candidate.text for candidate in one.candidates])
+    def _encode(self, training_list: TrainingList) -> EncodedRequest:
+        query, candidates = training_list.query, training_list.candidates
+        prompt = self._query_free if training_list.query_free else self._prompt
+        request = prompt.encode(query, [candidate.text for candidate in candidates])
         if any(request.truncated) and not self._warned:
             self._warned = True
             warnings.warn(
-                f"documents of the query {one.query[:60]!r} are longer than the model's blocks; training reads the "
+                f"documents of the query {query[:60]!r} are longer than the model's blocks; training reads the "
                 "beginning alone, of these and of others like them: cut them into passages, so that the relevant ones "
                 "are those that answer",
                 stacklevel=2,
             )
         if self._with_answers:
-            relevant = [index for index, candidate in enumerate(one.candidates) if candidate.grade > 0]
+            relevant = [index for index, candidate in enumerate(candidates) if candidate.grade > 0]
             request.answer.extend(prompt.encode_answer(relevant))
         return request
 

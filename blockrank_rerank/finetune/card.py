@@ -1,3 +1,5 @@
+"""The model card of a result."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -15,7 +17,19 @@ def write_card(
     before: Mapping[str, float],
     after: Mapping[str, float],
 ) -> None:
-    """Write ``README.md``, the model card: data, settings, and measures where there are any."""
+    """Write ``README.md``, the model card: data, settings, and measures where there are any.
+
+    Parameters
+    ----------
+    folder : Path
+        The model's folder.
+    settings : FinetuneSettings
+        Of the run.
+    config : BlockRankConfig
+        Settings of the result.
+    before, after : mapping
+        Measures of the starting model and of the result by name; empty where nothing was measured.
+    """
     sections = [_head(settings), _use(folder), _data(settings), _measures(settings, before, after), _settings(settings)]
     (folder / "README.md").write_text("\n".join(sections), encoding="utf-8")
 

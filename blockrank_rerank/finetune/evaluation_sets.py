@@ -1,3 +1,5 @@
+"""The judged queries that a run is measured on."""
+
 from __future__ import annotations
 
 from collections import Counter
@@ -6,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from blockrank_rerank.evaluation.measures import bm25_run, check_judged, evaluate_ranker
-from blockrank_rerank.finetune.settings import EvaluationSource
+from blockrank_rerank.finetune.sources import EvaluationSource
 from blockrank_rerank.formats import Collection, Corpus, Run, read_collection, read_corpus, read_run
 from blockrank_rerank.reranker import BlockRankReranker
 
@@ -16,7 +18,7 @@ MEASURES = {"nDCG@10": "ndcg@10", "MRR@10": "mrr@10"}
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """Judged queries with their candidates, read once and ranked many times.
+    """Judged queries with their candidates, which are read once and ranked many times.
 
     Attributes
     ----------
@@ -36,7 +38,22 @@ class EvaluationSet:
 
     @classmethod
     def read(cls, source: EvaluationSource, name: str, seed: int) -> EvaluationSet:
-        """Read a BEIR folder, sample queries, and find candidates by BM25 where no run is given."""
+        """Read a BEIR folder, sample queries, and find candidates by BM25 where no run is given.
+
+        Parameters
+        ----------
+        source : EvaluationSource
+            The folder, and what to take of it.
+        name : str
+            See :func:`evaluation_names`.
+        seed : int
+            Seed of the sample.
+
+        Raises
+        ------
+        DataError
+            For malformed files, and judgements of another corpus.
+        """
         folder = Path(source.path)
         collection = read_collection(folder, source.split).sample(source.queries, seed)
         corpus = read_corpus(folder / "corpus.jsonl")
@@ -44,15 +61,15 @@ class EvaluationSet:
         run = read_run(Path(source.run)) if source.run else bm25_run(collection.queries, corpus, source.depth)
         run = {query: ranking for query, ranking in run.items() if query in collection.queries}
         named = {document for ranking in run.values() for document in ranking}
-        kept = {document: text for document, text in corpus.items() if document in named}
-        return cls(name, collection, kept, run, source.depth)
+        candidates = {document: text for document, text in corpus.items() if document in named}
+        return cls(name, collection, candidates, run, source.depth)
 
-    def places(self) -> Iterator[tuple[str, str]]:
-        """Every query with its place, for messages."""
+    def located_queries(self) -> Iterator[tuple[str, str]]:
+        """Give every query with where it stands, for messages."""
         return ((text, f"{self.name}: query {query}") for query, text in self.collection.queries.items())
 
     def measure(self, ranker: BlockRankReranker, seed: int) -> dict[str, float]:
-        """nDCG@10 and RR@10 of the first stage and of its reranking."""
+        """Measure nDCG@10 and RR@10 of the first stage and of its reranking."""
         result = evaluate_ranker(ranker, self.collection, self.corpus, self.run, depth=self.depth, seed=seed)
         return {
             "first_stage_ndcg@10": result.before["nDCG@10"],
@@ -63,7 +80,7 @@ class EvaluationSet:
 
 
 def means(measures: Mapping[str, float]) -> str:
-    """Mean measures of the evaluation collections, beside those of the first stage's order."""
+    """Write the mean measures of the evaluation collections beside those of the first stage's order."""
     return ", ".join(
         f"mean {name} {measures[f'mean_{key}']:.4f} (first stage {measures[f'mean_first_stage_{key}']:.4f})"
         for name, key in MEASURES.items()
@@ -71,11 +88,11 @@ def means(measures: Mapping[str, float]) -> str:
 
 
 def evaluation_names(sources: Sequence[EvaluationSource]) -> list[str]:
-    """A name for each: its folder, and its split where a folder has several."""
+    """Name every evaluation collection by its folder, and by its split where a folder has several."""
     times = Counter(source.path for source in sources)
-    return [f"{one.path} ({one.split})" if times[one.path] > 1 else one.path for one in sources]
+    return [f"{source.path} ({source.split})" if times[source.path] > 1 else source.path for source in sources]
 
 
 def weights_name(step: float, steps: int) -> str:
-    """Of weights that were measured in a run of so many steps: their average comes after the last one."""
+    """Name weights that were measured in a run of so many steps; their average comes after the last one."""
     return f"step {step:g}" if step <= steps else "the average of the last weights"

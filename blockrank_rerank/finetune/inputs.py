@@ -1,3 +1,5 @@
+"""Digests of what a run reads, so that it is resumed with the same."""
+
 from __future__ import annotations
 
 import hashlib
@@ -17,7 +19,7 @@ SMALL_FILE = 1 << 20
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a run reads that its settings only name: a resumed run must find it as it was.
+    """Digests of what settings only name: a resumed run must find it as it was.
 
     Attributes
     ----------
@@ -35,19 +37,19 @@ class Inputs:
 
     @classmethod
     def of(cls, model: str, collections: Sequence[Sequence[TrainingExample]]) -> Inputs:
-        """Digest them."""
+        """Digest the model's files and all training lists."""
         lists = hashlib.blake2b(digest_size=16)
         for example in chain.from_iterable(collections):
             lists.update(repr((example.query, example.candidates)).encode("utf-8", "surrogatepass"))
         return cls(lists.hexdigest(), _digest(Path(model)), int(os.environ.get("WORLD_SIZE", "1")))
 
     def save(self, path: Path) -> None:
-        """Write them down."""
+        """Write the digests to a file."""
         with replacing(path) as file:
             json.dump(asdict(self), file)
 
     def check_against(self, path: Path) -> None:
-        """Refuse to go on where they are not those that were written down.
+        """Refuse to go on where the digests are not those that were written to a file.
 
         Raises
         ------

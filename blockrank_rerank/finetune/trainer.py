@@ -1,25 +1,21 @@
+"""The trainer of lists, built on that of Transformers."""
+
 from __future__ import annotations
 
 import errno
-import json
 import math
 import shutil
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from torch.utils.data import Sampler, SequentialSampler
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import Trainer, TrainingArguments
 
-from blockrank_rerank.files import replacing, system_errors
-from blockrank_rerank.finetune.evaluation_sets import means
+from blockrank_rerank.files import system_errors
 from blockrank_rerank.finetune.settings import FinetuneSettings
-
-COMPLETE = "complete"
-"""Marks a checkpoint that was written to its end; one without it is never resumed from."""
 
 FULL_DISK = 16 << 20
 """Free bytes below which a write that failed is taken to have failed for want of room."""
@@ -33,7 +29,7 @@ PARTS = ("spread", "contrastive", "language_model", "distillation", "abstention"
 
 
 class ListTrainer(Trainer):
-    """The Transformers trainer over lists: keeps their order, guards the losses, counts tokens.
+    """The Transformers trainer over lists, which keeps their order, guards the losses and counts tokens.
 
     Parameters
     ----------
@@ -56,7 +52,7 @@ class ListTrainer(Trainer):
         return SequentialSampler(self.train_dataset)
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
-        """The trainer's optimiser, with a learning rate of its own for the scoring head's vectors."""
+        """Make the trainer's optimiser, with another learning rate for the scoring head's vectors."""
         created = self.optimizer is None
         optimizer = super().create_optimizer(*args, **kwargs)
         head = self.accelerator.unwrap_model(self.model).head
@@ -70,7 +66,7 @@ class ListTrainer(Trainer):
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """The weighted loss of one pack, refused where it is NaN or the scores collapsed."""
+        """Return the weighted loss of one pack, and refuse one that is NaN or of collapsed scores."""
         parts = model(**inputs)
         values = {name: float(value.detach()) for name, value in parts.items()}
         self._guard(values)
@@ -117,7 +113,7 @@ class ListTrainer(Trainer):
 
 
 def _explain_full_disk(folder: Path, error: Exception) -> None:
-    """Torch has words of its own for it; and where the system told of it, what was written may be gone again."""
+    """Name a full disk: torch has words of its own for it, and what was written may be gone again."""
     told = isinstance(error, OSError) and error.errno == errno.ENOSPC
     if told or shutil.disk_usage(folder).free < FULL_DISK:
         raise OSError(
@@ -125,76 +121,8 @@ def _explain_full_disk(folder: Path, error: Exception) -> None:
         ) from error
 
 
-class MarkComplete(TrainerCallback):
-    """Marks checkpoints after their last byte is written."""
-
-    def on_save(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
-        """Write the mark."""
-        if state.is_world_process_zero:
-            (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
-
-
-class Evaluate(TrainerCallback):
-    """Measures the model every few steps and keeps the best weights.
-
-    Parameters
-    ----------
-    measure : callable
-        Returns measures by name, ``mean_ndcg@10`` among them.
-    keep : callable
-        Saves the weights as the best so far.
-    every : int
-        Steps between measurements; 0 only at the end.
-    history : Path
-        JSONL file with one line per measurement; read again when a run is resumed.
-    """
-
-    def __init__(
-        self, measure: Callable[[], dict[str, float]], keep: Callable[[], None], every: int, history: Path
-    ) -> None:
-        self._measure, self._keep, self._every, self._history = measure, keep, every, history
-
-    def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
-        """Measure when it is time to."""
-        if self._every and state.global_step % self._every == 0 and state.is_world_process_zero:
-            self.record(state.global_step, f"step {state.global_step}")
-
-    def record(self, step: int, name: str) -> dict[str, float]:
-        """Measure now, write it down, and keep the weights where they are the best so far."""
-        earlier = read_history(self._history, before=step)
-        best = max((line["mean_ndcg@10"] for line in earlier), default=-math.inf)
-        measures = {"step": step, **self._measure()}
-        with replacing(self._history) as file:
-            file.writelines(json.dumps(line) + "\n" for line in [*earlier, measures])
-        print(f"{name}: {means(measures)}", flush=True)
-        if measures["mean_ndcg@10"] > best:
-            self._keep()
-        return measures
-
-
-def read_history(path: Path, before: int) -> list[dict[str, float]]:
-    """Measurements of earlier steps; later ones belong to a run that was cut off and is being repeated."""
-    if not path.exists():
-        return []
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return [line for line in lines if line["step"] < before]
-
-
-def checkpoints(folder: Path) -> list[Path]:
-    """Complete checkpoints, oldest first."""
-    found = [path for path in folder.glob("checkpoint-*") if (path / COMPLETE).exists()]
-    return sorted(found, key=lambda path: int(path.name.rpartition("-")[2]))
-
-
-def remove_incomplete(folder: Path) -> None:
-    """Delete checkpoints whose writing was interrupted."""
-    for path in folder.glob("checkpoint-*"):
-        if not (path / COMPLETE).exists():
-            shutil.rmtree(path, ignore_errors=True)  # another process may be at it
-
-
 def training_arguments(settings: FinetuneSettings, folder: Path) -> TrainingArguments:
-    """Our settings in the trainer's words."""
+    """Return our settings in the trainer's words."""
     arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=settings.steps,

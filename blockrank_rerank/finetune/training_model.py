@@ -1,3 +1,5 @@
+"""A model with its losses, which trains and is saved."""
+
 from __future__ import annotations
 
 import copy
@@ -12,12 +14,13 @@ from torch import Tensor, nn
 
 from blockrank_rerank.config import BlockRankConfig
 from blockrank_rerank.files import share_like, system_errors
-from blockrank_rerank.finetune import losses
+from blockrank_rerank.finetune.losses import abstention, contrastive, distillation, list_logits
 from blockrank_rerank.finetune.settings import FinetuneSettings
 from blockrank_rerank.model.backbone import ATTENTION_NAME, Backbone, Pass
 from blockrank_rerank.model.checkpoint import Checkpoint, quiet
 from blockrank_rerank.model.families import ENCODERS, check_fits
 from blockrank_rerank.model.layout import Layout
+from blockrank_rerank.model.scores import Lse, raw_score
 from blockrank_rerank.model.scoring_head import SCORING_HEAD_NAME, ScoringHead
 
 
@@ -30,7 +33,7 @@ class Targets:
 
 
 class TrainingModel(nn.Module):
-    """A BlockRank model with its losses.
+    """A BlockRank model that returns the losses of lists.
 
     Parameters
     ----------
@@ -58,10 +61,10 @@ class TrainingModel(nn.Module):
         self._keys_to_ignore_on_save = sorted(tied)
 
     def tie_weights(self) -> None:
-        """Nothing to do: tied weights are one tensor, which loads under its first name."""
+        """Do nothing: tied weights are one tensor, which loads under its first name."""
 
     def weights(self) -> dict[str, Tensor]:
-        """State of the model without the second names of tied weights."""
+        """Return the weights by name, without the second names of tied ones."""
         return {name: tensor for name, tensor in self.state_dict().items() if name not in self._keys_to_ignore_on_save}
 
     def load_weights(self, weights: dict[str, Tensor]) -> None:
@@ -69,7 +72,13 @@ class TrainingModel(nn.Module):
         self.load_state_dict({**weights, **{name: self.state_dict()[name] for name in self._keys_to_ignore_on_save}})
 
     def refuse_nonfinite(self) -> None:
-        """Raise FloatingPointError where weights hold NaN or infinity."""
+        """Refuse weights that hold NaN or infinity.
+
+        Raises
+        ------
+        FloatingPointError
+            Naming the first.
+        """
         for name, tensor in self.weights().items():
             if not bool(torch.isfinite(tensor).all()):
                 raise FloatingPointError(f"the weights became non-finite in {name}")
@@ -77,6 +86,15 @@ class TrainingModel(nn.Module):
     @classmethod
     def load(cls, checkpoint: Checkpoint, config: BlockRankConfig, settings: FinetuneSettings) -> TrainingModel:
         """Read a model in fp32, ready to train.
+
+        Parameters
+        ----------
+        checkpoint : Checkpoint
+            Where it is.
+        config : BlockRankConfig
+            Settings as they will be after training.
+        settings : FinetuneSettings
+            What is trained of it, and with which losses.
 
         Raises
         ------
@@ -86,26 +104,9 @@ class TrainingModel(nn.Module):
         """
         model_config = checkpoint.model_config()
         check_fits(config, model_config)
-        if settings.freeze_backbone and not config.scoring_head:
-            raise ValueError("freeze_backbone needs a model with an appended scoring layer (scoring_head)")
-        language_model = settings.language_model_weight > 0
-        if language_model and model_config.model_type in ENCODERS:
-            raise ValueError(
-                f"language_model_weight must be 0 for {model_config.model_type}: an encoder has no language-model head"
-            )
-        layers = model_config.num_hidden_layers if language_model else config.scoring_layer + (not config.scoring_head)
-        network = checkpoint.truncated_model(
-            model_config, layers, torch.float32, ATTENTION_NAME, language_model=language_model
-        )
-        network.requires_grad_(not settings.freeze_backbone)
-        for module in network.modules():
-            # A tenth of a step on a CPU, and few lists are seen twice; attention has none to begin with.
-            if isinstance(module, nn.Dropout):
-                module.p = 0.0
-        head = None
-        if config.scoring_head:
-            path = checkpoint.file(SCORING_HEAD_NAME)
-            head = ScoringHead.load(path, model_config.hidden_size) if path else ScoringHead(model_config.hidden_size)
+        _check_trainable(config, settings, model_config.model_type)
+        network = _network(checkpoint, model_config, config, settings)
+        head = _scoring_head(checkpoint, model_config.hidden_size) if config.scoring_head else None
         if settings.lora_rank:
             network = _with_lora(network, settings.lora_rank)
         model = cls(network, head, config, settings)
@@ -117,58 +118,66 @@ class TrainingModel(nn.Module):
 
     @property
     def base(self) -> Any:
-        """The Transformers model inside, with or without adapters."""
+        """Return the Transformers model inside, with or without adapters."""
         return self.network.get_base_model() if hasattr(self.network, "get_base_model") else self.network
 
     @property
     def backbone(self) -> Backbone:
-        """A view of the current weights that scores documents."""
+        """Return a view of the current weights that scores documents."""
         return Backbone(getattr(self.base, "model", self.base), self.blockrank, self.head)
 
     def forward(self, layout: Layout, targets: list[Targets]) -> dict[str, Tensor]:
-        """Losses of one pack: ``loss``, and its parts under their own names."""
+        """Return the losses of one pack: ``loss``, and its parts under names of their own.
+
+        Parameters
+        ----------
+        layout : Layout
+            The pack's lists.
+        targets : list of Targets
+            One for each list.
+        """
         if self.settings.language_model_weight:
             state = Pass(layout, self.blockrank, "auto", stop=False)
             language_model = self._language_model_loss(layout, state)
             scores = state.lse
         else:
-            scores = self.backbone.document_scores(layout)
+            scores = self.backbone.document_lse(layout)
         parts = _mean([self._list_losses(lse, target) for lse, target in zip(scores, targets, strict=True)])
         if self.settings.language_model_weight:
             parts["language_model"] = language_model
         weights = {name: getattr(self.settings, f"{name}_weight") for name in parts}
         # A pack to which no loss applies has gradients all the same, of zero.
-        nothing = scores[0].sum() * 0.0
-        loss = sum((weights[name] * part for name, part in parts.items()), nothing)
+        zero = scores[0].documents.sum() * 0.0
+        loss = sum((weights[name] * part for name, part in parts.items()), zero)
         return {"spread": self._spread(scores), "loss": loss} | parts
 
-    def _spread(self, scores: list[Tensor]) -> Tensor:
-        """Mean distance between the best and the worst document of a list, over lists of more than one."""
-        documents = [lse.detach()[..., int(self.blockrank.abstention) :].mean((0, 1)) for lse in scores]
-        spreads = [raw.max() - raw.min() for raw in documents if len(raw) > 1]
+    def _spread(self, scores: list[Lse]) -> Tensor:
+        """Average the distance between the best and the worst document over lists of more than one."""
+        raw_scores = [raw_score(lse.documents.detach()) for lse in scores]
+        spreads = [raw.max() - raw.min() for raw in raw_scores if len(raw) > 1]
         return torch.stack(spreads).mean() if spreads else torch.tensor(float("inf"))
 
-    def _list_losses(self, lse: Tensor, targets: Targets) -> dict[str, Tensor]:
+    def _list_losses(self, lse: Lse, targets: Targets) -> dict[str, Tensor]:
         settings, reduction = self.settings, self.blockrank.reduction
-        grades = targets.grades.to(lse.device)
-        nothing, documents = (lse[..., :1], lse[..., 1:]) if self.blockrank.abstention else (None, lse)
-        logits = losses.list_logits(documents, reduction, settings.temperature)
+        documents, nothing = lse
+        grades = targets.grades.to(documents.device)
+        logits = list_logits(documents, reduction, settings.temperature)
         parts = {}
         if settings.contrastive_weight and bool((grades > 0).any()):
-            parts["contrastive"] = losses.contrastive(logits, grades)
+            parts["contrastive"] = contrastive(logits, grades)
         # Documents that fill a list up at random have no teacher score.
-        scored = targets.teacher.isfinite().to(lse.device)
+        scored = targets.teacher.isfinite().to(documents.device)
         if settings.distillation_weight and int(scored.sum()) > 1:
-            teacher = targets.teacher.to(lse.device)[scored]
-            parts["distillation"] = losses.distillation(logits[scored], teacher, settings.distillation_temperature)
+            teacher = targets.teacher.to(documents.device)[scored]
+            parts["distillation"] = distillation(logits[scored], teacher, settings.distillation_temperature)
         if settings.abstention_weight and nothing is not None:
             # A scoring head's two numbers of the odds are fitted to the ranking and must not bend it.
             judged = documents if self.head is None else documents.detach()
-            parts["abstention"] = losses.abstention(judged, nothing, grades, reduction, self.backbone.sharpness)
+            parts["abstention"] = abstention(judged, nothing[..., None], grades, reduction, self.backbone.sharpness)
         return parts
 
     def _language_model_loss(self, layout: Layout, state: Pass) -> Tensor:
-        """Next-token loss on the answers, whose tokens follow the signal tokens: a mean over lists, as every loss.
+        """Return the next-token loss on the answers, which follow the signal tokens: a mean over lists.
 
         A mean over the tokens of a pack would weigh a list by what shares its pack.
         """
@@ -184,7 +193,8 @@ class TrainingModel(nn.Module):
         )
         targets = layout.input_ids[rows + 1].to(device)
         tokens = nn.functional.cross_entropy(out.logits[0].float(), targets, reduction="none")
-        return torch.stack([answer.mean() for answer in tokens.split([len(answer) for answer in answers])]).mean()
+        losses = torch.split(tokens, [len(answer) for answer in answers])
+        return torch.stack([loss.mean() for loss in losses]).mean()
 
     def save(self, folder: Path, tokenizer: Any) -> None:
         """Write a folder that loads as a Transformers model and as a reranker; whole or not at all.
@@ -219,7 +229,7 @@ class TrainingModel(nn.Module):
         unfinished.rename(folder)
 
     def merged(self) -> TrainingModel:
-        """The model without adapters: itself, or one whose network is a copy with the adapters merged into it."""
+        """Return the model without adapters: itself, or a copy with the adapters merged into it."""
         network = self._merged_network()
         return self if network is self.network else TrainingModel(network, self.head, self.blockrank, self.settings)
 
@@ -229,8 +239,37 @@ class TrainingModel(nn.Module):
 
 
 def training_config(config: BlockRankConfig, settings: FinetuneSettings) -> BlockRankConfig:
-    """The model's settings as they will be after training."""
+    """Return the model's settings as they will be after training."""
     return replace(config, abstention=config.abstention or settings.abstention_weight > 0)
+
+
+def _check_trainable(config: BlockRankConfig, settings: FinetuneSettings, model_type: str) -> None:
+    if settings.freeze_backbone and not config.scoring_head:
+        raise ValueError("freeze_backbone needs a model with an appended scoring layer (scoring_head)")
+    if settings.language_model_weight > 0 and model_type in ENCODERS:
+        raise ValueError(f"language_model_weight must be 0 for {model_type}: an encoder has no language-model head")
+
+
+def _network(
+    checkpoint: Checkpoint, model_config: Any, config: BlockRankConfig, settings: FinetuneSettings
+) -> nn.Module:
+    """Read the layers that training needs: all for the next-token loss, and else those up to the scoring layer."""
+    language_model = settings.language_model_weight > 0
+    layers = model_config.num_hidden_layers if language_model else config.scoring_layer + (not config.scoring_head)
+    network: nn.Module = checkpoint.truncated_model(
+        model_config, layers, torch.float32, ATTENTION_NAME, language_model=language_model
+    )
+    network.requires_grad_(not settings.freeze_backbone)
+    for module in network.modules():
+        # A tenth of a step on a CPU, and few lists are seen twice; attention has none to begin with.
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    return network
+
+
+def _scoring_head(checkpoint: Checkpoint, width: int) -> ScoringHead:
+    path = checkpoint.file(SCORING_HEAD_NAME)
+    return ScoringHead.load(path, width) if path else ScoringHead(width)
 
 
 def _with_lora(network: nn.Module, rank: int) -> nn.Module:
@@ -240,10 +279,13 @@ def _with_lora(network: nn.Module, rank: int) -> nn.Module:
         raise ImportError("lora_rank needs peft: pip install 'blockrank-rerank[train]'") from error
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # peft asks for what Transformers 5.23 renamed
-        return get_peft_model(network, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear"))
+        adapted: nn.Module = get_peft_model(
+            network, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear")
+        )
+    return adapted
 
 
 def _mean(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Mean of every part over the lists of the pack; a list without a part counts as 0."""
+    """Average every part over the lists of the pack; a list without a part counts as 0."""
     names = dict.fromkeys(name for part in parts for name in part)
     return {name: torch.stack([part[name] for part in parts if name in part]).sum() / len(parts) for name in names}

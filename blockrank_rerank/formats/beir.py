@@ -1,3 +1,5 @@
+"""Queries and documents of BEIR folders."""
+
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
@@ -22,7 +24,7 @@ Corpus = dict[str, str | dict[str, str]]
 
 
 def read_queries(path: Path) -> Queries:
-    """Queries of a BEIR folder.
+    """Read the queries of a BEIR folder.
 
     Parameters
     ----------
@@ -46,7 +48,7 @@ def read_queries(path: Path) -> Queries:
 
 
 def read_corpus(path: Path, keep: Collection[str] | None = None) -> Corpus:
-    """Documents of a BEIR folder.
+    """Read the documents of a BEIR folder, or some of them.
 
     Parameters
     ----------

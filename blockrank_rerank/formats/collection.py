@@ -1,3 +1,5 @@
+"""The judged queries of a BEIR folder's split."""
+
 from __future__ import annotations
 
 import random
@@ -11,7 +13,7 @@ from blockrank_rerank.formats.qrels import Qrels, read_qrels
 
 @dataclass(frozen=True, kw_only=True)
 class Collection:
-    """Judged queries of one split.
+    """The queries of one split, with their judgements.
 
     Parameters
     ----------
@@ -28,7 +30,7 @@ class Collection:
     without_positive: tuple[str, ...]
 
     def sample(self, limit: int, seed: int) -> Collection:
-        """At most `limit` queries, drawn at random."""
+        """Draw at most `limit` queries at random."""
         if limit >= len(self.queries):
             return self
         drawn = set(random.Random(seed).sample(sorted(self.queries), limit))
@@ -40,7 +42,7 @@ class Collection:
 
 
 def read_collection(folder: Path, split: str = "test", min_relevance: int = 1) -> Collection:
-    """Judged queries of a BEIR folder.
+    """Read the judged queries of a BEIR folder.
 
     Parameters
     ----------
@@ -71,7 +73,15 @@ def read_collection(folder: Path, split: str = "test", min_relevance: int = 1) -
 
 
 def qrels_path(folder: Path, split: str) -> Path:
-    """File of a split's judgements; raises FileNotFoundError that names the splits there are, or NotADirectoryError."""
+    """Return the file of a split's judgements.
+
+    Raises
+    ------
+    FileNotFoundError
+        If folder or split is missing; names the splits that there are.
+    NotADirectoryError
+        If the folder is a file.
+    """
     path = folder / "qrels" / f"{split}.tsv"
     if folder.is_file():
         raise NotADirectoryError(f"expected a BEIR folder, with queries.jsonl and qrels/, got the file {folder}")

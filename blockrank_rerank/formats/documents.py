@@ -1,3 +1,5 @@
+"""Documents of text files, JSONL and standard input."""
+
 from __future__ import annotations
 
 import sys
@@ -24,8 +26,8 @@ JSONL_SUFFIXES = {".jsonl", ".ndjson", ".json"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Document:
-    """One document with the place it came from.
+class FileDocument:
+    """One document, with the file and line that it came from.
 
     Parameters
     ----------
@@ -49,12 +51,12 @@ class Document:
 
     @property
     def content(self) -> str | dict[str, str]:
-        """The document as the ranker takes it."""
+        """Return the document as the ranker takes it."""
         return {"title": self.title, "text": self.text} if self.title else self.text
 
 
-def read_documents(paths: Sequence[Path]) -> list[Document]:
-    """Documents of several files, in order.
+def read_documents(paths: Sequence[Path]) -> list[FileDocument]:
+    """Read the documents of several files, in order.
 
     Parameters
     ----------
@@ -65,7 +67,7 @@ def read_documents(paths: Sequence[Path]) -> list[Document]:
 
     Returns
     -------
-    list of Document
+    list of FileDocument
 
     Raises
     ------
@@ -79,7 +81,7 @@ def read_documents(paths: Sequence[Path]) -> list[Document]:
     return documents
 
 
-def _read(path: Path) -> Iterator[Document]:
+def _read(path: Path) -> Iterator[FileDocument]:
     if path == STDIN:
         return _from_pipe(decode_lines(sys.stdin.buffer, STDIN_NAME), STDIN_NAME)
     lines, name = read_lines(path), str(path)
@@ -88,7 +90,7 @@ def _read(path: Path) -> Iterator[Document]:
     return _from_pipe(lines, name) if path.is_fifo() else _from_text(lines, name)
 
 
-def _from_pipe(lines: Iterator[tuple[int, str]], name: str) -> Iterator[Document]:
+def _from_pipe(lines: Iterator[tuple[int, str]], name: str) -> Iterator[FileDocument]:
     first = next(lines, None)
     if first is None:
         return iter(())
@@ -96,23 +98,23 @@ def _from_pipe(lines: Iterator[tuple[int, str]], name: str) -> Iterator[Document
     return reader(chain([first], lines), name)
 
 
-def _from_text(lines: Iterable[tuple[int, str]], name: str) -> Iterator[Document]:
+def _from_text(lines: Iterable[tuple[int, str]], name: str) -> Iterator[FileDocument]:
     for number, line in lines:
-        yield Document(text=line.strip(), source=f"{name}:{number}")
+        yield FileDocument(text=line.strip(), source=f"{name}:{number}")
 
 
-def _from_jsonl(lines: Iterable[tuple[int, str]], name: str) -> Iterator[Document]:
+def _from_jsonl(lines: Iterable[tuple[int, str]], name: str) -> Iterator[FileDocument]:
     for number, value in parse_jsonl(lines, name):
         yield _from_value(value, name, number)
 
 
-def _from_value(value: object, name: str, line: int) -> Document:
+def _from_value(value: object, name: str, line: int) -> FileDocument:
     source = f"{name}:{line}"
     if isinstance(value, str):
-        return Document(text=value, source=source)
+        return FileDocument(text=value, source=source)
     if not isinstance(value, dict):
         raise DataError(f'expected a string or a JSON object with "text", got {json_type(value)}', name, line)
-    return Document(
+    return FileDocument(
         text=string_field(value, "text", name, line),
         source=source,
         title=optional_string_field(value, "title", name, line),

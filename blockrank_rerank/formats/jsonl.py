@@ -1,3 +1,5 @@
+"""JSON values of lines, and checked access to their fields."""
+
 from __future__ import annotations
 
 import json
@@ -13,7 +15,7 @@ ONE_PER_LINE = "; every line must hold one whole value: jq -c '.[]' FILE writes 
 
 
 def parse_jsonl(lines: Iterable[tuple[int, str]], name: str) -> Iterator[tuple[int, Any]]:
-    """JSON value of every line.
+    """Parse the JSON value of every line.
 
     Parameters
     ----------
@@ -39,12 +41,18 @@ def parse_jsonl(lines: Iterable[tuple[int, str]], name: str) -> Iterator[tuple[i
 
 
 def json_type(value: object) -> str:
-    """Name of a parsed value's type, for error messages."""
+    """Name a parsed value's type, for error messages."""
     return "null" if value is None else type(value).__name__
 
 
 def string_field(record: dict[str, Any], key: str, name: str, line: int) -> str:
-    """A field that must be a string."""
+    """Return a field that must be a string.
+
+    Raises
+    ------
+    DataError
+        If it is missing or anything else.
+    """
     value = record.get(key)
     if not isinstance(value, str):
         found = json_type(value) if key in record else "nothing"
@@ -53,12 +61,18 @@ def string_field(record: dict[str, Any], key: str, name: str, line: int) -> str:
 
 
 def optional_string_field(record: dict[str, Any], key: str, name: str, line: int) -> str | None:
-    """A field that may be missing or null, and is a string otherwise."""
+    """Return a field that may be missing or null, and must be a string otherwise."""
     return None if record.get(key) is None else string_field(record, key, name, line)
 
 
 def identifier_field(record: dict[str, Any], key: str, name: str, line: int) -> str:
-    """An id: a non-empty string, or an integer, which some collections write."""
+    """Return an id, which is a non-empty string, or an integer as some collections write.
+
+    Raises
+    ------
+    DataError
+        If it is missing, empty or anything else.
+    """
     value = record.get(key)
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)

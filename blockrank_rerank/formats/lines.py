@@ -1,3 +1,5 @@
+"""Numbered lines of UTF-8 files."""
+
 from __future__ import annotations
 
 import codecs
@@ -11,7 +13,7 @@ GZIP = b"\x1f\x8b"
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Non-blank lines of a UTF-8 file.
+    """Read the non-blank lines of a UTF-8 file.
 
     Parameters
     ----------
@@ -33,7 +35,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def decode_lines(stream: Iterable[bytes], name: str) -> Iterator[tuple[int, str]]:
-    """Non-blank lines of a binary stream; see `read_lines`."""
+    """Read the non-blank lines of a binary stream, as `read_lines` does those of a file."""
     # str.splitlines would also split at U+2028 and form feeds, which are legal inside a JSON string.
     for number, raw in enumerate(stream, start=1):
         line = decode(raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw, name, number)
@@ -42,7 +44,13 @@ def decode_lines(stream: Iterable[bytes], name: str) -> Iterator[tuple[int, str]
 
 
 def decode(raw: bytes, name: str, number: int) -> str:
-    """One line as text; raises DataError that names the first byte that is no UTF-8."""
+    """Decode one line.
+
+    Raises
+    ------
+    DataError
+        Naming the first byte that is no UTF-8.
+    """
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:

@@ -1,3 +1,5 @@
+"""Relevance judgements of BEIR and TREC."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -13,7 +15,7 @@ HEADERS = {"score", "relevance", "rel", "label"}
 
 
 def read_qrels(path: Path) -> Qrels:
-    """Relevance judgements.
+    """Read relevance judgements.
 
     Parameters
     ----------
@@ -39,7 +41,13 @@ def read_qrels(path: Path) -> Qrels:
 
 
 def split_columns(text: str, path: Path, line: int) -> tuple[str, str, str]:
-    """Query, document and judgement of one line, of BEIR's three columns or TREC's four."""
+    """Split a line of BEIR's three columns or TREC's four into query, document and judgement.
+
+    Raises
+    ------
+    DataError
+        For any other number of columns.
+    """
     columns = text.split("\t") if "\t" in text else text.split()
     if len(columns) not in (3, 4):
         raise DataError(
@@ -53,7 +61,13 @@ def split_columns(text: str, path: Path, line: int) -> tuple[str, str, str]:
 
 
 def read_grade(judgement: str, path: Path, line: int) -> int:
-    """A judgement as an integer; raises DataError for anything else."""
+    """Read a judgement as an integer.
+
+    Raises
+    ------
+    DataError
+        For anything else.
+    """
     try:
         return int(judgement)
     except ValueError:

@@ -1,3 +1,5 @@
+"""TREC runs, read and written."""
+
 from __future__ import annotations
 
 import math
@@ -13,7 +15,7 @@ Run = dict[str, dict[str, float]]
 
 
 def read_run(path: Path) -> Run:
-    """A TREC run.
+    """Read a TREC run.
 
     Parameters
     ----------
@@ -120,7 +122,7 @@ def _lines(query: str, ranking: dict[str, float], tag: str) -> Iterator[str]:
 
 
 def strictly_falling(scores: Sequence[float]) -> list[str]:
-    """Scores of one ranking as single-precision text in which every score is below the one before it.
+    """Write the scores of one ranking as single-precision text in which each is below the one before it.
 
     Raises
     ------

@@ -1,3 +1,5 @@
+"""A Transformers model cut off at its scoring layer, whose attention is ours."""
+
 from __future__ import annotations
 
 import os
@@ -7,7 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from blockrank_kernels import block_attention, document_scores, last_rows_attention
+from blockrank_kernels import block_attention, document_lse, last_rows_attention
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 
@@ -15,9 +17,11 @@ from blockrank_rerank.config import BlockRankConfig
 from blockrank_rerank.model.checkpoint import Checkpoint
 from blockrank_rerank.model.layout import Layout, scored_offsets, signal_rows
 from blockrank_rerank.model.linear import can_fuse, fuse_linear_layers, quantize_linear_layers, refuse_quantization
+from blockrank_rerank.model.scores import Lse
 from blockrank_rerank.model.scoring_head import SCORING_HEAD_NAME, ScoringHead
 from blockrank_rerank.model.token_attention import token_attention
-from blockrank_rerank.states.document_states import HEAD_KEY, StatePack, key_name, value_name
+from blockrank_rerank.states.document_states import HEAD_KEY, key_name, value_name
+from blockrank_rerank.states.pack import StatePack
 
 ATTENTION_NAME = "blockrank"
 
@@ -37,9 +41,10 @@ class Pass:
     ``stop`` says whether the pass ends inside the scoring layer; training of a language model goes on.
     Where the scoring layer is one of the model's own, ``lse`` receives each request's log-sum-exps, or
     ``token_attention`` what :func:`token_attention` gives, if ``explain`` asks for that instead.
-    ``kept`` are states of documents that are not in the layout, for each of its requests, in parts of which one at
-    a time is joined; ``made`` receives the layout's own keys and values by name, where they are to be kept.
-    A pass through a staged model may begin with states, and leaves its last layer's: see :func:`staged_model`.
+    ``document_states`` are states of documents that are not in the layout, for each of its requests, in parts of
+    which one at a time is joined; ``new_states`` receives the layout's own keys and values by name, where they are to
+    be stored. A pass through a staged model may start from hidden states, and ends with its last layer's: see
+    :func:`staged_model`.
     """
 
     layout: Layout
@@ -47,11 +52,11 @@ class Pass:
     implementation: str
     stop: bool = True
     explain: bool = False
-    kept: Sequence[Iterable[StatePack]] | None = None
-    made: dict[str, Tensor] | None = None
-    begun: tuple[int, Tensor] | None = None
-    left: Tensor | None = None
-    lse: list[Tensor] = field(default_factory=list)
+    document_states: Sequence[Iterable[StatePack]] | None = None
+    new_states: dict[str, Tensor] | None = None
+    start: tuple[int, Tensor] | None = None
+    hidden: Tensor | None = None
+    lse: list[Lse] = field(default_factory=list)
     token_attention: list[Tensor] = field(default_factory=list)
 
 
@@ -69,17 +74,17 @@ def _attention(
 ) -> tuple[Tensor, None]:
     """Transformers' attention interface: ``[1, Hq, T, D]`` and ``[1, Hk, T, D]`` to ``[1, T, Hq, D]``."""
     if blockrank is None:
-        raise RuntimeError("this model was loaded for BlockRank; call it through Backbone.document_scores")
+        raise RuntimeError("this model was loaded for BlockRank; call it through Backbone.document_lse")
     layer, layout, config = int(module.layer_idx), blockrank.layout, blockrank.config
     # Under autocast, rotary embeddings leave queries and keys in fp32.
     query, key, value = (tensor[0].transpose(0, 1).to(value.dtype) for tensor in (query, key, value))
     sees_documents = layer >= config.query_documents_from_layer
-    if blockrank.made is not None and (sees_documents or layer == config.scoring_layer):
-        blockrank.made[key_name(layer)] = key
-    if blockrank.made is not None and sees_documents and layer < config.scoring_layer:
-        blockrank.made[value_name(layer)] = value
+    if blockrank.new_states is not None and (sees_documents or layer == config.scoring_layer):
+        blockrank.new_states[key_name(layer)] = key
+    if blockrank.new_states is not None and sees_documents and layer < config.scoring_layer:
+        blockrank.new_states[value_name(layer)] = value
     if layer == config.scoring_layer:
-        if blockrank.made is None:
+        if blockrank.new_states is None:
             _refuse_window_at_scoring_layer(layer, sliding_window, layout, config.abstention)
             _score_layer(layer, query, key, blockrank, scaling, softcap)
         if blockrank.stop:
@@ -98,17 +103,17 @@ def _attention(
         **options,
         implementation=blockrank.implementation,
     )
-    if blockrank.kept is not None and sees_documents:
-        out = _with_kept_documents(out, query, key, value, layer, blockrank, options)
+    if blockrank.document_states is not None and sees_documents:
+        out = _with_document_states(out, query, key, value, layer, blockrank, options)
     return out.unsqueeze(0), None
 
 
-def _with_kept_documents(
+def _with_document_states(
     out: Tensor, query: Tensor, key: Tensor, value: Tensor, layer: int, blockrank: Pass, options: Any
 ) -> Tensor:
-    """``out`` with the query blocks' rows replaced by their attention over the kept documents too."""
-    for request, kept in zip(blockrank.layout.requests, blockrank.kept or (), strict=True):
-        packs = list(kept)
+    """Replace the query blocks' rows of ``out`` by their attention over the documents' states too."""
+    for request, states in zip(blockrank.layout.requests, blockrank.document_states or (), strict=True):
+        packs = list(states)
         instruction, rows = slice(*request.instruction), slice(request.query[0], request.answer[1])
         first = request.instruction[1] - request.instruction[0]
         parts = (
@@ -116,9 +121,10 @@ def _with_kept_documents(
         )
         # A part that is the only one is joined with the rest, for one call of torch's attention.
         between = [next(parts)] if len(packs) == 1 else []
-        own = (key, value, blockrank.layout.positions)
+        packed = (key, value, blockrank.layout.positions)
         joined = (
-            torch.cat([mine[instruction], *theirs, mine[rows]]) for mine, *theirs in zip(own, *between, strict=True)
+            torch.cat([rest[instruction], *documents, rest[rows]])
+            for rest, *documents in zip(packed, *between, strict=True)
         )
         out[rows] = last_rows_attention(query[rows], *joined, **options, parts=parts if len(packs) > 1 else None)
     return out
@@ -133,29 +139,29 @@ def _score_layer(
     if config.heads is not None:
         query = query[:, list(config.heads)]
     how: Any = {"scale": scale, "softcap": softcap, "implementation": blockrank.implementation}
-    for place, request in enumerate(blockrank.layout.requests):
+    for index, request in enumerate(blockrank.layout.requests):
         signals = query[signal_rows(request, config)]
         if blockrank.explain:
             keys = key if heads is None else key[:, heads]
             blockrank.token_attention.append(token_attention(signals, keys, request.document_offsets, **how))
             continue
         parts = [
-            document_scores(signals, keys if heads is None else keys[:, heads], offsets, **how)
-            for keys, offsets in _scored_keys(key, layer, place, blockrank)
+            document_lse(signals, keys if heads is None else keys[:, heads], offsets, **how)
+            for keys, offsets in _scored_keys(key, layer, index, blockrank)
         ]
-        blockrank.lse.append(torch.cat(parts, -1))
+        blockrank.lse.append(Lse.of_blocks(torch.cat(parts, -1), config.abstention))
 
 
-def _scored_keys(key: Tensor, layer: int, place: int, blockrank: Pass) -> Iterator[tuple[Tensor, Tensor]]:
-    """Keys of a request's scored blocks with their offsets; kept ones a part at a time."""
-    request, config = blockrank.layout.requests[place], blockrank.config
-    if blockrank.kept is None:
+def _scored_keys(key: Tensor, layer: int, index: int, blockrank: Pass) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the keys of a request's scored blocks with their offsets; of stored states a part at a time."""
+    request, config = blockrank.layout.requests[index], blockrank.config
+    if blockrank.document_states is None:
         yield key, scored_offsets(request, config)
         return
     if config.abstention:
         start, end = request.instruction
         yield key[start:end], torch.tensor([0, end - start])
-    for pack in blockrank.kept[place]:
+    for pack in blockrank.document_states[index]:
         yield pack.get(key_name(layer), key), pack.offsets
 
 
@@ -237,54 +243,50 @@ class Backbone(nn.Module):
             fuse_linear_layers(model)
         return backbone
 
-    def document_scores(self, layout: Layout, kept: Sequence[Iterable[StatePack]] | None = None) -> list[Tensor]:
-        """Log-sum-exps of the scored blocks of every request in a pack.
+    def document_lse(self, layout: Layout, document_states: Sequence[Iterable[StatePack]] | None = None) -> list[Lse]:
+        """Compute the log-sum-exps of the documents of every request in a pack, on the model's device.
 
         Parameters
         ----------
         layout : Layout
             The pack.
-        kept : sequence of iterable of StatePack, optional
+        document_states : sequence of iterable of StatePack, optional
             For each request, states that stand for its documents, in parts of which one at a time is joined; then
             the layout has none.
-
-        Returns
-        -------
-        list of Tensor
-            ``[S, H, N]`` per request, fp32, on the model's device; ``[S, H, N + 1]`` with the instruction
-            first where the config has ``abstention``.
         """
-        state = Pass(layout, self.config, self.attention, kept=kept)
-        states = self._run(state)
-        return state.lse if states is None else self._head(states, layout, self.config, self.attention, kept)
+        forward = Pass(layout, self.config, self.attention, document_states=document_states)
+        states = self._run(forward)
+        return (
+            forward.lse if states is None else self._head(states, layout, self.config, self.attention, document_states)
+        )
 
-    def staged_scores(self, layout: Layout, begun: tuple[int, Tensor] | None) -> tuple[list[Tensor], Tensor]:
-        """Log-sum-exps as above, and ``[T, hidden]`` states after the last layer, of a staged model with a head.
+    def staged_lse(self, layout: Layout, start: tuple[int, Tensor] | None) -> tuple[list[Lse], Tensor]:
+        """Compute log-sum-exps, and the ``[T, hidden]`` states after the last layer, of a staged model with a head.
 
-        ``begun`` are the layers to be skipped and what they made of the pack.
+        ``start`` are the number of layers to be skipped and what they made of the pack.
         """
-        state = Pass(layout, self.config, self.attention, begun=begun)
-        states = self._run(state)
-        if states is None or state.left is None:
+        forward = Pass(layout, self.config, self.attention, start=start)
+        states = self._run(forward)
+        if states is None or forward.hidden is None:
             raise RuntimeError("only a staged model with a scoring head can begin after some of its layers")
-        return self._head(states, layout, self.config, self.attention), state.left
+        return self._head(states, layout, self.config, self.attention), forward.hidden
 
     def document_states(self, layout: Layout) -> list[dict[str, Tensor]]:
-        """Keys and values that query blocks read of every document of a pack, in order; see `DocumentStates`."""
-        state = Pass(layout, self.config, self.attention, made={})
-        states = self._run(state)
-        made = state.made or {}
+        """Compute what query blocks read of every document of a pack, in order; see `DocumentStates`."""
+        forward = Pass(layout, self.config, self.attention, new_states={})
+        states = self._run(forward)
+        tensors = forward.new_states or {}
         if states is not None:
-            made[HEAD_KEY] = self._head.keys(states)
+            tensors[HEAD_KEY] = self._head.keys(states)
         bounds = [pair for request in layout.requests for pair in pairwise(request.document_offsets.tolist())]
-        return [{name: tensor[start:end] for name, tensor in made.items()} for start, end in bounds]
+        return [{name: tensor[start:end] for name, tensor in tensors.items()} for start, end in bounds]
 
     def token_attention(self, layout: Layout) -> list[Tensor]:
-        """Where in its documents each request of a pack looks, as :func:`token_attention` gives it."""
-        state = Pass(layout, self.config, self.attention, explain=True)
-        states = self._run(state)
+        """Compute where in its documents each request of a pack looks, as :func:`token_attention` gives it."""
+        forward = Pass(layout, self.config, self.attention, explain=True)
+        states = self._run(forward)
         if states is None:
-            return state.token_attention
+            return forward.token_attention
         return self._head.token_attention(states, layout, self.config, self.attention)
 
     @property
@@ -292,15 +294,15 @@ class Backbone(nn.Module):
         """Log odds of relevance per unit of log-sum-exp; learnt where there is a scoring head."""
         return 1.0 if self.head is None else self.head.sharpness
 
-    def _run(self, state: Pass) -> Tensor | None:
+    def _run(self, forward: Pass) -> Tensor | None:
         """Run the model; ``[T, hidden]`` final states, or nothing where it ended inside its scoring layer."""
         device = next(self.model.parameters()).device
         inputs = {
-            "input_ids": state.layout.input_ids.to(device).unsqueeze(0),
-            "position_ids": state.layout.positions.to(device).unsqueeze(0),
+            "input_ids": forward.layout.input_ids.to(device).unsqueeze(0),
+            "position_ids": forward.layout.positions.to(device).unsqueeze(0),
         }
         try:
-            states: Tensor = self.model(**inputs, use_cache=False, blockrank=state).last_hidden_state
+            states: Tensor = self.model(**inputs, use_cache=False, blockrank=forward).last_hidden_state
         except _Scored:
             return None
         return states[0]

@@ -198,7 +198,8 @@ class Checkpoint:
                 f"model {self.model!r} is incomplete: {len(missing)} weights are missing, the first is {missing[0]}"
             )
         chunk_feed_forward(model.base_model)
-        return model.eval().requires_grad_(False)
+        frozen: nn.Module = model.eval().requires_grad_(False)
+        return frozen
 
 
 def with_scoring_layer(config: BlockRankConfig, scoring_layer: int | None) -> BlockRankConfig:
@@ -264,6 +265,11 @@ def model_name(model: Any) -> Any:
     if not isinstance(model, PurePath):
         return model
     return f"./{model}" if str(model) == DEFAULT_MODEL else str(model)
+
+
+def shown_model(folder: str) -> str:
+    """The model name that stands for a folder or Hub id."""
+    return DEFAULT_MODEL if folder == str(_DEFAULT_FOLDER) else folder
 
 
 def model_folder(model: str | Path) -> str:

@@ -1,4 +1,4 @@
-"""Which device and dtype to use where the user names none, and why."""
+"""Which device and dtype to use where the user names none, and why; and how much work at a time suits a device."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ INSTALL_LINE = "pip install 'blockrank-rerank[float8]'"
 
 def float8_on(device: torch.device) -> Verdict:
     """Whether linear layers can be computed in 8-bit floating point on a device."""
-    if not _has_torchao():
+    if not has_torchao():
         return Verdict(False, f"torchao is not installed ({INSTALL_LINE})")
     if device.type != "cuda" or torch.version.hip is not None:
         return Verdict(False, "needs an NVIDIA GPU")
@@ -123,33 +123,40 @@ def float8_on(device: torch.device) -> Verdict:
     return Verdict(True, "8-bit products by torchao, where quantization='float8' asks for them")
 
 
-def _has_torchao() -> bool:
+def has_torchao() -> bool:
+    """Whether torchao can be imported."""
     return importlib.util.find_spec("torchao") is not None
 
 
-CHUNK_BYTES = {"cpu": 6 << 20}
-"""Bytes of one feed-forward activation at a time, by device.
+class DeviceProfile(NamedTuple):
+    """How much work at a time suits a kind of device.
 
-It is the widest tensor of the model. On a CPU, one that does not fit the cache is a fresh mapping of memory for every
-layer: chunks make a whole ranking 1.2 times as fast (dev/LOG.md).
-"""
+    Attributes
+    ----------
+    budget_tokens : int
+        Packed tokens of one forward pass.
+    max_workers : int
+        Threads of passes that run at the same time.
+    chunk_bytes : int
+        Bytes of one feed-forward activation, the widest tensor of a model, at a time.
+    """
 
-
-ACCELERATOR_CHUNK_BYTES = 256 << 20
-"""The same on every other device, where it only saves memory: products of thousands of rows are at full speed."""
-
-
-BUDGET_TOKENS = {"cpu": 8192}
-"""Packed tokens of one forward pass, by device.
-
-A CPU is as fast from about 2,000 tokens on and slower again from 16,000, where every activation is a
-fresh mapping of memory (dev/LOG.md).
-"""
+    budget_tokens: int
+    max_workers: int
+    chunk_bytes: int
 
 
-ACCELERATOR_BUDGET_TOKENS = 65536
-"""The same on every other device."""
+PROFILES = {
+    # A CPU is as fast from about 2,000 tokens on and slower again from 16,000, where every activation is a fresh
+    # mapping of memory. Python runs in one thread at a time, so that many would wait for each other. A feed-forward
+    # activation that does not fit the cache is a fresh mapping for every layer: chunks make a whole ranking 1.2 times
+    # as fast (dev/LOG.md).
+    "cpu": DeviceProfile(budget_tokens=8192, max_workers=4, chunk_bytes=6 << 20),
+}
+ACCELERATOR = DeviceProfile(budget_tokens=65536, max_workers=1, chunk_bytes=256 << 20)
+"""Of every other device, where chunks only save memory: products of thousands of rows are at full speed."""
 
 
-MOST_WORKERS = 4
-"""Threads of passes on a CPU. Python runs in one of them at a time, so that many would wait for each other."""
+def profile_of(device: torch.device) -> DeviceProfile:
+    """How much work at a time suits a device."""
+    return PROFILES.get(device.type, ACCELERATOR)

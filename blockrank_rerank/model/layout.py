@@ -1,3 +1,5 @@
+"""A packed sequence: who is where, and who sees what."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -69,20 +71,20 @@ class Layout:
 
 
 def build_layout(
-    requests: Sequence[EncodedRequest], query_offset: int, longest_kept: int = 0, *, few_lengths: bool = False
+    requests: Sequence[EncodedRequest], query_offset: int, longest_stored: int = 0, *, round_length_up: bool = False
 ) -> Layout:
     """Pack requests one after the other.
 
     Parameters
     ----------
     requests : sequence of EncodedRequest
-        At least one. Documents may be missing where kept states stand for them, and so may the query where
+        At least one. Documents may be missing where stored states stand for them, and so may the query where
         states are made.
     query_offset : int
         Position of the first query token.
-    longest_kept : int
-        Length of the longest document that is not in the pack because its states are kept.
-    few_lengths : bool
+    longest_stored : int
+        Length of the longest document that is not in the pack because its states stand for it.
+    round_length_up : bool
         Whether a last block, which nothing sees, rounds ``T`` up: by up to 15 tokens or a 16th.
     """
     ids: list[int] = []
@@ -107,22 +109,22 @@ def build_layout(
         offsets = torch.tensor([instruction, *map(len, request.documents)]).cumsum(0) + start
         query_end = start + seen + len(request.query)
         bounds.append(RequestBounds(context, offsets, (start + seen, query_end), (query_end, len(ids))))
-        distance = max(distance, *_distances(request, query_offset, longest_kept))
-    if few_lengths:
+        distance = max(distance, *_distances(request, query_offset, longest_stored))
+    if round_length_up:
         padding = _rounded_up(len(ids)) - len(ids)
         for bounds_of_blocks in (contexts, contexts_before):
             bounds_of_blocks.append((len(ids), len(ids)))
         ids += [0] * padding
         lengths.append(padding)
         positions.append(torch.zeros(padding, dtype=torch.int64))
-    place = torch.cat(positions)
+    all_positions = torch.cat(positions)
     # A block without tokens (an empty instruction) is no segment.
     keep = [index for index, length in enumerate(lengths) if length]
     return Layout(
         input_ids=torch.tensor(ids),
-        positions=place,
-        segments=_segments(keep, lengths, contexts, place),
-        segments_before=_segments(keep, lengths, contexts_before, place),
+        positions=all_positions,
+        segments=_segments(keep, lengths, contexts, all_positions),
+        segments_before=_segments(keep, lengths, contexts_before, all_positions),
         requests=bounds,
         signal_distance=distance,
     )
@@ -146,9 +148,9 @@ def _positions(request: EncodedRequest, query_offset: int) -> list[Tensor]:
     ]
 
 
-def _distances(request: EncodedRequest, query_offset: int, longest_kept: int) -> tuple[int, int]:
+def _distances(request: EncodedRequest, query_offset: int, longest_stored: int) -> tuple[int, int]:
     first_document = len(request.instruction)
-    last_document = first_document + max(map(len, request.documents), default=longest_kept) - 1
+    last_document = first_document + max(map(len, request.documents), default=longest_stored) - 1
     last_query = query_offset + len(request.query) - 1
     return abs(last_query - first_document), abs(last_document - query_offset)
 

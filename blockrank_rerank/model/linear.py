@@ -1,3 +1,5 @@
+"""How linear layers are computed: fused, in chunks of rows, or in 8 bits."""
+
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
@@ -9,12 +11,11 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from blockrank_rerank.model.devices import (
-    ACCELERATOR_CHUNK_BYTES,
-    CHUNK_BYTES,
     INSTALL_LINE,
-    _has_torchao,
     fast_bf16,
     float8_on,
+    has_torchao,
+    profile_of,
 )
 from blockrank_rerank.model.families import feed_forward_place, layers_of, separate_activation
 
@@ -49,7 +50,7 @@ def refuse_quantization(device: torch.device, dtype: torch.dtype) -> None:
     ValueError
         For a device without such products, or another dtype than bf16.
     """
-    if not _has_torchao():
+    if not has_torchao():
         raise ImportError(f"quantization float8 needs torchao: {INSTALL_LINE}")
     if not (verdict := float8_on(device)).usable:
         raise ValueError(f"quantization float8 cannot run on {device}: {verdict.reason}")
@@ -99,7 +100,7 @@ def chunk_feed_forward(model: Any) -> None:
 
 def _in_chunks(function: Callable[..., Tensor], owner: Any, width: int, hidden: Tensor) -> Tensor:
     """``function(owner, hidden)`` for ``[1, T, hidden]``, some rows at a time."""
-    limit = CHUNK_BYTES.get(hidden.device.type, ACCELERATOR_CHUNK_BYTES)
+    limit = profile_of(hidden.device).chunk_bytes
     rows = max(limit // (width * hidden.element_size()), 1)
     if hidden.shape[1] <= rows:
         return function(owner, hidden)
@@ -118,7 +119,8 @@ class FusedLinear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         """``[..., in]`` to ``[..., out]``."""
         # Private, but what torch.compile makes of a linear layer on a CPU.
-        return torch.ops.mkldnn._linear_pointwise(input, self.weight, self.bias, self.activation, [], "none")
+        output: Tensor = torch.ops.mkldnn._linear_pointwise(input, self.weight, self.bias, self.activation, [], "none")
+        return output
 
 
 def can_fuse(device: torch.device, dtype: torch.dtype) -> bool:

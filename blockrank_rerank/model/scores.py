@@ -1,6 +1,10 @@
+"""Log-sum-exps of documents, and the rules that make scores of them."""
+
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -8,54 +12,84 @@ from torch import Tensor
 from blockrank_rerank.config import BlockRankConfig
 
 
-def attention_share(lse: Tensor, reduction: str) -> Tensor:
-    """Share of the signal tokens' attention that each document receives.
+class Lse(NamedTuple):
+    """What a query sees of one request's documents: all that scores are made of.
 
-    Parameters
+    Attributes
     ----------
-    lse : Tensor
-        ``[S, H, N]`` document log-sum-exps, fp32 or fp64.
-    reduction : str
-        ``mean_of_softmax`` (arXiv 2510.05396, section 3.4) or ``softmax_of_mean``.
-
-    Returns
-    -------
-    Tensor
-        ``[N]``, sums to 1.
+    documents : Tensor
+        ``[S, H, N]`` log-sum-exp of every signal and head over each document's tokens, fp32.
+    nothing : Tensor or None
+        ``[S, H]`` of "none of these", the instruction block; None for models that were not trained to abstain.
     """
-    if reduction == "softmax_of_mean":
-        return raw_score(lse).softmax(-1)
-    return lse.softmax(-1).mean((0, 1))
+
+    documents: Tensor
+    nothing: Tensor | None = None
+
+    @classmethod
+    def of_blocks(cls, blocks: Tensor, abstention: bool) -> Lse:
+        """Split ``[S, H, N]`` of the scored blocks, of which a model that may abstain has the instruction first."""
+        return cls(blocks[..., 1:], blocks[..., 0]) if abstention else cls(blocks)
+
+    @classmethod
+    def join(cls, documents: Sequence[Tensor], nothing: Tensor | None) -> Lse:
+        """Put documents side by side, ``[S, H, n]`` each, beside ``[S, H]`` of "none of these" where there is one."""
+        # Parts of one tensor always: sums over another layout round otherwise, and scores would depend on the route.
+        blocks = documents if nothing is None else [nothing[..., None], *documents]
+        return cls.of_blocks(torch.cat([*blocks], -1), nothing is not None)
+
+    def select(self, documents: Sequence[int]) -> Lse:
+        """Take some of the documents, in this order."""
+        return Lse.join([self.documents[..., list(documents)]], self.nothing)
 
 
 def raw_score(lse: Tensor) -> Tensor:
-    """``[N]`` mean of ``lse`` over signals and heads: log-domain, not normalised over the list."""
+    """Average ``[S, H, N]`` over signals and heads: ``[N]`` in the log domain, not normalised over the list."""
     return lse.mean((0, 1))
 
 
-def relevance(lse: Tensor, nothing: Tensor, reduction: str, sharpness: Tensor | float) -> Tensor:
-    """Probability that each document is relevant: the odds of looking at it rather than at nothing.
+class ScoringRule(NamedTuple):
+    """How scores are made of log-sum-exps: what a config calls its ``reduction``.
 
-    Parameters
+    Attributes
     ----------
-    lse : Tensor
-        ``[S, H, N]`` document log-sum-exps.
-    nothing : Tensor
-        ``[S, H, 1]`` log-sum-exp of the instruction block, the document that is not there.
-    reduction : str
-        As for :func:`attention_share`.
-    sharpness : Tensor or float
-        Log odds per unit of score; above 0.
-
-    Returns
-    -------
-    Tensor
-        ``[N]`` in 0–1. Where the query sees no document before the scoring layer, no document's value depends
-        on another's.
+    share : callable
+        ``[S, H, N]`` to ``[N]``: the share of the signals' attention that each document receives; sums to 1.
+    logit : callable
+        ``[S, H, N]`` to ``[N]``: what a training loss takes as logits over the list.
+    relevance : callable
+        ``[S, H, N]``, ``[S, H, 1]`` of "none of these" and the sharpness (log odds per unit, above 0) to ``[N]``: the
+        probability that each document is relevant, the odds of looking at it rather than at nothing.
     """
-    if reduction == "softmax_of_mean":
-        return (sharpness * (raw_score(lse) - raw_score(nothing))).sigmoid()
+
+    share: Callable[[Tensor], Tensor]
+    logit: Callable[[Tensor], Tensor]
+    relevance: Callable[[Tensor, Tensor, Tensor | float], Tensor]
+
+
+def _mean_share(lse: Tensor) -> Tensor:
+    return lse.softmax(-1).mean((0, 1))
+
+
+def _share_of_mean(lse: Tensor) -> Tensor:
+    return raw_score(lse).softmax(-1)
+
+
+def _mean_relevance(lse: Tensor, nothing: Tensor, sharpness: Tensor | float) -> Tensor:
     return (sharpness * (lse - nothing)).sigmoid().mean((0, 1))
+
+
+def _relevance_of_mean(lse: Tensor, nothing: Tensor, sharpness: Tensor | float) -> Tensor:
+    return (sharpness * (raw_score(lse) - raw_score(nothing))).sigmoid()
+
+
+RULES = {
+    # arXiv 2510.05396, section 3.4; the paper's loss divides the shares themselves by a temperature.
+    "mean_of_softmax": ScoringRule(_mean_share, _mean_share, _mean_relevance),
+    # A mean log-sum-exp is a logit already.
+    "softmax_of_mean": ScoringRule(_share_of_mean, raw_score, _relevance_of_mean),
+}
+"""By the name that a config has for them: its ``REDUCTIONS``."""
 
 
 @dataclass(frozen=True)
@@ -67,20 +101,29 @@ class Scores:
     probability: list[float] | list[None]
 
 
-def scores(lse: Tensor, config: BlockRankConfig, sharpness: Tensor | float) -> Scores:
-    """All scores of one request, from its blocks' log-sum-exps and the sharpness, as :class:`Backbone` gives both.
+def scores(lse: Lse, config: BlockRankConfig, sharpness: Tensor | float) -> Scores:
+    """Compute all scores of one request.
+
+    Parameters
+    ----------
+    lse : Lse
+        Of its documents.
+    config : BlockRankConfig
+        Names the rule.
+    sharpness : Tensor or float
+        As :attr:`Backbone.sharpness` gives it.
 
     Raises
     ------
     FloatingPointError
         Where the model computed NaN or infinite values.
     """
-    if not bool(torch.isfinite(lse).all()):
+    if not all(bool(torch.isfinite(part).all()) for part in lse if part is not None):
         raise FloatingPointError(
             "the model produced non-finite attention scores; load it with dtype='float32' or check its weights for NaN"
         )
-    documents = lse[..., 1:] if config.abstention else lse
-    share, raw = attention_share(documents, config.reduction).tolist(), raw_score(documents).tolist()
-    if not config.abstention:
+    rule = RULES[config.reduction]
+    share, raw = rule.share(lse.documents).tolist(), raw_score(lse.documents).tolist()
+    if lse.nothing is None:
         return Scores(share, raw, [None] * len(share))
-    return Scores(share, raw, relevance(documents, lse[..., :1], config.reduction, sharpness).tolist())
+    return Scores(share, raw, rule.relevance(lse.documents, lse.nothing[..., None], sharpness).tolist())

@@ -1,18 +1,22 @@
+"""The scoring attention layer that is appended to an encoder."""
+
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
-from blockrank_kernels import document_scores
+from blockrank_kernels import document_lse
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from blockrank_rerank.config import BlockRankConfig
 from blockrank_rerank.model.layout import Layout, RequestBounds, signal_rows
+from blockrank_rerank.model.scores import Lse
 from blockrank_rerank.model.token_attention import token_attention
-from blockrank_rerank.states.document_states import HEAD_KEY, StatePack
+from blockrank_rerank.states.document_states import HEAD_KEY
+from blockrank_rerank.states.pack import StatePack
 
 SCORING_HEAD_NAME = "scoring_head.safetensors"
 
@@ -63,21 +67,21 @@ class ScoringHead(nn.Module):
         layout: Layout,
         config: BlockRankConfig,
         implementation: str,
-        kept: Sequence[Iterable[StatePack]] | None = None,
-    ) -> list[Tensor]:
-        """Log-sum-exps of every request's scored blocks, as :class:`Backbone` returns them.
+        document_states: Sequence[Iterable[StatePack]] | None = None,
+    ) -> list[Lse]:
+        """Compute the log-sum-exps of every request, as :meth:`Backbone.document_lse` returns them.
 
-        ``states`` is ``[T, hidden]``, the encoder's final states; ``kept`` as there.
+        ``states`` is ``[T, hidden]``, the encoder's final states; ``document_states`` as there.
         """
         documents: list[Iterable[tuple[Tensor, Tensor]]]
-        if kept is not None:
+        if document_states is not None:
             like = states.new_empty(0, dtype=torch.float32)
-            documents = [((pack.get(HEAD_KEY, like), pack.offsets) for pack in packs) for packs in kept]
+            documents = [((pack.get(HEAD_KEY, like), pack.offsets) for pack in packs) for packs in document_states]
         else:
             keys = self.keys(states)
             documents = [[(keys, request.document_offsets)] for request in layout.requests]
         return [
-            self._scores(states, parts, request, config, implementation)
+            self._lse(states, parts, request, config, implementation)
             for parts, request in zip(documents, layout.requests, strict=True)
         ]
 
@@ -88,7 +92,7 @@ class ScoringHead(nn.Module):
     def token_attention(
         self, states: Tensor, layout: Layout, config: BlockRankConfig, implementation: str
     ) -> list[Tensor]:
-        """Where in its documents each request looks, as :func:`token_attention` gives it."""
+        """Compute where in its documents each request looks, as :func:`token_attention` gives it."""
         keys = self.keys(states)
         attention = []
         for request in layout.requests:
@@ -100,24 +104,22 @@ class ScoringHead(nn.Module):
             )
         return attention
 
-    def _scores(
+    def _lse(
         self,
         states: Tensor,
         documents: Iterable[tuple[Tensor, Tensor]],
         request: RequestBounds,
         config: BlockRankConfig,
         implementation: str,
-    ) -> Tensor:
+    ) -> Lse:
         queries, weights = self._signals(states, request, config)
-        scores = []
-        if config.abstention:
-            nothing = weights.detach() * self.nothing.float()
-            scores.append(nothing[..., None])
+        parts = []
         for keys, offsets in documents:
-            lse = document_scores(queries, keys, offsets, scale=1.0, implementation=implementation)
+            lse = document_lse(queries, keys, offsets, scale=1.0, implementation=implementation)
             lengths = offsets.diff().to(lse.device, lse.dtype)
-            scores.append(weights[..., None] * (lse + self.length_weight.float()[:, None] * lengths.log()))
-        return torch.cat(scores, -1)
+            parts.append(weights[..., None] * (lse + self.length_weight.float()[:, None] * lengths.log()))
+        nothing = weights.detach() * self.nothing.float() if config.abstention else None
+        return Lse.join(parts, nothing)
 
     def _signals(self, states: Tensor, request: RequestBounds, config: BlockRankConfig) -> tuple[Tensor, Tensor]:
         """Queries ``[S, H, D]`` at their temperature, and weights ``[S, H]`` that average 1 over the signals.
@@ -125,8 +127,6 @@ class ScoringHead(nn.Module):
         So the mean over signals of weighted log-sum-exps, the raw score, is their weighted mean.
         """
         signals = states[signal_rows(request, config)]
-        if config.signal_tokens == "mean":
-            signals = signals.mean(0, keepdim=True)
         queries = self._unit(self.query(signals)) / self.log_temperature.float().exp()[:, None]
         weights = (signals.float()[:, None] * self.signal_weight.float()).sum(-1).softmax(0) * len(signals)
         return queries, weights

@@ -1,3 +1,5 @@
+"""A model of the first layers that shares the weights of the whole one, and may go on from where another ended."""
+
 from __future__ import annotations
 
 import copy
@@ -16,7 +18,7 @@ from blockrank_rerank.model.layout import RequestBounds
 
 
 @dataclass(frozen=True, eq=False)
-class Begun:
+class HiddenStates:
     """What the first layers of a model made of one request, where no block but the instruction was seen by another.
 
     Attributes
@@ -35,20 +37,20 @@ class Begun:
     query: Tensor
 
     @classmethod
-    def of(cls, layers: int, states: Tensor, bounds: RequestBounds) -> Begun:
-        """The states ``[T, hidden]`` of a pack, of one of its requests."""
+    def of(cls, layers: int, states: Tensor, bounds: RequestBounds) -> HiddenStates:
+        """Take one request's states from those of its pack, ``[T, hidden]``."""
         first, last = bounds.document_offsets[0], bounds.document_offsets[-1]
         documents = list(states[first:last].split(bounds.document_offsets.diff().tolist()))
         return cls(layers, states[slice(*bounds.instruction)], documents, states[slice(*bounds.query)])
 
-    def kept(self, documents: Sequence[int]) -> Begun:
-        """The same request with some of its documents, in this order; nothing holds on to the others' states."""
+    def select(self, documents: Sequence[int]) -> HiddenStates:
+        """Take some of the documents, in this order; nothing holds on to the others' states."""
         rows = cat([self.documents[index] for index in documents])
-        own = rows.split([len(self.documents[index]) for index in documents])
-        return Begun(self.layers, self.instruction.clone(), list(own), self.query.clone())
+        copies = rows.split([len(self.documents[index]) for index in documents])
+        return HiddenStates(self.layers, self.instruction.clone(), list(copies), self.query.clone())
 
-    def split(self, counts: Sequence[int]) -> list[Begun]:
-        """Consecutive parts with so many documents each."""
+    def split(self, counts: Sequence[int]) -> list[HiddenStates]:
+        """Part the documents into so many neighbours each."""
         ends = accumulate(counts)
         return [replace(self, documents=self.documents[end - n : end]) for n, end in zip(counts, ends, strict=True)]
 
@@ -58,26 +60,26 @@ class Begun:
         return pad(rows, (0, 0, 0, num_tokens - len(rows)))
 
 
-def joined(parts: Sequence[Begun]) -> Begun:
-    """Parts of one request, one after the other."""
-    return replace(parts[0], documents=[one for part in parts for one in part.documents])
+def join_hidden(parts: Sequence[HiddenStates]) -> HiddenStates:
+    """Put the documents of parts of one request one after the other."""
+    return replace(parts[0], documents=[document for part in parts for document in part.documents])
 
 
 def staged_model(model: Any, layers: int) -> Any:
-    """A model of the first layers that shares the weights of the whole one.
+    """Return a model of the first layers that shares the weights of the whole one.
 
-    A pass through it may begin after any layer: where its ``begun`` says ``(layers, states)``, these layers are
-    skipped and the states go on. What the last layer makes is left in the pass's ``left``, where it comes to its end.
+    A pass through it may begin after any layer: where its ``start`` says ``(layers, states)``, these layers are
+    skipped and the states go on. What the last layer makes is in the pass's ``hidden`` when it ends.
     """
     staged = _copied(model)
-    own = ModuleList(_staged(layer, index, layers) for index, layer in enumerate(layers_of(model)[:layers]))
+    stage = ModuleList(_staged(layer, index, layers) for index, layer in enumerate(layers_of(model)[:layers]))
     owner, name = layers_place(staged)
     if owner is not staged:
         # The one place of the copy that holds the layers must be a copy too.
-        (place,) = [place for place, child in staged.named_children() if child is owner]
+        (child,) = [child for child, module in staged.named_children() if module is owner]
         owner = _copied(owner)
-        setattr(staged, place, owner)
-    setattr(owner, name, own)
+        setattr(staged, child, owner)
+    setattr(owner, name, stage)
     return staged
 
 
@@ -88,11 +90,11 @@ def _staged(layer: Any, index: int, layers: int) -> Any:
 
 
 def _forward(layer: Any, index: int, layers: int, hidden: Tensor, *args: Any, blockrank: Any, **kwargs: Any) -> Tensor:
-    begin, states = blockrank.begun or (0, hidden[0])
+    begin, states = blockrank.start or (0, hidden[0])
     if index >= begin:
         hidden = layer(states[None] if index == begin else hidden, *args, blockrank=blockrank, **kwargs)
     if index + 1 == layers:
-        blockrank.left = hidden[0]
+        blockrank.hidden = hidden[0]
     return hidden
 
 

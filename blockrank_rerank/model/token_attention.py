@@ -1,7 +1,9 @@
+"""Where in a document the signal tokens look."""
+
 from __future__ import annotations
 
 import torch
-from blockrank_kernels import document_scores
+from blockrank_kernels import document_lse
 from torch import Tensor
 
 
@@ -26,7 +28,7 @@ def token_attention(
     offsets : Tensor
         ``[N + 1]`` consecutive documents.
     scale, softcap, implementation
-        As :func:`document_scores` takes them.
+        As :func:`document_lse` takes them.
     weights : Tensor, optional
         ``[S, Hq]`` of the signals, averaging 1 over them; all alike if not given.
 
@@ -39,7 +41,7 @@ def token_attention(
     first, last = int(offsets[0]), int(offsets[-1])
     # A token is a document of length 1, whose log-sum-exp is its logit.
     logits, lse = (
-        document_scores(query, key, bounds, scale=scale, softcap=softcap, implementation=implementation)
+        document_lse(query, key, bounds, scale=scale, softcap=softcap, implementation=implementation)
         for bounds in (torch.arange(first, last + 1), offsets)
     )
     document = torch.repeat_interleave(offsets.diff()).to(lse.device)

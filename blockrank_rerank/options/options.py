@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
 
     from blockrank_rerank.engine.spec import EngineSpec
-    from blockrank_rerank.engine.state_lookup import KnownStates
+    from blockrank_rerank.engine.state_lookup import StateLookup
 
 
 # Not frozen: type checkers would demand it of every class of a framework that has the options as fields.
@@ -197,7 +197,7 @@ class Options:
 
         return EngineSpec(Checkpoint(**self.checked("checkpoint")), tuple(self.checked("engine").items()))
 
-    def known_states(self) -> KnownStates | None:
+    def state_lookup(self) -> StateLookup | None:
         """Where the states of documents are kept; nothing without cache and store.
 
         Raises
@@ -205,14 +205,14 @@ class Options:
         ValueError
             As :meth:`checked`.
         """
-        from blockrank_rerank.engine.state_lookup import KnownStates
+        from blockrank_rerank.engine.state_lookup import StateLookup
         from blockrank_rerank.states.cache import StateCache
 
         options = self.checked("ranker")
         if options["cache"] is None and options["store"] is None:
             return None
         cache = None if options["cache"] is None else StateCache(options["cache"])
-        return KnownStates(cache, options["store"], options["cache_device"])
+        return StateLookup(cache, options["store"], options["cache_device"])
 
 
 OPTIONS: Mapping[str, Option] = {

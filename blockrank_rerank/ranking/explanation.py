@@ -1,3 +1,5 @@
+"""Where in each document the query looked: words and sentences with their attention."""
+
 from __future__ import annotations
 
 import re
@@ -8,10 +10,12 @@ from functools import cached_property
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from blockrank_rerank.ranking.results import Limits, RankedDocument
+from blockrank_rerank.text.document import Document, document_text, part_of, text_and_shift
 from blockrank_rerank.text.sentences import sentence_spans
 
 if TYPE_CHECKING:
-    from blockrank_rerank.ranking.results import RankedDocument
+    from blockrank_rerank.engine.engine import Engine
 
 HIGHLIGHTS = "highlights"
 """Key under which adapters write a document's highlights to its metadata."""
@@ -21,7 +25,7 @@ TRUNCATED = "truncated"
 
 
 def truncation(ranked: RankedDocument) -> dict[str, bool]:
-    """What adapters add to a document's metadata: whether it was cut, where it was."""
+    """Return what adapters add to a document's metadata: that it was cut, of one that was."""
     return {TRUNCATED: True} if ranked.truncated else {}
 
 
@@ -94,28 +98,28 @@ class ExplainedDocument:
 
         A text without sentences stays as it is.
         """
-        return " ".join(one.text for one in self._kept(attention)) or self.ranked.text
+        return " ".join(sentence.text for sentence in self._strongest(attention)) or self.ranked.text
 
     def shortened_highlights(self, attention: float) -> list[dict[str, Any]]:
-        """As ``highlights``, for the text that :meth:`shortened` gives."""
+        """Return what ``highlights`` has, for the text that :meth:`shortened` gives."""
         moved, start = [], 0
-        for one in self._kept(attention):
-            moved.append(replace(one, start=start, end=start + len(one.text)))
+        for sentence in self._strongest(attention):
+            moved.append(replace(sentence, start=start, end=start + len(sentence.text)))
             start = moved[-1].end + 1
-        return [asdict(one) for one in sorted(moved, key=lambda one: -one.weight)]
+        return [asdict(sentence) for sentence in sorted(moved, key=lambda sentence: -sentence.weight)]
 
-    def _kept(self, attention: float) -> list[Span]:
+    def _strongest(self, attention: float) -> list[Span]:
         wanted = attention * sum(word.weight for word in self.words)
-        kept: list[Span] = []
+        strongest: list[Span] = []
         for sentence in self.sentences_by_attention:
-            kept.append(sentence)
+            strongest.append(sentence)
             wanted -= sentence.weight
             if wanted <= 0:
                 break
-        return sorted(kept, key=lambda one: one.start)
+        return sorted(strongest, key=lambda sentence: sentence.start)
 
     def within(self, start: int, end: int) -> ExplainedDocument:
-        """The same for a part of the text, such as the content between embedded metadata."""
+        """Explain a part of the text alone, such as the content between embedded metadata."""
         words = [
             replace(word, start=word.start - start, end=word.end - start)
             for word in self.words
@@ -153,8 +157,56 @@ class Explanation:
         return f"<p><b>{escape(self.query)}</b></p><ol>{rows}</ol>"
 
 
+def explained(
+    engine: Engine, query: str, given: Sequence[Document], ranking: Sequence[RankedDocument], limits: Limits
+) -> Explanation:
+    """Read a ranked list once more, and show where in each of the wanted documents the query looked.
+
+    Parameters
+    ----------
+    engine : Engine
+        Which has made the ranking.
+    query : str
+        What was asked.
+    given : sequence of str or mapping
+        The documents.
+    ranking : sequence of RankedDocument
+        All of them, best first.
+    limits : Limits
+        Which of them are wanted.
+    """
+    # Of a document that was split, the passage that won is shown.
+    shown = {r.index: part_of(given[r.index], r.passage) if r.passage else given[r.index] for r in ranking}
+    texts = [document_text(shown[index], index) for index in range(len(given))]
+    encoded = engine.prompt.encode(query, texts)
+    spans = engine.prompt.document_spans(encoded, texts)
+    attention = engine.token_attention(encoded)
+    return Explanation(
+        query,
+        [
+            ExplainedDocument(
+                ranked,
+                _words(ranked, shown[ranked.index], spans[ranked.index], attention[ranked.index].tolist()),
+            )
+            for ranked in limits.select(list(ranking))
+        ],
+    )
+
+
+def _words(
+    ranked: RankedDocument, shown: Document, spans: Sequence[tuple[int, int]], weights: Sequence[float]
+) -> list[Span]:
+    """Words of a ranked document's text, of which ``shown`` was read."""
+    first, last = ranked.passage or (0, len(ranked.text))
+    shift = text_and_shift(shown)[1] + first
+    moved = [(start + shift, end + shift) for start, end in spans]
+    # Title and template stand before and after a passage where the document has other words.
+    read = [pair for pair in zip(moved, weights, strict=True) if first < pair[0][1] <= last]
+    return word_spans(ranked.text, [token for token, _ in read], [weight for _, weight in read])
+
+
 def word_spans(text: str, tokens: Sequence[tuple[int, int]], weights: Sequence[float]) -> list[Span]:
-    """Words of a text with the weights of their tokens; those of words that were not read are 0.
+    """Give words of a text the weights of their tokens, and 0 where they were not read.
 
     Parameters
     ----------
@@ -178,12 +230,12 @@ def word_spans(text: str, tokens: Sequence[tuple[int, int]], weights: Sequence[f
 
 
 def _html(document: ExplainedDocument) -> str:
-    text, parts, place = document.ranked.text, [], 0
+    text, parts, shown = document.ranked.text, [], 0
     for word in document.words:
         strength = word.weight / (document.strongest or 1.0)
         parts += [
-            escape(text[place : word.start]),
+            escape(text[shown : word.start]),
             f'<span style="background: rgba(255, 200, 0, {strength:.2f})">{escape(word.text)}</span>',
         ]
-        place = word.end
-    return f"<li><b>{document.ranked.score:.3f}</b> {''.join(parts)}{escape(text[place:])}</li>"
+        shown = word.end
+    return f"<li><b>{document.ranked.score:.3f}</b> {''.join(parts)}{escape(text[shown:])}</li>"

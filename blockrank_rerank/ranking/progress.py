@@ -1,3 +1,5 @@
+"""Telling how far long work is."""
+
 from __future__ import annotations
 
 import sys
@@ -48,5 +50,48 @@ def work_progress(
         def advance(items: int, tokens: int) -> None:
             bar.advance(task, items)
             report(items, tokens)
+
+        yield advance
+
+
+@contextmanager
+def progress_bar(what: str, unit: str, total: int) -> Iterator[Callable[[int, int], None]]:
+    """Draw a progress bar on stderr, with token throughput where tokens are reported.
+
+    Parameters
+    ----------
+    what : str
+        The work, such as ``reranking``.
+    unit : str
+        What is counted, such as ``queries``.
+    total : int
+        Number of them.
+
+    Yields
+    ------
+    callable
+        Takes the items and tokens finished since the last call.
+    """
+    # Here, so that whoever draws nothing does not wait for it.
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn(what),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(f"{unit}{{task.fields[throughput]}}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True, highlight=False)) as progress:
+        task = progress.add_task("", total=total, throughput="")
+        tokens = 0
+
+        def advance(items: int, more_tokens: int) -> None:
+            nonlocal tokens
+            tokens += more_tokens
+            elapsed = progress.tasks[0].elapsed
+            throughput = f", {tokens / elapsed:,.0f} tokens/s" if tokens and elapsed else ""
+            progress.update(task, advance=items, throughput=throughput)
 
         yield advance

@@ -1,8 +1,12 @@
+"""Requests whose types are right."""
+
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
+from blockrank_rerank.errors import RequestError
 from blockrank_rerank.states.prepared import PreparedDocuments
 from blockrank_rerank.text.document import Document, check_is_list, document_text
 
@@ -41,8 +45,10 @@ def check_request(request: Request) -> CheckedRequest:
     """
     query, documents = request
     check_query(query)
-    given, texts = check_documents(documents)
-    return CheckedRequest(query, given, texts, documents if isinstance(documents, PreparedDocuments) else None)
+    documents_as_given, texts = check_documents(documents)
+    return CheckedRequest(
+        query, documents_as_given, texts, documents if isinstance(documents, PreparedDocuments) else None
+    )
 
 
 def check_query(query: str) -> None:
@@ -62,7 +68,7 @@ def check_query(query: str) -> None:
 
 
 def check_documents(documents: Iterable[Document]) -> tuple[list[Document], list[str]]:
-    """The documents as given, and their texts with titles.
+    """Return the documents as given, and their texts with titles.
 
     Raises
     ------
@@ -70,5 +76,20 @@ def check_documents(documents: Iterable[Document]) -> tuple[list[Document], list
         For anything but a list of documents, naming the index.
     """
     check_is_list(documents)
-    given = list(documents)
-    return given, [document_text(document, index) for index, document in enumerate(given)]
+    checked = list(documents)
+    return checked, [document_text(document, index) for index, document in enumerate(checked)]
+
+
+@contextmanager
+def of_request(number: int, count: int) -> Iterator[None]:
+    """Let errors about one of ``count`` requests say which; the only one needs no number."""
+    try:
+        yield
+    except ValueError as error:
+        if count == 1:
+            raise
+        raise RequestError(number, str(error)) from error
+    except TypeError as error:
+        if count == 1:
+            raise
+        raise TypeError(f"requests[{number}]: {error}") from error

@@ -75,7 +75,7 @@ class Limits:
             raise ValueError(f"min_probability must be in 0..1 or None, got {self.min_probability!r}")
 
     def select(self, ranked: list[RankedDocument]) -> list[RankedDocument]:
-        """The wanted ones of a ranking; limits on scores come before ``top_k``."""
+        """Take the wanted documents of a ranking; limits on scores come before ``top_k``."""
         return [
             document
             for document in ranked

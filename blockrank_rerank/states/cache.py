@@ -1,3 +1,5 @@
+"""States in memory, the least recently used ones dropped first."""
+
 from __future__ import annotations
 
 import re

@@ -1,3 +1,5 @@
+"""What a digest takes of a tensor."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator

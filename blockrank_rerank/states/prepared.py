@@ -1,10 +1,13 @@
+"""Documents with the states that a model has made of them."""
+
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, overload
 
-from blockrank_rerank.states.document_states import DocumentStates, SharedPack
+from blockrank_rerank.states.document_states import DocumentStates
+from blockrank_rerank.states.pack import SharedPack
 from blockrank_rerank.text.blocks import Blocks
 
 if TYPE_CHECKING:
@@ -36,13 +39,13 @@ class PreparedDocuments(Sequence["Document"]):
         self.fingerprint = fingerprint
 
     def select(self, indices: Iterable[int]) -> PreparedDocuments:
-        """Some of the documents, in the order of the indices; negative ones count from the end."""
+        """Take some of the documents, in the order of the indices; negative ones count from the end."""
         chosen = [range(len(self))[index] for index in indices]
-        blocks, places = self.blocks.select(chosen)
+        blocks, positions = self.blocks.select(chosen)
         return PreparedDocuments(
             [self.documents[index] for index in chosen],
             blocks,
-            [self.states[place] for place in places],
+            [self.states[position] for position in positions],
             self.fingerprint,
         )
 

@@ -1,3 +1,5 @@
+"""States that wait in temporary files."""
+
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,12 +15,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from blockrank_rerank.files import system_errors
-from blockrank_rerank.states.document_states import DocumentStates, StatePack
+from blockrank_rerank.states.document_states import DocumentStates
+from blockrank_rerank.states.pack import StatePack
 
 
 @contextmanager
-def packed(states: Iterable[DocumentStates], max_bytes: int | None, dtype: torch.dtype) -> Iterator[list[StatePack]]:
-    """States side by side for one query, in parts; all but the last in temporary files, of about ``max_bytes`` each.
+def spill(states: Iterable[DocumentStates], max_bytes: int | None, dtype: torch.dtype) -> Iterator[list[StatePack]]:
+    """Put states side by side for one query, in parts; all but the last in temporary files of about ``max_bytes``.
 
     The files are in the dtype of the model, in which a part is in memory when it is read: states of a store may be
     smaller, and in different dtypes.
@@ -32,9 +35,9 @@ def packed(states: Iterable[DocumentStates], max_bytes: int | None, dtype: torch
     nbytes = 0
     with TemporaryDirectory(prefix="blockrank-") as folder:
         parts: list[StatePack] = []
-        for one in states:
-            waiting.append(one)
-            nbytes += one.nbytes_in(dtype)
+        for document in states:
+            waiting.append(document)
+            nbytes += document.nbytes_in(dtype)
             if max_bytes is not None and nbytes > max_bytes:
                 parts.append(_FilePack(waiting, Path(folder) / f"{len(parts)}.safetensors", dtype))
                 waiting, nbytes = [], 0

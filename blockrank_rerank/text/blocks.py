@@ -1,10 +1,12 @@
+"""The blocks in which documents go through a model."""
+
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from blockrank_rerank.text.document import document_text, passage
+from blockrank_rerank.text.document import document_text, part_of
 from blockrank_rerank.text.prompt import PromptEncoder
 
 if TYPE_CHECKING:
@@ -36,7 +38,7 @@ class Blocks:
         documents: Sequence[Document],
         texts: Sequence[str],
         prompt: PromptEncoder,
-        fits: Callable[[str], bool],
+        fits: Callable[[str], bool] = lambda text: False,
         first: int = 0,
     ) -> Blocks:
         """Cut documents as the prompt's settings say; ``fits`` and ``first`` are those of its ``passages``."""
@@ -44,22 +46,22 @@ class Blocks:
         blocks = cls([], [], [])
         for index, (document, text, bounds) in enumerate(zip(documents, texts, cut, strict=True)):
             for bound in bounds:
-                blocks.texts.append(text if len(bounds) == 1 else document_text(passage(document, bound), index))
+                blocks.texts.append(text if len(bounds) == 1 else document_text(part_of(document, bound), index))
                 blocks.owners.append(index)
                 blocks.bounds.append(bound)
         return blocks
 
     def select(self, documents: Sequence[int]) -> tuple[Blocks, list[int]]:
-        """Blocks of some of the documents, in their order, and where each was."""
-        places: dict[int, list[int]] = {}
+        """Take the blocks of some of the documents, in their order, and say where each was."""
+        blocks_of: dict[int, list[int]] = {}
         for block, owner in enumerate(self.owners):
-            places.setdefault(owner, []).append(block)
-        chosen = [block for document in documents for block in places[document]]
-        owners = [new for new, document in enumerate(documents) for _ in places[document]]
+            blocks_of.setdefault(owner, []).append(block)
+        chosen = [block for document in documents for block in blocks_of[document]]
+        owners = [new for new, document in enumerate(documents) for _ in blocks_of[document]]
         return Blocks([self.texts[b] for b in chosen], owners, [self.bounds[b] for b in chosen]), chosen
 
     def best(self, raw_scores: Sequence[float]) -> list[int]:
-        """For every document its block with the highest raw score; the first one of equals."""
+        """Choose for every document its block with the highest raw score; the first one of equals."""
         best: dict[int, int] = {}
         for block, owner in enumerate(self.owners):
             if owner not in best or raw_scores[block] > raw_scores[best[owner]]:
@@ -67,14 +69,14 @@ class Blocks:
         return list(best.values())
 
     def passage(self, block: int) -> tuple[int, int] | None:
-        """Bounds of a block that is one of several of its document."""
+        """Return the bounds of a block that is one of several of its document; nothing for a whole one."""
         # Blocks of one document are neighbours.
         neighbours = self.owners[max(block - 1, 0) : block] + self.owners[block + 1 : block + 2]
         return self.bounds[block] if self.owners[block] in neighbours else None
 
 
 def first_copies(documents: Iterable[Sequence[int]]) -> list[int]:
-    """For every document, in tokens, the index of the first identical one.
+    """Find for every document, in tokens, the index of the first identical one.
 
     Copies take its scores, so that they tie: what rounding makes of a value depends on its place in a batch.
     """
@@ -82,6 +84,6 @@ def first_copies(documents: Iterable[Sequence[int]]) -> list[int]:
     return [first.setdefault(tuple(ids), index) for index, ids in enumerate(documents)]
 
 
-def tied(raw_scores: Sequence[float], documents: Iterable[Sequence[int]]) -> list[float]:
-    """Raw scores of documents, in tokens; copies have that of the first one."""
+def with_copies_tied(raw_scores: Sequence[float], documents: Iterable[Sequence[int]]) -> list[float]:
+    """Return raw scores of documents, in tokens, in which copies have that of the first one."""
     return [raw_scores[copy] for copy in first_copies(documents)]

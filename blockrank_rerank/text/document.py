@@ -48,15 +48,20 @@ def document_text(document: str | Mapping[str, Any], index: int) -> str:
     return f"{title} {text}".strip() if title else text.strip()
 
 
-def passage(document: Document, bounds: tuple[int, int]) -> Document:
-    """A part of a document's text as a document, with the title of the whole."""
+def part_of(document: Document, bounds: tuple[int, int]) -> Document:
+    """Return a part of a document's text as a document, with the title of the whole."""
     start, end = bounds
     if isinstance(document, Mapping):
         return {"title": document.get("title"), "text": document["text"][start:end]}
     return document[start:end]
 
 
-def placed(document: Document) -> tuple[str, int]:
+def given_text(document: Document) -> str:
+    """The text of a document as it was given, without its title."""
+    return document if isinstance(document, str) else str(document["text"])
+
+
+def text_and_shift(document: Document) -> tuple[str, int]:
     """The text as given, and what turns an offset of the encoded text (title, space, text, stripped) into one of it."""
     if isinstance(document, str):
         return document, len(document) - len(document.lstrip())

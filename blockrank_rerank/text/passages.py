@@ -1,3 +1,5 @@
+"""Cutting long texts into overlapping passages."""
+
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
@@ -50,20 +52,20 @@ def passage_bounds(text: str, tokens: Sequence[tuple[int, int]], room: int) -> l
         first = _between_characters(tokens, _first_border(starts, overlap, last), first + 1)
 
 
-def _between_characters(tokens: Sequence[tuple[int, int]], place: int, least: int) -> int:
-    """The nearest place at or before one, from ``least`` on, in no character: some have several tokens."""
-    while place > least and tokens[place][0] < tokens[place - 1][1]:
-        place -= 1
-    return place
+def _between_characters(tokens: Sequence[tuple[int, int]], index: int, least: int) -> int:
+    """The nearest token at or before one, from ``least`` on, that begins a character: some have several tokens."""
+    while index > least and tokens[index][0] < tokens[index - 1][1]:
+        index -= 1
+    return index
 
 
 def _border(starts: Sequence[int], least: int, most: int, otherwise: int) -> int:
     """The last sentence start in ``(least, most]``."""
-    place = bisect_right(starts, most) - 1
-    return starts[place] if place >= 0 and starts[place] > least else otherwise
+    last = bisect_right(starts, most) - 1
+    return starts[last] if last >= 0 and starts[last] > least else otherwise
 
 
 def _first_border(starts: Sequence[int], least: int, most: int) -> int:
     """The first sentence start in ``[least, most]``; without one, ``least``."""
-    place = bisect_left(starts, least)
-    return starts[place] if place < len(starts) and starts[place] <= most else least
+    first = bisect_left(starts, least)
+    return starts[first] if first < len(starts) and starts[first] <= most else least

@@ -1,3 +1,5 @@
+"""The prompt around a query and its documents, and the token ids of its blocks."""
+
 from __future__ import annotations
 
 import string
@@ -9,9 +11,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from blockrank_rerank.config import BlockRankConfig
 from blockrank_rerank.errors import DocumentError
-from blockrank_rerank.text.document import placed
+from blockrank_rerank.text.document import text_and_shift
 from blockrank_rerank.text.passages import passage_bounds
-from blockrank_rerank.text.tokenizer import EncodedBlock, Text, TextTokenizer, as_text
+from blockrank_rerank.text.tokenizer import EncodedBlock, Piece, TextTokenizer, as_text
 
 if TYPE_CHECKING:
     from blockrank_rerank.text.document import Document
@@ -43,20 +45,20 @@ class EncodedRequest:
 
 
 def split(request: EncodedRequest, parts: int) -> list[EncodedRequest]:
-    """At most so many requests with the same query and consecutive documents, of about as many tokens each."""
+    """Part a request into at most so many, with consecutive documents of about as many tokens each."""
     return [
         replace(request, documents=request.documents[start:end], truncated=request.truncated[start:end])
-        for start, end in even_runs([*map(len, request.documents)], parts)
+        for start, end in balanced_ranges([*map(len, request.documents)], parts)
     ]
 
 
-def even_runs(lengths: Sequence[int], count: int) -> list[tuple[int, int]]:
-    """``(start, end)`` of at most ``count`` runs, at least one, of about the same sum."""
+def balanced_ranges(lengths: Sequence[int], count: int) -> list[tuple[int, int]]:
+    """Part lengths into at most ``count`` runs ``(start, end)``, at least one, of about the same sum."""
     ends = [*accumulate(lengths)]
     # Everything belongs to the run in which its middle falls.
     middles = [2 * end - length for length, end in zip(lengths, ends, strict=True)]
     runs = [min(count * middle // max(2 * ends[-1], 1), count - 1) for middle in middles]
-    borders = [place for place in range(1, len(runs)) if runs[place] != runs[place - 1]]
+    borders = [index for index in range(1, len(runs)) if runs[index] != runs[index - 1]]
     return [*pairwise([0, *borders, len(runs)])]
 
 
@@ -126,7 +128,7 @@ class PromptEncoder:
         fits: Callable[[str], bool],
         first: int = 0,
     ) -> list[list[tuple[int, int]]]:
-        """Code points of the parts in which each document goes into blocks: mostly one, the whole text.
+        """Find the parts in which each document goes into blocks, in code points: mostly one, the whole text.
 
         Parameters
         ----------
@@ -144,7 +146,7 @@ class PromptEncoder:
         DocumentError
             For a document that is too long where ``long_documents`` is ``"error"``.
         """
-        whole = [[(0, len(placed(document)[0]))] for document in documents]
+        whole = [[(0, len(text_and_shift(document)[0]))] for document in documents]
         if self._config.long_documents == "truncate" or not documents:
             return whole
         instruction, empty = self._tokenizer.encode(
@@ -188,7 +190,7 @@ class PromptEncoder:
         return self._instruction[0][0]
 
     def document_spans(self, request: EncodedRequest, documents: Sequence[str]) -> list[list[tuple[int, int]]]:
-        """Characters that every token of an encoded request's documents stands for, end exclusive.
+        """Find the characters that every token of an encoded request's documents stands for, end exclusive.
 
         Offsets are code points of the texts that were encoded; those of template tokens lie outside the text.
         """
@@ -201,14 +203,14 @@ class PromptEncoder:
             for block, ids in zip(blocks, request.documents, strict=True)
         ]
 
-    def _bodies(self, documents: Sequence[str]) -> list[list[Text]]:
+    def _bodies(self, documents: Sequence[str]) -> list[list[Piece]]:
         return [
             _fill(self._document, {"text": as_text(text), "index": str(index)}) for index, text in enumerate(documents)
         ]
 
     def encode_answer(self, indices: Sequence[int]) -> list[int]:
-        """What follows the answer's start in a released training example: ``0, 3]`` and the end of the turn."""
-        text = Text(", ".join(map(str, indices)) + "]" + self._end_of_turn, is_data=False)
+        """Encode what follows the answer's start in a released training example: ``0, 3]`` and the end of the turn."""
+        text = Piece(", ".join(map(str, indices)) + "]" + self._end_of_turn, is_data=False)
         (answer,) = self._tokenizer.encode([[text]])
         return answer.ids
 
@@ -248,14 +250,14 @@ def _cut(tokens: list[T], tail: int, cap: int) -> list[T]:
 
 def _most_bytes(text: str) -> int:
     """UTF-8 bytes of a text, whatever Unicode normalisation a tokenizer begins with."""
-    given = len(text.encode("utf-8", "surrogatepass"))
-    if given == len(text):
-        return given  # ASCII, which none changes
-    return max(given, len(unicodedata.normalize("NFKD", text).encode("utf-8", "surrogatepass")))
+    nbytes = len(text.encode("utf-8", "surrogatepass"))
+    if nbytes == len(text):
+        return nbytes  # ASCII, which none changes
+    return max(nbytes, len(unicodedata.normalize("NFKD", text).encode("utf-8", "surrogatepass")))
 
 
 def _cut_into_passages(document: Document, block: EncodedBlock, cap: int) -> list[tuple[int, int]]:
-    text, shift = placed(document)
+    text, shift = text_and_shift(document)
     moved = [(start - block.data_start + shift, end - block.data_start + shift) for start, end in block.offsets]
     # A token may begin before the text, with the space of the template or of the title.
     clamped = [(max(start, 0), min(end, len(text))) for start, end in moved]
@@ -271,12 +273,12 @@ def _parse(template: str) -> list[tuple[str, str | None]]:
     return [(literal, name) for literal, name, _, _ in string.Formatter().parse(template)]
 
 
-def _fill(parts: list[tuple[str, str | None]], values: Mapping[str, str]) -> list[Text]:
+def _fill(parts: list[tuple[str, str | None]], values: Mapping[str, str]) -> list[Piece]:
     block = []
     for literal, name in parts:
-        block.append(Text(literal, is_data=False))
+        block.append(Piece(literal, is_data=False))
         if name is not None:
-            block.append(Text(values[name], is_data=name != "index"))
+            block.append(Piece(values[name], is_data=name != "index"))
     return block
 
 

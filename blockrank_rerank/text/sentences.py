@@ -1,3 +1,5 @@
+"""Where the sentences of a text are."""
+
 from __future__ import annotations
 
 import re

@@ -1,3 +1,5 @@
+"""A tokenizer for which text from outside is data."""
+
 from __future__ import annotations
 
 import hashlib
@@ -16,7 +18,7 @@ BATCH = 256
 
 
 @dataclass(frozen=True)
-class Text:
+class Piece:
     """A piece of a block: trusted template text, or data that can never become a special token."""
 
     content: str
@@ -82,21 +84,21 @@ class TextTokenizer:
         names = sorted(map(re.escape, markers), key=len, reverse=True)
         self._pattern = re.compile("|".join(names)) if names else None
 
-    def encode(self, blocks: Iterable[list[Text]]) -> Iterator[EncodedBlock]:
+    def encode(self, blocks: Iterable[list[Piece]]) -> Iterator[EncodedBlock]:
         """Encode blocks, each on its own; some at a time, since a tokenizer says much more of a text than its ids."""
         rest = iter(blocks)
         while batch := list(islice(rest, BATCH)):
-            spelled = [[Text(self._spell(piece), piece.is_data) for piece in block] for block in batch]
+            spelled = [[Piece(self._spell(piece), piece.is_data) for piece in block] for block in batch]
             texts = ["".join(piece.content for piece in block) for block in spelled]
             encodings = self._tokenizer.encode_batch(texts, add_special_tokens=False)
             yield from map(self._block, spelled, encodings)
 
-    def _spell(self, piece: Text) -> str:
+    def _spell(self, piece: Piece) -> str:
         if piece.is_data or self._pattern is None:
             return piece.content
         return self._pattern.sub(lambda found: self._spelling[found.group()], piece.content)
 
-    def _block(self, block: list[Text], encoding: Any) -> EncodedBlock:
+    def _block(self, block: list[Piece], encoding: Any) -> EncodedBlock:
         ids = encoding.ids
         if self._renumbered:
             ids = [self._renumbered.get(number, number) for number in ids]
@@ -133,12 +135,12 @@ def _respell(content: dict[str, Any], spelling: dict[str, str]) -> None:
         model["merges"] = [pair for pair in pairs if not renamed.keys() & {*pair, "".join(pair)}]
 
 
-def _data_start(block: list[Text]) -> int:
+def _data_start(block: list[Piece]) -> int:
     """Character where the first data piece of a block starts."""
     return sum(len(piece.content) for piece in takewhile(lambda piece: not piece.is_data, block))
 
 
-def _data_end(block: list[Text]) -> int:
+def _data_end(block: list[Piece]) -> int:
     """Character where the last data piece of a block ends."""
     end = position = 0
     for piece in block:

@@ -1,4 +1,4 @@
-"""Block-sparse attention over packed sequences, and per-document attention scores.
+"""Block-sparse attention over packed sequences, and log-sum-exps of the attention to each document.
 
 Depends on torch alone. One operation is one folder: ``api`` checks arguments and picks the
 implementation, ``reference`` is the specification, ``sdpa`` is portable and fast enough for CPUs, ``triton``
@@ -7,7 +7,7 @@ is for GPUs.
 
 from blockrank_kernels.block_attention import block_attention
 from blockrank_kernels.block_attention.last_rows import last_rows_attention
-from blockrank_kernels.document_scores import document_scores
+from blockrank_kernels.document_lse import document_lse
 from blockrank_kernels.segments import Segments
 
-__all__ = ["Segments", "block_attention", "document_scores", "last_rows_attention"]
+__all__ = ["Segments", "block_attention", "document_lse", "last_rows_attention"]

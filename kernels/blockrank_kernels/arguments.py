@@ -1,3 +1,5 @@
+"""Checks of arguments that both operations share, and the choice of an implementation."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -49,5 +51,5 @@ def check_heads(query: Tensor, key: Tensor) -> None:
 
 
 def default_scale(query: Tensor, scale: float | None) -> float:
-    """``1/sqrt(D)`` where no scale is given (Vaswani et al. 2017, section 3.2.1)."""
+    """Return the scale, by default ``1/sqrt(D)`` (Vaswani et al. 2017, section 3.2.1)."""
     return query.shape[-1] ** -0.5 if scale is None else float(scale)

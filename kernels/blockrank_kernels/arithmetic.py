@@ -1,4 +1,4 @@
-"""What both kernels compute with."""
+"""Arithmetic that the Triton kernels of both operations share."""
 
 from __future__ import annotations
 
@@ -7,10 +7,16 @@ import triton.language as tl
 
 INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 
+LOG2_E = tl.constexpr(1.4426950408889634)
+"""Makes a natural logit one for ``exp2``, which GPUs have in hardware."""
+
+LN_2 = tl.constexpr(0.6931471805599453)
+"""Makes a binary logarithm a natural one."""
+
 
 @triton.jit
 def dot(a, b):
-    """Matrix product in fp32, without TF32: a score must not depend on the GPU's age.
+    """Multiply matrices in fp32, without TF32: a score must not depend on the GPU's age.
 
     In fp32 the bound on imprecise sums keeps the compiler from adding the product to an accumulator term by term:
     over 5,000 tokens such a chain loses several times what a sum of tiles loses.
@@ -25,7 +31,7 @@ def dot(a, b):
 
 @triton.jit
 def dot_split(a, b):
-    """Matrix product of fp32 ``a`` and ``b`` of any dtype: for half precision ``a`` becomes a sum of two halves."""
+    """Multiply fp32 ``a`` with ``b`` of any dtype: for half precision ``a`` becomes a sum of two halves."""
     high = a.to(b.dtype)
     product = dot(high, b)
     if b.dtype != tl.float32:
@@ -35,7 +41,7 @@ def dot_split(a, b):
 
 @triton.jit
 def softcapped(logits, cap, SOFTCAP: tl.constexpr):
-    """``cap * tanh(logits / cap)``; the series is Cephes' ``tanhf``, exact to fp32 where ``2 sigmoid - 1`` cancels."""
+    """Return ``cap * tanh(logits / cap)``; where ``2 sigmoid - 1`` cancels, by the series of Cephes' ``tanhf``."""
     if SOFTCAP:
         x = logits / cap
         z = x * x
@@ -48,7 +54,7 @@ def softcapped(logits, cap, SOFTCAP: tl.constexpr):
 
 @triton.jit
 def softcap_slope(logits, cap, SOFTCAP: tl.constexpr):
-    """Derivative of the soft-capped logits, given those."""
+    """Return the derivative of soft-capped logits from their values."""
     slope = 1.0
     if SOFTCAP:
         slope = 1 - (logits / cap) * (logits / cap)

@@ -21,23 +21,29 @@ MAX_GROUP_WIDTH = 8192
 """Largest number of query heads per key head, times head dimension, whose tiles fit the shared memory of any GPU."""
 
 INTERPRET = frozenset({"1", "true", "yes", "on", "y"})
-"""What Triton takes for yes."""
+"""Values of ``TRITON_INTERPRET`` that Triton takes for yes."""
 
 COMPILER = {"enable_fp_fusion": True}
 """Options of every launch. A product and a sum in one step round once; Triton 3.10 no longer does so unasked."""
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+"""Dtypes that the kernels are written and checked for."""
 
 
 class Verdict(NamedTuple):
-    """Whether something can be used, and why."""
+    """A decision whether something can be used, with its reason."""
 
     usable: bool
     reason: str
 
 
+def padded_size(size: int) -> int:
+    """Return the next power of two that ``tl.dot`` takes."""
+    return max(16, 1 << (size - 1).bit_length())
+
+
 def triton_on(device: torch.device) -> Verdict:
-    """Whether Triton kernels run on a device.
+    """Say whether Triton kernels run on a device.
 
     With ``TRITON_INTERPRET=1`` they run on a CPU too, slowly: for tests.
     """
@@ -65,7 +71,7 @@ def _has_triton() -> bool:
 
 @cache
 def _launch_problem() -> str | None:
-    """What keeps Triton from launching anything: it compiles a helper in C when it starts."""
+    """Return what keeps Triton from launching anything: it compiles a helper in C when it starts."""
     try:
         from triton.runtime import driver
 
@@ -76,12 +82,12 @@ def _launch_problem() -> str | None:
 
 
 def launches_on(tensor: Tensor) -> AbstractContextManager[None]:
-    """Makes the tensor's GPU the current one: Triton launches there and never asks where its tensors lie."""
+    """Make the tensor's GPU the current one: Triton launches there and never asks where its tensors lie."""
     return torch.cuda.device_of(tensor)
 
 
 def triton_for(*tensors: Tensor) -> Verdict:
-    """Whether the Triton kernels take these ``[rows, heads, dim]`` tensors, the query first."""
+    """Say whether the Triton kernels take these ``[rows, heads, dim]`` tensors, the query first."""
     for tensor in tensors:
         if tensor.dtype not in DTYPES:
             return Verdict(False, f"Triton kernels take float16, bfloat16 and float32, got {tensor.dtype}")
@@ -98,5 +104,5 @@ def triton_for(*tensors: Tensor) -> Verdict:
 
 
 def automatic(*tensors: Tensor) -> str:
-    """Name of the implementation that ``auto`` stands for: Triton on a GPU that it fits, torch's own elsewhere."""
+    """Return the implementation that ``auto`` stands for: Triton on a GPU that it fits, torch's own elsewhere."""
     return "triton" if tensors[0].is_cuda and triton_for(*tensors).usable else "sdpa"

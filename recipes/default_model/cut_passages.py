@@ -1,9 +1,10 @@
-"""Training collections cut into short passages, of the length of web passages, as BEIR folders.
+"""Cut training collections into short passages, of the length of web passages, as BEIR folders.
 
-    python -m recipes.default_model.cut_passages SHARED/data/train build/passages selqa squad-dev-noxquad stackexchange
+    python -m recipes.default_model.cut_passages DATA build/passages selqa squad-dev-noxquad stackexchange
 
-Documents are cut at sentence borders into passages of at most 40 to 90 words (drawn per document). All passages of a
-relevant document are relevant, best first: by the inverse document frequency of the query's words that they hold.
+DATA is a folder of BEIR folders. Documents are cut at sentence borders into passages of at most 40 to 90 words (drawn
+per document). All passages of a relevant document are relevant, best first: by the inverse document frequency of the
+query's words that they hold.
 """
 
 from __future__ import annotations
@@ -26,45 +27,49 @@ WORD = re.compile(r"\w+")
 
 
 def passages(text: str, limit: int) -> Iterator[str]:
-    """Consecutive whole sentences of at most ``limit`` words together; a longer sentence is cut."""
-    held: list[str] = []
+    """Yield consecutive whole sentences of at most ``limit`` words together; a longer sentence is cut."""
+    passage: list[str] = []
     for sentence in SENTENCE_BORDER.split(text):
         words = sentence.split()
-        if held and len(held) + len(words) > limit:
-            yield " ".join(held)
-            held = []
-        held += words
-        while len(held) > limit:
-            yield " ".join(held[:limit])
-            held = held[limit:]
-    if held:
-        yield " ".join(held)
+        if passage and len(passage) + len(words) > limit:
+            yield " ".join(passage)
+            passage = []
+        passage += words
+        while len(passage) > limit:
+            yield " ".join(passage[:limit])
+            passage = passage[limit:]
+    if passage:
+        yield " ".join(passage)
 
 
 def cut_collection(source: Path, output: Path) -> None:
     """Write one collection's passages, queries and judgements."""
     collection = read_collection(source, "train")
-    cut: dict[str, Corpus] = {name: _cut(name, one) for name, one in read_corpus(source / "corpus.jsonl").items()}
-    held = {name: set(_words(document_text(one, 0))) for parts in cut.values() for name, one in parts.items()}
-    counts = Counter(word for words in held.values() for word in words)
+    cut: dict[str, Corpus] = {
+        name: _cut(name, document) for name, document in read_corpus(source / "corpus.jsonl").items()
+    }
+    words_of = {
+        name: set(_words(document_text(passage, 0))) for parts in cut.values() for name, passage in parts.items()
+    }
+    counts = Counter(word for words in words_of.values() for word in words)
     qrels: Qrels = {}
     for query, text in collection.queries.items():
         asked = set(_words(text))
 
         def worth(name: str, asked: set[str] = asked) -> float:
-            return sum(math.log(len(held) / counts[word]) for word in asked & held[name])
+            return sum(math.log(len(words_of) / counts[word]) for word in asked & words_of[name])
 
         found = [name for document in collection.qrels[query] for name in cut[document]]
         qrels[query] = dict.fromkeys(sorted(found, key=worth, reverse=True), 1)
     write_judged_queries(output, "train", collection.queries, qrels)
-    write_corpus(output, {name: one for parts in cut.values() for name, one in parts.items()})
+    write_corpus(output, {name: passage for parts in cut.values() for name, passage in parts.items()})
 
 
 def _cut(name: str, document: str | dict[str, str]) -> Corpus:
     """Passages of a document, each with its title."""
     title, text = ("", document) if isinstance(document, str) else (document["title"], document["text"])
     limit = random.Random(name).randint(FEWEST_WORDS, MOST_WORDS)
-    return {f"{name}-{n}": {"title": title, "text": one} for n, one in enumerate(passages(text, limit))}
+    return {f"{name}-{n}": {"title": title, "text": passage} for n, passage in enumerate(passages(text, limit))}
 
 
 def _words(text: str) -> list[str]:
@@ -72,6 +77,7 @@ def _words(text: str) -> list[str]:
 
 
 def main(source: Path, output: Path, collections: list[str]) -> None:
+    """Cut every named collection of a folder into a folder of its name."""
     for collection in collections:
         cut_collection(source / collection, output / collection)
 

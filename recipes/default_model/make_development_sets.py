@@ -1,9 +1,10 @@
-"""BEIR folders of the development queries, which are cut from the training collections and never trained on.
+"""Write BEIR folders of the development queries, cut from the training collections and never trained on.
 
-    python -m recipes.default_model.make_development_sets SHARED/data/train build/development
+    python -m recipes.default_model.make_development_sets DATA build/development
     python benchmarks/quality.py build/development --cosine --model default --depth 50
 
-recipes/default_model/development_queries.json names the queries: 50 from each of 13 collections, drawn at random once.
+DATA is a folder of BEIR folders. development_queries.json beside this file names the queries: 50 from each of 13
+collections, drawn at random once.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ from pathlib import Path
 from blockrank_rerank.formats import read_collection
 from recipes.beir_folder import write_judged_queries
 
-ROOT = Path(__file__).parents[2]
+CHOSEN = Path(__file__).with_name("development_queries.json")
 
 
 def main(source: Path, output: Path) -> None:
-    chosen = json.loads((ROOT / "recipes/default_model/development_queries.json").read_text(encoding="utf-8"))
+    """Write the development queries of every collection, over its whole corpus."""
+    chosen = json.loads(CHOSEN.read_text(encoding="utf-8"))
     for collection, ids in chosen.items():
         judged, folder = read_collection(source / collection, "train"), output / collection
         queries = {query: text for query, text in judged.queries.items() if query in ids}

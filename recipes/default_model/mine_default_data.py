@@ -1,10 +1,10 @@
-"""Mine the default model's training lists from TRAIN, a folder of BEIR folders (../shared/data/train).
+"""Mine the default model's training lists from DATA, a folder of BEIR folders.
 
-    python -m recipes.default_model.mine_default_data TRAIN build/mined
-    python -m recipes.default_model.mine_default_data TRAIN build/mined-further --further build/mined
-    python -m recipes.default_model.mine_default_data TRAIN build/mined-last --further build/mined --part last
-    python -m recipes.default_model.mine_default_data TRAIN build/mined-more --further build/mined --part more
-    python -m recipes.default_model.mine_default_data TRAIN build/mined-passages --passages build/passages
+    python -m recipes.default_model.mine_default_data DATA build/mined
+    python -m recipes.default_model.mine_default_data DATA build/mined-further --further build/mined
+    python -m recipes.default_model.mine_default_data DATA build/mined-last --further build/mined --part last
+    python -m recipes.default_model.mine_default_data DATA build/mined-more --further build/mined --part more
+    python -m recipes.default_model.mine_default_data DATA build/mined-passages --passages build/passages
 
 BM25's best 30 documents that are not judged. No teacher filters them: one that is the starting model itself
 refuses exactly the negatives that it gets wrong (dev/LOG.md). Queries of the shipped sample and the
@@ -18,7 +18,8 @@ import argparse
 import json
 from pathlib import Path
 
-from blockrank_rerank.finetune.data import Mining, mine_negatives, write_examples
+from blockrank_rerank.finetune.data import write_examples
+from blockrank_rerank.finetune.mining import Mining, mine_negatives
 from blockrank_rerank.formats import read_queries
 
 ROOT = Path(__file__).parents[2]
@@ -63,13 +64,13 @@ def mine_documents(source: Path, output: Path, further: Path | None, part: str) 
     """Write the lists of whole documents."""
     held_out = _held_out()
     everything = sorted(path.name for path in source.iterdir() if path.is_dir())
-    kept = PARTS[part] if further else dict.fromkeys(everything, WHOLE)
-    for collection, bounds in kept.items():
+    bounds_of = PARTS[part] if further else dict.fromkeys(everything, WHOLE)
+    for collection, bounds in bounds_of.items():
         name = f"{collection}.jsonl"
         limit = FURTHER[collection] if further else QUERIES.get(collection, OTHER_QUERIES)
         excluded = held_out.get(collection, set()) | (_queries(further / name) if further else set())
         mined = _mine(source / collection, limit, excluded)
-        write_examples(output / name, [one for start, end in bounds for one in mined.examples[start:end]])
+        write_examples(output / name, [example for start, end in bounds for example in mined.examples[start:end]])
         print(collection, mined.report, flush=True)
 
 

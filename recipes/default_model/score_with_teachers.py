@@ -59,11 +59,11 @@ class Mpnet:
         """``[n, hidden]`` of each text."""
         ids = self.ids(texts)
         states: list[Tensor] = [torch.empty(0)] * len(texts)
-        for batch in _batches([len(one) for one in ids], BATCH_TOKENS):
-            padded = self.tokenizer.pad({"input_ids": [ids[place] for place in batch]}, return_tensors="pt")
+        for batch in _batches([len(text_ids) for text_ids in ids], BATCH_TOKENS):
+            padded = self.tokenizer.pad({"input_ids": [ids[index] for index in batch]}, return_tensors="pt")
             hidden = self.model(**padded).last_hidden_state
-            for row, place in enumerate(batch):
-                states[place] = hidden[row, : len(ids[place])].clone()
+            for row, index in enumerate(batch):
+                states[index] = hidden[row, : len(ids[index])].clone()
         return states
 
     def rarity(self, texts: list[str]) -> Tensor:
@@ -86,11 +86,11 @@ class Splade:
         """``[texts, vocabulary]``."""
         ids = _ids(self.tokenizer, texts)
         terms: list[Any] = [None] * len(texts)
-        for batch in _batches([len(one) for one in ids], SPLADE_BATCH_TOKENS):
-            padded = self.tokenizer.pad({"input_ids": [ids[place] for place in batch]}, return_tensors="pt")
+        for batch in _batches([len(text_ids) for text_ids in ids], SPLADE_BATCH_TOKENS):
+            padded = self.tokenizer.pad({"input_ids": [ids[index] for index in batch]}, return_tensors="pt")
             logits = self.model(**padded).logits.masked_fill_(padded["attention_mask"][..., None] == 0, 0)
-            for place, row in zip(batch, logits.amax(1).relu_().float().log1p().numpy(), strict=True):
-                terms[place] = csr_matrix(row[None])
+            for index, row in zip(batch, logits.amax(1).relu_().float().log1p().numpy(), strict=True):
+                terms[index] = csr_matrix(row[None])
         return vstack(terms, "csr")
 
 
@@ -100,24 +100,24 @@ def _ids(tokenizer: Any, texts: list[str]) -> list[list[int]]:
 
 def _batches(lengths: list[int], tokens: int) -> Iterator[list[int]]:
     batch: list[int] = []
-    for place in sorted(range(len(lengths)), key=lengths.__getitem__):
-        if batch and (len(batch) + 1) * lengths[place] > tokens:
+    for index in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if batch and (len(batch) + 1) * lengths[index] > tokens:
             yield batch
             batch = []
-        batch.append(place)
+        batch.append(index)
     yield batch
 
 
-def mpnet_scores(own: Tensor, weights: Tensor, documents: list[Tensor]) -> np.ndarray:
-    """Late interaction of weighted query tokens and cosine of means, both standardised within the list."""
+def mpnet_scores(query: Tensor, weights: Tensor, documents: list[Tensor]) -> np.ndarray:
+    """Sum of late interaction of weighted query tokens and the cosine of means, both standardised within the list."""
     weights = weights / weights.sum().clamp_min(1e-6)
-    tokens = F.normalize(own.float(), dim=-1)
+    tokens = F.normalize(query.float(), dim=-1)
     late, cosine = [], []
     for states in documents:
         states = states.float()
         matches = tokens @ F.normalize(states, dim=-1).T / TEMPERATURE
         late.append(float((matches.logsumexp(1) - math.log(len(states))) @ weights))
-        cosine.append(float(F.cosine_similarity(own.float().mean(0), states.mean(0), dim=0)))
+        cosine.append(float(F.cosine_similarity(query.float().mean(0), states.mean(0), dim=0)))
     return _standard(np.array(late)) + _standard(np.array(cosine))
 
 
@@ -148,31 +148,33 @@ def score_collection(path: Path, output: Path, student: BlockRankReranker, mpnet
     # Word frequencies are those of everything that was mined, states are needed of the chosen ones only.
     mined = list(dict.fromkeys(text for row in rows for text in row["pos"] + row["neg"]))
     texts = list(dict.fromkeys(text for positives, negatives in lists for text in positives + negatives))
-    rarity, place = mpnet.rarity(mined), {text: index for index, text in enumerate(texts)}
+    rarity, index_of = mpnet.rarity(mined), {text: index for index, text in enumerate(texts)}
     bm25 = bm25s.BM25()
     bm25.index(bm25s.tokenize(mined, stopwords="en", show_progress=False), show_progress=False)
-    mined_place = {text: index for index, text in enumerate(mined)}
+    mined_index_of = {text: index for index, text in enumerate(mined)}
     prepared, states = student.prepare(texts), mpnet.states(texts)
     queries = [row["query"] for row in rows]
-    own, ids = mpnet.states(queries), mpnet.ids(queries)
+    query_states, ids = mpnet.states(queries), mpnet.ids(queries)
     as_typed = splade is not None and path.stem in QUESTIONS
-    heard = splade if path.stem in WITH_SPLADE else None
-    terms, own_terms = (heard.terms(texts), heard.terms(queries)) if heard else (None, None)
+    third = splade if path.stem in WITH_SPLADE else None
+    terms, query_terms = (third.terms(texts), third.terms(queries)) if third else (None, None)
     partial = output / f"{path.name}.partial"
     with partial.open("w", encoding="utf-8") as file:
         for number, (row, (positives, negatives)) in enumerate(zip(rows, lists, strict=True)):
             documents = positives + negatives
-            places = [place[text] for text in documents]
+            indices = [index_of[text] for text in documents]
             raw = np.zeros(len(documents))
-            for ranked in student.rank(row["query"], prepared.select(places)):
+            for ranked in student.rank(row["query"], prepared.select(indices)):
                 raw[ranked.index] = ranked.raw_score
             words = bm25s.tokenize([row["query"]], stopwords="en", return_ids=False, show_progress=False)[0]
             # A query may hold stop words alone.
-            lexical = bm25.get_scores(words)[[mined_place[text] for text in documents]] if words else 0 * raw
-            late = mpnet_scores(own[number], rarity[torch.tensor(ids[number])], [states[index] for index in places])
+            lexical = bm25.get_scores(words)[[mined_index_of[text] for text in documents]] if words else 0 * raw
+            late = mpnet_scores(
+                query_states[number], rarity[torch.tensor(ids[number])], [states[index] for index in indices]
+            )
             total = late + _standard(raw) + BM25_WEIGHT * _standard(lexical)
             if terms is not None:
-                total += _standard((terms[places] @ own_terms[number].T).toarray()[:, 0])
+                total += _standard((terms[indices] @ query_terms[number].T).toarray()[:, 0])
             scores = [round(float(value), 4) for value in total]
             query = _as_typed(row["query"]) if as_typed else row["query"]
             record = {"query": query, "query_id": row.get("query_id", ""), "pos": positives, "neg": negatives}
@@ -182,6 +184,7 @@ def score_collection(path: Path, output: Path, student: BlockRankReranker, mpnet
 
 
 def main(mined: Path, output: Path, student: str, mpnet: str, splade: str | None) -> None:
+    """Score every mined collection that the output folder lacks."""
     output.mkdir(parents=True, exist_ok=True)
     ranker, teachers = BlockRankReranker.from_pretrained(student), (Mpnet(mpnet), Splade(splade) if splade else None)
     for path in sorted(mined.glob("*.jsonl")):

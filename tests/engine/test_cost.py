@@ -8,6 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from blockrank_rerank import BlockRankReranker
+from blockrank_rerank.engine.batch import Batch
 from tests.tiny_models import BERT_CONFIG, CONFIG, WORDS, save_model
 
 LENGTHS = [3, 40, 9, 17, 2, 28, 11, 5]
@@ -36,7 +37,7 @@ def engine(request, tmp_path_factory):
     if request.param == "gemma2":
         config = BERT_CONFIG.__class__(scoring_layer=3, query_offset=64, prompt=CONFIG.prompt)
     config.save(folder)
-    return BlockRankReranker.from_pretrained(folder, dtype="float32", device="cpu")._handle.get()
+    return BlockRankReranker.from_pretrained(folder, dtype="float32", device="cpu").engine
 
 
 def request(engine, copies):
@@ -48,7 +49,7 @@ def test_every_matrix_product_sees_exactly_the_tokens_of_the_blocks(engine):
     encoded, rows = request(engine, 2), []
     linear = [module for module in engine.backbone.model.modules() if isinstance(module, torch.nn.Linear)]
     hooks = [m.register_forward_pre_hook(lambda _, inputs: rows.append(inputs[0].shape[:-1].numel())) for m in linear]
-    engine.document_scores([encoded])
+    engine.score(Batch([encoded]))
     for hook in hooks:
         hook.remove()
     assert len(rows) >= 9
@@ -60,7 +61,7 @@ def test_the_largest_tensor_grows_with_the_tokens_and_not_with_their_square(engi
     for copies in (5, 20):
         encoded = request(engine, copies)
         with LargestTensor() as mode:
-            engine.document_scores([encoded])
+            engine.score(Batch([encoded]))
         largest.append(mode.elements)
         tokens.append(encoded.num_tokens)
     assert largest[1] <= 1.3 * largest[0] * tokens[1] / tokens[0]

@@ -14,9 +14,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from blockrank_rerank import BlockRankReranker
-from blockrank_rerank.engine.engine import LEAST_TOKENS, engine, heap, store_preparation, workers
-from blockrank_rerank.states.document_states import DocumentStates, StatePack, compress
-from blockrank_rerank.states.document_states import spill as spilled_states
+from blockrank_rerank.engine import engine, store_preparation, workers
+from blockrank_rerank.engine.budget import MIN_TOKENS
+from blockrank_rerank.engine.store_preparation import trim_heap
+from blockrank_rerank.states import spill as spilled_states
+from blockrank_rerank.states.document_states import DocumentStates, compress
+from blockrank_rerank.states.pack import StatePack
 from tests.states.test_prepared import assert_same, save_ranker
 from tests.tiny_models import BERT_CONFIG, CONFIG, WORDS
 
@@ -143,7 +146,7 @@ def test_parts_are_within_the_limit_as_they_are_read_and_not_as_they_are_stored(
         DocumentStates(tuple(range(10)), False, compress({"1.key": torch.randn(10, 2, 8)}, dtype)) for _ in range(40)
     ]
     limit, one = 4_000, 10 * 2 * 8 * 4
-    with spilled_states.packed(states, limit, torch.float32) as parts:
+    with spilled_states.spill(states, limit, torch.float32) as parts:
         keys = [part.get("1.key", torch.empty(0)) for part in parts]
         assert all(key.nbytes <= limit + one for key in keys)
         expected = StatePack(states).get("1.key", torch.empty(0))
@@ -159,7 +162,7 @@ def test_files_go_when_a_ranking_fails(decoder, tmp_path, monkeypatch):
         assert list(tmp_path.iterdir()) != []
         raise RuntimeError("no")
 
-    monkeypatch.setattr(ranker._handle.get().backbone, "document_scores", fail)
+    monkeypatch.setattr(ranker.engine.backbone, "document_lse", fail)
     with pytest.raises(RuntimeError, match="no"):
         ranker.rank(QUERY, DOCUMENTS)
     assert list(tmp_path.iterdir()) == []
@@ -168,8 +171,8 @@ def test_files_go_when_a_ranking_fails(decoder, tmp_path, monkeypatch):
 def test_an_encoder_with_a_scoring_layer_only_takes_smaller_passes(tmp_path):
     folder = save_ranker(tmp_path, "bert", BERT_CONFIG)
     small = load(folder, max_memory=1)
-    assert small._handle.get().budget_tokens == LEAST_TOKENS
-    assert load(folder, max_memory="100GB")._handle.get().budget_tokens == load(folder)._handle.get().budget_tokens
+    assert small.engine.budget.tokens == MIN_TOKENS
+    assert load(folder, max_memory="100GB").engine.budget.tokens == load(folder).engine.budget.tokens
     assert_same(small.rank(QUERY, DOCUMENTS), load(folder).rank(QUERY, DOCUMENTS))
 
 
@@ -193,7 +196,7 @@ def test_preparing_within_a_limit_gives_freed_memory_back_after_every_group(tmp_
     ranker = load(save_ranker(tmp_path / "model", "bert", BERT_CONFIG), max_memory=limit)
     monkeypatch.setattr(store_preparation, "GROUP_BYTES", 4_000)
     trims = []
-    monkeypatch.setattr(store_preparation, "trim_heap", lambda: trims.append(heap.trim_heap()))
+    monkeypatch.setattr(store_preparation, "trim_heap", lambda: trims.append(trim_heap()))
     ranker.prepare_store(tmp_path / "store", DOCUMENTS)
     groups = len([*(tmp_path / "store").glob("group-*.safetensors")])
     assert groups > 1
@@ -214,11 +217,11 @@ def test_what_preparing_holds_follows_the_limit_and_not_the_corpus(tmp_path):
 @pytest.mark.parametrize("prune", [{1: 300}, {1: 400, 2: 300}, {2: 5}])
 def test_a_limit_holds_where_survivors_of_pruning_go_on_and_no_list_adds_to_another(tmp_path, prune):
     folder = save_ranker(tmp_path, "bert", replace(BERT_CONFIG, abstention=True))
-    whole = BlockRankReranker.from_pretrained(folder, dtype="float32", device="cpu")._handle.get()
+    whole = BlockRankReranker.from_pretrained(folder, dtype="float32", device="cpu").engine
     encoded = whole.prompt.encode(QUERY, DOCUMENTS)
     limit = 4 * encoded.num_tokens * 32 * 4
     ranker = BlockRankReranker.from_pretrained(folder, dtype="float32", device="cpu", max_memory=limit, prune=prune)
-    assert ranker._handle.get().keeps_begun(encoded)
+    assert ranker.engine.budget.holds_hidden(encoded.num_tokens)
     ranker.rank(QUERY, DOCUMENTS)
     with PeakMemory() as one:
         ranker.rank(QUERY, DOCUMENTS)

@@ -10,8 +10,11 @@ import pytest
 import torch
 
 from blockrank_rerank import BlockRankReranker
-from blockrank_rerank.engine.engine import engine as engine_module
+from blockrank_rerank.engine import budget
+from blockrank_rerank.engine.batch import Batch
+from blockrank_rerank.engine.engine import staged_engine
 from blockrank_rerank.evaluation.rerank_run import rerank_run
+from blockrank_rerank.model import devices
 from blockrank_rerank.model.families import layers_of
 from blockrank_rerank.model.layout import build_layout
 from tests.states.test_prepared import save_ranker
@@ -38,12 +41,12 @@ def load(folder, **options):
 
 def early_order(folder, layer):
     """Documents by raw score after some layers, computed by a model that is cut off there."""
-    engine = load(folder)._handle.get()
+    engine = load(folder).engine
     config = replace(engine.config, scoring_layer=layer, abstention=False)
-    early = engine._stage(config)
+    early = staged_engine(engine, config)
     assert early.config == config
-    lse = early.backbone.document_scores(build_layout([engine.prompt.encode(QUERY, DOCUMENTS)], config.query_offset))
-    raw = lse[0].mean((0, 1)).tolist()
+    lse = early.backbone.document_lse(build_layout([engine.prompt.encode(QUERY, DOCUMENTS)], config.query_offset))
+    raw = lse[0].documents.mean((0, 1)).tolist()
     return sorted(range(len(raw)), key=lambda index: -raw[index]), raw
 
 
@@ -78,7 +81,7 @@ class Counted:
 
     def __init__(self, ranker):
         self.rows = {}
-        for index, layer in enumerate(layers_of(ranker._handle.get().backbone.model)):
+        for index, layer in enumerate(layers_of(ranker.engine.backbone.model)):
             self.rows[index] = 0
             # A copy of a layer has its hooks too, but not those of what is inside.
             inside = next(module for module in layer.modules() if isinstance(module, torch.nn.Linear))
@@ -94,7 +97,7 @@ def test_survivors_go_on_from_where_they_are(independent, prune):
     counted = Counted(pruning)
     ranked = pruning.rank(QUERY, DOCUMENTS)
     expected = {document.index: document for document in whole.rank(QUERY, DOCUMENTS)}
-    engine = pruning._handle.get()
+    engine = pruning.engine
     everything = engine.prompt.encode(QUERY, DOCUMENTS)
     last = sum(not document.pruned for document in ranked)
     for document in ranked[:last]:
@@ -106,17 +109,17 @@ def test_survivors_go_on_from_where_they_are(independent, prune):
     # Lists that are not pruned, and those whose states would be too much, are read as ever.
     assert pruning.rank(QUERY, DOCUMENTS[:5]) == whole.rank(QUERY, DOCUMENTS[:5])
     limited = load(independent, prune=prune, max_memory="20kB")
-    assert not limited._handle.get().keeps_begun(everything)
+    assert not limited.engine.budget.holds_hidden(everything.num_tokens)
     for one, other in zip(limited.rank(QUERY, DOCUMENTS), ranked, strict=True):
         assert (one.index, one.pruned) == (other.index, other.pruned)
         assert one.raw_score == pytest.approx(other.raw_score, abs=2e-5)
 
 
 def test_survivors_of_lists_that_are_several_passes_go_on_too(independent, monkeypatch):
-    monkeypatch.setitem(engine_module.BUDGET_TOKENS, "cpu", 40)
-    monkeypatch.setattr(engine_module, "LEAST_SHARE", 16)
+    monkeypatch.setitem(devices.PROFILES, "cpu", devices.PROFILES["cpu"]._replace(budget_tokens=40))
+    monkeypatch.setattr(budget, "MIN_TOKENS_PER_WORKER", 16)
     pruning, whole = load(independent, prune={1: 8}), load(independent)
-    assert len(pruning._handle.get()._groups(pruning._handle.get().prompt.encode(QUERY, DOCUMENTS))[0]) > 3
+    assert len(pruning.engine.budget.groups(pruning.engine.prompt.encode(QUERY, DOCUMENTS))[0]) > 3
     expected = {document.index: document.raw_score for document in whole.rank(QUERY, DOCUMENTS)}
     ranked = pruning.rank(QUERY, DOCUMENTS)
     assert [d.raw_score for d in ranked[:8]] == pytest.approx([expected[d.index] for d in ranked[:8]], abs=2e-5)
@@ -138,18 +141,19 @@ def test_pruned_lists_go_through_a_batch_beside_others(independent):
 
 
 def test_what_cannot_go_on_is_read_anew(encoder, decoder, tmp_path, monkeypatch):
-    engine = load(encoder, prune={1: 8})._handle.get()
+    engine = load(encoder, prune={1: 8}).engine
     request = engine.prompt.encode(QUERY, DOCUMENTS)
-    assert engine.keeps_begun(request)
-    monkeypatch.setattr(engine_module, "BEGUN_TOKENS", request.num_tokens - 1)
-    assert not engine.keeps_begun(request)
+    assert engine.budget.holds_hidden(request.num_tokens)
+    assert engine.documents_are_independent
+    monkeypatch.setattr(budget, "HIDDEN_TOKENS", request.num_tokens - 1)
+    assert not engine.budget.holds_hidden(request.num_tokens)
     monkeypatch.undo()
     # A query that sees documents below the scoring layer is another one without them.
     config = replace(BERT_CONFIG, query_documents_from_layer=1)
     dependent = save_ranker(tmp_path, "bert", config)
     for folder in (decoder, dependent):
-        engine = load(folder, prune={1: 8})._handle.get()
-        assert not engine.keeps_begun(engine.prompt.encode(QUERY, DOCUMENTS))
+        engine = load(folder, prune={1: 8}).engine
+        assert not engine.documents_are_independent
     order, _ = early_order(dependent, 1)
     alone = load(dependent).rank(QUERY, [DOCUMENTS[index] for index in sorted(order[:8])])
     ranked = load(dependent, prune={1: 8}).rank(QUERY, DOCUMENTS)[:8]
@@ -169,10 +173,10 @@ def test_survivors_of_a_decoder_are_scored_as_a_list_of_their_own(decoder):
     ranked = load(decoder, prune={1: 8}).rank(QUERY, DOCUMENTS)
     assert {document.index for document in ranked[:8]} == set(survivors)
     # The numbers in front of the documents stay those of the whole list.
-    engine = load(decoder)._handle.get()
+    engine = load(decoder).engine
     encoded = engine.prompt.encode(QUERY, DOCUMENTS)
     alone = replace(encoded, documents=[encoded.documents[index] for index in survivors])
-    lse = engine.document_scores([replace(alone, truncated=[False] * 8)])[0]
+    lse = engine.score(Batch([replace(alone, truncated=[False] * 8)]))[0].documents
     share = dict(zip(survivors, lse.softmax(-1).mean((0, 1)).tolist(), strict=True))
     for document in ranked[:8]:
         assert document.score == pytest.approx(share[document.index], abs=1e-5)

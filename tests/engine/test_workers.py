@@ -12,8 +12,10 @@ import pytest
 import torch
 
 from blockrank_rerank import BlockRankReranker
-from blockrank_rerank.engine.engine import engine, workers
+from blockrank_rerank.engine import budget as budget_module
+from blockrank_rerank.engine import engine, workers
 from blockrank_rerank.engine.workers import in_workers, worker_count
+from blockrank_rerank.model import devices
 from tests.states.test_prepared import assert_same, save_family, save_ranker
 from tests.tiny_models import BERT_CONFIG, WORDS
 
@@ -99,7 +101,7 @@ def worked(monkeypatch):
         parts.append(len(items) if count > 1 else 1)
         return workers.in_workers(function, items, count)
 
-    monkeypatch.setattr(engine, "LEAST_SHARE", 1)
+    monkeypatch.setattr(budget_module, "MIN_TOKENS_PER_WORKER", 1)
     monkeypatch.setattr(engine, "in_workers", counted)
     return parts
 
@@ -110,7 +112,7 @@ def test_rankings_are_those_of_one_thread(family, budget, tmp_path, set_threads,
     ranker = BlockRankReranker.from_pretrained(save_family(tmp_path, family), dtype="float32", device="cpu")
     expected = ranker.rank_batch(REQUESTS)
     assert set(worked) <= {1}
-    monkeypatch.setitem(engine.BUDGET_TOKENS, "cpu", budget)
+    monkeypatch.setitem(devices.PROFILES, "cpu", devices.PROFILES["cpu"]._replace(budget_tokens=budget))
     set_threads(4)
     for got, wanted in zip(ranker.rank_batch(REQUESTS), expected, strict=True):
         assert_same(got, wanted)
@@ -131,7 +133,7 @@ def test_a_model_whose_documents_are_independent_does_everything_alike(
         return ranker.rank(query, documents), ranker.rank(query, ranker.prepare(documents)), explained
 
     expected = everything()
-    monkeypatch.setitem(engine.BUDGET_TOKENS, "cpu", budget)
+    monkeypatch.setitem(devices.PROFILES, "cpu", devices.PROFILES["cpu"]._replace(budget_tokens=budget))
     set_threads(2)
     worked.clear()
     got = everything()

@@ -1,3 +1,5 @@
+"""First stages, rerankings, and their measures."""
+
 import json
 import sys
 

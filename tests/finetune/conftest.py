@@ -1,3 +1,5 @@
+"""Tiny models and data to train on."""
+
 from __future__ import annotations
 
 import json

@@ -1,7 +1,12 @@
-"""Made-up training data for the tests."""
+"""Made-up training data, and what reading makes of it."""
 
 import json
 from pathlib import Path
+
+import pytest
+
+from blockrank_rerank.finetune.data import read_examples
+from blockrank_rerank.formats import DataError
 
 DOCUMENTS = {
     "d1": "fleas live for about three months",
@@ -29,3 +34,13 @@ def write_folder(folder: Path, documents=DOCUMENTS, queries=QUERIES, judgements=
     lines = ["query-id\tcorpus-id\tscore", *("\t".join(map(str, judgement)) for judgement in judgements)]
     (folder / "qrels" / f"{split}.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return folder
+
+
+def texts(example, relevant):
+    return [candidate.text for candidate in example.candidates if candidate.relevant is relevant]
+
+
+def refusal(path, **options):
+    with pytest.raises(DataError) as error:
+        read_examples(path, **options)
+    return str(error.value).removeprefix(str(path)).removeprefix(":")

@@ -1,3 +1,5 @@
+"""The commands that check training data and mine negatives."""
+
 import json
 import sys
 from importlib.util import find_spec
@@ -8,8 +10,8 @@ import typer
 
 from blockrank_rerank.cli.failures import exit_code, message
 from blockrank_rerank.cli.finetune_data import mine_negatives_command, validate_data
-from blockrank_rerank.finetune.data import mining as mining_module
 from blockrank_rerank.finetune.data import read_examples
+from blockrank_rerank.finetune.mining import mining as mining_module
 from tests.finetune.data_files import write_folder, write_jsonl
 
 needs_bm25 = pytest.mark.skipif(find_spec("bm25s") is None, reason="bm25s is not installed")

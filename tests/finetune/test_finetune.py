@@ -1,3 +1,5 @@
+"""Runs that learn, resume, stop, and refuse."""
+
 from __future__ import annotations
 
 import json
@@ -19,13 +21,10 @@ from blockrank_rerank.cli.failures import RUN_TIME
 from blockrank_rerank.cli.finetune import main
 from blockrank_rerank.finetune import FinetuneSettings, finetune
 from blockrank_rerank.finetune import trainer as trainer_module
+from blockrank_rerank.finetune.run_folder import COMPLETE
 from blockrank_rerank.model.checkpoint import Checkpoint
+from tests.finetune.runs import arguments, logs, losses_of, settings
 from tests.tiny_models import WORDS
-
-
-def settings(model, data, output, **changes) -> FinetuneSettings:
-    values = {"steps": 30, "lists_per_step": 4, "documents_per_list": 5, "learning_rate": 5e-3, "save_every": 10}
-    return FinetuneSettings(model=str(model), data=str(data), output=str(output), device="cpu", **values | changes)
 
 
 def accuracy(ranker: BlockRankReranker, data: Path) -> float:
@@ -33,14 +32,6 @@ def accuracy(ranker: BlockRankReranker, data: Path) -> float:
     rows = [json.loads(line) for line in data.read_text().splitlines()]
     rankings = ranker.rank_batch([(row["query"], row["pos"] + row["neg"]) for row in rows])
     return sum(ranking[0].index == 0 for ranking in rankings) / len(rows)
-
-
-def logs(work: Path, step: int) -> list[dict]:
-    return json.loads((work / f"checkpoint-{step}" / "trainer_state.json").read_text())["log_history"]
-
-
-def losses_of(work: Path, step: int) -> list[float]:
-    return [line["loss"] for line in logs(work, step) if "loss" in line]
 
 
 @pytest.mark.parametrize(
@@ -99,18 +90,13 @@ def test_gradient_checkpointing_changes_no_loss(request, training_data, tmp_path
 COMMAND = [sys.executable, "-m", "blockrank_rerank.cli.finetune", "train"]
 
 
-def arguments(model, data, output, **changes) -> list[str]:
-    values = {"steps": 40, "lists_per_step": 2, "documents_per_list": 4, "save_every": 10, "device": "cpu"} | changes
-    return [f"model={model}", f"data={data}", f"output={output}", *[f"{k}={v}" for k, v in values.items()]]
-
-
 def test_a_run_that_was_killed_resumes_to_the_same_weights(encoder, training_data, tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     subprocess.run([*COMMAND, *arguments(encoder, training_data, whole)], check=True, capture_output=True)
     process = subprocess.Popen(
         [*COMMAND, *arguments(encoder, training_data, cut)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    marker = tmp_path / "cut.training" / "checkpoint-20" / trainer_module.COMPLETE
+    marker = tmp_path / "cut.training" / "checkpoint-20" / COMPLETE
     deadline = time.monotonic() + 120
     while not marker.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)
@@ -133,23 +119,23 @@ LAUNCHERS = {
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_two_processes_train_to_the_weights_of_one(launcher, encoder, training_data, tmp_path):
-    one, two = tmp_path / "one", tmp_path / "two"
+    alone, both = tmp_path / "one", tmp_path / "two"
     changes = {"steps": 3, "save_every": 3, "abstention_weight": 0.5, "empty_share": 0.3}
     subprocess.run(
-        [*COMMAND, *arguments(encoder, training_data, one, lists_per_step=4, **changes)],
+        [*COMMAND, *arguments(encoder, training_data, alone, lists_per_step=4, **changes)],
         check=True,
         capture_output=True,
     )
     launch = [sys.executable, "-m", *LAUNCHERS[launcher], "-m", "blockrank_rerank.cli.finetune", "train"]
     done = subprocess.run(
-        [*launch, *arguments(encoder, training_data, two, lists_per_step=2, **changes)],
+        [*launch, *arguments(encoder, training_data, both, lists_per_step=2, **changes)],
         capture_output=True,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert "2 processes" in done.stderr
-    first, second = load_file(one / "model.safetensors"), load_file(two / "model.safetensors")
+    first, second = load_file(alone / "model.safetensors"), load_file(both / "model.safetensors")
     for name in first:
         torch.testing.assert_close(first[name], second[name], rtol=1e-4, atol=1e-5)
     # Clipping and AdamW hide the scale of a gradient from the weights.

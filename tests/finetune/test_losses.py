@@ -1,3 +1,5 @@
+"""Losses against their definitions."""
+
 from __future__ import annotations
 
 import pytest

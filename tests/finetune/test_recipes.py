@@ -20,14 +20,14 @@ from blockrank_rerank.config import BlockRankConfig
 from blockrank_rerank.finetune import finetune
 from blockrank_rerank.finetune.batches import Collator, TrainingLists
 from blockrank_rerank.finetune.data import read_examples
-from blockrank_rerank.finetune.trainer import COMPLETE
+from blockrank_rerank.finetune.run_folder import COMPLETE
 from blockrank_rerank.finetune.training_model import TrainingModel
 from blockrank_rerank.formats import DataError
 from blockrank_rerank.model.checkpoint import Checkpoint
 from blockrank_rerank.model.families import position_limit
 from blockrank_rerank.model.scoring_head import ScoringHead
 from blockrank_rerank.text.prompt import PromptEncoder
-from tests.finetune.test_finetune import arguments, losses_of, settings
+from tests.finetune.runs import arguments, losses_of, settings
 from tests.tiny_models import BERT_CONFIG, CONFIG
 
 
@@ -94,7 +94,7 @@ def test_the_query_is_left_out_of_the_instruction_of_a_share_of_the_lists(decode
     checkpoint = Checkpoint(model=str(decoder))
     model_config = checkpoint.model_config()
     tokenizer, limit = checkpoint.tokenizer(model_config.vocab_size), position_limit(config, model_config)
-    encoders = [PromptEncoder(tokenizer, one, limit) for one in (config, without)]
+    encoders = [PromptEncoder(tokenizer, prompted, limit) for prompted in (config, without)]
     collator = Collator(*encoders, config, with_answers=False)
     for index in range(10):
         layout = collator([drawn[index]])["layout"]
@@ -112,8 +112,8 @@ def collection(tmp_path_factory, training_data):
     for number, line in enumerate(training_data.read_text().splitlines()):
         row = json.loads(line)
         queries.append({"_id": f"q{number}", "text": row["query"]})
-        for place, text in enumerate(row["pos"] + row["neg"]):
-            corpus.append({"_id": f"d{number}-{place}", "title": "", "text": text})
+        for rank, text in enumerate(row["pos"] + row["neg"]):
+            corpus.append({"_id": f"d{number}-{rank}", "title": "", "text": text})
         qrels.append(f"q{number}\td{number}-0\t1")
     for name, records in (("queries", queries), ("corpus", corpus)):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
@@ -224,8 +224,8 @@ def test_a_full_disk_while_writing_the_result_leaves_no_folder_that_could_be_loa
     assert main(["train", *arguments(encoder, training_data, output, steps=5)]) != 0
     assert "No space left on device" in capsys.readouterr().err
     assert not output.exists()
-    for left in (tmp_path / "out.training").glob("best*"):
-        assert not (left / "blockrank_config.json").exists()
+    for remains in (tmp_path / "out.training").glob("best*"):
+        assert not (remains / "blockrank_config.json").exists()
     monkeypatch.undo()
     assert main(["train", *arguments(encoder, training_data, output, steps=5), "--resume"]) == 0
     assert BlockRankReranker.from_pretrained(output).rank("who", ["who", "what"])
@@ -252,7 +252,7 @@ def test_an_empty_list_of_a_collection_without_other_documents_keeps_its_positiv
     asked = settings(encoder, data, "out", abstention_weight=1.0, empty_share=1.0)
     found = TrainingLists([read_examples(data)], asked, 1)[0].candidates
     assert found
-    assert {one.text for one in found} <= {"b", "c"}
+    assert {candidate.text for candidate in found} <= {"b", "c"}
 
 
 def test_documents_that_are_cut_are_told_of_once(encoder, tmp_path):
@@ -260,7 +260,7 @@ def test_documents_that_are_cut_are_told_of_once(encoder, tmp_path):
     data.write_text(json.dumps({"query": "liver", "pos": ["sugar " * 600], "neg": ["blood", "heart"]}) + "\n")
     with pytest.warns(UserWarning, match="documents of the query 'liver' are longer than the model's blocks") as warned:
         finetune(settings(encoder, data, tmp_path / "out", steps=3))
-    assert sum("longer than" in str(one.message) for one in warned) == 1
+    assert sum("longer than" in str(warning.message) for warning in warned) == 1
 
 
 def test_evaluation_queries_that_are_trained_on_are_told_of(encoder, training_data, collection, tmp_path):

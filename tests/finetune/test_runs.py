@@ -13,15 +13,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from blockrank_rerank import BlockRankReranker
-from blockrank_rerank.finetune import FinetuneSettings, finetune
-from blockrank_rerank.finetune import run as run_module
+from blockrank_rerank.finetune import EvaluationSource, FinetuneSettings, finetune
+from blockrank_rerank.finetune.averaging import check_average
 from blockrank_rerank.finetune.evaluation_sets import evaluation_names
-from blockrank_rerank.finetune.settings import EvaluationSource
 from blockrank_rerank.finetune.trainer import training_arguments
 from blockrank_rerank.finetune.training_model import TrainingModel
+from blockrank_rerank.finetune.training_run import TrainingRun
 from blockrank_rerank.formats import DataError
 from blockrank_rerank.model.checkpoint import Checkpoint
-from tests.finetune.test_finetune import logs, losses_of, settings
+from tests.finetune.runs import logs, losses_of, settings
 from tests.tiny_models import BERT_CONFIG, CONFIG, save_model
 
 ROOT = Path(__file__).parents[2]
@@ -45,7 +45,7 @@ def test_tied_embeddings_are_saved_and_resumed(tied, training_data, tmp_path, lo
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     finetune(settings(tied, training_data, whole, **changes))
     with monkeypatch.context() as patched:
-        patched.setattr(run_module._Run, "_write", lambda *ignored: 1 / 0)
+        patched.setattr(TrainingRun, "_write", lambda *ignored: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             finetune(settings(tied, training_data, cut, **changes))
     (tmp_path / "cut.training/checkpoint-6/complete").unlink()
@@ -208,10 +208,10 @@ def test_averaging_more_checkpoints_than_there_will_be_is_refused(encoder, train
 
 
 @pytest.mark.parametrize(
-    "path", [*ROOT.glob("configs/*.yaml"), *ROOT.glob("examples/*.yaml")], ids=lambda path: path.name
+    "path", [*ROOT.glob("recipes/**/*.yaml"), *ROOT.glob("examples/*.yaml")], ids=lambda path: path.name
 )
 def test_the_recipes_of_the_project_make_the_checkpoints_that_they_average(path):
-    run_module._check_average(FinetuneSettings.read(path, {}))
+    check_average(FinetuneSettings.read(path, {}))
 
 
 def test_weights_that_exploded_in_the_last_step_are_not_delivered(encoder, training_data, tmp_path):
@@ -274,7 +274,7 @@ def interrupted(encoder, training_data, tmp_path, monkeypatch):
         raise RuntimeError("cut")
 
     with monkeypatch.context() as patch:
-        patch.setattr(run_module._Run, "_write", cut)
+        patch.setattr(TrainingRun, "_write", cut)
         with pytest.raises(RuntimeError, match="cut"):
             finetune(asked)
     return asked

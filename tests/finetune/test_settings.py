@@ -1,3 +1,5 @@
+"""Settings that are read, refused, and written again."""
+
 import math
 import re
 
@@ -5,8 +7,7 @@ import pytest
 
 from blockrank_rerank.cli.failures import ARGUMENTS
 from blockrank_rerank.cli.finetune import main
-from blockrank_rerank.finetune import FinetuneSettings
-from blockrank_rerank.finetune.settings import EvaluationSource, TrainingSource
+from blockrank_rerank.finetune import EvaluationSource, FinetuneSettings, TrainingSource
 
 
 def settings(**changes):

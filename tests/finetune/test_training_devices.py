@@ -11,7 +11,7 @@ from blockrank_rerank.finetune.batches import Collator, TrainingList
 from blockrank_rerank.finetune.data import Candidate
 from blockrank_rerank.finetune.training_model import TrainingModel
 from blockrank_rerank.model.checkpoint import Checkpoint
-from tests.finetune.test_finetune import settings
+from tests.finetune.runs import settings
 from tests.pretend_gpu import pretend_gpu
 from tests.tiny_models import BERT_CONFIG, CONFIG
 
@@ -26,7 +26,7 @@ DECODER_LOSSES = {"contrastive_weight": 1.0, "language_model_weight": 1.0}
 def losses(folder, config, device, weights):
     asked = settings(folder, "d", "o", **weights)
     model = TrainingModel.load(Checkpoint(model=str(folder)), config, asked).to(device)
-    prompt = BlockRankReranker.from_pretrained(folder, config=config, device="cpu")._engine.prompt
+    prompt = BlockRankReranker.from_pretrained(folder, config=config, device="cpu").engine.prompt
     batch = Collator(prompt, prompt, config, "language_model_weight" in weights)(LISTS)
     return {name: pytest.approx(float(part), rel=1e-5) for name, part in model(**batch).items()}
 

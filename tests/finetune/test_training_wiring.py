@@ -13,11 +13,12 @@ from transformers import AutoModelForCausalLM
 from blockrank_rerank import BlockRankReranker
 from blockrank_rerank.finetune import FinetuneSettings
 from blockrank_rerank.finetune.batches import Collator, TrainingList, TrainingLists
+from blockrank_rerank.finetune.callbacks import Evaluate
 from blockrank_rerank.finetune.data import Candidate, TrainingExample
-from blockrank_rerank.finetune.trainer import Evaluate, training_arguments
+from blockrank_rerank.finetune.trainer import training_arguments
 from blockrank_rerank.finetune.training_model import TrainingModel
 from blockrank_rerank.model.checkpoint import Checkpoint
-from tests.finetune.test_finetune import settings
+from tests.finetune.runs import settings
 from tests.tiny_models import BERT_CONFIG, CONFIG
 
 LISTS = [
@@ -31,9 +32,11 @@ def load(folder, config, **changes):
 
 
 def batch(ranker, config, lists, with_answers=False):
-    prompt = ranker._engine.prompt
-    made = [TrainingList(query, [Candidate(*one) for one in candidates], False) for query, candidates in lists]
-    return Collator(prompt, prompt, config, with_answers)(made)
+    prompt = ranker.engine.prompt
+    training_lists = [
+        TrainingList(query, [Candidate(*values) for values in candidates], False) for query, candidates in lists
+    ]
+    return Collator(prompt, prompt, config, with_answers)(training_lists)
 
 
 def log_softmax(logits):
@@ -48,15 +51,15 @@ def test_losses_are_those_of_the_definitions_weighted_as_asked(encoder):
     model = load(encoder, config, temperature=0.7, distillation_temperature=0.2, **weights)
     expected = Counter()
     for query, candidates in LISTS:
-        ranked = sorted(ranker.rank(query, [text for text, *_ in candidates]), key=lambda one: one.index)
+        ranked = sorted(ranker.rank(query, [text for text, *_ in candidates]), key=lambda document: document.index)
         grades, teacher = [grade for _, grade, _ in candidates], [score for *_, score in candidates]
-        student = log_softmax([one.raw_score / 0.7 for one in ranked])
+        student = log_softmax([document.raw_score / 0.7 for document in ranked])
         earned = sum(grade / max(grades) * math.exp(share) for grade, share in zip(grades, student, strict=True))
         target = log_softmax([score / 0.2 for score in teacher])
         expected["contrastive"] -= math.log(earned) / 2
         expected["distillation"] += sum(math.exp(t) * (t - s) for t, s in zip(target, student, strict=True)) / 2
-        for one, grade in zip(ranked, grades, strict=True):
-            right = one.probability if grade else 1 - one.probability
+        for document, grade in zip(ranked, grades, strict=True):
+            right = document.probability if grade else 1 - document.probability
             expected["abstention"] -= math.log(right) / len(grades) / 2
     got = {name: float(part.detach()) for name, part in model(**batch(ranker, config, LISTS)).items()}
     assert {name: got[name] for name in expected} == pytest.approx(expected, rel=1e-4)
@@ -69,10 +72,10 @@ def test_the_next_token_loss_is_that_of_the_answer_ids(decoder):
     plain = AutoModelForCausalLM.from_pretrained(decoder, dtype=torch.float32).eval()
     ranker = BlockRankReranker.from_pretrained(decoder, config=CONFIG, device="cpu")
     model = load(decoder, CONFIG, language_model_weight=0.5, contrastive_weight=0.0)
-    answer = torch.tensor(ranker._engine.prompt.encode_answer([0]))
+    answer = torch.tensor(ranker.engine.prompt.encode_answer([0]))
     expected = []
-    for one in lists:
-        layout = batch(ranker, CONFIG, [one], with_answers=True)["layout"]
+    for asked in lists:
+        layout = batch(ranker, CONFIG, [asked], with_answers=True)["layout"]
         assert torch.equal(layout.input_ids[-len(answer) :], answer)
         with torch.inference_mode():
             logits = plain(input_ids=layout.input_ids[None], position_ids=layout.positions[None]).logits[0]
@@ -96,27 +99,27 @@ def drawn(**changes):
 
 
 def test_collections_are_drawn_by_their_weights():
-    counts = Counter(one.query for one in drawn())
+    counts = Counter(training_list.query for training_list in drawn())
     assert counts["often"] == pytest.approx(360, abs=30)
 
 
 @pytest.mark.parametrize(("share", "fewest", "most"), [(0.0, 0, 0), (0.3, 80, 160), (1.0, 400, 400)])
 def test_so_many_lists_have_no_relevant_document(share, fewest, most):
-    made = drawn(empty_share=share, abstention_weight=1.0)
-    empty = sum(not any(candidate.relevant for candidate in one.candidates) for one in made)
+    lists = drawn(empty_share=share, abstention_weight=1.0)
+    empty = sum(not any(candidate.relevant for candidate in drawn_list.candidates) for drawn_list in lists)
     assert fewest <= empty <= most
-    assert all(len(one.candidates) == 5 for one in made)
+    assert all(len(drawn_list.candidates) == 5 for drawn_list in lists)
 
 
 def test_the_best_weights_are_kept_and_later_worse_ones_are_not(tmp_path, capsys):
-    measured, kept = iter([0.5, 0.9, 0.6, 0.9]), []
+    measured, saved = iter([0.5, 0.9, 0.6, 0.9]), []
     measures = {"mean_first_stage_ndcg@10": 0.1, "mean_first_stage_mrr@10": 0.1, "mean_mrr@10": 0.1}
     evaluate = Evaluate(
-        lambda: {**measures, "mean_ndcg@10": next(measured)}, lambda: kept.append(step), 1, tmp_path / "h.jsonl"
+        lambda: {**measures, "mean_ndcg@10": next(measured)}, lambda: saved.append(step), 1, tmp_path / "h.jsonl"
     )
     for step in (1, 2, 3, 4):
         evaluate.record(step, f"step {step}")
-    assert kept == [1, 2]
+    assert saved == [1, 2]
 
 
 @pytest.mark.parametrize("rank", [0, 4])

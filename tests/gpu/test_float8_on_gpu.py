@@ -21,7 +21,7 @@ def ranker():
 
 
 def raw_scores(ranker, documents):
-    return {one.index: one.raw_score for one in ranker.rank(QUERY, documents)}
+    return {document.index: document.raw_score for document in ranker.rank(QUERY, documents)}
 
 
 def test_scores_are_near_those_in_bf16(ranker):

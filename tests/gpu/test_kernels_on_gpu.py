@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from blockrank_kernels import block_attention, document_scores
+from blockrank_kernels import block_attention, document_lse
 
-from tests.kernels.cases import AttentionCase, ScoresCase, attention_case, check_attention, check_scores, scores_case
+from tests.kernels.cases import AttentionCase, LseCase, attention_case, check_attention, check_lse, lse_case
 from tests.kernels.conftest import pack
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -20,8 +20,8 @@ def test_block_attention_at_real_sizes(seed):
 
 
 @pytest.mark.parametrize("seed", range(200))
-def test_document_scores_at_real_sizes(seed):
-    check_scores(scores_case(seed, longest=600, documents=200), "cuda")
+def test_log_sum_exps_at_real_sizes(seed):
+    check_lse(lse_case(seed, longest=600, documents=200), "cuda")
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
@@ -37,7 +37,7 @@ def test_block_attention_of_extreme_packs(requests, dtype):
 @pytest.mark.parametrize("dim", [32, 64, 80, 96, 128, 256])
 def test_every_head_dimension(dim):
     check_attention(AttentionCase([(20, [100, 33], 40)], (4, 2, dim), torch.bfloat16, {"causal": True}, 0), "cuda")
-    check_scores(ScoresCase([100, 33], 40, (4, 2, dim), torch.bfloat16, None, 0), "cuda")
+    check_lse(LseCase([100, 33], 40, (4, 2, dim), torch.bfloat16, None, 0), "cuda")
 
 
 def test_a_million_tokens_are_addressed_with_64_bits():
@@ -58,7 +58,7 @@ def test_a_million_tokens_are_addressed_with_64_bits():
     torch.testing.assert_close(out[rows[64:]], alone[64:-1], rtol=0, atol=0)
 
 
-def test_scores_write_no_logits():
+def test_log_sum_exps_write_no_logits():
     documents, signals = 500, 64
     key = torch.randn(documents * 200, 8, 128, device="cuda", dtype=torch.bfloat16)
     query = torch.randn(signals, 32, 128, device="cuda", dtype=torch.bfloat16)
@@ -66,6 +66,6 @@ def test_scores_write_no_logits():
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
-    document_scores(query, key, offsets, implementation="triton")
+    document_lse(query, key, offsets, implementation="triton")
     used = torch.cuda.max_memory_allocated() - before
     assert used < 8 * signals * 32 * documents * 4, f"{used} bytes"

@@ -42,7 +42,7 @@ def model(tmp_path_factory):
 
 
 def settings_of(adapter):
-    spec = adapter._reranker._handle.spec
+    spec = adapter._reranker._shared.spec
     return {name: getattr(spec, name) for name in READING}
 
 
@@ -140,12 +140,12 @@ class BlockRankRerankerHolder:
 def test_a_token_reaches_the_checkpoint_and_is_in_no_dump_no_text_and_no_pickle(model, kind):
     for token in ("hf_secret", SecretStr("hf_secret")):
         adapter = kind(model=model, config=CONFIG, token=token)
-        assert adapter._reranker._handle.spec.checkpoint.token == "hf_secret"
+        assert adapter._reranker._shared.spec.checkpoint.token == "hf_secret"
         assert "token" not in saved(adapter)
         assert "hf_secret" not in repr(adapter) + str(saved(adapter)) + adapter.model_dump_json()
         assert b"hf_secret" not in pickle.dumps(adapter)
         assert pickle.loads(pickle.dumps(adapter)).token is None
-        assert copy.deepcopy(adapter)._reranker._handle.spec.checkpoint.token == "hf_secret"
+        assert copy.deepcopy(adapter)._reranker._shared.spec.checkpoint.token == "hf_secret"
 
 
 @pytest.mark.parametrize("kind", PYDANTIC)
@@ -185,7 +185,7 @@ def test_haystack_saves_and_loads_every_option(model, tmp_path, monkeypatch):
     from_json = HaystackRanker.from_dict(json.loads(json.dumps(loaded.to_dict())))
     for ranker in (loaded, from_json):
         ranker.warm_up()
-        spec = ranker._reranker._handle.spec
+        spec = ranker._reranker._shared.spec
         assert (spec.config, spec.prune, spec.attention) == (CONFIG, ((1, 2),), "sdpa")
         assert (spec.max_memory, spec.device, spec.checkpoint.token) == (1_000_000, "cpu", "hf_secret")
     assert b"hf_secret" not in pickle.dumps(loaded)
@@ -199,7 +199,7 @@ def test_rerankers_and_the_cross_encoder_hand_options_on(model):
     ):
         assert reranker.config == query_free
         assert reranker.cache_info.max_bytes == 1_000_000
-        assert str(reranker._known.cache_device) == "cpu"
+        assert str(reranker._lookup.cache_device) == "cpu"
     ready = BlockRankReranker.from_pretrained()
     with pytest.raises(TypeError, match="this reranker has its own; got dtype"):
         BlockRankCrossEncoder(ready, dtype="float32")

@@ -205,7 +205,7 @@ def test_a_pickle_of_a_warm_component_asks_for_its_secret_again(monkeypatch):
     ranker.warm_up()
     pickled = pickle.dumps(ranker)
     assert b"secret" not in pickled
-    assert pickle.loads(pickled)._loaded()._handle.spec.checkpoint.token == "secret"
+    assert pickle.loads(pickled)._loaded()._shared.spec.checkpoint.token == "secret"
 
 
 @pytest.mark.parametrize("query", [None, 5, ["why"]])

@@ -85,8 +85,8 @@ def test_copies_pickles_and_rerankers_with_equal_settings_share_the_model(ranker
     others = copy.deepcopy(ranker), pickle.loads(pickle.dumps(ranker))
     for other in others:
         assert [result.score for result in other.rank(QUESTION, TEXTS)] == [result.score for result in expected]
-        assert other._reranker._engine is ranker._reranker._engine
-    assert BlockRankReranker.from_pretrained(dtype="float32")._engine is ranker._reranker._engine
+        assert other._reranker.engine is ranker._reranker.engine
+    assert BlockRankReranker.from_pretrained(dtype="float32").engine is ranker._reranker.engine
 
 
 def test_without_the_framework_the_import_says_what_to_install():

@@ -68,11 +68,11 @@ def test_adapters_read_a_document_once_with_a_cache_and_not_at_all_with_a_store(
 
 
 def test_adapters_take_a_budget_of_memory(monkeypatch):
-    budgets, score = [], Engine.document_scores
+    budgets, score = [], Engine.score
     monkeypatch.setattr(
         Engine,
-        "document_scores",
-        lambda self, requests: budgets.append(self.max_memory) or score(self, requests),
+        "score",
+        lambda self, batch: budgets.append(self.budget.max_memory) or score(self, batch),
     )
     rank_with_every_adapter(max_memory="50MB", dtype="float32")
     assert budgets == [50_000_000] * 3

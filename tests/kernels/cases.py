@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from blockrank_kernels import block_attention, document_scores
+from blockrank_kernels import block_attention, document_lse
 
 from tests.kernels.conftest import assert_no_worse_than_eager, pack, random_qkv
 
@@ -26,7 +26,7 @@ class AttentionCase:
 
 
 def attention_case(seed: int, longest: int, documents: int) -> AttentionCase:
-    """A ragged pack; lengths are drawn so that short ones are as likely as long ones."""
+    """Draw a ragged pack; short lengths are as likely as long ones."""
     rng = random.Random(seed)
 
     def length(most: int) -> int:
@@ -48,7 +48,7 @@ def attention_case(seed: int, longest: int, documents: int) -> AttentionCase:
 
 
 def check_attention(case: AttentionCase, device: str, implementation: str = "triton") -> None:
-    """Output and gradients are no worse than eager attention's in the same dtype."""
+    """Assert that output and gradients are no worse than eager attention's in the same dtype."""
     segments = pack(case.requests, query_offset=200)
     inputs = [t.to(device) for t in random_qkv(segments.num_tokens, *case.heads, case.dtype, case.seed)]
     results = {}
@@ -65,8 +65,8 @@ def check_attention(case: AttentionCase, device: str, implementation: str = "tri
 
 
 @dataclass(frozen=True)
-class ScoresCase:
-    """A call of document scores."""
+class LseCase:
+    """A call of the log-sum-exps of documents."""
 
     lengths: list[int]
     signals: int
@@ -76,20 +76,18 @@ class ScoresCase:
     seed: int
 
 
-def scores_case(seed: int, longest: int, documents: int) -> ScoresCase:
-    """Ragged documents."""
+def lse_case(seed: int, longest: int, documents: int) -> LseCase:
+    """Draw ragged documents."""
     rng = random.Random(seed)
     lengths = [max(1, round(longest ** rng.random())) for _ in range(rng.randint(1, documents))]
     key_heads, group = rng.choice([(1, 1), (2, 1), (1, 3), (2, 4)])
     dim = rng.choice([32, 64, 96, 128] if longest > 100 else [8, 16, 24, 32])
     softcap = rng.choice([None, None, 3.0])
-    return ScoresCase(
-        lengths, rng.randint(1, 40), (key_heads * group, key_heads, dim), rng.choice(DTYPES), softcap, seed
-    )
+    return LseCase(lengths, rng.randint(1, 40), (key_heads * group, key_heads, dim), rng.choice(DTYPES), softcap, seed)
 
 
-def check_scores(case: ScoresCase, device: str, implementation: str = "triton") -> None:
-    """Scores and gradients are no worse than the reference's in the same dtype."""
+def check_lse(case: LseCase, device: str, implementation: str = "triton") -> None:
+    """Assert that log-sum-exps and gradients are no worse than the reference's in the same dtype."""
     heads, key_heads, dim = case.heads
     generator = torch.Generator().manual_seed(case.seed)
     shapes = [(case.signals, heads, dim), (sum(case.lengths) + 5, key_heads, dim)]
@@ -100,15 +98,18 @@ def check_scores(case: ScoresCase, device: str, implementation: str = "triton") 
     results = {}
     for name, dtype in ((implementation, case.dtype), ("reference", case.dtype), ("truth", torch.float64)):
         leaves = [t.detach().to(dtype).requires_grad_() for t in inputs]
-        scores = document_scores(
+        lse = document_lse(
             *leaves, offsets, softcap=case.softcap, implementation="reference" if name == "truth" else name
         )
-        results[name] = [scores.detach(), *torch.autograd.grad(scores, leaves, seed.to(device, scores.dtype))]
+        results[name] = [lse.detach(), *torch.autograd.grad(lse, leaves, seed.to(device, lse.dtype))]
     compare(results[implementation], results["reference"], results["truth"])
 
 
 def compare(results: list[torch.Tensor], eager: list[torch.Tensor], truth: list[torch.Tensor]) -> None:
-    """Output first, then gradients, whose softmax is made again from a rounded log-sum-exp: two roundings more."""
-    for place, (one, other, exact) in enumerate(zip(results, eager, truth, strict=True)):
-        assert one.isfinite().all()
-        assert_no_worse_than_eager(one, other, exact, roundings=4 if place else 2)
+    """Assert that no result is worse than eager: the output first, then the gradients.
+
+    Gradients may have two roundings more, since their softmax is recomputed from a rounded log-sum-exp.
+    """
+    for index, (result, other, exact) in enumerate(zip(results, eager, truth, strict=True)):
+        assert result.isfinite().all()
+        assert_no_worse_than_eager(result, other, exact, roundings=4 if index else 2)

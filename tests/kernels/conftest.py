@@ -1,3 +1,5 @@
+"""Packs, random tensors and fixtures that the tests of the kernels share."""
+
 from __future__ import annotations
 
 import pytest
@@ -6,7 +8,7 @@ from blockrank_kernels import Segments
 
 
 def pack(requests: list[tuple[int, list[int], int]], query_offset: int = 1000) -> Segments:
-    """Segments of requests given as (instruction, documents, query) lengths, laid out as BlockRank does."""
+    """Pack requests, as (instruction, documents, query) lengths, into segments laid out as BlockRank does."""
     lengths, contexts, positions, start = [], [], [], 0
     for instruction, documents, query in requests:
         context = (start, start + instruction)
@@ -20,7 +22,7 @@ def pack(requests: list[tuple[int, list[int], int]], query_offset: int = 1000) -
 
 
 def assert_no_worse_than_eager(got: torch.Tensor, eager: torch.Tensor, truth: torch.Tensor, roundings: int = 2) -> None:
-    """The error against fp64 truth is at most eager's in the same dtype, plus some roundings of the largest value."""
+    """Assert that the error against fp64 truth is at most eager's, plus some roundings of the largest value."""
     rounding = roundings * torch.finfo(got.dtype).eps * float(truth.abs().max())
     error, allowed = (got.double() - truth).abs().max(), (eager.double() - truth).abs().max()
     assert float(error) <= float(allowed) + rounding, f"error {error:.3e}, eager {allowed:.3e}, + {rounding:.1e}"
@@ -34,7 +36,7 @@ def random_qkv(tokens: int, heads: int, key_heads: int, dim: int, dtype: torch.d
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread():
-    """Tensors this small are slower on several threads, far slower where other processes use the cores."""
+    """Run on one thread: tensors this small are slower on several, far slower on busy cores."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -43,7 +45,7 @@ def one_thread():
 
 @pytest.fixture(autouse=True)
 def poison_uninitialised_memory(monkeypatch):
-    """Whatever an operation forgets to write stays NaN."""
+    """Fill uninitialised memory with NaN, which whatever an operation forgets to write stays."""
     empty = torch.Tensor.new_empty
 
     def poisoned(self, *args, **kwargs):

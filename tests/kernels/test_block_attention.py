@@ -1,3 +1,5 @@
+"""Block attention in torch against its specification, and the arguments that it refuses."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,4 +1,4 @@
-"""Kernels compile for GPUs that are not here, onto tensor cores and without spilling."""
+"""The Triton kernels compile for GPUs that are not here, onto tensor cores and without spilling."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A query block over kept keys and values, joined or a part at a time."""
+"""Attention of a query block to stored keys and values, joined or a part at a time."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ def eager(query, key, value, positions, *, causal, scale, softcap, window):
 @pytest.mark.parametrize("options", [{}, {"softcap": 5.0}, {"window": 16}, {"window": 40, "softcap": 3.0}], ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("in_parts", [False, True], ids=["joined", "in-parts"])
-def test_rows_over_kept_keys_are_no_worse_than_eager_attention(heads, causal, options, dtype, in_parts):
+def test_rows_over_stored_keys_are_no_worse_than_eager_attention(heads, causal, options, dtype, in_parts):
     lengths = [INSTRUCTION, *PARTS, ROWS]
     # Documents begin after the instruction, the query at an offset: its window reaches some parts in part.
-    places = [torch.arange(INSTRUCTION), *(INSTRUCTION + torch.arange(length) for length in PARTS)]
-    positions = torch.cat([*places, 24 + torch.arange(ROWS)])
+    blocks = [torch.arange(INSTRUCTION), *(INSTRUCTION + torch.arange(length) for length in PARTS)]
+    positions = torch.cat([*blocks, 24 + torch.arange(ROWS)])
     query, key, value = random_qkv(sum(lengths), *heads, dtype)
     query = query[-ROWS:]
     how = {"causal": causal, "scale": heads[2] ** -0.5, "softcap": None, "window": None} | options
     truth = eager(query.double(), key.double(), value.double(), positions, **how)
     pieces = [tensor.split(lengths) for tensor in (key, value, positions)]
     if in_parts:
-        own = (torch.cat([piece[0], piece[-1]]) for piece in pieces)
+        joined = (torch.cat([piece[0], piece[-1]]) for piece in pieces)
         parts = zip(*(piece[1:-1] for piece in pieces), strict=True)
-        got = last_rows_attention(query, *own, **how, parts=parts)
+        got = last_rows_attention(query, *joined, **how, parts=parts)
     else:
         got = last_rows_attention(query, key, value, positions, **how)
     assert got.dtype == dtype

@@ -1,3 +1,5 @@
+"""The Triton kernels against the specification, interpreted where there is no GPU."""
+
 from __future__ import annotations
 
 import os
@@ -6,13 +8,13 @@ import sys
 
 import pytest
 import torch
-from blockrank_kernels import block_attention, document_scores
-from blockrank_kernels.block_attention import tiles
+from blockrank_kernels import block_attention, document_lse
 from blockrank_kernels.block_attention.reference import visible
+from blockrank_kernels.block_attention.triton import tiles
 from blockrank_kernels.gpu import automatic, triton_on
 
 from tests.interpreter import import_triton
-from tests.kernels.cases import attention_case, check_attention, check_scores, scores_case
+from tests.kernels.cases import attention_case, check_attention, check_lse, lse_case
 from tests.kernels.conftest import pack, random_qkv
 
 triton = import_triton()
@@ -28,8 +30,8 @@ def test_block_attention_is_no_worse_than_eager(seed, monkeypatch):
 
 
 @pytest.mark.parametrize("seed", range(100))
-def test_document_scores_are_no_worse_than_the_reference(seed):
-    check_scores(scores_case(seed, longest=90, documents=20), DEVICE)
+def test_log_sum_exps_are_no_worse_than_the_reference(seed):
+    check_lse(lse_case(seed, longest=90, documents=20), DEVICE)
 
 
 @pytest.mark.parametrize("split", [16, 1024])
@@ -41,7 +43,7 @@ def test_two_runs_are_equal_to_the_last_bit(split, monkeypatch):
         leaves = [t.to(DEVICE).requires_grad_() for t in random_qkv(segments.num_tokens, 4, 2, 16, torch.bfloat16)]
         out = block_attention(*leaves, segments, implementation="triton")
         runs.append([out, *torch.autograd.grad(out.float().sin().sum(), leaves)])
-    assert all(torch.equal(one, other) for one, other in zip(*runs, strict=True))
+    assert all(torch.equal(first, second) for first, second in zip(*runs, strict=True))
 
 
 @pytest.mark.skipif(DEVICE != "cpu", reason="looks into the interpreter")
@@ -60,7 +62,7 @@ def test_every_launch_says_whether_products_are_fused(monkeypatch):
     segments = pack([(9, [30, 4, 41], 12)])
     q, k, v = (t.requires_grad_() for t in random_qkv(segments.num_tokens, 4, 2, 16, torch.float32))
     block_attention(q, k, v, segments, implementation="triton").sum().backward()
-    document_scores(q[-2:], k, torch.tensor([9, 39, 43, 84]), implementation="triton").sum().backward()
+    document_lse(q[-2:], k, torch.tensor([9, 39, 43, 84]), implementation="triton").sum().backward()
     assert len(launched) == 9
     assert set.union(*launched.values()) == {True}
 
@@ -101,9 +103,9 @@ def test_work_items_cover_every_visible_pair_once(make, causal, monkeypatch):
     monkeypatch.setattr(tiles, "SPLIT_LENGTH", 7)
     segments = pack([(9, [30, 4, 41], 12), (2, [3, 19], 5)])
     covered = torch.zeros(segments.num_tokens, segments.num_tokens, dtype=torch.int64)
-    made = make(segments, causal, 8, torch.device("cpu"))
+    items = make(segments, causal, 8, torch.device("cpu"))
     side = covered if make is tiles.row_tiles else covered.T
-    for start, end, *ranges, _ in [*made.whole.tolist(), *made.split.tolist()]:
+    for start, end, *ranges, _ in [*items.whole.tolist(), *items.split.tolist()]:
         for first, last in (ranges[:2], ranges[2:]):
             side[start:end, first:last] += 1
     pairs = visible(segments, causal, None)
@@ -126,7 +128,7 @@ def test_what_the_kernels_cannot_do_is_refused_and_never_replaced(change, messag
     with pytest.raises(ValueError, match=message):
         block_attention(*tensors, tensors[0], pack([(2, [1, 1], 1)]), implementation="triton")
     with pytest.raises(ValueError, match=message):
-        document_scores(*tensors, torch.tensor([0, 5]), implementation="triton")
+        document_lse(*tensors, torch.tensor([0, 5]), implementation="triton")
 
 
 def test_without_a_gpu_triton_is_refused_with_a_reason_and_auto_takes_torch(monkeypatch):
@@ -137,7 +139,7 @@ def test_without_a_gpu_triton_is_refused_with_a_reason_and_auto_takes_torch(monk
     zeros = torch.zeros(5, 2, 16)
     assert automatic(zeros) == "sdpa"
     with pytest.raises(ValueError, match="cannot run here: Triton kernels need a GPU"):
-        document_scores(zeros, zeros, torch.tensor([0, 5]), implementation="triton")
+        document_lse(zeros, zeros, torch.tensor([0, 5]), implementation="triton")
 
 
 @pytest.mark.parametrize("spelling", ["1", "true", "ON"])
@@ -162,7 +164,7 @@ def test_kernels_are_launched_on_the_gpu_of_their_tensors(monkeypatch):
     query, key, value = random_qkv(4, 2, 1, 16, torch.float32)
     query, key, value = (tensor.to(DEVICE) for tensor in (query, key, value))
     block_attention(query, key, value, pack([(2, [1], 1)]), implementation="triton")
-    document_scores(query, key, torch.tensor([0, 4]), implementation="triton")
+    document_lse(query, key, torch.tensor([0, 4]), implementation="triton")
     assert len(launched) == 2
     assert all(tensor is query for tensor in launched)
 
@@ -171,7 +173,7 @@ def test_a_second_derivative_is_refused():
     query, key, value = (tensor.to(DEVICE).requires_grad_() for tensor in random_qkv(4, 2, 1, 16, torch.float32))
     outputs = (
         block_attention(query, key, value, pack([(2, [1], 1)]), implementation="triton"),
-        document_scores(query, key, torch.tensor([0, 4]), implementation="triton"),
+        document_lse(query, key, torch.tensor([0, 4]), implementation="triton"),
     )
     for out in outputs:
         [first] = torch.autograd.grad(out.square().sum(), query, create_graph=True)

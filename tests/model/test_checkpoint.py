@@ -293,7 +293,7 @@ def test_weights_may_come_in_several_files(llama, tmp_path):
 def test_half_precision_weights_are_read_in_the_dtype_asked_for(folder):
     change_weights(folder, lambda weights: weights.update({name: w.half() for name, w in weights.items()}))
     ranker = BlockRankReranker.from_pretrained(folder, dtype="float32")
-    assert {parameter.dtype for parameter in ranker._handle.get().backbone.parameters()} == {torch.float32}
+    assert {parameter.dtype for parameter in ranker.engine.backbone.parameters()} == {torch.float32}
 
 
 def test_loading_says_nothing_and_leaves_the_log_level_alone(folder, capfd):

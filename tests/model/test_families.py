@@ -57,7 +57,7 @@ class Family:
         return BlockRankReranker.from_pretrained(self.folder, config=config, dtype=DTYPE, device="cpu")
 
     def engine(self, layer, **changes):
-        return self.ranker(layer, **changes)._handle.get()
+        return self.ranker(layer, **changes).engine
 
 
 def global_layers(name):
@@ -101,7 +101,7 @@ def states_after_every_layer(engine, layout):
         for layer in oracle.layers_of(engine.backbone.model)
     ]
     with torch.no_grad():
-        engine.backbone.document_scores(layout)
+        engine.backbone.document_lse(layout)
     for handle in handles:
         handle.remove()
     return states
@@ -114,7 +114,7 @@ def scores(ranking):
 
 
 def load(folder, **arguments):
-    return BlockRankReranker.from_pretrained(folder, **{"config": CONFIG, **arguments})._handle.get()
+    return BlockRankReranker.from_pretrained(folder, **{"config": CONFIG, **arguments}).engine
 
 
 def change_config(folder, **changes):
@@ -194,7 +194,7 @@ def test_a_local_layer_scores_documents_that_its_window_reaches(name, changes, t
     config = replace(CONFIG, scoring_layer=layer, query_offset=4, prompt=prompt)
     request = ("heart", ["liver", "aspirin thins", "sugar is stored"])
     ranker = BlockRankReranker.from_pretrained(tmp_path, config=config, dtype=DTYPE)
-    encoded = [ranker._handle.get().prompt.encode(*request)]
+    encoded = [ranker.engine.prompt.encode(*request)]
     share = oracle.shares(oracle.run(tmp_path, encoded, 4, DTYPE), encoded, layer, 2)[0]
     torch.testing.assert_close(scores(ranker.rank(*request)), share, **CLOSE)
 
@@ -280,7 +280,7 @@ def test_a_packed_bert_may_be_longer_than_its_position_table(tmp_path):
     config = replace(CONFIG, scoring_layer=2, query_offset=1, prompt=BERT_PROMPT)
     ranker = BlockRankReranker.from_pretrained(tmp_path, config=config, dtype=DTYPE)
     request = ("what treats it", ["aspirin thins the blood"] * 20 + ["the liver"])
-    encoded = [ranker._handle.get().prompt.encode(*request)]
+    encoded = [ranker.engine.prompt.encode(*request)]
     assert encoded[0].num_tokens > 48
     share = oracle.shares(oracle.run(tmp_path, encoded, 1, DTYPE), encoded, 2, 2)[0]
     torch.testing.assert_close(scores(ranker.rank(*request)), share, **CLOSE)
@@ -307,7 +307,7 @@ def test_longrope_stays_below_the_switch_of_its_factors(tmp_path):
     config = replace(CONFIG, query_offset=40, prompt=prompt, max_document_tokens=None)
     ranker = BlockRankReranker.from_pretrained(tmp_path, config=config, dtype=DTYPE)
     request = ("liver", ["stores sugar " * 100 + "x", "aspirin"])
-    encoded = ranker._handle.get().prompt.encode(*request)
+    encoded = ranker.engine.prompt.encode(*request)
     assert len(encoded.instruction) + len(encoded.documents[0]) == 64
     assert encoded.truncated == [True, False]
     share = oracle.shares(oracle.run(tmp_path, [encoded], 40, DTYPE), [encoded], CONFIG.scoring_layer, 2)[0]
@@ -396,5 +396,5 @@ def test_heads_together_with_a_scoring_head_are_refused(tmp_path):
 
 
 def test_a_model_loaded_for_blockrank_refuses_to_be_called_another_way(llama):
-    with pytest.raises(RuntimeError, match=r"call it through Backbone\.document_scores"):
+    with pytest.raises(RuntimeError, match=r"call it through Backbone\.document_lse"):
         load(llama).backbone.model(input_ids=torch.tensor([[1, 2]]))

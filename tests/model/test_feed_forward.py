@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoConfig
 
-from blockrank_rerank.model import feed_forward
+from blockrank_rerank.model import devices
 from blockrank_rerank.model.checkpoint import Checkpoint
 from tests.tiny_models import FAMILIES, save_model
 
@@ -26,7 +26,8 @@ def model(request, tmp_path):
 @pytest.fixture
 def chunks(monkeypatch):
     def set_rows(rows):
-        monkeypatch.setitem(feed_forward.CHUNK_BYTES, "cpu", rows * WIDTH * torch.float64.itemsize)
+        nbytes = rows * WIDTH * torch.float64.itemsize
+        monkeypatch.setitem(devices.PROFILES, "cpu", devices.PROFILES["cpu"]._replace(chunk_bytes=nbytes))
 
     return set_rows
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from blockrank_rerank import BlockRankReranker
-from blockrank_rerank.engine.engine import engine
+from blockrank_rerank.engine import engine
 from blockrank_rerank.model.layout import build_layout
 from blockrank_rerank.text.prompt import EncodedRequest
 from tests.model.test_families import global_layers
@@ -20,8 +20,8 @@ REQUESTS = [
 
 
 def test_blocks_lie_where_they_lay_and_nothing_sees_what_follows_them():
-    assert build_layout(REQUESTS, 64, few_lengths=True).num_tokens == build_layout(REQUESTS, 64).num_tokens == 352
-    rounded = build_layout(REQUESTS[:1], 64, few_lengths=True)
+    assert build_layout(REQUESTS, 64, round_length_up=True).num_tokens == build_layout(REQUESTS, 64).num_tokens == 352
+    rounded = build_layout(REQUESTS[:1], 64, round_length_up=True)
     assert rounded.num_tokens == 64
     plain = build_layout(REQUESTS[:1], 64)
     tokens = plain.num_tokens
@@ -36,9 +36,9 @@ def test_blocks_lie_where_they_lay_and_nothing_sees_what_follows_them():
 
 
 @pytest.mark.parametrize("length", [1, 15, 16, 17, 255, 256, 257, 500, 1000, 4097, 8000])
-def test_few_lengths_are_near_and_shared(length):
+def test_rounded_lengths_are_near_and_shared(length):
     def rounded(tokens):
-        return build_layout([EncodedRequest([1] * tokens, [], [], [])], 64, few_lengths=True).num_tokens
+        return build_layout([EncodedRequest([1] * tokens, [], [], [])], 64, round_length_up=True).num_tokens
 
     assert length <= rounded(length) <= max(length + 15, length * 17 / 16)
     assert rounded(rounded(length)) == rounded(length)
@@ -58,9 +58,9 @@ def test_rounding_up_changes_no_score(family, tmp_path, monkeypatch):
 
     plain, lengths = everything(), []
 
-    def rounded(*arguments, few_lengths):
-        assert few_lengths is False  # fp32 needs none
-        layout = build_layout(*arguments, few_lengths=True)
+    def rounded(*arguments, round_length_up):
+        assert round_length_up is False  # fp32 needs none
+        layout = build_layout(*arguments, round_length_up=True)
         lengths.append(layout.num_tokens)
         return layout
 
@@ -78,7 +78,7 @@ def test_products_in_16_bits_get_few_lengths_on_a_cpu(tmp_path):
     folder = save_ranker(tmp_path, "llama", CONFIG)
     ranker = BlockRankReranker.from_pretrained(folder, dtype="bfloat16", device="cpu")
     rows = []
-    for module in ranker._handle.get().backbone.model.modules():
+    for module in ranker.engine.backbone.model.modules():
         if isinstance(module, torch.nn.Linear):
             module.register_forward_pre_hook(lambda _, inputs: rows.append(inputs[0].shape[1]))
     ranker.rank("who stores sugar", ["the liver stores sugar", "aspirin"])

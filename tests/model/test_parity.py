@@ -29,7 +29,7 @@ def encode(number):
         FOLDER, config=BlockRankConfig(scoring_layer=1, max_document_tokens=None)
     )
     request = REQUESTS[number]
-    return ranker._handle.get().prompt.encode(request["query"], request["documents"])
+    return ranker.engine.prompt.encode(request["query"], request["documents"])
 
 
 def scores(ranking):

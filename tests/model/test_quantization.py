@@ -101,21 +101,21 @@ def test_an_unknown_name():
 
 
 def test_a_device_that_cannot(monkeypatch):
-    monkeypatch.setattr(quantization, "_has_torchao", lambda: True)
+    monkeypatch.setattr(quantization, "has_torchao", lambda: True)
     ranker = BlockRankReranker.from_pretrained(device="cpu", quantization="float8")
     with pytest.raises(ValueError, match="quantization float8 cannot run on cpu: needs an NVIDIA GPU"):
         ranker.rank("q", ["a"])
 
 
 def test_without_torchao(monkeypatch):
-    monkeypatch.setattr(quantization, "_has_torchao", lambda: False)
+    monkeypatch.setattr(quantization, "has_torchao", lambda: False)
     ranker = BlockRankReranker.from_pretrained(device="cpu", quantization="float8")
     with pytest.raises(ImportError, match=r"needs torchao: pip install 'blockrank-rerank\[float8\]'"):
         ranker.rank("q", ["a"])
 
 
 def test_another_dtype(monkeypatch):
-    monkeypatch.setattr(quantization, "_has_torchao", lambda: True)
+    monkeypatch.setattr(quantization, "has_torchao", lambda: True)
     monkeypatch.setattr(quantization, "float8_on", lambda device: Verdict(True, "for this test"))
     ranker = BlockRankReranker.from_pretrained(device="cpu", dtype="float32", quantization="float8")
     with pytest.raises(ValueError, match="quantization float8 needs dtype bfloat16, got float32"):

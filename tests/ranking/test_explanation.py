@@ -64,7 +64,7 @@ def test_words_and_sentences_are_parts_of_the_text_as_given(ranker):
 
 
 def test_attention_inside_every_document_sums_to_one_and_agrees_with_its_log_sum_exps(ranker):
-    engine = ranker._handle.get()
+    engine = ranker.engine
     texts = [original(document) for document in DOCUMENTS]
     request = engine.prompt.encode(QUERY, texts)
     attention = engine.token_attention(request)

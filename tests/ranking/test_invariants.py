@@ -11,7 +11,7 @@ from random import Random
 import pytest
 import torch
 from blockrank_kernels.block_attention import api as block_attention_api
-from blockrank_kernels.document_scores import api as document_scores_api
+from blockrank_kernels.document_lse import api as document_lse_api
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -88,7 +88,7 @@ def raw_scores(ranking):
 
 def states(ranker, query, documents):
     """``[L][T, hidden]`` and the packed bounds of the documents, for one request."""
-    engine, found = ranker._handle.get(), []
+    engine, found = ranker.engine, []
     request = engine.prompt.encode(query, documents)
     layout = build_layout([request], engine.config.query_offset)
     handles = [
@@ -96,7 +96,7 @@ def states(ranker, query, documents):
         for layer in oracle.layers_of(engine.backbone.model)
     ]
     with torch.no_grad():
-        engine.backbone.document_scores(layout)
+        engine.backbone.document_lse(layout)
     for handle in handles:
         handle.remove()
     return found, layout.requests[0].document_offsets.tolist()
@@ -187,7 +187,7 @@ def test_implementations_agree(rankers, name, request):
 @given(request=requests)
 def test_text_is_data_and_never_opens_or_closes_a_block(rankers, name, request):
     query, documents = request
-    engine = rankers[name]._handle.get()
+    engine = rankers[name].engine
     encoded = engine.prompt.encode(query, documents)
     benign = engine.prompt.encode("a", ["a"] * len(documents))
     special = marker_ids(byte_level_tokenizer() if name == "llama" else bert_tokenizer())
@@ -265,7 +265,7 @@ def test_many_duplicates_among_documents_of_other_lengths_keep_the_input_order(r
 def test_a_truncated_document_says_so_and_the_others_do_not(load, rankers, name, request, cap):
     query, documents = request
     ranker = truncating(load, rankers, name, cap)
-    full = rankers[name]._handle.get().prompt.encode(query, [text.strip() for text in documents])
+    full = rankers[name].engine.prompt.encode(query, [text.strip() for text in documents])
     for document in ranker.rank(query, documents):
         assert document.truncated == (len(full.documents[document.index]) > cap)
         assert document.text == documents[document.index]
@@ -310,7 +310,7 @@ def test_an_explicit_implementation_never_falls_back(load, monkeypatch, name):
 
     for chosen, other in (("sdpa", "reference"), ("reference", "sdpa")):
         with monkeypatch.context() as patch:
-            for api in (block_attention_api, document_scores_api):
+            for api in (block_attention_api, document_lse_api):
                 patch.setitem(api.IMPLEMENTATIONS, chosen, broken)
             with pytest.raises(RuntimeError, match="this implementation ran"):
                 load(name, attention=chosen).rank("liver", ["sugar"])
@@ -365,7 +365,7 @@ def test_the_number_of_tokens_is_the_sum_of_the_blocks(rankers, name):
     tokens = []
     batch = [("liver", ["a", "the liver stores sugar " * 5]), ("heart", ["b"])]
     rankers[name].rank_batch(batch, on_progress=lambda _, count: tokens.append(count))
-    prompt = rankers[name]._handle.get().prompt
+    prompt = rankers[name].engine.prompt
     encoded = [prompt.encode(query, [text.strip() for text in documents]) for query, documents in batch]
     assert sum(tokens) == sum(len(block) for request in encoded for block in blocks(request))
 
@@ -373,7 +373,7 @@ def test_the_number_of_tokens_is_the_sum_of_the_blocks(rankers, name):
 @several
 @given(batch=st.lists(requests, min_size=1, max_size=3), offset=st.integers(0, 200))
 def test_the_signal_distance_is_the_largest_between_a_query_and_its_documents(rankers, batch, offset):
-    prompt = rankers["llama"]._handle.get().prompt
+    prompt = rankers["llama"].engine.prompt
     encoded = [prompt.encode(*request) for request in batch]
     layout = build_layout(encoded, offset)
     largest = 0
@@ -389,7 +389,7 @@ def test_the_signal_distance_is_the_largest_between_a_query_and_its_documents(ra
 def test_the_scoring_head_is_the_log_sum_exp_of_cosines_corrected_for_length(rankers, request):
     query, documents = request
     ranker = rankers["bert"]
-    engine = ranker._handle.get()
+    engine = ranker.engine
     head, (*_, final) = engine.backbone.head, states(ranker, query, [text.strip() for text in documents])[0]
     encoded = engine.prompt.encode(query, [text.strip() for text in documents])
     signals = (final[-len(encoded.query) :] @ head.query.weight.T).unflatten(-1, (2, 16))

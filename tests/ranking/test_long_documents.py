@@ -131,8 +131,8 @@ def test_a_title_that_fills_the_block_leaves_truncation(ranker):
 
 def passages_of(ranker, text):
     """Bounds of the blocks of a document, and whether any of it was cut."""
-    engine = ranker._handle.get()
-    blocks = engine.blocks(QUERY, [text], [text])
+    engine = ranker.engine
+    blocks = Blocks.of(QUERY, [text], [text], engine.prompt)
     return blocks.bounds, engine.prompt.encode(QUERY, blocks.texts).truncated
 
 

@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from blockrank_rerank import BlockRankReranker
-from blockrank_rerank.engine.engine import engine
+from blockrank_rerank.engine import budget, engine
+from blockrank_rerank.model import devices
 from blockrank_rerank.model.scoring_head import ScoringHead
 from blockrank_rerank.states.cache import StateCache, parse_bytes
-from blockrank_rerank.states.document_states import StatePack
+from blockrank_rerank.states.pack import StatePack
 from blockrank_rerank.text.tokenizer import TextTokenizer
 from tests.model.test_families import global_layers
 from tests.tiny_models import BERT_CONFIG, BERT_PROMPT, CONFIG, FAMILIES, PROMPT, randomise, save_model
@@ -75,7 +76,7 @@ def test_within_a_limit_kept_states_are_read_in_parts_and_rank_alike(family, tmp
     folder = save_family(tmp_path, family)
     expected = BlockRankReranker.from_pretrained(folder, dtype="float32").query_free()
     limited = BlockRankReranker.from_pretrained(folder, dtype="float32", max_memory=1).query_free()
-    monkeypatch.setattr(engine, "LEAST_TOKENS", 20)
+    monkeypatch.setattr(budget, "MIN_TOKENS", 20)
     parts, split = [], StatePack.split
     monkeypatch.setattr(StatePack, "split", lambda *given: (found := split(*given), parts.append(len(found)))[0])
     prepared = limited.prepare(DOCUMENTS)
@@ -90,7 +91,7 @@ def test_a_list_beyond_the_budget_goes_through_in_groups_with_the_same_scores(ch
     folder = save_ranker(tmp_path, "llama", replace(CONFIG, **changes))
     ranker = BlockRankReranker.from_pretrained(folder, dtype="float32", device="cpu")
     expected = [ranker.rank(query, DOCUMENTS) for query in QUERIES]
-    monkeypatch.setitem(engine.BUDGET_TOKENS, "cpu", 100)
+    monkeypatch.setitem(devices.PROFILES, "cpu", devices.PROFILES["cpu"]._replace(budget_tokens=100))
     for query, ranking in zip(QUERIES, expected, strict=True):
         assert_same(ranker.rank(query, DOCUMENTS), ranking)
 
@@ -229,12 +230,12 @@ def test_requests_with_kept_documents_share_passes_within_the_budget(folder, mon
     ranker = BlockRankReranker.from_pretrained(folder, dtype="float32", device="cpu")
     prepared = ranker.prepare(DOCUMENTS)
     tokens = prepared.pack.num_tokens
-    monkeypatch.setitem(engine.BUDGET_TOKENS, "cpu", 2 * tokens)
-    passes, run = [], engine.Engine.scores_of_kept
+    monkeypatch.setitem(devices.PROFILES, "cpu", devices.PROFILES["cpu"]._replace(budget_tokens=2 * tokens))
+    passes, run = [], engine.Engine._score_states
     monkeypatch.setattr(
         engine.Engine,
-        "scores_of_kept",
-        lambda self, requests, kept: passes.append([id(pack) for pack in kept]) or run(self, requests, kept),
+        "_score_states",
+        lambda self, requests, states: passes.append([id(pack) for pack in states]) or run(self, requests, states),
     )
     expected = [ranker.rank(query, DOCUMENTS) for query in QUERIES]
     requests = [(query, documents) for documents in (prepared, prepared[:], prepared[:]) for query in QUERIES]
@@ -251,7 +252,7 @@ def test_a_list_that_is_known_costs_no_pass_of_its_own(tmp_path, monkeypatch, in
     save_ranker(tmp_path, "llama", config)
     cached = BlockRankReranker.from_pretrained(tmp_path, dtype="float32", cache="10MB")
     first = cached.rank(QUERIES[0], DOCUMENTS)
-    engine = cached._handle.get()
+    engine = cached.engine
     monkeypatch.setattr(engine.backbone, "document_states", lambda layout: 1 / 0)
     assert_same(cached.rank(QUERIES[0], DOCUMENTS), first)
     assert list(engine.document_states([], torch.float32)) == []

@@ -23,8 +23,11 @@ from transformers import AutoTokenizer
 
 from blockrank_rerank import BlockRankReranker
 from blockrank_rerank.cli.app import main
-from blockrank_rerank.engine.engine import store_preparation
-from blockrank_rerank.states.store import FORMAT_VERSION, StateStore
+from blockrank_rerank.engine import store_preparation
+from blockrank_rerank.states import manifest
+from blockrank_rerank.states import store as store_module
+from blockrank_rerank.states.manifest import FORMAT_VERSION
+from blockrank_rerank.states.store import StateStore
 from tests.states.test_prepared import DOCUMENTS, QUERIES, assert_same, save_ranker
 from tests.tiny_models import BERT_CONFIG, CONFIG
 
@@ -43,7 +46,7 @@ def ranker(folder):
 
 
 def open_store(ranker, store):
-    return StateStore(store, ranker._handle.get().fingerprint)
+    return StateStore(store, ranker.engine.fingerprint)
 
 
 def test_documents_of_a_store_are_not_read_again_and_rank_as_ever(ranker, folder, tmp_path, monkeypatch):
@@ -51,7 +54,7 @@ def test_documents_of_a_store_are_not_read_again_and_rank_as_ever(ranker, folder
     assert (done.prepared, done.found, done.blocks) == (UNIQUE, 0, UNIQUE)
     stored = BlockRankReranker.from_pretrained(folder, dtype="float32", store=tmp_path / "store")
     read = []
-    engine = stored._handle.get()
+    engine = stored.engine
     states = engine.document_states
     monkeypatch.setattr(engine, "document_states", lambda texts, dtype: read.extend(texts) or states(texts, dtype))
     for query in QUERIES:
@@ -249,7 +252,7 @@ def test_two_that_find_a_group_damaged_set_aside_nothing_that_is_whole(ranker, t
     with pytest.warns(UserWarning, match="is damaged"):
         first, second = open_store(ranker, tmp_path), open_store(ranker, tmp_path)
     first.set_damaged_aside()
-    states = list(ranker._handle.get().document_states(["sugar"], ranker.dtype))
+    states = list(ranker.engine.document_states(["sugar"], ranker.dtype))
     assert first.append(["sugar"], states) == 1
     assert group.exists()
     second.set_damaged_aside()
@@ -266,19 +269,23 @@ def test_a_group_that_is_set_aside_while_a_store_is_opened_is_passed_over(ranker
 
 
 def test_a_store_that_another_began_meanwhile_is_shared(ranker, tmp_path, monkeypatch):
-    fingerprint = ranker._handle.get().fingerprint
+    fingerprint = ranker.engine.fingerprint
     looked = []
 
-    def begun_after_the_first_look(store):
-        looked.append(store)
+    def begun_after_the_first_look(folder):
+        looked.append(folder)
         if len(looked) == 1:
             monkeypatch.undo()
             ranker.prepare_store(tmp_path, DOCUMENTS)
-            monkeypatch.setattr(StateStore, "_manifest", begun_after_the_first_look)
+            look_with(begun_after_the_first_look)
             return None
         return json.loads((tmp_path / "store.json").read_text())
 
-    monkeypatch.setattr(StateStore, "_manifest", begun_after_the_first_look)
+    def look_with(function):
+        for module in (store_module, manifest):
+            monkeypatch.setattr(module, "read_manifest", function)
+
+    look_with(begun_after_the_first_look)
     assert len(StateStore(tmp_path, fingerprint, ranker.dtype)) == UNIQUE
 
 
@@ -338,7 +345,7 @@ def test_a_store_without_its_manifest_says_so(ranker, tmp_path):
 
 
 def test_several_that_begin_one_store_at_once_share_it(ranker, tmp_path):
-    fingerprint, dtype = ranker._handle.get().fingerprint, ranker.dtype
+    fingerprint, dtype = ranker.engine.fingerprint, ranker.dtype
     for attempt in range(20):
         barrier, stores = threading.Barrier(4), []
 
@@ -352,7 +359,7 @@ def test_several_that_begin_one_store_at_once_share_it(ranker, tmp_path):
         for thread in threads:
             thread.join()
         assert len(stores) == 4
-    states = list(ranker._handle.get().document_states(["sugar", "salt"], dtype))
+    states = list(ranker.engine.document_states(["sugar", "salt"], dtype))
     for store in stores:
         store.append(["sugar", "salt"], states)
     assert len(list(stores[0].folder.glob("group-*"))) == 1

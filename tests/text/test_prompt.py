@@ -18,7 +18,7 @@ from blockrank_rerank import BlockRankConfig, PromptTemplate
 from blockrank_rerank.config import QUERY_FREE_INSTRUCTION
 from blockrank_rerank.text.document import document_text
 from blockrank_rerank.text.prompt import PromptEncoder, even_runs
-from blockrank_rerank.text.tokenizer import Text, TextTokenizer
+from blockrank_rerank.text.tokenizer import Piece, TextTokenizer
 from tests.tiny_models import CORPUS, PHRASE, WORDS, bert_tokenizer, byte_level_tokenizer
 
 SPACED_WORDS = [f" {word}" for text in CORPUS for word in text.split()]
@@ -453,11 +453,11 @@ def test_a_tokenizer_without_a_backend_is_refused():
 
 def test_the_tail_counts_template_tokens_after_the_data(tokenizer):
     texts = TextTokenizer(tokenizer)
-    [block] = texts.encode([[Text("a ", False), Text("liver", True), Text(" | blood", False)]])
-    [tail] = texts.encode([[Text("a ", False), Text("liver", True)]])
+    [block] = texts.encode([[Piece("a ", False), Piece("liver", True), Piece(" | blood", False)]])
+    [tail] = texts.encode([[Piece("a ", False), Piece("liver", True)]])
     assert 0 < block.tail < len(block.ids)
     assert tail.tail == 0
-    [nothing] = texts.encode([[Text("liver", False)]])
+    [nothing] = texts.encode([[Piece("liver", False)]])
     assert nothing.tail == len(nothing.ids)
 
 

@@ -1,3 +1,5 @@
+"""Training data of BEIR folders."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -15,7 +17,7 @@ from blockrank_rerank.text.document import document_text
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """One line of qrels."""
+    """One line of qrels, with where it stands."""
 
     row: Row
     query: str
@@ -24,7 +26,7 @@ class Judgement:
 
 
 def read_judged_corpus(folder: Path, split: str, on_fault: OnFault) -> JudgedCorpus:
-    """Read a BEIR folder for training.
+    """Read a BEIR folder into a corpus to train on.
 
     Unlike `formats.read_collection` it knows the lines of the judgements, and can go on after a fault.
 

@@ -1,3 +1,5 @@
+"""The columns of rows, under the names that formats know."""
+
 from __future__ import annotations
 
 import warnings
@@ -13,7 +15,7 @@ RESEMBLANCE = 0.4
 
 
 class ColumnMapping:
-    """From the columns that a file has to those that a format knows.
+    """Maps the columns that a file has to those that a format knows.
 
     Parameters
     ----------
@@ -44,7 +46,7 @@ class ColumnMapping:
             raise ValueError(f"columns may map {', '.join(known)}, got {', '.join(strange)}")
 
     def apply(self, row: Row) -> dict[str, Any]:
-        """Values of a row by known name.
+        """Return the values of a row by known name.
 
         Raises
         ------
@@ -99,11 +101,11 @@ class ColumnMapping:
 
 
 def _closest(missing: list[str], spare: list[str]) -> dict[str, str]:
-    """For every missing column the spare one that resembles it most, or the next one, each used once."""
+    """Find for every missing column the spare one that resembles it most, or the next, each used once."""
     found: dict[str, str] = {}
     for name in missing:
-        left = [key for key in spare if key not in found.values()]
-        if close := get_close_matches(name, left, n=1, cutoff=RESEMBLANCE):
+        unused = [key for key in spare if key not in found.values()]
+        if close := get_close_matches(name, unused, n=1, cutoff=RESEMBLANCE):
             found[name] = close[0]
     rest = (key for key in spare if key not in found.values())
     return {name: found.get(name) or next(rest, "<its name>") for name in missing}

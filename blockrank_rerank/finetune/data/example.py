@@ -1,3 +1,5 @@
+"""A query with its labelled documents, which all training data becomes."""
+
 from __future__ import annotations
 
 from collections.abc import Iterable
@@ -24,7 +26,7 @@ class Candidate:
 
     @property
     def relevant(self) -> bool:
-        """Whether the grade says so."""
+        """Say whether the document answers the query, as its grade has it."""
         return self.grade > 0
 
 
@@ -51,15 +53,15 @@ class TrainingExample:
 
     @property
     def positives(self) -> tuple[Candidate, ...]:
-        """The relevant candidates."""
+        """Return the relevant candidates."""
         return tuple(candidate for candidate in self.candidates if candidate.relevant)
 
     @property
     def negatives(self) -> tuple[Candidate, ...]:
-        """The candidates that are not relevant."""
+        """Return the candidates that are not relevant."""
         return tuple(candidate for candidate in self.candidates if not candidate.relevant)
 
 
 def document_pool(examples: Iterable[TrainingExample]) -> list[str]:
-    """Every document of the examples once, in order of appearance: a pool for `ListSampler`."""
+    """Return every document of the examples once, in order of appearance: a pool for `ListSampler`."""
     return list(dict.fromkeys(candidate.text for example in examples for candidate in example.candidates))

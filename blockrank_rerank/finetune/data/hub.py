@@ -1,3 +1,5 @@
+"""Rows of Hugging Face datasets."""
+
 from __future__ import annotations
 
 import importlib
@@ -25,7 +27,7 @@ def require(module: str, what: str) -> Any:
 
 
 def hub_rows(dataset: str, split: str) -> Iterator[Row]:
-    """Rows of a dataset of the Hugging Face Hub, or of a local folder that `datasets` can load.
+    """Read the rows of a dataset of the Hugging Face Hub, or of a local folder that `datasets` can load.
 
     Parameters
     ----------

@@ -1,3 +1,5 @@
+"""Queries and judgements over one corpus, from which negatives are chosen."""
+
 from __future__ import annotations
 
 import random
@@ -12,7 +14,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class JudgedCorpus:
-    """Queries, the documents around them, and what is known about the pairs.
+    """Queries, the documents around them, and what is known about their pairs.
 
     Every text has one document id only: a copy of a relevant document under another id would otherwise be
     mined as a negative.
@@ -55,7 +57,7 @@ class JudgedCorpus:
 
     @classmethod
     def from_examples(cls, examples: Sequence[TrainingExample]) -> JudgedCorpus:
-        """The documents of all examples together, as one corpus."""
+        """Put the documents of all examples together, as one corpus."""
         texts = dict.fromkeys(candidate.text for example in examples for candidate in example.candidates)
         names = {text: f"d{number}" for number, text in enumerate(texts)}
         keyed = {f"q{number}": example for number, example in enumerate(examples)}
@@ -90,27 +92,27 @@ class JudgedCorpus:
         )
 
     def judged(self, query: str) -> set[str]:
-        """Documents that must not be mined as negatives of a query."""
+        """Return the documents that must not be mined as negatives of a query."""
         return self.relevant[query] | set(self.negatives[query])
 
     def sample(self, limit: int | None, seed: int) -> JudgedCorpus:
-        """At most `limit` queries, drawn at random, in the order in which they were; all documents."""
+        """Draw at most `limit` queries at random; they keep their order, and all documents stay."""
         if limit is None or limit >= len(self.queries):
             return self
         return self.only(random.Random(seed).sample(list(self.queries), limit))
 
     def only(self, queries: Collection[str]) -> JudgedCorpus:
-        """Some queries; all documents."""
-        kept = set(queries)
-        return replace(self, queries={key: text for key, text in self.queries.items() if key in kept})
+        """Leave out all but some queries; all documents stay."""
+        wanted = set(queries)
+        return replace(self, queries={key: text for key, text in self.queries.items() if key in wanted})
 
     def without(self, queries: Collection[str], documents: Collection[str]) -> JudgedCorpus:
-        """Everything but some query ids, and some documents with their copies; a query needs a positive to stay."""
+        """Leave out some query ids, and some documents with their copies; a query needs a positive to stay."""
         if not queries and not documents:
             return self
         documents = {self.copies.get(name, name) for name in documents}
         positives = {key: _without(judged, documents) for key, judged in self.positives.items()}
-        kept = {
+        remaining = {
             key for key in self.queries if positives[key] and key not in queries and self.query_ids[key] not in queries
         }
         rest = replace(
@@ -119,10 +121,10 @@ class JudgedCorpus:
             positives=positives,
             negatives={key: [name for name in found if name not in documents] for key, found in self.negatives.items()},
         )
-        return rest.only(kept)
+        return rest.only(remaining)
 
     def example(self, query: str, negatives: Sequence[str]) -> TrainingExample:
-        """A query with its positives and the negatives named, and the data's scores if all of them have one."""
+        """Make an example of a query, its positives and the negatives named, with scores if the data scores all."""
         grades = self.positives[query] | dict.fromkeys(negatives, 0.0)
         scores = self.teacher_scores.get(query, {})
         if not grades.keys() <= scores.keys():
@@ -132,7 +134,7 @@ class JudgedCorpus:
 
 
 def relevant_by_text(queries: Mapping[str, str], positives: Mapping[str, Collection[str]]) -> dict[str, set[str]]:
-    """Key → documents relevant to any query of the same text."""
+    """Return for every key the documents that are relevant to any query of the same text."""
     relevant: dict[str, set[str]] = {}
     for key, text in queries.items():
         relevant.setdefault(text, set()).update(positives[key])

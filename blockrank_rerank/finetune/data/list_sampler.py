@@ -1,3 +1,5 @@
+"""The list of one training step, drawn from an example."""
+
 from __future__ import annotations
 
 import random
@@ -32,7 +34,7 @@ class ListSampler:
         *,
         without_positives: bool = False,
     ) -> list[Candidate]:
-        """Draw a list.
+        """Draw the list of one step from an example, and from a pool where that is too short.
 
         Parameters
         ----------
@@ -53,6 +55,11 @@ class ListSampler:
         -------
         list of Candidate
             In random order; shorter than `size` only if the pool holds too few other documents.
+
+        Raises
+        ------
+        ValueError
+            For a list too short to hold a relevant document and another.
         """
         least = 1 if without_positives else 2
         if size < least:

@@ -1,3 +1,5 @@
+"""The order in which several collections are walked through."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
@@ -12,14 +14,14 @@ BLOCK = 1024
 
 
 class Draw(NamedTuple):
-    """One example of one collection, by number."""
+    """The numbers of a collection and of an example in it."""
 
     collection: int
     row: int
 
 
 class MixtureSampler:
-    """An endless order over the examples of several collections, in which any place can be looked up.
+    """An endless order over the examples of several collections, in which any item can be looked up.
 
     Item ``i`` depends on the arguments and ``i`` alone, so that training resumes at any step by going on with
     the next number, and several processes share one order. Every collection is walked through in a new random
@@ -57,22 +59,22 @@ class MixtureSampler:
         self._last_permutations: dict[int, tuple[int, NDArray[np.int64]]] = {}
 
     def __getitem__(self, index: int) -> Draw:
-        """The collection and the example in it of item ``index``, counted from 0."""
+        """Return the collection, and the example in it, of item ``index``, counted from 0."""
         if index < 0:
             raise IndexError(f"index must not be negative: the order has no end, got {index}")
-        block, place = divmod(index, BLOCK)
+        block, offset = divmod(index, BLOCK)
         plan = self._cached_plan(block)
-        collection = int(plan[place])
-        seen = int(self._seen(block)[collection] + np.count_nonzero(plan[:place] == collection))
+        collection = int(plan[offset])
+        seen = int(self._seen(block)[collection] + np.count_nonzero(plan[:offset] == collection))
         epoch, position = divmod(seen, self.sizes[collection])
         return Draw(collection, int(self._cached_permutation(collection, epoch)[position]))
 
     def __iter__(self) -> Iterator[Draw]:
-        """All items from the first, without end."""
+        """Give all items from the first, without end."""
         return (self[index] for index in count())
 
     def _seen(self, block: int) -> NDArray[np.int64]:
-        """Items of every collection in all blocks before this one."""
+        """Count the items of every collection in all blocks before this one."""
         while len(self._before) <= block:
             plan = self._plan(len(self._before) - 1)
             self._before.append(self._before[-1] + np.bincount(plan, minlength=len(self.sizes)))

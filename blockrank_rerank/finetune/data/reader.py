@@ -1,3 +1,5 @@
+"""Training data of any format, read into examples."""
+
 from __future__ import annotations
 
 import random
@@ -40,7 +42,7 @@ def read_examples(
     limit: int | None = None,
     seed: int = 0,
 ) -> list[TrainingExample]:
-    """Training data of any format.
+    """Read training data of any format.
 
     Parameters
     ----------
@@ -89,13 +91,19 @@ def read_examples(
 
 
 def check_negatives(negatives: str | None) -> None:
-    """Refuse a value that `read_examples` does not know."""
+    """Refuse a value that `read_examples` does not know.
+
+    Raises
+    ------
+    ValueError
+        Naming those that it knows.
+    """
     if negatives not in (None, "bm25", "random", "none"):
         raise ValueError(f"negatives must be bm25, random or none, got {negatives!r}")
 
 
 def resolve_format(source: str | Path, format: str, columns: Mapping[str, str] | None = None) -> str:
-    """The format's name; ``rows`` for a file whose first line is to decide between the two forms of rows.
+    """Return the format's name; ``rows`` where a file's first line is to decide between the two forms of rows.
 
     Raises
     ------
@@ -121,7 +129,21 @@ def resolve_format(source: str | Path, format: str, columns: Mapping[str, str] |
 def iterate_rows(
     source: str | Path, form: str, split: str, columns: Mapping[str, str] | None, on_fault: OnFault
 ) -> Iterator[TrainingExample]:
-    """Examples of rows, one by one."""
+    """Read the examples of rows, one by one.
+
+    Parameters
+    ----------
+    source : str or Path
+        A JSONL file, or the id of a Hub dataset.
+    form : str
+        As `resolve_format` names it.
+    split : str
+        Split of a dataset.
+    columns : mapping, optional
+        As `read_examples` takes it.
+    on_fault : OnFault
+        Takes the faults.
+    """
     rows = hub_rows(str(source), split) if form == "hub" else jsonl_rows(Path(source), "example", on_fault)
     first = next(rows, None)
     if first is None:

@@ -1,3 +1,5 @@
+"""A row with checked access to its values."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -15,6 +17,8 @@ LARGEST = float(np.finfo(np.float32).max)
 
 class Record:
     """A row whose columns carry this package's names, with checked access to them.
+
+    Every method raises a `DataError` that names the row where a value is not what it must be.
 
     Parameters
     ----------
@@ -35,11 +39,11 @@ class Record:
         return key in self._values
 
     def fault(self, message: str) -> DataError:
-        """An error that names the row."""
+        """Make an error that names the row."""
         return self.row.fault(message)
 
     def query(self) -> str:
-        """The query, never blank."""
+        """Return the query, which is never blank."""
         query = self._values["query"]
         if not isinstance(query, str):
             raise self.fault(f'expected "query" to be a string, got {json_type(query)}')
@@ -48,24 +52,24 @@ class Record:
         return query
 
     def identifier(self, key: str) -> str | None:
-        """An id, if there is one."""
+        """Return the id of a column, if there is one."""
         return identifier_field(self._values, key, self.row.name, self.row.line) if key in self else None
 
     def items(self, key: str) -> list[Any]:
-        """A list; empty if the column is missing."""
+        """Return the list of a column, which is empty if the column is missing."""
         items = self._values.get(key, [])
         if not isinstance(items, list | tuple):
             raise self.fault(f'expected "{key}" to be a list, got {json_type(items)}')
         return list(items)
 
     def documents(self, key: str) -> list[str]:
-        """Texts of a list of documents; a lone string, as tables of triplets have it, is a list of one."""
+        """Return the texts of a column of documents; a lone string, as in tables of triplets, is a list of one."""
         value = self._values.get(key)
         items = [value] if isinstance(value, str) else self.items(key)
         return [self._document(item, key, index) for index, item in enumerate(items)]
 
     def numbers(self, key: str, count: int, beside: str) -> list[float | None] | None:
-        """One finite number or null for each of `count` documents; None if the column is missing."""
+        """Return a finite number or None for each of `count` documents; None if the column is missing."""
         if key not in self:
             return None
         numbers = self.items(key)

@@ -1,3 +1,5 @@
+"""Rankings of a judged corpus without the documents that are judged."""
+
 from __future__ import annotations
 
 import random
@@ -10,13 +12,13 @@ Ranking = dict[str, list[str]]
 
 
 def bm25_ranking(corpus: JudgedCorpus, depth: int) -> Ranking:
-    """Unjudged documents among each query's first `depth` by BM25."""
+    """Rank by BM25, and leave judged documents out of each query's first `depth`."""
     run = bm25_run(corpus.queries, dict(corpus.documents), depth)
     return {query: unjudged(corpus, query, list(run.pop(query))) for query in corpus.queries}
 
 
 def random_ranking(corpus: JudgedCorpus, depth: int, seed: int) -> Ranking:
-    """Unjudged documents at random."""
+    """Draw unjudged documents for every query at random."""
     names = list(corpus.documents)
     return {query: random_documents(corpus, query, names, depth, seed) for query in corpus.queries}
 
@@ -24,9 +26,24 @@ def random_ranking(corpus: JudgedCorpus, depth: int, seed: int) -> Ranking:
 def random_documents(
     corpus: JudgedCorpus, query: str, names: list[str], count: int, seed: int, beside: frozenset[str] = frozenset()
 ) -> list[str]:
-    """At most `count` documents that are neither judged nor among `beside`.
+    """Draw at most `count` documents that are neither judged nor among `beside`.
 
     They depend on the seed and the query, and not on which other queries there are.
+
+    Parameters
+    ----------
+    corpus : JudgedCorpus
+        Knows what is judged.
+    query : str
+        Key of the query.
+    names : list of str
+        Ids to draw from.
+    count : int
+        Most documents.
+    seed : int
+        Seed of the draw.
+    beside : frozenset of str
+        Ids that are not drawn either.
     """
     refused = corpus.judged(query) | beside
     # So many distinct documents cannot all be refused, unless there are no more.
@@ -35,6 +52,6 @@ def random_documents(
 
 
 def unjudged(corpus: JudgedCorpus, query: str, ranking: list[str]) -> list[str]:
-    """A ranking without the documents that are known to be relevant, or not to be."""
+    """Leave out of a ranking the documents that are known to be relevant, or not to be."""
     judged = corpus.judged(query)
     return [name for name in ranking if name not in judged]

@@ -1,3 +1,5 @@
+"""Lines of training data with where they stand, and what becomes of faulty ones."""
+
 from __future__ import annotations
 
 import codecs
@@ -16,7 +18,7 @@ OnFault = Callable[[DataError], None]
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A parsed value and the place that it came from."""
+    """A parsed value, with the file and line that it came from."""
 
     name: str
     line: int
@@ -24,16 +26,16 @@ class Row:
 
     @property
     def source(self) -> str:
-        """``path:line``."""
+        """Return where the row stands, as ``path:line``."""
         return f"{self.name}:{self.line}"
 
     def fault(self, message: str) -> DataError:
-        """An error that names this place."""
+        """Make an error that names the row's file and line."""
         return DataError(message, self.name, self.line)
 
 
 def refuse(fault: DataError) -> NoReturn:
-    """Raise the fault: the `OnFault` of a reader."""
+    """Raise the fault, as the `OnFault` of a reader does."""
     raise fault
 
 
@@ -50,7 +52,7 @@ class Noted:
 
 
 def text_rows(path: Path, on_fault: OnFault) -> Iterator[Row]:
-    """Non-blank lines of a UTF-8 file; unlike `formats.read_lines` it can go on after a fault."""
+    """Read the non-blank lines of a UTF-8 file; unlike `formats.read_lines` it can go on after a fault."""
     with path.open("rb") as stream:
         for number, raw in enumerate(stream, start=1):
             try:
@@ -63,7 +65,7 @@ def text_rows(path: Path, on_fault: OnFault) -> Iterator[Row]:
 
 
 def jsonl_rows(path: Path, noun: str, on_fault: OnFault) -> Iterator[Row]:
-    """JSON values of a file's lines, each of which holds one `noun`; a file without lines is a fault."""
+    """Read the JSON values of a file's lines, each of which holds one `noun`; a file without lines is a fault."""
     noted = Noted(on_fault)
     empty = True
     for row in text_rows(path, noted):

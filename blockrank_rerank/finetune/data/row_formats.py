@@ -1,3 +1,5 @@
+"""The formats that have one example per row."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -32,7 +34,7 @@ class RowFormat:
 
 
 def parse_positives_and_negatives(record: Record) -> TrainingExample:
-    """An example of ``{"query", "pos", "neg"}``, with FlagEmbedding's names for teacher scores.
+    """Make an example of ``{"query", "pos", "neg"}``, with FlagEmbedding's names for teacher scores.
 
     Raises
     ------
@@ -45,7 +47,7 @@ def parse_positives_and_negatives(record: Record) -> TrainingExample:
 
 
 def parse_answers_among_documents(record: Record) -> TrainingExample:
-    """An example of ``{"query", "documents", "answer_ids"}``, the form that BlockRank's data was released in.
+    """Make an example of ``{"query", "documents", "answer_ids"}``, as BlockRank's data was released.
 
     An answer names a document's ``doc_id``, or its 0-based place in the list where it has none.
 
@@ -123,9 +125,9 @@ def _name(record: Record, item: object, index: int) -> str:
 
 
 def _refuse_repeated(record: Record, names: list[str]) -> None:
-    places: dict[str, int] = {}
+    indices: dict[str, int] = {}
     for index, name in enumerate(names):
-        first = places.setdefault(name, index)
+        first = indices.setdefault(name, index)
         if first != index:
             raise record.fault(
                 f'expected every "doc_id" once, got {name!r} for documents[{first}] and documents[{index}]; '

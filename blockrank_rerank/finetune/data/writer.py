@@ -1,3 +1,5 @@
+"""Examples written as JSONL."""
+
 from __future__ import annotations
 
 import json

@@ -1,3 +1,5 @@
+"""``block_attention``: arguments checked, implementation chosen."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -12,10 +14,10 @@ from blockrank_kernels.segments import Segments
 
 def _triton(query: Tensor, *arguments: Any) -> Tensor:
     # Triton is an optional dependency and slow to import.
-    from blockrank_kernels.block_attention import triton
+    from blockrank_kernels.block_attention.triton import launch
 
     with launches_on(query):
-        return triton.block_attention(query, *arguments)
+        return launch.block_attention(query, *arguments)
 
 
 IMPLEMENTATIONS = {"reference": reference.block_attention, "sdpa": sdpa.block_attention, "triton": _triton}
@@ -33,7 +35,7 @@ def block_attention(
     window: int | None = None,
     implementation: str = "auto",
 ) -> Tensor:
-    """Attention of packed tokens to their context and their own segment.
+    """Return the attention of packed tokens to their context and their own segment.
 
     Parameters
     ----------

@@ -1,3 +1,5 @@
+"""Attention of a query block to stored keys and values, joined or one part at a time."""
+
 from __future__ import annotations
 
 from collections.abc import Iterable
@@ -21,7 +23,7 @@ def last_rows_attention(
     window: int | None,
     parts: Iterable[tuple[Tensor, Tensor, Tensor]] | None = None,
 ) -> Tensor:
-    """Attention of the last ``R`` of ``K`` tokens to all of them: a query block over kept keys and values.
+    """Return the attention of the last ``R`` of ``K`` tokens to all of them: a query block over stored states.
 
     Parameters
     ----------
@@ -43,18 +45,18 @@ def last_rows_attention(
         ``[R, Hq, Dv]``.
     """
     rows, keys = len(query), len(key)
-    places = positions.to(query.device)
-    mask = _near(places[keys - rows :], places, window)
+    positions = positions.to(query.device)
+    mask = _near(positions[keys - rows :], positions, window)
     if causal:
         mask = mask.tril(keys - rows)
     if parts is None:
         return attend(query[None], key[None], value[None], mask[None, None], False, scale, softcap)[0]
-    near = ((*part[:2], _near(places[keys - rows :], part[2].to(query.device), window)) for part in parts)
-    return _merged(query, chain([(key, value, mask)], near), scale, softcap)
+    further = ((*part[:2], _near(positions[keys - rows :], part[2].to(query.device), window)) for part in parts)
+    return _merged(query, chain([(key, value, mask)], further), scale, softcap)
 
 
 def _near(rows: Tensor, keys: Tensor, window: int | None) -> Tensor:
-    """``[R, K]`` bool: which keys lie within the window of which rows."""
+    """Return ``[R, K]`` bool: which keys lie within the window of which rows."""
     if window is None:
         return torch.ones(len(rows), len(keys), dtype=torch.bool, device=rows.device)
     return (rows[:, None] - keys).abs() < window
@@ -63,20 +65,21 @@ def _near(rows: Tensor, keys: Tensor, window: int | None) -> Tensor:
 def _merged(
     query: Tensor, parts: Iterable[tuple[Tensor, Tensor, Tensor]], scale: float, softcap: float | None
 ) -> Tensor:
-    """Attention to keys that come in parts with their masks; of the first, every row sees something."""
+    """Attend to keys that come in parts with their masks; every row sees some key of the first part."""
     rows, heads, dim = query.shape
     wide = torch.promote_types(query.dtype, torch.float32)
     peak = query.new_full((), float("-inf"), dtype=wide)
     total = out = query.new_zeros((), dtype=wide)
-    for key, value, mask in parts:
+    for keys, values, mask in parts:
         # Heads of one group share their keys as rows: [Hk, group * R, ...].
-        queries = query.to(wide).view(rows, key.shape[1], -1, dim).permute(1, 2, 0, 3)
-        logits = queries.flatten(1, 2) @ key.to(wide).permute(1, 2, 0) * scale
+        queries = query.to(wide).view(rows, keys.shape[1], -1, dim).permute(1, 2, 0, 3)
+        logits = queries.flatten(1, 2) @ keys.to(wide).permute(1, 2, 0) * scale
         if softcap is not None:
             logits = softcap * torch.tanh(logits / softcap)
         logits = logits.unflatten(1, (-1, rows)).masked_fill(~mask, float("-inf")).flatten(1, 2)
         before, peak = peak, torch.maximum(peak, logits.amax(-1, keepdim=True))
         weights, shrunk = (logits - peak).exp(), (before - peak).exp()
         total = total * shrunk + weights.sum(-1, keepdim=True)
-        out = out * shrunk + weights @ value.to(wide).transpose(0, 1)
-    return (out / total).unflatten(1, (-1, rows)).permute(2, 0, 1, 3).reshape(rows, heads, -1).to(query.dtype)
+        out = out * shrunk + weights @ values.to(wide).transpose(0, 1)
+    attended: Tensor = (out / total).unflatten(1, (-1, rows))
+    return attended.permute(2, 0, 1, 3).reshape(rows, heads, -1).to(query.dtype)

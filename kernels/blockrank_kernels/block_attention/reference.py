@@ -9,15 +9,15 @@ from blockrank_kernels.segments import Segments
 
 
 def visible(segments: Segments, causal: bool, window: int | None) -> Tensor:
-    """``[T, T]`` bool: whether row ``q`` may see key ``k``."""
+    """Return ``[T, T]`` bool: whether row ``q`` may see key ``k``."""
     tokens = torch.arange(segments.num_tokens)
     segment = torch.repeat_interleave(torch.arange(segments.num_segments), segments.offsets.diff())
     start, end = segments.context_starts[segment], segments.context_ends[segment]
     in_context = (tokens >= start[:, None]) & (tokens < end[:, None])
-    own = segment[:, None] == segment[None, :]
+    in_segment = segment[:, None] == segment[None, :]
     if causal:
-        own &= tokens[:, None] >= tokens[None, :]
-    mask = in_context | own
+        in_segment &= tokens[:, None] >= tokens[None, :]
+    mask = in_context | in_segment
     if window is not None:
         mask &= (segments.positions[:, None] - segments.positions[None, :]).abs() < window
     return mask
@@ -33,7 +33,7 @@ def block_attention(
     softcap: float | None,
     window: int | None,
 ) -> Tensor:
-    """Softmax attention under the dense mask; see :func:`blockrank_kernels.block_attention`."""
+    """Return softmax attention under the dense mask; see :func:`blockrank_kernels.block_attention`."""
     group = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(group, 1), value.repeat_interleave(group, 1)
     logits = torch.einsum("qhd,khd->hqk", query, key) * scale

@@ -23,14 +23,14 @@ GROUP_TOKENS = 16384
 
 @dataclass(frozen=True)
 class Group:
-    """Segments that share an attention call of ``B`` lists of ``L`` rows and ``K`` keys.
+    """Segments that share one attention call of ``B`` lists of ``L`` rows and ``K`` keys.
 
     Attributes
     ----------
     segments : list of int
         ``B`` of them.
     pieces : list of (range, range)
-        For each segment the pieces of its context and its own.
+        For each segment the pieces of its context and those of itself.
     mask : Tensor or None
         Broadcasts to ``[B, 1, L, K]``.
     causal : bool
@@ -45,7 +45,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Plan:
-    """The calls of a layout.
+    """The attention calls of a layout.
 
     Attributes
     ----------
@@ -75,7 +75,7 @@ def block_attention(
     softcap: float | None,
     window: int | None,
 ) -> Tensor:
-    """Grouped attention; see :func:`blockrank_kernels.block_attention`."""
+    """Attend in groups of segments; see :func:`blockrank_kernels.block_attention`."""
     plan = _plan(segments, causal, window, query.device)
     queries, keys, values = query.split(plan.rows), _Pieces(key, plan), _Pieces(value, plan)
     out: list[Tensor] = [query] * len(plan.rows)
@@ -88,7 +88,7 @@ def block_attention(
 
 
 def _stacked(tensors: list[Tensor]) -> Tensor:
-    """One tensor needs no copy."""
+    """Stack tensors; a single one needs no copy."""
     return torch.stack(tensors) if len(tensors) > 1 else tensors[0].unsqueeze(0)
 
 
@@ -97,28 +97,29 @@ class _Pieces:
 
     def __init__(self, tensor: Tensor, plan: Plan) -> None:
         self._dtype = tensor.dtype
-        self._own: Sequence[Tensor] = tensor.split(plan.pieces)
-        self._context = list(self._own)
+        self._pieces: Sequence[Tensor] = tensor.split(plan.pieces)
+        self._context = list(self._pieces)
         if tensor.requires_grad and torch.is_grad_enabled():
             # Hundreds of documents add to the gradient of one instruction token: not in half precision.
             wide = torch.promote_types(tensor.dtype, torch.float32)
             for piece in plan.shared:
-                self._context[piece] = self._own[piece].to(wide)
+                self._context[piece] = self._pieces[piece].to(wide)
 
     def of(self, group: Group) -> Tensor:
-        """``[B, K, heads, head_dim]``."""
+        """Return what a group reads, ``[B, K, heads, head_dim]``."""
         parts = []
-        for context, own in group.pieces:
+        for context, segment in group.pieces:
             parts += [self._context[piece].to(self._dtype) for piece in context]
-            parts += [self._own[piece] for piece in own]
+            parts += [self._pieces[piece] for piece in segment]
         joined = parts[0] if len(parts) == 1 else torch.cat(parts)
-        return joined.unflatten(0, (len(group.segments), -1))
+        keys: Tensor = joined.unflatten(0, (len(group.segments), -1))
+        return keys
 
 
 def attend(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, scale: float, softcap: float | None
 ) -> Tensor:
-    """``[B, L, Hq, D]``, ``[B, K, Hk, D]``, ``[B, K, Hk, Dv]`` to ``[B, L, Hq, Dv]``.
+    """Attend from ``[B, L, Hq, D]`` to ``[B, K, Hk, D]`` and ``[B, K, Hk, Dv]``; returns ``[B, L, Hq, Dv]``.
 
     ``mask`` broadcasts to ``[B, 1, L, K]``; ``causal`` stands for a plain triangle.
     """
@@ -150,7 +151,7 @@ def _attend(
 def _attend_softcapped(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, scale: float, softcap: float
 ) -> Tensor:
-    """Torch's attention knows no soft-capping; the heads of a group share their keys as rows."""
+    """Attend with soft-capping, which torch's attention lacks; the heads of a group share their keys as rows."""
     batch, heads, length, _ = q.shape
     group = heads // k.shape[1]
     logits = q.unflatten(1, (-1, group)).flatten(2, 3) @ k.transpose(-1, -2) * scale
@@ -159,15 +160,16 @@ def _attend_softcapped(
         mask = torch.ones(length, length, dtype=torch.bool, device=q.device).tril()[None, None]
     if mask is not None:
         logits = logits.masked_fill(~mask.unsqueeze(2), float("-inf"))
-    out = logits.softmax(-1).flatten(2, 3) @ v
-    return out.unflatten(2, (group, length)).reshape(batch, heads, length, v.shape[-1])
+    out: Tensor = (logits.softmax(-1).flatten(2, 3) @ v).unflatten(2, (group, length))
+    return out.reshape(batch, heads, length, v.shape[-1])
 
 
 def _plan(segments: Segments, causal: bool, window: int | None, device: torch.device) -> Plan:
     name = ("sdpa", causal, window, device)
     if name not in segments.plans:
         segments.plans[name] = _make_plan(segments, causal, window, device)
-    return segments.plans[name]
+    plan: Plan = segments.plans[name]
+    return plan
 
 
 def _make_plan(segments: Segments, causal: bool, window: int | None, device: torch.device) -> Plan:
@@ -175,9 +177,9 @@ def _make_plan(segments: Segments, causal: bool, window: int | None, device: tor
         bounds.tolist() for bounds in (segments.offsets, segments.context_starts, segments.context_ends)
     )
     borders = sorted({*offsets, *starts, *ends})
-    place = {border: number for number, border in enumerate(borders)}
+    index = {border: number for number, border in enumerate(borders)}
     pieces = [
-        (range(place[starts[i]], place[ends[i]]), range(place[offsets[i]], place[offsets[i + 1]]))
+        (range(index[starts[i]], index[ends[i]]), range(index[offsets[i]], index[offsets[i + 1]]))
         for i in range(segments.num_segments)
     ]
     groups = []
@@ -201,7 +203,7 @@ def _make_plan(segments: Segments, causal: bool, window: int | None, device: tor
 
 
 def _group(segments: Segments) -> list[list[int]]:
-    """Segments of equal length under contexts of equal length."""
+    """Group segments of equal length under contexts of equal length."""
     lengths = segments.offsets.diff().tolist()
     contexts = (segments.context_ends - segments.context_starts).tolist()
     groups: dict[tuple[int, int], list[list[int]]] = {}
@@ -214,13 +216,13 @@ def _group(segments: Segments) -> list[list[int]]:
 
 
 def _shared(contexts: Iterable[range]) -> set[int]:
-    """Pieces that occur in more than one context."""
+    """Return the pieces that occur in more than one context."""
     counts = Counter(chain.from_iterable(contexts))
     return {piece for piece, count in counts.items() if count > 1}
 
 
 def _mask(segments: Segments, members: list[int], causal: bool, window: int | None) -> Tensor | None:
-    """``[1 or B, 1, L, K]`` bool, or nothing where every row sees every key of its list."""
+    """Return the mask ``[1 or B, 1, L, K]``, or None where every row sees every key of its list."""
     chosen = torch.tensor(members)
     first, starts = segments.offsets[chosen], segments.context_starts[chosen]
     rows = int(segments.offsets.diff()[chosen[0]])
@@ -229,12 +231,13 @@ def _mask(segments: Segments, members: list[int], causal: bool, window: int | No
     if causal and rows > 1:
         mask = torch.ones(1, rows, context + rows, dtype=torch.bool).tril(context)
     if window is not None:
-        own = segments.positions[first[:, None] + torch.arange(rows)]
-        keys = torch.cat([segments.positions[starts[:, None] + torch.arange(context)], own], 1)
-        if bool((own == own[:1]).all()) and bool((keys == keys[:1]).all()):
-            # Documents of a list lie at the same places: one mask does for all of them.
-            own, keys = own[:1], keys[:1]
-        near = (own[:, :, None] - keys[:, None, :]).abs() < window
+        row_positions = segments.positions[first[:, None] + torch.arange(rows)]
+        context_positions = segments.positions[starts[:, None] + torch.arange(context)]
+        key_positions = torch.cat([context_positions, row_positions], 1)
+        if bool((row_positions == row_positions[:1]).all()) and bool((key_positions == key_positions[:1]).all()):
+            # Documents of a list have the same positions: one mask does for all of them.
+            row_positions, key_positions = row_positions[:1], key_positions[:1]
+        near = (row_positions[:, :, None] - key_positions[:, None, :]).abs() < window
         if not bool(near.all()):
             mask = near if mask is None else mask & near
     return None if mask is None else mask.unsqueeze(1)

@@ -1,0 +1,51 @@
+"""A digest of everything that a document's states depend on, and its parts by name."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict
+from typing import Any
+
+from blockrank_rerank.config import BlockRankConfig
+from blockrank_rerank.model.backbone import Backbone
+from blockrank_rerank.model.linear import plain_tensors
+from blockrank_rerank.states.digest import tensor_bytes
+from blockrank_rerank.text.prompt import PromptEncoder
+
+KEYS_WITHOUT_EFFECT = frozenset(
+    {"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "use_cache"}
+)
+"""Keys of a model's config.json on which no state depends."""
+
+
+def fingerprint(config: BlockRankConfig, prompt: PromptEncoder, backbone: Backbone) -> str:
+    """Digest weights, dtype, both configs and tokenizer: 32 hexadecimal digits."""
+    digest = hashlib.blake2b(digest_size=16)
+    digest.update(json.dumps(asdict(config), sort_keys=True).encode())
+    digest.update(_architecture(backbone).encode())
+    digest.update(prompt.tokenizer_digest.encode())
+    digest.update(prompt.beginning.encode("utf-8", "surrogatepass"))
+    for name, parameter in sorted(backbone.named_parameters()):
+        for tensor in plain_tensors(parameter.detach()):
+            for part in tensor_bytes(name, tensor):
+                digest.update(part)
+    return digest.hexdigest()
+
+
+def named_settings(config: BlockRankConfig, prompt: PromptEncoder, backbone: Backbone) -> dict[str, Any]:
+    """What of a fingerprint has a name: dtype of the model, its configs, and its prompt's parts."""
+    settings = asdict(config)
+    parts = {f"prompt.{name}": value for name, value in settings.pop("prompt").items()}
+    tensors = (tensor for parameter in backbone.parameters() for tensor in plain_tensors(parameter))
+    dtypes = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors})
+    model = {"dtype of the model": ", ".join(dtypes), "config.json": _architecture(backbone)}
+    model["beginning of the chat template"] = prompt.beginning
+    return model | settings | parts
+
+
+def _architecture(backbone: Backbone) -> str:
+    """What the model's config.json says beyond its class's defaults, which change with Transformers."""
+    config: Any = backbone.model.config
+    settings = {name: value for name, value in config.to_diff_dict().items() if name not in KEYS_WITHOUT_EFFECT}
+    return json.dumps(settings, sort_keys=True, default=str)

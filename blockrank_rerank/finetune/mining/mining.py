@@ -1,0 +1,184 @@
+"""Negatives mined from a collection, from its path to the examples."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Literal
+
+from blockrank_rerank.finetune.data.beir_folder import read_judged_corpus
+from blockrank_rerank.finetune.data.example import TrainingExample
+from blockrank_rerank.finetune.data.judged_corpus import JudgedCorpus
+from blockrank_rerank.finetune.data.reader import read_examples, resolve_format
+from blockrank_rerank.finetune.data.retrieval import Ranking, bm25_ranking, random_ranking, unjudged
+from blockrank_rerank.finetune.data.row import refuse
+from blockrank_rerank.finetune.mining.embeddings import Encode, nearest, sentence_transformer
+from blockrank_rerank.finetune.mining.miner import Miner
+from blockrank_rerank.finetune.mining.progress import OnProgress
+from blockrank_rerank.finetune.mining.report import Mining
+from blockrank_rerank.finetune.mining.teacher import Teacher
+
+METHODS = ("bm25", "embeddings", "random", "given")
+Method = Literal["bm25", "embeddings", "random", "given"]
+
+
+def mine_negatives(
+    source: str | Path | Sequence[TrainingExample],
+    *,
+    split: str = "train",
+    format: str = "auto",
+    columns: dict[str, str] | None = None,
+    method: Method = "bm25",
+    model: str | Encode | None = None,
+    depth: int = 100,
+    skip_top: int = 0,
+    per_query: int = 20,
+    teacher: str | Encode | None = None,
+    teacher_margin: float = 0.95,
+    queries_limit: int | None = None,
+    exclude_queries: Collection[str] = (),
+    exclude_documents: Collection[str] = (),
+    seed: int = 0,
+    device: str | None = None,
+    dtype: str | None = None,
+    batch_size: int = 64,
+    on_progress: OnProgress | None = None,
+) -> Mining:
+    """Find hard negatives, and leave out those that may well be relevant.
+
+    Parameters
+    ----------
+    source : str, Path or sequence of TrainingExample
+        A BEIR folder, or data that `read_examples` reads; then all its documents together are the collection.
+    split, format, columns
+        As `read_examples` takes them.
+    method : {"bm25", "embeddings", "random", "given"}
+        Where candidates come from; "given" only filters and scores the negatives that the data has.
+    model : str or Encode, optional
+        Embedding model for "embeddings": a folder or Hub id for sentence-transformers, or a function.
+    depth : int
+        Documents of the ranking that are looked at.
+    skip_top : int
+        Unjudged documents left out at the top of the ranking, where false negatives are most likely.
+    per_query : int
+        Negatives per query, the hardest that are left; filled up with random documents of the collection.
+    teacher : str or Encode, optional
+        Embedding model that scores all documents and refuses false negatives.
+    teacher_margin : float
+        Share of the best positive's score from which on a negative is refused; see `is_false_negative`.
+    queries_limit : int, optional
+        Draw so many of the queries at random.
+    exclude_queries, exclude_documents : collection of str
+        Ids of queries to leave out, and of documents that must occur nowhere (ids of a BEIR folder).
+    seed : int
+        Seed of random draws; those for one query do not depend on which other queries there are.
+    device, dtype, batch_size
+        As `sentence_transformer` takes them.
+    on_progress : OnProgress, optional
+        Told the stage, what is done of it, and all of it.
+
+    Returns
+    -------
+    Mining
+        Judged documents, copies of them, and what is relevant to another query of the same text are never mined.
+        Documents that a BEIR folder judges 0 are kept as negatives whatever the teacher says; negatives of rows
+        are candidates before the mined ones. Without a teacher, scores that the data has stay where every
+        document of a list has one.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the data, or the folder of a model, is not there.
+    DataError
+        If the data is at fault or nothing is left of it.
+    ImportError
+        If bm25s or sentence-transformers is needed and missing.
+    """
+    _check(method, model, depth, skip_top, per_query, teacher_margin)
+    model, teacher = _named(model), _named(teacher)
+    encoders = _Encoders(device, dtype, batch_size)
+    corpus = _corpus(source, split, format, columns).without(exclude_queries, exclude_documents)
+    corpus = corpus.sample(queries_limit, seed)
+    if not corpus.queries:
+        raise ValueError("no query is left to mine for: exclude_queries and exclude_documents name them all")
+    judge = None if teacher is None else Teacher(encoders.get(teacher), on_progress)
+    searcher = None
+    if method == "embeddings" and model is not None:
+        searcher = judge if judge and model == teacher else Teacher(encoders.get(model), on_progress)
+    ranking = _ranking(corpus, method, depth, seed, searcher)
+    miner = Miner(
+        corpus,
+        judge,
+        margin=teacher_margin,
+        skip_top=skip_top,
+        per_query=per_query,
+        seed=seed,
+        on_progress=on_progress,
+    )
+    return miner.mine(ranking)
+
+
+def _named(model: str | Encode | None) -> str | Encode | None:
+    """Spell out a model's folder; one that is missing is refused before anything is read."""
+    if not isinstance(model, str):
+        return model
+    from blockrank_rerank.model.checkpoint import Checkpoint
+
+    return Checkpoint(model=model).model
+
+
+class _Encoders:
+    """Loads models by name, with common settings."""
+
+    def __init__(self, device: str | None, dtype: str | None, batch_size: int) -> None:
+        self._device, self._dtype, self._batch_size = device, dtype, batch_size
+
+    def get(self, model: str | Encode) -> Encode:
+        if callable(model):
+            return model
+        return sentence_transformer(model, device=self._device, dtype=self._dtype, batch_size=self._batch_size)
+
+
+def _corpus(
+    source: str | Path | Sequence[TrainingExample], split: str, format: str, columns: dict[str, str] | None
+) -> JudgedCorpus:
+    if not isinstance(source, str | Path):
+        return JudgedCorpus.from_examples(source)
+    if resolve_format(source, format, columns) == "beir":
+        return read_judged_corpus(Path(source), split, refuse)
+    return JudgedCorpus.from_examples(read_examples(source, split=split, format=format, columns=columns))
+
+
+def _ranking(corpus: JudgedCorpus, method: Method, depth: int, seed: int, searcher: Teacher | None) -> Ranking:
+    if searcher is not None:
+        return _embedding_ranking(corpus, searcher, depth)
+    if method == "bm25":
+        return bm25_ranking(corpus, depth)
+    return random_ranking(corpus, depth if method == "random" else 0, seed)
+
+
+def _embedding_ranking(corpus: JudgedCorpus, searcher: Teacher, depth: int) -> Ranking:
+    names, texts = list(corpus.documents), list(corpus.documents.values())
+    queries = list(corpus.queries.values())
+    searcher.read(queries, texts)
+    found = nearest(searcher.queries[queries], searcher.documents[texts], depth)
+    return {
+        query: unjudged(corpus, query, [names[number] for number in numbers])
+        for query, numbers in zip(corpus.queries, found, strict=True)
+    }
+
+
+def _check(method: str, model: object, depth: int, skip_top: int, per_query: int, teacher_margin: float) -> None:
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+    if (method == "embeddings") != (model is not None):
+        raise ValueError(
+            f"model is needed for method 'embeddings' (--model) and for no other, got {model!r} for {method!r}"
+        )
+    if depth < 1 or per_query < 1 or not 0 <= skip_top < depth:
+        raise ValueError(
+            f"depth and per_query must be at least 1 and skip_top in 0..{depth - 1}, "
+            f"got depth {depth}, per_query {per_query}, skip_top {skip_top}"
+        )
+    if not teacher_margin > 0:
+        raise ValueError(f"teacher_margin must be above 0, got {teacher_margin}")

@@ -1,0 +1,127 @@
+"""What a run reads: the lists that it trains on, and the queries that it is measured on."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+from blockrank_rerank.finetune.data.example import TrainingExample
+from blockrank_rerank.finetune.data.reader import read_examples
+from blockrank_rerank.finetune.evaluation_sets import EvaluationSet, evaluation_names
+from blockrank_rerank.finetune.settings import FinetuneSettings
+from blockrank_rerank.finetune.sources import TrainingSource
+from blockrank_rerank.formats import DataError
+from blockrank_rerank.text.prompt import PromptEncoder
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """All lists and judged queries that a run reads.
+
+    Attributes
+    ----------
+    collections : list of sequences of TrainingExample
+        One for each ``data`` source of the settings.
+    evaluation_sets : list of EvaluationSet
+        One for each ``evaluation`` source.
+    """
+
+    collections: list[Sequence[TrainingExample]]
+    evaluation_sets: list[EvaluationSet]
+
+    @classmethod
+    def read(cls, settings: FinetuneSettings) -> TrainingData:
+        """Read all data that the settings name.
+
+        Raises
+        ------
+        ValueError
+            Where the losses that are asked for find nothing to learn in the data.
+        DataError
+            For malformed data, naming file and line.
+        """
+        collections = [_read(source, settings.seed) for source in settings.data]
+        _check_losses(settings, collections)
+        names = evaluation_names(settings.evaluation)
+        sets = [
+            EvaluationSet.read(source, name, settings.seed)
+            for source, name in zip(settings.evaluation, names, strict=True)
+        ]
+        return cls(collections, sets)
+
+    def check_queries(self, prompt: PromptEncoder) -> None:
+        """Refuse queries that the model cannot read: now, and not when their turn comes.
+
+        Raises
+        ------
+        DataError
+            Naming file and line of the first.
+        """
+        trained = (_located_queries(collection) for collection in self.collections)
+        measured = (queries.located_queries() for queries in self.evaluation_sets)
+        _check_queries(chain.from_iterable(chain(trained, measured)), prompt)
+
+    def warn_of_known_queries(self) -> None:
+        """Warn where a query that is measured on is trained on."""
+        if not self.evaluation_sets:
+            return
+        trained = {query for collection in self.collections for query, _ in _located_queries(collection)}
+        for measured in self.evaluation_sets:
+            asked = measured.collection.queries.values()
+            if known := sum(query in trained for query in asked):
+                warnings.warn(
+                    f"{known} of the {len(asked)} queries of the evaluation {measured.name} are in the training data: "
+                    "its measures will not tell how the model does on new ones",
+                    stacklevel=2,
+                )
+
+
+def _read(source: TrainingSource, seed: int) -> Sequence[TrainingExample]:
+    return read_examples(
+        source.path,
+        split=source.split,
+        format=source.format,
+        columns=source.columns,
+        negatives=source.negatives,
+        limit=source.limit,
+        seed=seed,
+    )
+
+
+def _check_losses(settings: FinetuneSettings, collections: Sequence[Sequence[TrainingExample]]) -> None:
+    if settings.distillation_weight and not any(map(_has_teacher, collections)):
+        raise ValueError(
+            "distillation_weight needs teacher scores, and the data has none: pos_scores and neg_scores, as "
+            "'blockrank-finetune mine-negatives --teacher MODEL' writes them"
+        )
+    if not settings.abstention_weight and not any(map(_has_choice, collections)):
+        raise ValueError(
+            "the data has a single document, and a list of one teaches nothing: add negatives, as "
+            "'blockrank-finetune mine-negatives' finds them"
+        )
+
+
+def _has_teacher(collection: Sequence[TrainingExample]) -> bool:
+    """Say whether some list has two scores, so that the teacher prefers something."""
+    return any(
+        sum(candidate.teacher_score is not None for candidate in example.candidates) > 1 for example in collection
+    )
+
+
+def _has_choice(collection: Sequence[TrainingExample]) -> bool:
+    """Say whether there are two texts: lists that are short are filled up with those of other examples."""
+    return len({candidate.text for example in collection for candidate in example.candidates}) > 1
+
+
+def _located_queries(collection: Sequence[TrainingExample]) -> Iterator[tuple[str, str]]:
+    return ((example.query, example.source) for example in collection)
+
+
+def _check_queries(queries: Iterable[tuple[str, str]], prompt: PromptEncoder) -> None:
+    for query, location in queries:
+        try:
+            prompt.encode(query, [])
+        except ValueError as error:
+            raise DataError(str(error), location) from error

@@ -1,0 +1,104 @@
+"""A check of training data that goes on after a fault."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from blockrank_rerank.finetune.data.beir_folder import read_judged_corpus
+from blockrank_rerank.finetune.data.reader import iterate_rows, resolve_format
+from blockrank_rerank.finetune.data.row import OnFault
+from blockrank_rerank.finetune.validation.report import DataReport
+from blockrank_rerank.finetune.validation.statistics import CountTokens, StatisticsCounter
+from blockrank_rerank.formats import DataError
+
+
+def validate(
+    *sources: str | Path,
+    split: str = "train",
+    format: str = "auto",
+    columns: Mapping[str, str] | None = None,
+    tokenizer: Any = None,
+    token_cap: int | None = None,
+    max_faults: int = 1000,
+) -> DataReport:
+    """Read all of the data, and report every faulty line and what there is.
+
+    Parameters
+    ----------
+    *sources : str or Path
+        As `read_examples` takes them.
+    split, format, columns
+        As `read_examples` takes them, for all sources.
+    tokenizer : transformers tokenizer, optional
+        For the share of documents that are longer than `token_cap`, not counting the prompt around them.
+    token_cap : int, optional
+        Most tokens of a document; goes together with the tokenizer.
+    max_faults : int
+        Faults that are kept; all are counted.
+
+    Returns
+    -------
+    DataReport
+        Of a line with several faults the first is reported.
+
+    Raises
+    ------
+    FileNotFoundError
+        If a file, folder or split is missing.
+    ValueError
+        If the tokenizer comes without a cap, or the cap without a tokenizer.
+    """
+    if not sources:
+        raise ValueError("sources must name at least one file, folder or dataset")
+    if (tokenizer is None) != (token_cap is None):
+        raise ValueError("tokenizer and token_cap go together: the share of longer documents needs both")
+    counter = StatisticsCounter(None if tokenizer is None else _token_counter(tokenizer), token_cap)
+    faults = _Faults(max_faults)
+    for source in sources:
+        _take_in(source, resolve_format(source, format, columns), split, columns, counter, faults.add)
+    return DataReport(
+        sources=tuple(map(str, sources)),
+        faults=tuple(faults.first),
+        fault_count=faults.count,
+        statistics=counter.statistics(),
+    )
+
+
+class _Faults:
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self.first: list[DataError] = []
+        self.count = 0
+
+    def add(self, fault: DataError) -> None:
+        self.count += 1
+        if self.count <= self._most:
+            self.first.append(fault)
+
+
+def _take_in(
+    source: str | Path,
+    form: str,
+    split: str,
+    columns: Mapping[str, str] | None,
+    counter: StatisticsCounter,
+    on_fault: OnFault,
+) -> None:
+    if form != "beir":
+        for example in iterate_rows(source, form, split, columns, on_fault):
+            counter.add(example)
+        return
+    corpus = read_judged_corpus(Path(source), split, on_fault)
+    counter.add_documents(corpus.documents.values(), len(corpus.copies))
+    for query in corpus.queries:
+        counter.add(corpus.example(query, corpus.negatives[query]))
+
+
+def _token_counter(tokenizer: Any) -> CountTokens:
+    def count(texts: Any) -> list[int]:
+        # verbose: a document longer than the model is what is looked for here, and no reason to warn.
+        return [len(ids) for ids in tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]]
+
+    return count

@@ -1,0 +1,203 @@
+"""Checked requests in, batches that fit the engine's budget out, and a batch's scores to rankings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from blockrank_rerank.engine.batch import Batch
+from blockrank_rerank.engine.pruning import Survivors, survivors
+from blockrank_rerank.model.scores import Lse, raw_score, scores
+from blockrank_rerank.ranking.request import CheckedRequest, of_request
+from blockrank_rerank.ranking.results import RankedDocument
+from blockrank_rerank.states.pack import PassingStates, StatePack
+from blockrank_rerank.text.blocks import Blocks, first_copies, with_copies_tied
+from blockrank_rerank.text.document import given_text
+from blockrank_rerank.text.prompt import EncodedRequest
+
+if TYPE_CHECKING:
+    from blockrank_rerank.engine.engine import Engine
+    from blockrank_rerank.engine.state_lookup import StateLookup
+    from blockrank_rerank.states.prepared import PreparedDocuments
+
+LOOKUP_BATCH = 64
+"""Documents of a long list whose states are looked up at a time."""
+
+CHARACTERS_PER_TOKEN = 4
+"""Of English, about."""
+
+
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """A request's documents in tokens, and what stands for them where they need not be read.
+
+    ``ids`` and ``truncated`` belong to the blocks of the survivors.
+    """
+
+    request: CheckedRequest
+    survivors: Survivors
+    ids: Sequence[tuple[int, ...]]
+    truncated: Sequence[bool]
+    states: StatePack | PassingStates | None = None
+
+    @property
+    def encoded(self) -> EncodedRequest:
+        """What the model reads."""
+        return self.survivors.encoded
+
+    @property
+    def goes_alone(self) -> bool:
+        """Whether they share a forward pass with no other request."""
+        return isinstance(self.states, PassingStates) or self.survivors.hidden is not None
+
+    @property
+    def pack(self) -> StatePack | None:
+        """States that can be joined with those of others."""
+        return self.states if isinstance(self.states, StatePack) else None
+
+
+@dataclass
+class RequestBatch:
+    """Requests that share a forward pass, and their numbers in what the caller gave."""
+
+    numbers: list[int] = field(default_factory=list)
+    candidates: list[Candidates] = field(default_factory=list)
+    num_tokens: int = 0
+    state_tokens: dict[int, int] = field(default_factory=dict)
+    """Tokens of every different set of states, by identity: queries over the same documents join them once."""
+
+    def has_room(self, candidates: Candidates, budget_tokens: int) -> bool:
+        """Whether one more request, of the same kind, fits the budget: in tokens to read, and in states to join."""
+        first, pack = self.candidates[0], candidates.pack
+        if first.goes_alone or candidates.goes_alone or (first.pack is None) != (pack is None):
+            return False
+        if pack is not None and id(pack) not in self.state_tokens:
+            joined = sum(self.state_tokens.values()) + pack.num_tokens
+            if joined > budget_tokens:
+                return False
+        return self.num_tokens + candidates.encoded.num_tokens <= budget_tokens
+
+    def add(self, number: int, candidates: Candidates) -> None:
+        """Take up one more request."""
+        if (pack := candidates.pack) is not None:
+            self.state_tokens[id(pack)] = pack.num_tokens
+        self.numbers.append(number)
+        self.candidates.append(candidates)
+        self.num_tokens += candidates.encoded.num_tokens
+
+    def rankings(self, engine: Engine) -> Iterator[tuple[int, list[RankedDocument]]]:
+        """Score the batch, and yield the number and the whole ranking of each request, best document first."""
+        batch = Batch(
+            requests=[candidates.encoded for candidates in self.candidates],
+            states=[candidates.states for candidates in self.candidates if candidates.states is not None],
+            hidden=self.candidates[0].survivors.hidden,
+        )
+        for number, candidates, lse in zip(self.numbers, self.candidates, engine.score(batch), strict=True):
+            yield number, _ranked(candidates, lse, engine)
+
+
+class Batches:
+    """Consecutive requests of one kind whose tokens fit the budget together, each encoded when its turn comes.
+
+    Parameters
+    ----------
+    requests : sequence of CheckedRequest
+        In the order in which they are wanted; those without documents are in no batch.
+    engine : Engine
+        Encodes them.
+    lookup : StateLookup, optional
+        Knows states of some documents.
+    """
+
+    def __init__(self, requests: Sequence[CheckedRequest], engine: Engine, lookup: StateLookup | None = None) -> None:
+        self._requests, self._engine, self._lookup = requests, engine, lookup
+
+    def __iter__(self) -> Iterator[RequestBatch]:
+        batch = RequestBatch()
+        for number, request in enumerate(self._requests):
+            if not request.texts:
+                continue
+            with of_request(number, len(self._requests)):
+                candidates = self._encode(request)
+            if batch.numbers and not batch.has_room(candidates, self._engine.budget.tokens):
+                yield batch
+                batch = RequestBatch()
+            batch.add(number, candidates)
+        if batch.numbers:
+            yield batch
+
+    def _encode(self, request: CheckedRequest) -> Candidates:
+        if request.prepared is not None:
+            return self._of_prepared(request, request.prepared)
+        if self._lookup is not None:
+            return self._of_known(request, self._lookup)
+        prompt = self._engine.prompt
+        blocks = Blocks.of(request.query, request.given, request.texts, prompt)
+        encoded = prompt.encode(request.query, blocks.texts)
+        found = survivors(self._engine, blocks, encoded)
+        ids = [tuple(document) for document in found.encoded.documents]
+        return Candidates(request, found, ids, found.encoded.truncated)
+
+    def _of_prepared(self, request: CheckedRequest, prepared: PreparedDocuments) -> Candidates:
+        if prepared.fingerprint != self._engine.fingerprint:
+            raise ValueError(
+                "documents were prepared by another model, revision, dtype or config than this ranker's: their "
+                "states mean nothing to it; prepare them again with this ranker"
+            )
+        return self._of_pack(request, prepared.blocks, prepared.pack)
+
+    def _of_known(self, request: CheckedRequest, lookup: StateLookup) -> Candidates:
+        """Documents whose states are looked up, and computed where they are not known."""
+        engine = self._engine
+        blocks = Blocks.of(
+            request.query, request.given, request.texts, engine.prompt, lambda text: lookup.knows(text, engine)
+        )
+        lookup.check_store(blocks.texts, engine)
+        if engine.budget.max_memory is None and not self._reads_in_passing(blocks):
+            return self._of_pack(request, blocks, StatePack(list(lookup.get(blocks.texts, engine))))
+        passing = PassingStates(lookup.get(blocks.texts, engine, LOOKUP_BATCH))
+        return Candidates(request, self._query_alone(request, blocks), passing.ids, passing.truncated, passing)
+
+    def _reads_in_passing(self, blocks: Blocks) -> bool:
+        """Whether states are better not joined: so long a list would not share a pass with others anyway."""
+        tokens = sum(map(len, blocks.texts)) // CHARACTERS_PER_TOKEN
+        return self._engine.documents_are_independent and tokens > self._engine.budget.tokens
+
+    def _of_pack(self, request: CheckedRequest, blocks: Blocks, pack: StatePack) -> Candidates:
+        return Candidates(request, self._query_alone(request, blocks), pack.ids, pack.truncated, pack)
+
+    def _query_alone(self, request: CheckedRequest, blocks: Blocks) -> Survivors:
+        """Where states stand for the documents, the query goes through the model alone."""
+        return Survivors([*range(len(request.given))], blocks, self._engine.prompt.encode(request.query, []))
+
+
+def _ranked(candidates: Candidates, lse: Lse, engine: Engine) -> list[RankedDocument]:
+    """Every document, best first; the sort is stable, so ties keep the input order."""
+    given, found = candidates.request.given, candidates.survivors
+    best = found.blocks.best(with_copies_tied(raw_score(lse.documents).tolist(), candidates.ids))
+    values = scores(lse.select(best), engine.config, engine.backbone.sharpness)
+    sources = first_copies([candidates.ids[block] for block in best])
+    ranked = [
+        RankedDocument(
+            index=index,
+            score=values.share[source],
+            raw_score=values.raw[source],
+            probability=values.probability[source],
+            text=given_text(given[index]),
+            truncated=candidates.truncated[block],
+            passage=found.blocks.passage(block),
+        )
+        for index, block, source in zip(found.remaining, best, sources, strict=True)
+    ]
+    return sorted(ranked, key=lambda document: -document.score) + [
+        RankedDocument(
+            index=dropped.document,
+            score=0.0,
+            raw_score=dropped.raw_score,
+            text=given_text(given[dropped.document]),
+            truncated=dropped.truncated,
+            pruned=True,
+        )
+        for dropped in found.dropped
+    ]

@@ -1,0 +1,101 @@
+"""What a store says about itself: the model, the dtype and the settings that its states belong to."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from blockrank_rerank.files import replacing
+from blockrank_rerank.states.document_states import DTYPES
+from blockrank_rerank.states.group_files import GROUPS
+
+MANIFEST_NAME = "store.json"
+FORMAT_VERSION = 4
+LOCK_NAME = "lock"
+
+_BEGINNING = re.compile(rf"{LOCK_NAME}|{re.escape(MANIFEST_NAME)}|\.{re.escape(MANIFEST_NAME)}\.\d+\.tmp")
+"""Names of what the beginning of a store leaves, also one that was interrupted."""
+
+_DTYPES = {str(dtype).removeprefix("torch.") for dtype in DTYPES}
+
+
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """Read the manifest of a store; nothing where there is none.
+
+    Raises
+    ------
+    ValueError
+        For one that is damaged, or of another release.
+    """
+    path = folder / MANIFEST_NAME
+    if not path.exists():
+        return None
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}); delete the folder and prepare again") from error
+    if not isinstance(manifest, Mapping) or manifest.get("version") != FORMAT_VERSION:
+        raise ValueError(f"{path} is of another release of blockrank-rerank; prepare into a new folder")
+    if not isinstance(manifest.get("fingerprint"), str) or str(manifest.get("dtype")) not in _DTYPES:
+        raise ValueError(f"{path} is damaged (no fingerprint or dtype); delete the folder and prepare again")
+    return dict(manifest)
+
+
+def create_manifest(folder: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """Begin a store, and return its manifest; several processes may do so at once, and the first one decides.
+
+    Raises
+    ------
+    FileNotFoundError
+        Where no dtype is wanted: a store that is only read must be there.
+    ValueError
+        For a folder of something else.
+    """
+    if wanted["dtype"] is None:
+        raise FileNotFoundError(f"{folder} holds no prepared documents: make them with 'blockrank prepare'")
+    fault = _why_it_cannot_begin(folder)
+    if fault:
+        # Another process may have begun it meanwhile.
+        manifest = read_manifest(folder)
+        if manifest is None:
+            raise ValueError(fault)
+        return manifest
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / LOCK_NAME):
+        manifest = read_manifest(folder)
+        if manifest is None:
+            manifest = {"version": FORMAT_VERSION, **wanted}
+            with replacing(folder / MANIFEST_NAME) as file:
+                file.write(json.dumps(manifest) + "\n")
+    return manifest
+
+
+def check_manifest(manifest: Mapping[str, Any], wanted: Mapping[str, Any], folder: Path) -> None:
+    """Refuse the store of another model or dtype than is wanted; raises ValueError that says what differs."""
+    if manifest["fingerprint"] != wanted["fingerprint"]:
+        theirs = manifest.get("settings", {})
+        differing = [name for name, value in wanted["settings"].items() if name in theirs and theirs[name] != value]
+        what = ", ".join(f"{name} {theirs[name]!r} and not {wanted['settings'][name]!r}" for name in differing)
+        raise ValueError(
+            f"{folder} was prepared by another model, revision, dtype or config than this ranker's"
+            f"{': ' + what if what else ''}; use that one, or prepare into a new folder"
+        )
+    if wanted["dtype"] is not None and manifest["dtype"] != wanted["dtype"]:
+        raise ValueError(
+            f"{folder} holds states in {manifest['dtype']}, not {wanted['dtype']}; prepare into a new folder"
+        )
+
+
+def _why_it_cannot_begin(folder: Path) -> str | None:
+    if any(folder.glob(GROUPS)):
+        return f"{folder} has lost its {MANIFEST_NAME}; delete the folder and prepare again"
+    names = os.listdir(folder) if folder.is_dir() else []
+    if (folder.exists() and not folder.is_dir()) or not all(map(_BEGINNING.fullmatch, names)):
+        return f"{folder} is neither a store of prepared documents nor an empty folder"
+    return None

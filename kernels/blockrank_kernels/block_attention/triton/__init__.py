@@ -1,0 +1,1 @@
+"""Block attention in Triton, for GPUs; importing this package imports no Triton, its ``launch`` does."""

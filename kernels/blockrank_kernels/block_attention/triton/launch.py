@@ -1,0 +1,202 @@
+"""Block attention on a GPU: kernels launched over a layout's work items, forward and backward.
+
+The heads that share a key head are the rows of one tile: row ``r`` of a tile is token ``r // GROUP`` and query
+head ``r % GROUP`` of the group. A tile goes through at most two ranges of the other side, of which only the one
+inside its own segment can need a triangle. Tiles with a long range are split over several programs, whose
+partial results are merged in a fixed order: no atomics, so two runs are equal. Softmax is kept online
+(arXiv 1805.02867), gradients are recomputed from the log-sum-exp (arXiv 2307.08691).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from blockrank_kernels.block_attention.triton.backward import (
+    delta_kernel,
+    key_gradient_kernel,
+    merge_sum_kernel,
+    query_gradient_kernel,
+)
+from blockrank_kernels.block_attention.triton.forward import forward_kernel, merge_softmax_kernel
+from blockrank_kernels.block_attention.triton.tile_sizes import (
+    DELTA_ROWS,
+    MERGE_WARPS,
+    TileSizes,
+    forward_sizes,
+    key_gradient_sizes,
+    query_gradient_sizes,
+    with_group,
+)
+from blockrank_kernels.block_attention.triton.tiles import Tiles, key_tiles, row_tiles
+from blockrank_kernels.gpu import CAPABILITY, COMPILER, padded_size
+from blockrank_kernels.segments import Segments
+
+
+class _Problem:
+    """One call's tensors, sizes and options, which all of its launches share."""
+
+    def __init__(
+        self, query: Tensor, key: Tensor, value: Tensor, segments: Segments, causal: bool, scale: float,
+        softcap: float | None, window: int | None,
+    ) -> None:  # fmt: skip
+        self.query, self.key, self.value = (_rows_contiguous(tensor) for tensor in (query, key, value))
+        self.segments, self.causal, self.scale = segments, causal, scale
+        self.softcap, self.window = softcap, window
+        self.tokens, self.heads, self.dim = query.shape
+        self.key_heads, self.value_dim = value.shape[1:]
+        self.group = self.heads // self.key_heads
+        self.dtype, self.padded_dim = query.dtype, padded_size(max(self.dim, self.value_dim))
+
+    def forward(self) -> tuple[Tensor, Tensor]:
+        """Return the output ``[T, Hq, Dv]`` and the log2-sum-exp2 ``[Hq, T]``."""
+        sizes = with_group(forward_sizes(self.padded_dim, self.dtype, self._capability()), self.group)
+        tiles = self._tiles(row_tiles, sizes.rows // self.group)
+        out = self.query.new_empty(self.tokens, self.heads, self.value_dim)
+        lse = self.query.new_empty(self.heads, self.tokens, dtype=torch.float32)
+        if len(tiles.whole):
+            self._launch(forward_kernel, tiles.whole, (out, lse), sizes, split=False)
+        if len(tiles.split):
+            partial = self._slots(tiles, sizes.rows, self.value_dim)
+            partial_lse = self._slots(tiles, sizes.rows)
+            self._launch(forward_kernel, tiles.split, (partial, partial_lse), sizes, split=True)
+            merge_softmax_kernel[(len(tiles.merged), self.key_heads)](
+                partial, partial_lse, out, lse, tiles.merged, self.tokens, self.value_dim, GROUP=self.group,
+                ROWS=sizes.rows, VALUE_DIM=padded_size(self.value_dim), num_warps=MERGE_WARPS, **COMPILER,
+            )  # fmt: skip
+        return out, lse
+
+    def backward(self, out: Tensor, lse: Tensor, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the gradients of query, key and value."""
+        grad = grad.contiguous()
+        delta = lse.new_empty(lse.shape)
+        delta_kernel[(triton.cdiv(self.tokens, DELTA_ROWS), self.heads)](
+            grad, out, delta, self.tokens, self.value_dim, ROWS=DELTA_ROWS, VALUE_DIM=padded_size(self.value_dim),
+            **COMPILER,
+        )  # fmt: skip
+        return self._query_gradient(grad, lse, delta), *self._key_gradients(grad, lse, delta)
+
+    def _query_gradient(self, *grad_lse_delta: Tensor) -> Tensor:
+        sizes = query_gradient_sizes(self.padded_dim, self.dtype, self.softcap is not None)
+        sizes = with_group(sizes, self.group)
+        tiles = self._tiles(row_tiles, sizes.rows // self.group)
+        gradient = self.query.new_empty(self.query.shape)
+        if len(tiles.whole):
+            self._launch(query_gradient_kernel, tiles.whole, (*grad_lse_delta, gradient), sizes, split=False)
+        if len(tiles.split):
+            partial = self._slots(tiles, sizes.rows, self.dim)
+            self._launch(query_gradient_kernel, tiles.split, (*grad_lse_delta, partial), sizes, split=True)
+            self._merge_sum(partial, gradient, tiles, sizes.rows, self.group)
+        return gradient
+
+    def _key_gradients(self, *grad_lse_delta: Tensor) -> tuple[Tensor, Tensor]:
+        sizes = key_gradient_sizes(self.padded_dim, self.dtype, self.softcap is not None)
+        sizes = with_group(sizes, self.group)
+        tiles = self._tiles(key_tiles, sizes.keys)
+        gradients = self.key.new_empty(self.key.shape), self.value.new_empty(self.value.shape)
+        if len(tiles.whole):
+            self._launch(key_gradient_kernel, tiles.whole, (*grad_lse_delta, *gradients), sizes, split=False)
+        if len(tiles.split):
+            partials = self._slots(tiles, sizes.keys, self.dim), self._slots(tiles, sizes.keys, self.value_dim)
+            self._launch(key_gradient_kernel, tiles.split, (*grad_lse_delta, *partials), sizes, split=True)
+            for partial, gradient in zip(partials, gradients, strict=True):
+                self._merge_sum(partial, gradient, tiles, sizes.keys, 1)
+        return gradients
+
+    def _launch(self, kernel: Any, items: Tensor, tensors: Sequence[Tensor], sizes: TileSizes, split: bool) -> None:
+        """Launch a kernel for each work item and key head; ``tensors`` are what it takes after query, key and value."""
+        inputs = self.query, self.key, self.value
+        strides = (stride for tensor in inputs for stride in tensor.stride()[:2])
+        kernel[(len(items), self.key_heads)](
+            *inputs, *tensors, items, self._positions(), *strides, self.tokens, self.scale, self.softcap or 1.0,
+            self.dim, self.value_dim, **self._constants(sizes, split),
+        )  # fmt: skip
+
+    def _constants(self, sizes: TileSizes, split: bool) -> dict[str, Any]:
+        return {
+            "GROUP": self.group,
+            "SPLIT": split,
+            "CAUSAL": self.causal,
+            "WINDOW": self.window or 0,
+            "SOFTCAP": self.softcap is not None,
+            "ROWS": sizes.rows,
+            "KEYS": sizes.keys,
+            "DIM": padded_size(self.dim),
+            "VALUE_DIM": padded_size(self.value_dim),
+            "num_warps": sizes.warps,
+            "num_stages": sizes.stages,
+        } | COMPILER
+
+    def _merge_sum(self, partial: Tensor, out: Tensor, tiles: Tiles, rows: int, group: int) -> None:
+        dim = out.shape[-1]
+        merge_sum_kernel[(len(tiles.merged), self.key_heads)](
+            partial, out, tiles.merged, dim, GROUP=group, ROWS=rows, DIM=padded_size(dim), num_warps=MERGE_WARPS,
+            **COMPILER,
+        )  # fmt: skip
+
+    def _slots(self, tiles: Tiles, *shape: int) -> Tensor:
+        """Return memory for the partial results of tiles that are split."""
+        return self.query.new_empty(len(tiles.split), self.key_heads, *shape, dtype=torch.float32)
+
+    def _capability(self) -> int:
+        device = self.query.device
+        major, minor = torch.cuda.get_device_capability(device) if device.type == "cuda" else CAPABILITY
+        return 10 * major + minor
+
+    def _positions(self) -> Tensor:
+        plans, name = self.segments.plans, ("positions", self.query.device)
+        if name not in plans:
+            plans[name] = self.segments.positions.to(self.query.device)
+        positions: Tensor = plans[name]
+        return positions
+
+    def _tiles(self, make: Callable[[Segments, bool, int, torch.device], Tiles], size: int) -> Tiles:
+        plans, name = self.segments.plans, (make.__name__, self.causal, size, self.query.device)
+        if name not in plans:
+            plans[name] = make(self.segments, self.causal, size, self.query.device)
+        tiles: Tiles = plans[name]
+        return tiles
+
+
+class _BlockAttention(torch.autograd.Function):
+    """Block attention of the tensors, differentiable once."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, *settings: Any) -> Tensor:
+        problem = _Problem(query, key, value, *settings)
+        out, lse = problem.forward()
+        ctx.save_for_backward(query, key, value, out, lse)
+        ctx.settings = settings
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value, out, lse = ctx.saved_tensors
+        gradients = _Problem(query, key, value, *ctx.settings).backward(out, lse, grads[0])
+        return *gradients, *(None for _ in ctx.settings)
+
+
+def block_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    segments: Segments,
+    causal: bool,
+    scale: float,
+    softcap: float | None,
+    window: int | None,
+) -> Tensor:
+    """Attend to context and own segment on a GPU; see :func:`blockrank_kernels.block_attention`."""
+    attend: Callable[..., Tensor] = _BlockAttention.apply
+    return attend(query, key, value, segments, causal, scale, softcap, window)
+
+
+def _rows_contiguous(tensor: Tensor) -> Tensor:
+    """Return a tensor whose heads have their numbers side by side; kernels take any order of tokens and heads."""
+    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()

@@ -1,0 +1,130 @@
+"""Work items of the Triton kernels: which program reads what, decided on the host once per layout."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from blockrank_kernels.segments import Segments
+
+SPLIT_LENGTH = 1024
+"""Tokens of the other side that one work item goes through before the work is split over more of them."""
+
+MAX_SPLITS = 32
+"""Most items for one tile: their partial results lie in memory in fp32."""
+
+Range = tuple[int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class Tiles:
+    """Work items of one launch, and which of their partial results belong together.
+
+    Attributes
+    ----------
+    whole : Tensor
+        ``[items, 7]`` int64: the tile's tokens ``[start, end)``, a range of the other side that is visible
+        in full, a range inside the tile's segment, and -1. Each item finishes its tile.
+    split : Tensor
+        ``[items, 7]`` the same for tiles that several items share; the last value is the item's slot.
+    merged : Tensor
+        ``[tiles, 4]``: tokens ``[start, end)`` of a shared tile, its first slot, and its number of slots.
+    """
+
+    whole: Tensor
+    split: Tensor
+    merged: Tensor
+
+
+def row_tiles(segments: Segments, causal: bool, size: int, device: torch.device) -> Tiles:
+    """Cut tiles of ``size`` rows with the keys that they see: the context, then the same segment."""
+    work = []
+    bounds = zip(
+        segments.offsets[:-1].tolist(),
+        segments.offsets[1:].tolist(),
+        segments.context_starts.tolist(),
+        segments.context_ends.tolist(),
+        strict=True,
+    )
+    for start, end, context_start, context_end in bounds:
+        for first in range(start, end, size):
+            last = min(first + size, end)
+            work.append(((first, last), [(context_start, context_end)], (start, last if causal else end)))
+    return _tiles(work, device)
+
+
+def key_tiles(segments: Segments, causal: bool, size: int, device: torch.device) -> Tiles:
+    """Cut tiles of ``size`` keys with the rows that see them: of later segments, then of the same segment."""
+    offsets = segments.offsets.tolist()
+    contexts = list(zip(segments.context_starts.tolist(), segments.context_ends.tolist(), strict=True))
+    borders = sorted({*offsets, *(border for context in contexts for border in context)})
+    seen_by: dict[int, list[Range]] = {border: [] for border in borders}
+    for (context_start, context_end), rows in _runs(contexts, offsets):
+        # Between two borders every key is seen by the same rows.
+        for border in borders[bisect_left(borders, context_start) : bisect_left(borders, context_end)]:
+            seen_by[border].append(rows)
+    work, segment = [], 0
+    for piece_start, piece_end in pairwise(borders):
+        while offsets[segment + 1] <= piece_start:
+            segment += 1
+        for first in range(piece_start, piece_end, size):
+            in_segment = (first if causal else offsets[segment], offsets[segment + 1])
+            work.append(((first, min(first + size, piece_end)), _joined(seen_by[piece_start]), in_segment))
+    return _tiles(work, device)
+
+
+def _runs(contexts: list[Range], offsets: list[int]) -> Iterator[tuple[Range, Range]]:
+    """Yield each context with the rows of consecutive segments that share it; empty contexts are left out."""
+    first = 0
+    for segment in range(1, len(contexts) + 1):
+        if segment == len(contexts) or contexts[segment] != contexts[first]:
+            if contexts[first][0] < contexts[first][1]:
+                yield contexts[first], (offsets[first], offsets[segment])
+            first = segment
+
+
+def _joined(ranges: list[Range]) -> list[Range]:
+    """Return the ranges in ascending order, neighbours joined."""
+    joined: list[Range] = []
+    for start, end in sorted(ranges):
+        if joined and joined[-1][1] == start:
+            joined[-1] = (joined[-1][0], end)
+        else:
+            joined.append((start, end))
+    return joined
+
+
+def _tiles(work: list[tuple[Range, list[Range], Range]], device: torch.device) -> Tiles:
+    """Make work items of tiles, each with the ranges that it sees in full and the one inside its segment."""
+    whole: list[tuple[int, ...]] = []
+    split: list[tuple[int, ...]] = []
+    merged: list[tuple[int, ...]] = []
+    for tile, ranges, in_segment in work:
+        parts = [part for visible in ranges for part in _parts(visible)] or [(0, 0)]
+        if len(parts) == 1:
+            whole.append((*tile, *parts[0], *in_segment, -1))
+            continue
+        merged.append((*tile, len(split), len(parts)))
+        for part in parts[:-1]:
+            split.append((*tile, *part, 0, 0, len(split)))
+        split.append((*tile, *parts[-1], *in_segment, len(split)))
+    return Tiles(*(_table(rows, width, device) for rows, width in ((whole, 7), (split, 7), (merged, 4))))
+
+
+def _parts(tokens: Range) -> list[Range]:
+    """Cut a long range into equal parts, one for each work item."""
+    start, end = tokens
+    count = min(MAX_SPLITS, -(-(end - start) // SPLIT_LENGTH))
+    if count <= 1:
+        return [tokens]
+    length = -(-(end - start) // count)
+    return [(first, min(first + length, end)) for first in range(start, end, length)]
+
+
+def _table(rows: list[tuple[int, ...]], width: int, device: torch.device) -> Tensor:
+    return torch.tensor(rows, dtype=torch.int64).reshape(-1, width).to(device)

@@ -1,0 +1,47 @@
+"""Portable log-sum-exps of documents: one matrix product per group of documents, then a segmented log-sum-exp."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+GROUP_ELEMENTS = 1 << 22
+"""Logits held at once (16 MiB in fp32): the temporary does not grow with the number of documents."""
+
+
+def document_lse(query: Tensor, key: Tensor, offsets: Tensor, scale: float, softcap: float | None) -> Tensor:
+    """Return the log-sum-exp of each document; see :func:`blockrank_kernels.document_lse`."""
+    dtype = torch.promote_types(query.dtype, torch.float32)
+    signals, heads, dim = query.shape
+    group = heads // key.shape[1]
+    # Heads of one group share their keys as rows: [Hk, S * group, D].
+    rows = query.to(dtype).view(signals, -1, group, dim).permute(1, 0, 2, 3).reshape(-1, signals * group, dim)
+    parts = []
+    for first, last in _groups(offsets, signals * heads):
+        keys = key[offsets[first] : offsets[last]].to(dtype).permute(1, 2, 0)
+        logits = (rows @ keys) * scale
+        if softcap is not None:
+            logits = softcap * torch.tanh(logits / softcap)
+        parts.append(_segment_logsumexp(logits, offsets[first : last + 1].diff().to(key.device)))
+    lse = torch.cat(parts, -1)
+    return lse.view(-1, signals, group, lse.shape[-1]).transpose(0, 1).flatten(1, 2)
+
+
+def _groups(offsets: Tensor, rows: int) -> list[tuple[int, int]]:
+    """Return ``(first, last)`` ranges of documents whose logits fit the budget; a document alone always fits."""
+    bounds, groups, first = offsets.tolist(), [], 0
+    for last in range(1, len(bounds)):
+        if last - first > 1 and (bounds[last] - bounds[first]) * rows > GROUP_ELEMENTS:
+            groups.append((first, last - 1))
+            first = last - 1
+    return [*groups, (first, len(bounds) - 1)]
+
+
+def _segment_logsumexp(logits: Tensor, lengths: Tensor) -> Tensor:
+    """Reduce ``[..., T]`` to ``[..., N]`` by the log-sum-exp over consecutive runs of the given lengths."""
+    shape = (*logits.shape[:-1], len(lengths))
+    document = torch.repeat_interleave(torch.arange(len(lengths), device=logits.device), lengths)
+    index = document.expand_as(logits)
+    peak = logits.new_full(shape, float("-inf")).scatter_reduce(-1, index, logits.detach(), "amax")
+    total = logits.new_zeros(shape).index_add(-1, document, (logits - peak.gather(-1, index)).exp())
+    return peak + total.log()

@@ -1,0 +1,123 @@
+"""The house keeps its shape: imports go down, nothing is imported in a circle, files and functions stay small."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+import torch
+
+from blockrank_rerank import BlockRankReranker
+from blockrank_rerank.engine.engine import Engine
+
+PACKAGE = Path(__file__).parents[1] / "blockrank_rerank"
+FILES = sorted(PACKAGE.rglob("*.py"))
+FLOORS = [
+    {"cli"}, {"finetune"}, {"evaluation"}, {"adapters", "cross_encoder"}, {"reranker"}, {"options"}, {"ranking"},
+    {"engine"}, {"model"}, {"states"}, {"text"}, {"formats"}, {"config"}, {"errors", "files"},
+]  # fmt: skip
+"""From the top: a room may import its own floor's files and those below."""
+FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+QUESTION = "What causes iron-deficiency anemia?"
+
+
+def module_of(path: Path) -> str:
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_of(path) for path in FILES}
+
+
+def imports_of(path: Path) -> set[str]:
+    """Modules of the package that a file imports, wherever the statement stands and whoever reads it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            inner = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= (inner & MODULES) or {node.module}
+    return found & MODULES - {"blockrank_rerank"}
+
+
+def room_of(module: str) -> str:
+    return module.split(".")[1]
+
+
+def test_every_room_is_on_a_floor():
+    assert {room_of(module) for module in MODULES if "." in module} <= FLOOR.keys()
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_of)
+def test_imports_go_down(path):
+    if path.parent == PACKAGE and path.name == "__init__.py":
+        return  # names everything, and loads it when it is asked for
+    own = room_of(module_of(path))
+    upward = {m for m in imports_of(path) if room_of(m) != own and FLOOR[room_of(m)] <= FLOOR[own]}
+    assert not upward
+
+
+def test_nothing_is_imported_in_a_circle():
+    graph = {module_of(path): imports_of(path) for path in FILES if path != PACKAGE / "__init__.py"}
+    assert [*TopologicalSorter(graph).static_order()]
+
+
+def test_a_newcomer_meets_few_entries():
+    entries = [entry for entry in PACKAGE.iterdir() if entry.name != "__pycache__"]
+    assert len(entries) <= 20
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_of)
+def test_files_and_functions_are_short(path):
+    text = path.read_text(encoding="utf-8")
+    assert text.count("\n") <= (350 if path.name == "reranker.py" else 400)
+    for function in ast.walk(ast.parse(text)):
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef) and not is_command(function):
+            body = function.body[1:] if ast.get_docstring(function) else function.body
+            if body:
+                assert function.end_lineno - body[0].lineno < 60, function.name
+
+
+def is_command(function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+    """Whether Typer reads its options off the function's signature."""
+    return any("typer" in ast.dump(argument.annotation or function) for argument in function.args.args)
+
+
+def test_the_engine_is_one_page():
+    members = [name for name, value in vars(Engine).items() if callable(value) or hasattr(value, "__get__")]
+    assert len([name for name in members if name != "__weakref__" and name != "__dict__"]) <= 20
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_one_call_of_rank_stays_in_few_rooms(dtype):
+    """Files that a list is read in, once the model is loaded."""
+    documents = (PACKAGE.parent / "examples/data/anemia.txt").read_text(encoding="utf-8").splitlines()
+    ranker = BlockRankReranker.from_pretrained(dtype=dtype, device="cpu")
+    ranker.rank(QUESTION, documents)
+    entered = set()
+
+    def profile(frame, event, _):
+        path = frame.f_code.co_filename
+        if event == "call" and f"{os.sep}blockrank_rerank{os.sep}" in path:
+            entered.add(Path(path).relative_to(PACKAGE))
+
+    assert torch.get_num_threads() == 1  # workers would have profiles of their own
+    sys.setprofile(profile)
+    try:
+        ranker.rank(QUESTION, documents)
+    finally:
+        sys.setprofile(None)
+    assert len(entered) <= 20, sorted(entered)
+
+
+def test_importing_the_package_brings_in_no_framework():
+    heavy = {"transformers", "triton", "typer", "peft", "datasets", "llama_index", "haystack", "langchain_core"}
+    code = f"import sys, blockrank_rerank; blockrank_rerank.BlockRankReranker; print({heavy!r} & sys.modules.keys())"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "set()"
