@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from blockrank_rerank.model.checkpoint import DEFAULT_MODEL
+from blockrank_rerank.options import with_options
 from blockrank_rerank.ranking.explanation import truncation
 from blockrank_rerank.ranking.results import Limits
 from blockrank_rerank.reranker import BlockRankReranker
@@ -41,15 +42,27 @@ class BlockRankCrossEncoder:
     ----------
     reranker : BlockRankReranker, str or Path, optional
         A reranker, or a model as for :meth:`BlockRankReranker.from_pretrained`; the default one if not given.
+    **options
+        The others of :meth:`BlockRankReranker.from_pretrained`, for a model.
+
+    Raises
+    ------
+    TypeError
+        For another type, unknown options, and options beside a reranker, which has its own.
     """
 
     num_labels = 1
     """One score for each pair."""
 
-    def __init__(self, reranker: BlockRankReranker | str | Path | None = None) -> None:
+    @with_options(without=("model",))
+    def __init__(self, reranker: BlockRankReranker | str | Path | None = None, **options: Any) -> None:
         reranker = DEFAULT_MODEL if reranker is None else reranker
         if isinstance(reranker, str | Path):
-            reranker = BlockRankReranker.from_pretrained(reranker)
+            reranker = BlockRankReranker.from_pretrained(reranker, **options)
+        elif options and isinstance(reranker, BlockRankReranker):
+            raise TypeError(
+                f"options are for a model that is named, and this reranker has its own; got {', '.join(options)}"
+            )
         if not isinstance(reranker, BlockRankReranker):
             raise TypeError(f"reranker must be a BlockRankReranker or a model's name, got {type(reranker).__name__}")
         self.reranker = reranker
@@ -149,17 +162,17 @@ def _check(tuning: dict[str, Any]) -> None:
 
 
 def _requests(pairs: Iterable[Sequence[str]] | None) -> list[tuple[str, list[str]]]:
-    given = None if pairs is None or isinstance(pairs, str) else list(pairs)
-    if given is None or not all(isinstance(pair, tuple | list) and len(pair) == 2 for pair in given):
+    listed = None if pairs is None or isinstance(pairs, str) else list(pairs)
+    if listed is None or not all(isinstance(pair, tuple | list) and len(pair) == 2 for pair in listed):
         raise ValueError("inputs must be a list of (query, document) pairs")
-    requests = [(query, [document for _, document in alike]) for query, alike in groupby(given, lambda pair: pair[0])]
+    requests = [(query, [document for _, document in alike]) for query, alike in groupby(listed, lambda pair: pair[0])]
     if len({query for query, _ in requests}) < len(requests):
         warnings.warn(
             "a query comes back after another one's pairs, so its documents are two lists with shares of their own; "
             "give all candidates of a query together",
             stacklevel=3,
         )
-    elif len(requests) > 1 and len(requests) == len(given):
+    elif len(requests) > 1 and len(requests) == len(listed):
         warnings.warn(
             "no two neighbouring pairs have the same query, so every list has one document, whose share is 1.0; give "
             "all candidates of a query together",

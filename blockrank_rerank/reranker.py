@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from blockrank_kernels.block_attention.api import IMPLEMENTATIONS
 
 from blockrank_rerank.config import BlockRankConfig
 from blockrank_rerank.engine.shared import SharedEngine
-from blockrank_rerank.engine.spec import EngineSpec, check_prune
 from blockrank_rerank.engine.state_lookup import StateLookup
 from blockrank_rerank.engine.store_preparation import Preparation, prepare_store
-from blockrank_rerank.model.checkpoint import DEFAULT_MODEL, Checkpoint, model_folder, shown_model, with_scoring_layer
+from blockrank_rerank.model.checkpoint import DEFAULT_MODEL, shown_model, with_scoring_layer
 from blockrank_rerank.model.devices import describe_choices, resolve_device
-from blockrank_rerank.model.linear import check_quantization
+from blockrank_rerank.options import Options, check_stand_alone, typed_as, with_options
 from blockrank_rerank.ranking.batches import Batches, RequestBatch
 from blockrank_rerank.ranking.explanation import Explanation, explained
 from blockrank_rerank.ranking.progress import work_progress
@@ -31,7 +29,7 @@ from blockrank_rerank.ranking.request import (
     of_request,
 )
 from blockrank_rerank.ranking.results import Limits, RankedDocument
-from blockrank_rerank.states.cache import CacheInfo, StateCache, parse_bytes
+from blockrank_rerank.states.cache import CacheInfo
 from blockrank_rerank.states.document_states import DocumentStates, states_dtype
 from blockrank_rerank.states.prepared import PreparedDocuments
 from blockrank_rerank.text.blocks import Blocks
@@ -53,122 +51,30 @@ class BlockRankReranker:
         self._shared, self._lookup = shared, lookup
 
     @classmethod
-    def from_pretrained(
-        cls,
-        model: str | Path = DEFAULT_MODEL,
-        *,
-        config: BlockRankConfig | None = None,
-        scoring_layer: int | None = None,
-        max_document_tokens: int | None = None,
-        long_documents: str | None = None,
-        device: str | torch.device | None = None,
-        dtype: str | torch.dtype | None = None,
-        attention: str = "auto",
-        quantization: str | None = None,
-        cache: str | int | None = None,
-        cache_device: str | torch.device | None = None,
-        store: str | Path | None = None,
-        prune: Mapping[int, int] | None = None,
-        max_memory: str | int | None = None,
-        revision: str | None = None,
-        local_files_only: bool = False,
-        trust_remote_code: bool = False,
-        token: str | None = None,
-    ) -> BlockRankReranker:
+    @typed_as(Options)
+    @with_options()
+    def from_pretrained(cls, model: str | Path = DEFAULT_MODEL, **options: Any) -> BlockRankReranker:
         """Describe a reranker; the model is read when it is first used.
 
         Parameters
         ----------
-        model : str or Path
-            A folder with a Transformers model, a Hub id, or ``"default"`` for the model in the package.
-        config : BlockRankConfig, optional
-            Instead of the model's own ``blockrank_config.json``.
-        scoring_layer : int, optional
-            0-based; instead of the config's.
-        max_document_tokens : int, optional
-            Longest document in tokens, instead of the config's.
-        long_documents : str, optional
-            ``"split"`` longer documents into passages of which the best one counts, ``"truncate"`` and mark them,
-            or ``"error"``; instead of the config's.
-        device : str or torch.device, optional
-            CUDA where there is one, else the CPU, if not given.
-        dtype : str or torch.dtype, optional
-            bf16 where the device is faster with it, else fp32, if not given. Scores are fp32 always.
-        attention : str
-            ``auto`` (Triton on a GPU that it fits, torch elsewhere), ``triton``, ``sdpa`` or ``reference``.
-        quantization : str, optional
-            ``"float8"``: compute linear layers in 8-bit floating point, on an NVIDIA GPU of compute capability 8.9 or
-            newer and with the extra ``float8``. Weights take half the memory of bf16; scores change by what that
-            rounds. Nothing by default.
-        cache : str or int, optional
-            Keep the states of documents that were ranked, up to this many bytes (``"2GB"``), so that a document
-            is read once and not once for every query. Scores stay the same to rounding. For models whose prompt
-            is query-free, as the default model's is; see :meth:`query_free`.
-        cache_device : str or torch.device, optional
-            Where the cache lies: the model's device if not given. ``"cpu"`` saves a GPU's memory; what a query reads
-            is then copied to the GPU for it.
-        store : str or Path, optional
-            Folder of documents that :meth:`prepare_store` or ``blockrank prepare`` has read for this model; those
-            found there are not read again.
-        prune : mapping of int to int, optional
-            ``{2: 50}``: score documents after 2 layers first, and read only the best 50 of them to the end. Their
-            scores are those of a list of 50. Documents with kept states are not pruned. Nothing by default.
-        max_memory : str or int, optional
-            About the most bytes (``"2GB"``) that a ranking may take beside the model's weights, however long the list:
-            fewer tokens go through at a time, and what a decoder's query reads of more documents than that waits in
-            temporary files (``TMPDIR``), of which one at a time is read. What a cache may hold and states that
-            :meth:`prepare` has made come on top. Scores stay the same to rounding.
-        revision, local_files_only, trust_remote_code, token
-            As in Transformers. A model that is loaded already is shared, whatever token loaded it.
+        **options
+            Those of :class:`Options`, ``model`` included, which may come first without its name.
 
         Raises
         ------
         FileNotFoundError
             For a folder that does not exist.
+        TypeError
+            For a keyword that is no option.
         ValueError
             For arguments that cannot be used. What only shows when the model is read is raised by the
             first call that needs it.
         """
-        if attention != "auto" and attention not in IMPLEMENTATIONS:
-            raise ValueError(f"attention must be one of auto, {', '.join(IMPLEMENTATIONS)}, got {attention!r}")
-        if config is not None and not isinstance(config, BlockRankConfig):
-            raise ValueError(f"config must be a BlockRankConfig, got {type(config).__name__}")
-        checkpoint = Checkpoint(
-            model=model_folder(model),
-            revision=revision,
-            local_files_only=local_files_only,
-            trust_remote_code=trust_remote_code,
-            token=token,
-        )
-        spec = EngineSpec(
-            checkpoint=checkpoint,
-            config=config,
-            scoring_layer=scoring_layer,
-            max_document_tokens=max_document_tokens,
-            long_documents=long_documents,
-            device=None if device is None else str(device),
-            dtype=None if dtype is None else str(dtype),
-            attention=attention,
-            quantization=check_quantization(quantization),
-            prune=check_prune(prune),
-            max_memory=None if max_memory is None else parse_bytes("max_memory", max_memory),
-        )
-        if prune and (cache is not None or store is not None):
-            raise ValueError("prune cannot go together with cache or store, which keep the states of every document")
-        if cache_device is not None and cache is None:
-            raise ValueError(f'cache_device is where a cache lies, got {cache_device!r} without one; pass cache="2GB"')
-        if cache is None and store is None:
-            return cls(SharedEngine(spec))
-        states = None if cache is None else StateCache(parse_bytes("cache", cache))
-        device_of_cache = None if cache_device is None else resolve_device(cache_device, "cache_device")
-        lookup = StateLookup(states, None if store is None else Path(store), device_of_cache)
-        ranker = cls(SharedEngine(spec), lookup)
-        if not ranker.config.prompt.documents_stand_alone:
-            raise ValueError(
-                f"cache and store need documents that do not depend on the query, and {ranker.model} repeats it in "
-                "its instruction or numbers its documents; pass config=ranker.query_free().config, or save that "
-                "config into a local folder of the model"
-            )
+        chosen = Options(model, **options)
+        ranker = cls(SharedEngine(chosen.engine_spec()), chosen.state_lookup())
+        if ranker._lookup is not None:
+            check_stand_alone(ranker.config, ranker.model)
         return ranker
 
     @property
@@ -207,10 +113,7 @@ class BlockRankReranker:
             For values that a setting cannot have, and a ``scoring_layer`` other than that of a trained scoring layer.
         """
         config = replace(with_scoring_layer(self.config, changes.get("scoring_layer")), **changes)
-        spec = replace(
-            self._shared.spec, config=config, scoring_layer=None, max_document_tokens=None, long_documents=None
-        )
-        return BlockRankReranker(SharedEngine(spec))
+        return BlockRankReranker(SharedEngine(self._shared.spec.with_config(config)))
 
     def query_free(self) -> BlockRankReranker:
         """Return this reranker with a prompt whose documents can be prepared: it does not repeat the query.

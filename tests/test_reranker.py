@@ -426,7 +426,7 @@ def test_a_device_that_torch_cannot_use_is_refused_in_one_line(folder, device):
     assert "\n" not in str(refusal.value)
 
 
-@pytest.mark.parametrize("config", [{"scoring_layer": 2}, "config.json", 2])
+@pytest.mark.parametrize("config", [2, ["config.json"], {2}])
 def test_a_config_of_another_type_is_refused(folder, config):
     with pytest.raises(ValueError, match=f"config must be a BlockRankConfig, got {type(config).__name__}"):
         BlockRankReranker.from_pretrained(folder, config=config)

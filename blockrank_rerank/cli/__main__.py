@@ -1,3 +1,5 @@
+"""``python -m blockrank_rerank.cli`` is ``blockrank``."""
+
 import sys
 
 from blockrank_rerank.cli.app import main

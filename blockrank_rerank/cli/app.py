@@ -1,3 +1,5 @@
+"""The command line ``blockrank``: its commands, and what they have in common."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence

@@ -1,3 +1,5 @@
+"""``blockrank bench``: how long this machine takes for a list."""
+
 from __future__ import annotations
 
 import random
@@ -26,7 +28,7 @@ WORDS = (
 """Each is a token of its own in common vocabularies."""
 
 
-@opt.with_model_options(without=("store", "prune", "long_documents"))
+@opt.with_model_options(without=("store", "cache", "cache_device", "prune", "long_documents"))
 def bench(
     documents: Annotated[int, typer.Option("--documents", min=1, help="Documents of a list.")] = 100,
     words: Annotated[

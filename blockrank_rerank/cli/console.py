@@ -1,3 +1,5 @@
+"""What commands print, on terminals of any width and encoding."""
+
 from __future__ import annotations
 
 import io

@@ -1,3 +1,5 @@
+"""``blockrank doctor``: what is installed, and what of this machine can be used."""
+
 from __future__ import annotations
 
 import importlib.metadata

@@ -1,3 +1,5 @@
+"""``blockrank evaluate``: measures of a collection before and after reranking."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass

@@ -1,3 +1,5 @@
+"""What ``blockrank rerank --explain`` prints."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence

@@ -1,3 +1,5 @@
+"""Exit codes, and the one line that tells of an error."""
+
 from __future__ import annotations
 
 import os

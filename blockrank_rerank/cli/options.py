@@ -1,127 +1,20 @@
+"""Options that commands share: those of the model, which come from their one declaration, and those of a ranking."""
+
 from __future__ import annotations
 
 import functools
 import inspect
+import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
+from blockrank_rerank.options import OPTIONS, Option
+
 MODEL_PANEL = "Model"
 
-Model = Annotated[
-    str | None,
-    typer.Option(
-        "--model",
-        metavar="FOLDER|ID",
-        rich_help_panel=MODEL_PANEL,
-        help="Local folder or Hugging Face id. Default: the small model inside this package, no download.",
-    ),
-]
-Revision = Annotated[
-    str | None,
-    typer.Option("--revision", rich_help_panel=MODEL_PANEL, help="Branch, tag or commit of a Hugging Face id."),
-]
-ScoringLayer = Annotated[
-    int | None,
-    typer.Option(
-        "--scoring-layer",
-        rich_help_panel=MODEL_PANEL,
-        help="0-based layer whose attention is the score. Default: what the model's folder says.",
-    ),
-]
-Device = Annotated[
-    str | None,
-    typer.Option("--device", rich_help_panel=MODEL_PANEL, help="cpu, cuda, cuda:1, … Default: the best there is."),
-]
-Dtype = Annotated[
-    str | None,
-    typer.Option(
-        "--dtype",
-        rich_help_panel=MODEL_PANEL,
-        help="float32, bfloat16, float16. Default: chosen for the device.",
-    ),
-]
-Attention = Annotated[
-    str,
-    typer.Option(
-        "--attention",
-        rich_help_panel=MODEL_PANEL,
-        help="Attention implementation; 'blockrank doctor' lists those usable here.",
-    ),
-]
-Quantization = Annotated[
-    str | None,
-    typer.Option(
-        "--quantization",
-        metavar="float8",
-        rich_help_panel=MODEL_PANEL,
-        help="Compute linear layers in 8 bits, on a GPU that can; 'blockrank doctor' knows. Default: not.",
-    ),
-]
-MaxDocumentTokens = Annotated[
-    int | None,
-    typer.Option(
-        "--max-document-tokens",
-        rich_help_panel=MODEL_PANEL,
-        help="Longest document in tokens; see --long-documents. Default: the model's own.",
-    ),
-]
-LongDocuments = Annotated[
-    str | None,
-    typer.Option(
-        "--long-documents",
-        metavar="split|truncate|error",
-        rich_help_panel=MODEL_PANEL,
-        help="What becomes of longer documents. Default: they are split, and the best passage counts.",
-    ),
-]
-LocalFilesOnly = Annotated[
-    bool,
-    typer.Option("--local-files-only", rich_help_panel=MODEL_PANEL, help="Never use the network."),
-]
-TrustRemoteCode = Annotated[
-    bool,
-    typer.Option("--trust-remote-code", rich_help_panel=MODEL_PANEL, help="Run Python code that comes with the model."),
-]
-QueryFree = Annotated[
-    bool,
-    typer.Option(
-        "--query-free",
-        rich_help_panel=MODEL_PANEL,
-        help="Do not repeat the query before documents, so that they can be prepared; the default model never does.",
-    ),
-]
-Store = Annotated[
-    Path | None,
-    typer.Option(
-        "--store",
-        metavar="FOLDER",
-        rich_help_panel=MODEL_PANEL,
-        help="Where 'blockrank prepare' has put documents: those found there are not read again.",
-    ),
-]
-Prune = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--prune",
-        metavar="LAYER:COUNT",
-        rich_help_panel=MODEL_PANEL,
-        help="After LAYER layers, read only the best COUNT documents of a list to the end, such as 2:50. May be given "
-        "again for a later layer.",
-    ),
-]
-MaxMemory = Annotated[
-    str | None,
-    typer.Option(
-        "--max-memory",
-        metavar="BYTES",
-        rich_help_panel=MODEL_PANEL,
-        help="About the most memory beside the model's weights, such as 2GB, however long the list.",
-    ),
-]
 TopK = Annotated[int | None, typer.Option("--top-k", metavar="K", help="Keep the best K documents.")]
 Threshold = Annotated[
     float | None,
@@ -141,50 +34,94 @@ MinProbability = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 
 
-@dataclass(frozen=True, kw_only=True)
-class ModelOptions:
-    """The common options about the model, in the order of --help; None leaves the choice to the engine."""
+QueryFree = Annotated[
+    bool,
+    typer.Option(
+        "--query-free",
+        rich_help_panel=MODEL_PANEL,
+        help="Do not repeat the query before documents, so that they can be prepared; the default model never does.",
+    ),
+]
+"""What only the command line has: in Python it is a method."""
 
-    model: Model = None
-    revision: Revision = None
-    scoring_layer: ScoringLayer = None
-    device: Device = None
-    dtype: Dtype = None
-    attention: Attention = "auto"
-    quantization: Quantization = None
-    max_document_tokens: MaxDocumentTokens = None
-    long_documents: LongDocuments = None
-    query_free: QueryFree = False
-    store: Store = None
-    prune: Prune = None
-    max_memory: MaxMemory = None
-    local_files_only: LocalFilesOnly = False
-    trust_remote_code: TrustRemoteCode = False
+
+class ModelOptions:
+    """What a command was told about the model, as typed; what it was not told has its default.
+
+    Parameters
+    ----------
+    query_free : bool
+        Whether the prompt must not repeat the query.
+    **words
+        Options of :class:`blockrank_rerank.options.Options`, in the form that the command line takes.
+    """
+
+    def __init__(self, *, query_free: bool = False, **words: Any) -> None:
+        self.query_free = query_free
+        self.words = {name: words.get(name, declared.default) for name, declared in OPTIONS.items()}
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ModelOptions) and vars(self) == vars(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def values(self) -> dict[str, Any]:
+        """The options as Python takes them.
+
+        Raises
+        ------
+        ValueError
+            For words that cannot be read.
+        """
+        return {name: declared.parse(self.words[name]) for name, declared in OPTIONS.items()}
 
 
 def with_model_options(without: Sequence[str] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command the common options, but for some; it takes them together as ``model_options``."""
-    hints = get_type_hints(ModelOptions, include_extras=True)
-    common = [
-        inspect.Parameter(
-            field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=hints[field.name]
-        )
-        for field in fields(ModelOptions)
-        if field.name not in without
-    ]
+    """Give a command the options of the model, but for some; it takes them together as ``model_options``."""
+    common = [_parameter(declared) for name, declared in OPTIONS.items() if name not in without]
+    kind = inspect.Parameter.KEYWORD_ONLY
+    common.append(inspect.Parameter("query_free", kind, default=False, annotation=QueryFree))
     names = {parameter.name for parameter in common}
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(command)
-        def run(**given: Any) -> None:
-            about_model = ModelOptions(**{name: value for name, value in given.items() if name in names})
-            command(**{name: value for name, value in given.items() if name not in names}, model_options=about_model)
+        def run(**words: Any) -> None:
+            options = ModelOptions(**{name: value for name, value in words.items() if name in names})
+            command(**{name: value for name, value in words.items() if name not in names}, model_options=options)
 
         # Typer reads options off the signature.
         signature = inspect.signature(command, eval_str=True)
-        own = [parameter for parameter in signature.parameters.values() if parameter.name != "model_options"]
-        run.__signature__ = signature.replace(parameters=[*own, *common])  # type: ignore[attr-defined]
-        run.__annotations__ = {parameter.name: parameter.annotation for parameter in (*own, *common)}
+        parameters = [parameter for parameter in signature.parameters.values() if parameter.name != "model_options"]
+        parameters += common
+        run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         return run
 
     return decorate
+
+
+def _parameter(declared: Option) -> inspect.Parameter:
+    """The option as Typer takes it."""
+    kind = declared.word_type or (declared.plain_type if declared.plain_type in (bool, int, Path) else str)
+    return inspect.Parameter(
+        declared.name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=declared.default,
+        annotation=Annotated[kind | None if declared.default is None else kind, _flag(declared)],
+    )
+
+
+def _flag(declared: Option) -> Any:
+    choices = "|".join(get_args(declared.plain_type)) if get_origin(declared.plain_type) is Literal else None
+    return typer.Option(
+        declared.flag, metavar=declared.metavar or choices, rich_help_panel=MODEL_PANEL, help=_help(declared)
+    )
+
+
+def _help(declared: Option) -> str:
+    """The option's help with other options as they are typed here, and without marks around what is typed."""
+    return re.sub("``(.*?)``", lambda mark: OPTIONS[mark[1]].flag if mark[1] in OPTIONS else mark[1], declared.summary)
+
+
+Device = Annotated[str | None, _flag(OPTIONS["device"])]
+Dtype = Annotated[str | None, _flag(OPTIONS["dtype"])]

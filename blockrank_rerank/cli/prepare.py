@@ -1,3 +1,5 @@
+"""``blockrank prepare``: a corpus is read once, into a folder of states."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -12,7 +14,7 @@ from blockrank_rerank.formats import read_documents
 from blockrank_rerank.ranking.progress import progress_bar
 
 
-@opt.with_model_options(without=("store", "prune"))
+@opt.with_model_options(without=("store", "cache", "cache_device", "prune"))
 def prepare(
     corpus: Annotated[
         Path,

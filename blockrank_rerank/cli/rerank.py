@@ -1,3 +1,5 @@
+"""``blockrank rerank``: documents of files for a query, or a TREC run."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -6,8 +8,9 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from blockrank_rerank.cli import options as opt
-from blockrank_rerank.cli.rerank_documents import Limits, rerank_documents
+from blockrank_rerank.cli.rerank_documents import rerank_documents
 from blockrank_rerank.cli.rerank_trec import TrecPaths, rerank_trec
+from blockrank_rerank.ranking.results import Limits
 
 RUN_PANEL = "Reranking a TREC run"
 DEFAULT_DEPTH = 100
@@ -94,18 +97,18 @@ def _given(value: object) -> bool:
     return value is not None
 
 
-def _names(parts: dict[str, Any], given: bool) -> str:
-    return ", ".join(name for name, value in parts.items() if _given(value) is given)
+def _names(parts: dict[str, Any], present: bool) -> str:
+    return ", ".join(name for name, value in parts.items() if _given(value) is present)
 
 
 def _refuse_both(of_run: dict[str, Any], of_documents: dict[str, Any]) -> None:
-    run, documents = _names(of_run, given=True), _names(of_documents, given=True)
+    run, documents = _names(of_run, present=True), _names(of_documents, present=True)
     if run and documents:
         raise ValueError(f"{documents} (ranking documents) cannot go together with {run} (reranking a TREC run)")
 
 
 def _complete(parts: dict[str, T | None]) -> list[T]:
-    missing = _names(parts, given=False)
+    missing = _names(parts, present=False)
     if missing:
         form = "reranking a TREC run" if "--run" in parts else "ranking documents"
         raise ValueError(f"{form} needs {' '.join(parts)}; missing: {missing}; see: blockrank rerank --help")

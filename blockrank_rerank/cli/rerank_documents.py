@@ -1,10 +1,13 @@
+"""Documents of files are ranked for a query, and the ranking is printed."""
+
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from shutil import get_terminal_size
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 from rich.text import Text
@@ -15,20 +18,13 @@ from blockrank_rerank.cli.options import ModelOptions
 from blockrank_rerank.cli.ranker import load_ranker
 from blockrank_rerank.errors import DocumentError
 from blockrank_rerank.formats import DataError, FileDocument, read_documents
+from blockrank_rerank.ranking.results import Limits
 
 if TYPE_CHECKING:
     from blockrank_rerank import RankedDocument
 
 TRUNCATED_MARK = "*"
 NAME_WIDTH = 32
-
-
-class Limits(NamedTuple):
-    """Which of the ranked documents are wanted, in the words of `BlockRankReranker.rank`."""
-
-    top_k: int | None
-    threshold: float | None
-    min_probability: float | None
 
 
 def rerank_documents(
@@ -39,15 +35,15 @@ def rerank_documents(
     ranker = load_ranker(model_options)
     contents = [document.content for document in documents]
     try:
-        explained = ranker.explain(query, contents, **limits._asdict()).documents if explain else []
-        ranking = [e.ranked for e in explained] if explain else ranker.rank(query, contents, **limits._asdict())
+        explained = ranker.explain(query, contents, **asdict(limits)).documents if explain else []
+        ranking = [e.ranked for e in explained] if explain else ranker.rank(query, contents, **asdict(limits))
     except DocumentError as error:
         document = documents[error.index]
         raise DataError(f"{document.id or document.source} {error.reason}") from error
     if as_json:
         records = [_record(rank, ranked, documents[ranked.index]) for rank, ranked in enumerate(ranking, start=1)]
-        for record, one in zip(records, explained, strict=False):
-            record["highlights"] = one.highlights
+        for record, document_explained in zip(records, explained, strict=False):
+            record["highlights"] = document_explained.highlights
         print_json(records)
     else:
         _print_ranking(ranking, documents)

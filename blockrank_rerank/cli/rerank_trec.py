@@ -1,3 +1,5 @@
+"""A TREC run is reranked into another one."""
+
 from __future__ import annotations
 
 from pathlib import Path

@@ -1,3 +1,5 @@
+"""How a command line runs: its errors become one line and an exit code."""
+
 from __future__ import annotations
 
 import os
@@ -30,11 +32,11 @@ def run_app(app: typer.Typer, name: str, arguments: Sequence[str] | None = None)
         130 interrupted; 1 where the reader of the output went away.
     """
     # No arguments is a question and not a mistake.
-    given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     harden_streams()
     with warnings.catch_warnings():
         show_warnings_as_lines()
-        return _run(app, name, given)
+        return _run(app, name, words)
 
 
 def _run(app: typer.Typer, name: str, arguments: list[str]) -> int:

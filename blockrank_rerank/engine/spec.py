@@ -11,22 +11,37 @@ from blockrank_rerank.config import BlockRankConfig
 from blockrank_rerank.model.checkpoint import Checkpoint, with_scoring_layer
 from blockrank_rerank.model.families import check_fits
 
+OVERRIDES = ("scoring_layer", "max_document_tokens", "long_documents")
+"""Settings of a spec that replace those of its config, or of the model's own."""
 
-@dataclass(frozen=True, kw_only=True)
+
+@dataclass(frozen=True)
 class EngineSpec:
-    """Everything needed to load an engine; two equal specs load equal engines."""
+    """Everything needed to load an engine; two equal specs load equal engines.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+        Where the model is read from.
+    settings : tuple of (str, object)
+        Name and checked value of every option that belongs to the engine; each is an attribute too. Values are
+        hashable.
+    """
 
     checkpoint: Checkpoint
-    config: BlockRankConfig | None
-    scoring_layer: int | None
-    max_document_tokens: int | None
-    long_documents: str | None
-    device: str | None
-    dtype: str | None
-    attention: str
-    quantization: str | None = None
-    prune: tuple[tuple[int, int], ...] = ()
-    max_memory: int | None = None
+    settings: tuple[tuple[str, Any], ...]
+
+    def __getattr__(self, name: str) -> Any:
+        # A half-made object, such as pickle fills, has no settings yet.
+        for setting, value in self.__dict__.get("settings", ()):
+            if setting == name:
+                return value
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def with_config(self, config: BlockRankConfig) -> EngineSpec:
+        """The spec of the same model with this config, which nothing overrides."""
+        changes = {"config": config, **dict.fromkeys(OVERRIDES)}
+        return replace(self, settings=tuple((dict(self.settings) | changes).items()))
 
 
 Prune = tuple[tuple[int, int], ...]

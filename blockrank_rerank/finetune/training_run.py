@@ -14,7 +14,7 @@ from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 from blockrank_rerank.config import BlockRankConfig
 from blockrank_rerank.engine.engine import Engine
 from blockrank_rerank.engine.shared import SharedEngine
-from blockrank_rerank.engine.spec import EngineSpec, resolve_config
+from blockrank_rerank.engine.spec import resolve_config
 from blockrank_rerank.files import replacing
 from blockrank_rerank.finetune.averaging import averaged, averages, check_average
 from blockrank_rerank.finetune.batches import Collator, TrainingLists
@@ -28,9 +28,9 @@ from blockrank_rerank.finetune.settings import SETTINGS_NAME, FinetuneSettings
 from blockrank_rerank.finetune.trainer import ListTrainer, training_arguments
 from blockrank_rerank.finetune.training_data import TrainingData
 from blockrank_rerank.finetune.training_model import TrainingModel, training_config
-from blockrank_rerank.model.checkpoint import Checkpoint, model_folder
 from blockrank_rerank.model.devices import resolve_device
 from blockrank_rerank.model.families import position_limit
+from blockrank_rerank.options import Options
 from blockrank_rerank.reranker import BlockRankReranker
 from blockrank_rerank.text.prompt import PromptEncoder
 
@@ -120,17 +120,8 @@ class TrainingRun:
     def _load(self) -> None:
         """Load the starting model, its tokenizer, and its prompts with the query in the instruction and without."""
         settings = self.settings
-        checkpoint = Checkpoint(model=model_folder(settings.model))
-        self.spec = EngineSpec(
-            checkpoint=checkpoint,
-            config=None,
-            scoring_layer=settings.scoring_layer,
-            max_document_tokens=None,
-            long_documents=None,
-            device=None,
-            dtype=None,
-            attention="auto",
-        )
+        self.spec = Options(settings.model, scoring_layer=settings.scoring_layer).engine_spec()
+        checkpoint = self.spec.checkpoint
         model_config, config = resolve_config(self.spec)
         self.config = training_config(config, settings)
         torch.manual_seed(settings.seed)

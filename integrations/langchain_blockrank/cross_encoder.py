@@ -1,12 +1,14 @@
+"""The cross-encoder of LangChain."""
+
 from __future__ import annotations
 
-from blockrank_adapters import ModelOptions
 from langchain_core.cross_encoders import BaseCrossEncoder
 
 import blockrank_rerank
+from blockrank_rerank.adapters import PydanticOptions
 
 
-class BlockRankCrossEncoder(ModelOptions, BaseCrossEncoder):
+class BlockRankCrossEncoder(PydanticOptions, BaseCrossEncoder):
     """BlockRank where LangChain takes a cross-encoder.
 
     Scores are shares of a list: consecutive pairs with the same query form one.

@@ -1,23 +1,23 @@
+"""The document compressor of LangChain."""
+
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from blockrank_adapters import ModelOptions
 from langchain_core.callbacks import Callbacks
 from langchain_core.documents import BaseDocumentCompressor, Document
 from langchain_core.runnables import RunnableLambda
 from pydantic import Field
 
-from blockrank_rerank.ranking.explanation import HIGHLIGHTS, ExplainedDocument, truncation
-from blockrank_rerank.text.document import check_is_list
+from blockrank_rerank.adapters import HIGHLIGHTS, ExplainedDocument, PydanticOptions, check_is_list, truncation
 
 RELEVANCE_SCORE = "relevance_score"
 THE_SETTING = -1
 """As in LangChain's own rerankers."""
 
 
-class BlockRankRerank(ModelOptions, BaseDocumentCompressor):
+class BlockRankRerank(PydanticOptions, BaseDocumentCompressor):
     """Reranks documents with BlockRank, and writes each one's share of the query's attention to its metadata.
 
     Shares sum to 1 over the list, so that they fall as lists grow; `min_probability` is the threshold that
@@ -91,7 +91,7 @@ class BlockRankRerank(ModelOptions, BaseDocumentCompressor):
         if not (self.explain or self.compress):
             return [_with(documents[found.pop("index")], found) for found in self.rerank(documents, query)]
         explained = self._reranker.explain(query, [document.page_content for document in documents], **self._limits)
-        return [self._explained(documents[one.ranked.index], one) for one in explained]
+        return [self._explained(documents[e.ranked.index], e) for e in explained]
 
     def _explained(self, document: Document, explained: ExplainedDocument) -> Document:
         added: dict[str, Any] = {RELEVANCE_SCORE: explained.ranked.score} | truncation(explained.ranked)

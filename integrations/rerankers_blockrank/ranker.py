@@ -1,3 +1,5 @@
+"""The ranker of AnswerDotAI's rerankers."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -6,9 +8,7 @@ from itertools import count
 from typing import Any
 
 from blockrank_rerank import BlockRankReranker
-from blockrank_rerank.model.checkpoint import DEFAULT_MODEL
-from blockrank_rerank.ranking.explanation import truncation
-from blockrank_rerank.text.document import check_is_list
+from blockrank_rerank.adapters import DEFAULT_MODEL, check_is_list, truncation, with_options
 
 try:
     from rerankers.documents import Document
@@ -32,6 +32,7 @@ class BlockRankRanker(BaseRanker):
         Of `BlockRankReranker.from_pretrained`.
     """
 
+    @with_options(without=("model",))
     def __init__(self, model_name_or_path: str = DEFAULT_MODEL, verbose: int = 1, **options: Any) -> None:
         self._reranker = BlockRankReranker.from_pretrained(model_name_or_path, **options)
 

@@ -292,6 +292,10 @@ def test_the_loader_hands_every_option_to_the_engine(monkeypatch):
     (model, options), (default, _) = calls
     assert (model, default) == ("m", blockrank_rerank.model.checkpoint.DEFAULT_MODEL)
     assert options == {
+        "config": None,
+        "cache": None,
+        "cache_device": None,
+        "token": None,
         "revision": None,
         "scoring_layer": 0,
         "max_document_tokens": 9,

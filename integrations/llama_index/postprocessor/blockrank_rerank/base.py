@@ -1,19 +1,20 @@
+"""The node postprocessor of LlamaIndex."""
+
 from __future__ import annotations
 
 from typing import Any
 
-from blockrank_rerank.ranking.explanation import HIGHLIGHTS, ExplainedDocument, truncation
-from blockrank_rerank.ranking.request import check_query
-from blockrank_rerank.ranking.results import RankedDocument
+from blockrank_rerank.adapters import HIGHLIGHTS, ExplainedDocument, RankedDocument, check_query, truncation
 
 try:
-    from blockrank_adapters import ModelOptions
     from llama_index.core.bridge.pydantic import Field, model_validator
     from llama_index.core.callbacks import CBEventType, EventPayload
     from llama_index.core.instrumentation import get_dispatcher
     from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRankStartEvent
     from llama_index.core.postprocessor.types import BaseNodePostprocessor
     from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore, QueryBundle
+
+    from blockrank_rerank.adapters import PydanticOptions
 except ImportError as error:
     raise ImportError(
         "BlockRankRerank for LlamaIndex needs llama-index-core: pip install 'blockrank-rerank[llama-index]'"
@@ -24,7 +25,7 @@ RETRIEVAL_SCORE = "retrieval_score"
 dispatcher = get_dispatcher(__name__)
 
 
-class BlockRankRerank(ModelOptions, BaseNodePostprocessor):
+class BlockRankRerank(PydanticOptions, BaseNodePostprocessor):
     """Reranks retrieved nodes with BlockRank; the node's new score is its share of the query's attention.
 
     Shares sum to 1 over the list, so that they fall as lists grow; `min_probability` is the threshold that
@@ -95,21 +96,24 @@ class BlockRankRerank(ModelOptions, BaseNodePostprocessor):
             ranking = self._reranker.rank(query, texts, **limits)
             return [self._scored(nodes[ranked.index], ranked, {}) for ranked in ranking]
         explained = self._reranker.explain(query, texts, **limits)
-        places = [(nodes[one.ranked.index], one) for one in explained]
-        return [self._scored(node, one.ranked, {HIGHLIGHTS: _highlights(node.node, one)}) for node, one in places]
+        pairs = [(nodes[document.ranked.index], document) for document in explained]
+        return [
+            self._scored(node, document.ranked, {HIGHLIGHTS: _highlights(node.node, document)})
+            for node, document in pairs
+        ]
 
-    def _scored(self, given: NodeWithScore, ranked: RankedDocument, added: dict[str, Any]) -> NodeWithScore:
+    def _scored(self, retrieved: NodeWithScore, ranked: RankedDocument, added: dict[str, Any]) -> NodeWithScore:
         added = added | truncation(ranked)
         if self.keep_retrieval_score:
-            added = {**added, RETRIEVAL_SCORE: None if given.score is None else float(given.score)}
-        return NodeWithScore(node=_with(given.node, added), score=ranked.score)
+            added = {**added, RETRIEVAL_SCORE: None if retrieved.score is None else float(retrieved.score)}
+        return NodeWithScore(node=_with(retrieved.node, added), score=ranked.score)
 
 
-def _with(given: BaseNode, added: dict[str, Any]) -> BaseNode:
+def _with(node: BaseNode, added: dict[str, Any]) -> BaseNode:
     """The node, or a copy with more metadata."""
     if not added:
-        return given
-    node = given.model_copy()
+        return node
+    node = node.model_copy()
     node.metadata = {**node.metadata, **added}
     # Neither the next embedding model nor the LLM should read these as text.
     node.excluded_embed_metadata_keys = [*node.excluded_embed_metadata_keys, *added]
@@ -121,11 +125,11 @@ def _highlights(node: BaseNode, explained: ExplainedDocument) -> list[dict[str, 
     """Highlights of the node's own text, which stands before or after its metadata in what the model read."""
     text = node.get_content(metadata_mode=MetadataMode.NONE)
     # LlamaIndex strips what it puts together.
-    own, before = text.strip(), len(text) - len(text.lstrip())
+    stripped, before = text.strip(), len(text) - len(text.lstrip())
     first = str(getattr(node, "text_template", "")).startswith("{content}")
     read = explained.ranked.text
-    start = read.find(own) if first else read.rfind(own)
+    start = read.find(stripped) if first else read.rfind(stripped)
     if start < 0:
         return []
-    found = explained.within(start, start + len(own)).highlights
-    return [{**one, "start": one["start"] + before, "end": one["end"] + before} for one in found]
+    highlights = explained.within(start, start + len(stripped)).highlights
+    return [{**span, "start": span["start"] + before, "end": span["end"] + before} for span in highlights]

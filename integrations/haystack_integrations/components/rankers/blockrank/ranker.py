@@ -1,5 +1,8 @@
+"""The ranker component of Haystack."""
+
 # Without `from __future__ import annotations`: haystack-ai 2.20 does not connect inputs whose types are strings.
 import asyncio
+import json
 import math
 import operator
 from dataclasses import replace
@@ -7,10 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from blockrank_rerank import BlockRankReranker
-from blockrank_rerank.model.checkpoint import DEFAULT_MODEL, model_name
-from blockrank_rerank.ranking.explanation import HIGHLIGHTS, ExplainedDocument, truncation
-from blockrank_rerank.ranking.request import check_query
-from blockrank_rerank.ranking.results import Limits, RankedDocument
+from blockrank_rerank.adapters import (
+    DEFAULT_MODEL,
+    HIGHLIGHTS,
+    OPTIONS,
+    ExplainedDocument,
+    Limits,
+    RankedDocument,
+    check_query,
+    plain_options,
+    truncation,
+    with_options,
+)
 
 try:
     from haystack import Document, component, default_from_dict, default_to_dict
@@ -49,24 +60,11 @@ class BlockRankRanker:
     explain : bool
         Write `highlights` to each document's meta: its sentences, those that the query looked at most first, as
         `start`, `end` (code points of the content), `weight` and `text`. Takes about twice as long.
-    max_document_tokens : int, optional
-        Longest document; longer ones are split.
-    long_documents : str, optional
-        What becomes of longer ones: "split", "truncate" or "error"; the model's setting if not given.
-    cache : str or int, optional
-        Bytes of documents' states to keep, such as "500MB", so that a document is read once.
-    cache_device : str, optional
-        Where the cache lies: with the model, if not given; "cpu" saves a GPU's memory.
-    store : str, optional
-        Folder that `blockrank prepare` has made.
-    max_memory : str or int, optional
-        About the most bytes that a ranking may take beside the model, such as "1GB".
-    quantization : str, optional
-        "float8": compute linear layers in 8 bits, on a GPU that can.
-    dtype, revision, local_files_only, trust_remote_code
-        As for `BlockRankReranker.from_pretrained`.
+    **options
+        The others of `BlockRankReranker.from_pretrained`.
     """
 
+    @with_options()
     def __init__(
         self,
         model: str | Path = DEFAULT_MODEL,
@@ -82,17 +80,7 @@ class BlockRankRanker:
         score_threshold: float | None = None,
         min_probability: float | None = None,
         explain: bool = False,
-        max_document_tokens: int | None = None,
-        long_documents: str | None = None,
-        cache: str | int | None = None,
-        cache_device: str | None = None,
-        store: str | Path | None = None,
-        max_memory: str | int | None = None,
-        dtype: str | None = None,
-        quantization: str | None = None,
-        revision: str | None = None,
-        local_files_only: bool = False,
-        trust_remote_code: bool = False,
+        **options: Any,
     ) -> None:
         _check_top_k(top_k)
         Limits(threshold=score_threshold, min_probability=min_probability)  # refuses what is no number
@@ -108,7 +96,8 @@ class BlockRankRanker:
             embedding_separator=embedding_separator,
         )
         # Plain types, which a saved pipeline can hold.
-        self.model, self.device, self.token, self.top_k = str(model_name(model)), device, token, operator.index(top_k)
+        vars(self).update(plain_options({"model": model, **options}))
+        self.device, self.token, self.top_k = device, token, operator.index(top_k)
         self.query_prefix, self.query_suffix = query_prefix, query_suffix
         self.document_prefix, self.document_suffix = document_prefix, document_suffix
         self.meta_fields_to_embed = _field_names(meta_fields_to_embed)
@@ -116,11 +105,6 @@ class BlockRankRanker:
         self.score_threshold = None if score_threshold is None else float(score_threshold)
         self.min_probability = None if min_probability is None else float(min_probability)
         self.explain = explain
-        self.max_document_tokens, self.long_documents, self.revision = max_document_tokens, long_documents, revision
-        self.dtype = None if dtype is None else str(dtype).removeprefix("torch.")
-        self.cache, self.store, self.max_memory = cache, None if store is None else str(store), max_memory
-        self.cache_device, self.quantization = cache_device, quantization
-        self.local_files_only, self.trust_remote_code = local_files_only, trust_remote_code
         self._reranker: BlockRankReranker | None = None
 
     def warm_up(self) -> None:
@@ -141,11 +125,13 @@ class BlockRankRanker:
 
     def to_dict(self) -> dict[str, Any]:
         """Settings of the component, without secrets and without a device that was not asked for."""
+        options = self._options(
+            None if self.device is None else self.device.to_dict(),
+            None if self.token is None else self.token.to_dict(),
+        )
         return default_to_dict(
             self,
-            model=self.model,
-            device=None if self.device is None else self.device.to_dict(),
-            token=None if self.token is None else self.token.to_dict(),
+            **json.loads(json.dumps(options)),  # Haystack saves no numbers as keys
             top_k=self.top_k,
             query_prefix=self.query_prefix,
             query_suffix=self.query_suffix,
@@ -156,17 +142,6 @@ class BlockRankRanker:
             score_threshold=self.score_threshold,
             min_probability=self.min_probability,
             explain=self.explain,
-            max_document_tokens=self.max_document_tokens,
-            long_documents=self.long_documents,
-            cache=self.cache,
-            cache_device=self.cache_device,
-            store=self.store,
-            max_memory=self.max_memory,
-            dtype=self.dtype,
-            quantization=self.quantization,
-            revision=self.revision,
-            local_files_only=self.local_files_only,
-            trust_remote_code=self.trust_remote_code,
         )
 
     @classmethod
@@ -230,7 +205,7 @@ class BlockRankRanker:
             ranking = reranker.rank(asked, texts, **limits)
             return {"documents": [_ranked(candidates[ranked.index], ranked, {}) for ranked in ranking]}
         explained = reranker.explain(asked, texts, **limits)
-        return {"documents": [self._highlighted(candidates[one.ranked.index], one) for one in explained]}
+        return {"documents": [self._highlighted(candidates[e.ranked.index], e) for e in explained]}
 
     @component.output_types(documents=list[Document])
     async def run_async(
@@ -246,25 +221,18 @@ class BlockRankRanker:
     def _loaded(self) -> BlockRankReranker:
         reranker = self._reranker  # another thread may call `close` at any time
         if reranker is None:
-            reranker = BlockRankReranker.from_pretrained(
-                self.model,
-                device=None if self.device is None else self.device.to_torch_str(),
-                token=self.token.resolve_value() if self.token else None,
-                max_document_tokens=self.max_document_tokens,
-                long_documents=self.long_documents,
-                cache=self.cache,
-                cache_device=self.cache_device,
-                store=self.store,
-                max_memory=self.max_memory,
-                dtype=self.dtype,
-                quantization=self.quantization,
-                revision=self.revision,
-                local_files_only=self.local_files_only,
-                trust_remote_code=self.trust_remote_code,
+            options = self._options(
+                None if self.device is None else self.device.to_torch_str(),
+                self.token.resolve_value() if self.token else None,
             )
+            reranker = BlockRankReranker.from_pretrained(options.pop("model"), **options)
             _ = reranker.device  # loads
             self._reranker = reranker
         return reranker
+
+    def _options(self, device: Any, token: Any) -> dict[str, Any]:
+        """Every option of the model, with this form of the two for which Haystack has classes of its own."""
+        return {name: getattr(self, name) for name in OPTIONS} | {"device": device, "token": token}
 
     def _text(self, document: Document) -> str:
         fields = [document.meta.get(name) for name in self.meta_fields_to_embed]

@@ -1,0 +1,240 @@
+"""Every option of a reranker, declared once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass, fields
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import blockrank_rerank.options.values as values
+from blockrank_rerank.config import BlockRankConfig
+from blockrank_rerank.options.declaration import Option, Owner, option
+
+if TYPE_CHECKING:
+    import torch
+
+    from blockrank_rerank.engine.spec import EngineSpec
+    from blockrank_rerank.engine.state_lookup import StateLookup
+
+
+# Not frozen: type checkers would demand it of every class of a framework that has the options as fields.
+@dataclass
+class Options:
+    """Which model ranks, and how: what :meth:`BlockRankReranker.from_pretrained` takes.
+
+    Raises
+    ------
+    ValueError
+        For options that exclude each other. What is wrong with a single one is raised where it is used.
+    """
+
+    model: str | Path = option(
+        "default",
+        str,
+        "A folder with a Transformers model, a Hub id, or ``default`` for the model in the package.",
+        owner="checkpoint",
+        plain=values.plain_model,
+        check=values.check_model,
+        metavar="FOLDER|ID",
+    )
+    _: KW_ONLY
+    config: BlockRankConfig | Mapping[str, Any] | str | Path | None = option(
+        None,
+        dict[str, Any],
+        """Settings that take the place of the model's own ``blockrank_config.json``: the path of such a file.
+
+        Also a :class:`BlockRankConfig`, or a mapping of its settings.""",
+        plain=values.plain_config,
+        check=values.check_config,
+        word_type=Path,
+        metavar="FILE",
+    )
+    scoring_layer: int | None = option(
+        None, int, "0-based layer whose attention is the score, instead of the config's."
+    )
+    max_document_tokens: int | None = option(
+        None, int, "Longest document in tokens, instead of the config's; see ``long_documents``."
+    )
+    long_documents: str | None = option(
+        None,
+        Literal["split", "truncate", "error"],
+        """What becomes of longer documents, instead of what the config says: ``split`` them into passages of which
+        the best one counts, ``truncate`` and mark them, or ``error``.""",
+    )
+    device: str | torch.device | None = option(
+        None,
+        str,
+        "``cpu``, ``cuda``, ``cuda:1``, …; CUDA where there is one, else the CPU, if not given.",
+        plain=values.plain_torch,
+        check=values.check_text,
+    )
+    dtype: str | torch.dtype | None = option(
+        None,
+        str,
+        """``float32``, ``bfloat16`` or ``float16``; bf16 where the device is faster with it, else fp32, if not given.
+        Scores are fp32 always.""",
+        plain=values.plain_torch,
+        check=values.check_text,
+    )
+    attention: str = option(
+        "auto",
+        str,
+        """``auto`` (Triton on a GPU that it fits, torch elsewhere), ``triton``, ``sdpa`` or ``reference``;
+        ``blockrank doctor`` lists those usable here.""",
+        check=values.check_attention,
+    )
+    quantization: str | None = option(
+        None,
+        Literal["float8"],
+        """``float8``: compute linear layers in 8-bit floating point, on a GPU that can. Nothing by default.
+
+        It takes an NVIDIA GPU of compute capability 8.9 or newer and the extra ``float8``. Weights take half the
+        memory of bf16; scores change by what that rounds.""",
+        check=values.check_quantization,
+    )
+    cache: str | int | None = option(
+        None,
+        str | int,
+        """Keep the states of documents that were ranked, up to this many bytes (``2GB``), so that a document is read
+        once and not once for every query.
+
+        Scores stay the same to rounding. For models whose prompt is query-free, as the default model's is; see
+        :meth:`BlockRankReranker.query_free`.""",
+        owner="ranker",
+        check=partial(values.check_bytes, "cache"),
+        metavar="BYTES",
+    )
+    cache_device: str | torch.device | None = option(
+        None,
+        str,
+        """Where the cache lies: with the model, if not given. ``cpu`` saves a GPU's memory; what a query reads is then
+        copied to the GPU for it.""",
+        owner="ranker",
+        plain=values.plain_torch,
+        check=values.check_cache_device,
+    )
+    store: str | Path | None = option(
+        None,
+        Path,
+        """Folder of documents that ``blockrank prepare`` has read for this model; those found there are not read
+        again.
+
+        :meth:`BlockRankReranker.prepare_store` makes such a folder too.""",
+        owner="ranker",
+        plain=values.plain_folder,
+        check=values.check_folder,
+        metavar="FOLDER",
+    )
+    prune: Mapping[int, int] | None = option(
+        None,
+        dict[int, int],
+        """``{2: 50}`` (command line: ``2:50``): score documents after 2 layers first, and read only the best 50 of
+        them to the end. Later layers may keep fewer still. Nothing by default.
+
+        Scores are those of a list of 50. Documents with kept states are not pruned.""",
+        plain=values.plain_prune,
+        check=values.check_prune,
+        word_type=list[str],
+        metavar="LAYER:COUNT",
+        parse=values.parse_prune,
+    )
+    max_memory: str | int | None = option(
+        None,
+        str | int,
+        """About the most bytes (``2GB``) that a ranking may take beside the model's weights, however long the list.
+
+        Fewer tokens go through at a time, and what a decoder's query reads of more documents than that waits in
+        temporary files (``TMPDIR``), of which one at a time is read. What a cache may hold and states that
+        :meth:`BlockRankReranker.prepare` has made come on top. Scores stay the same to rounding.""",
+        check=partial(values.check_bytes, "max_memory"),
+        metavar="BYTES",
+    )
+    revision: str | None = option(None, str, "Branch, tag or commit on the Hub.", owner="checkpoint")
+    local_files_only: bool = option(False, bool, "Never use the network.", owner="checkpoint")
+    trust_remote_code: bool = option(False, bool, "Run Python code that comes with the model.", owner="checkpoint")
+    token: str | None = option(
+        None,
+        str,
+        """Of the Hub, for private and gated models; the environment's ``HF_TOKEN`` if not given.
+
+        It is neither shown nor saved. A model that is loaded already is shared, whatever token loaded it.""",
+        owner="checkpoint",
+        secret=True,
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse options that exclude each other."""
+        if self.prune and (self.cache is not None or self.store is not None):
+            raise ValueError("prune cannot go together with cache or store, which keep the states of every document")
+        if self.cache_device is not None and self.cache is None:
+            raise ValueError(
+                f'cache_device is where a cache lies, got {self.cache_device!r} without one; pass cache="2GB"'
+            )
+
+    def checked(self, owner: Owner) -> dict[str, Any]:
+        """Name and value of the options of an owner, as it works with them.
+
+        Raises
+        ------
+        FileNotFoundError, ValueError
+            For values that cannot be used.
+        """
+        declared = [declaration for declaration in OPTIONS.values() if declaration.owner == owner]
+        return {declaration.name: declaration.check(getattr(self, declaration.name)) for declaration in declared}
+
+    def engine_spec(self) -> EngineSpec:
+        """What the engine is loaded from.
+
+        Raises
+        ------
+        FileNotFoundError, ValueError
+            As :meth:`checked`.
+        """
+        from blockrank_rerank.engine.spec import EngineSpec
+        from blockrank_rerank.model.checkpoint import Checkpoint
+
+        return EngineSpec(Checkpoint(**self.checked("checkpoint")), tuple(self.checked("engine").items()))
+
+    def state_lookup(self) -> StateLookup | None:
+        """Where the states of documents are kept; nothing without cache and store.
+
+        Raises
+        ------
+        ValueError
+            As :meth:`checked`.
+        """
+        from blockrank_rerank.engine.state_lookup import StateLookup
+        from blockrank_rerank.states.cache import StateCache
+
+        options = self.checked("ranker")
+        if options["cache"] is None and options["store"] is None:
+            return None
+        cache = None if options["cache"] is None else StateCache(options["cache"])
+        return StateLookup(cache, options["store"], options["cache_device"])
+
+
+OPTIONS: Mapping[str, Option] = {
+    declared.name: Option(
+        name=declared.name, annotation=str(declared.type), default=declared.default, **declared.metadata
+    )
+    for declared in fields(Options)
+}
+"""The declarations by name, in the order of help pages."""
+
+
+def check_stand_alone(config: BlockRankConfig, model: str) -> None:
+    """Refuse to keep the states of documents that depend on the query.
+
+    Raises
+    ------
+    ValueError
+        For a prompt that is not query-free, naming the model.
+    """
+    if not config.prompt.documents_stand_alone:
+        raise ValueError(
+            f"cache and store need documents that do not depend on the query, and {model} repeats it in "
+            "its instruction or numbers its documents; pass config=ranker.query_free().config, or save that "
+            "config into a local folder of the model"
+        )

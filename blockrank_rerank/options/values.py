@@ -1,0 +1,152 @@
+"""Conversions of an option's value: into what JSON holds, into what its owner works with, from a command line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any
+
+from blockrank_rerank.config import BlockRankConfig, refuse_unknown_names
+
+if TYPE_CHECKING:
+    import torch
+
+# Imports stand in functions: `blockrank --help` should not wait a second for torch.
+
+
+def plain_folder(folder: Any) -> Any:
+    """The text of a path."""
+    return str(folder) if isinstance(folder, PurePath) else folder
+
+
+def plain_model(model: Any) -> Any:
+    """The text of a model's path; a folder named ``default`` is not the model in the package."""
+    from blockrank_rerank.model.checkpoint import model_name
+
+    return model_name(model)
+
+
+def check_model(model: str | Path) -> str:
+    """The folder or Hub id that a model's name stands for."""
+    from blockrank_rerank.model.checkpoint import model_folder
+
+    return model_folder(model)
+
+
+def plain_torch(value: Any) -> Any:
+    """The text that names a device or dtype of torch."""
+    if isinstance(value, str) or type(value).__module__.partition(".")[0] == "torch":
+        return str(value).removeprefix("torch.")
+    return value
+
+
+def check_text(value: object) -> str | None:
+    """The value as text, if there is one."""
+    return None if value is None else str(value)
+
+
+def plain_config(config: Any) -> Any:
+    """The settings of a config as JSON holds them; reads a file, so that later changes to it change nothing."""
+    checked = check_config(config)
+    return None if checked is None else json.loads(checked.to_json())
+
+
+def check_config(config: Any) -> BlockRankConfig | None:
+    """The config that is given itself, as a mapping of its settings, or as a JSON file of them.
+
+    Raises
+    ------
+    FileNotFoundError
+        For a file that does not exist.
+    ValueError
+        For anything else, and settings that cannot be used.
+    """
+    if config is None or isinstance(config, BlockRankConfig):
+        return config
+    if isinstance(config, str | PurePath):
+        return BlockRankConfig.load(Path(config).expanduser())
+    if not isinstance(config, Mapping):
+        raise ValueError(
+            f"config must be a BlockRankConfig, got {type(config).__name__}; a mapping of its settings will do too, "
+            "and a JSON file of them"
+        )
+    refuse_unknown_names(config, [setting.name for setting in fields(BlockRankConfig)], "config")
+    try:
+        return BlockRankConfig(**config)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"config: {error}") from error
+
+
+def check_attention(attention: Any) -> str:
+    """The name of an implementation, or ``auto``.
+
+    Raises
+    ------
+    ValueError
+        For any other name.
+    """
+    from blockrank_kernels.block_attention.api import IMPLEMENTATIONS
+
+    if attention != "auto" and attention not in IMPLEMENTATIONS:
+        raise ValueError(f"attention must be one of auto, {', '.join(IMPLEMENTATIONS)}, got {attention!r}")
+    return str(attention)
+
+
+def check_quantization(quantization: Any) -> str | None:
+    """The name of a quantization, or nothing; see :func:`blockrank_rerank.model.linear.check_quantization`."""
+    from blockrank_rerank.model import linear
+
+    return linear.check_quantization(quantization)
+
+
+def plain_prune(prune: Any) -> Any:
+    """Pruning whose layers are numbers, which are texts in JSON."""
+    if not isinstance(prune, Mapping):
+        return prune
+    return {int(layer) if str(layer).isdecimal() else layer: count for layer, count in prune.items()}
+
+
+def check_prune(prune: Any) -> tuple[tuple[int, int], ...]:
+    """Pruning as pairs; see :func:`blockrank_rerank.engine.spec.check_prune`."""
+    from blockrank_rerank.engine import spec
+
+    return spec.check_prune(prune)
+
+
+def parse_prune(pairs: Sequence[str] | None) -> dict[int, int] | None:
+    """Pruning of a command line: ``2:50`` as ``{2: 50}``.
+
+    Raises
+    ------
+    ValueError
+        For anything else.
+    """
+    pairs = pairs or []
+    try:
+        prune = {int(layer): int(count) for layer, count in (pair.split(":") for pair in pairs)}
+    except ValueError as error:
+        raise ValueError(f"--prune must be LAYER:COUNT, such as 2:50; got {' '.join(pairs)}") from error
+    if len(prune) < len(pairs):
+        raise ValueError(f"--prune must name each layer once; got {' '.join(pairs)}")
+    return prune or None
+
+
+def check_bytes(name: str, value: Any) -> int | None:
+    """The number of bytes of an option; see :func:`blockrank_rerank.states.cache.parse_bytes`."""
+    from blockrank_rerank.states.cache import parse_bytes
+
+    return None if value is None else parse_bytes(name, value)
+
+
+def check_cache_device(device: Any) -> torch.device | None:
+    """The device of a cache; see :func:`blockrank_rerank.model.devices.resolve_device`."""
+    from blockrank_rerank.model.devices import resolve_device
+
+    return None if device is None else resolve_device(device, "cache_device")
+
+
+def check_folder(folder: str | Path | None) -> Path | None:
+    """The path of a folder, if one is given."""
+    return None if folder is None else Path(folder)
