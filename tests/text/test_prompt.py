@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 from blockrank_rerank import BlockRankConfig, PromptTemplate
 from blockrank_rerank.config import QUERY_FREE_INSTRUCTION
 from blockrank_rerank.text.document import document_text
-from blockrank_rerank.text.prompt import PromptEncoder, even_runs
+from blockrank_rerank.text.prompt import PromptEncoder, balanced_ranges
 from blockrank_rerank.text.tokenizer import Piece, TextTokenizer
 from tests.tiny_models import CORPUS, PHRASE, WORDS, bert_tokenizer, byte_level_tokenizer
 
@@ -481,12 +481,12 @@ def test_a_request_without_documents_has_an_instruction_and_a_query():
     ],
 )
 def test_runs_hold_everything_once_and_about_as_much_each(lengths, count):
-    runs = even_runs(lengths, count)
+    runs = balanced_ranges(lengths, count)
     assert [place for start, end in runs for place in range(start, end)] == [*range(len(lengths))]
     assert 1 <= len(runs) <= count
     assert all(sum(lengths[start:end]) <= sum(lengths) / count + max(lengths, default=0) for start, end in runs)
 
 
 def test_few_long_runs_are_no_run_of_everything():
-    assert even_runs([40, 40], 2) == [(0, 1), (1, 2)]
-    assert even_runs([30, 30, 30, 30], 2) == [(0, 2), (2, 4)]
+    assert balanced_ranges([40, 40], 2) == [(0, 1), (1, 2)]
+    assert balanced_ranges([30, 30, 30, 30], 2) == [(0, 2), (2, 4)]
