@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from blockrank_rerank import DEFAULT_MODEL, BlockRankConfig, BlockRankReranker, RankedDocument
-from blockrank_rerank.engine.engine import Engine, engine
+from blockrank_rerank.engine import engine
+from blockrank_rerank.engine.engine import Engine
 from blockrank_rerank.model import devices
 from tests.tiny_models import CONFIG, PHRASE, save_model
 
