@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from graphlib import TopologicalSorter
@@ -61,6 +62,17 @@ def test_imports_go_down(path):
     own = room_of(module_of(path))
     upward = {m for m in imports_of(path) if room_of(m) != own and FLOOR[room_of(m)] <= FLOOR[own]}
     assert not upward
+
+
+def test_the_map_names_the_files_that_are_there():
+    text = (PACKAGE.parent / "docs/architecture.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([\w/]+)/` \|.*\|(.*)\|$", text, re.MULTILINE)
+    named = {folder: set(re.findall(r"`(\w+)`", files)) for folder, files in rows}
+    there = {
+        str(folder.relative_to(PACKAGE)): {path.stem for path in folder.glob("*.py")} - {"__init__", "__main__"}
+        for folder in {path.parent for path in FILES} - {PACKAGE}
+    }
+    assert named == there
 
 
 def test_nothing_is_imported_in_a_circle():
