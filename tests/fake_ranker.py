@@ -41,6 +41,7 @@ class FakeRanker:
                 text=_text(documents[index]),
                 passage=None,
                 pruned=False,
+                unreadable=0.0,
                 truncated=len(_text(documents[index]).split()) > self.longest,
             )
             for index, value in enumerate(raw)

@@ -62,6 +62,7 @@ def _record(rank: int, ranked: RankedDocument, document: FileDocument) -> dict[s
         "truncated": ranked.truncated,
         "passage": ranked.passage,
         "pruned": ranked.pruned,
+        "unreadable": ranked.unreadable,
         "title": document.title,
         "text": document.text,
         "metadata": document.metadata,

@@ -214,7 +214,13 @@ class Engine:
     def _layout(self, requests: Sequence[EncodedRequest], longest: int = 0) -> Layout:
         # On a CPU, products in 16 bits are compiled for every number of rows, for longer than they take.
         round_length_up = self.device.type == "cpu" and self.dtype.itemsize == 2
-        return build_layout(requests, self.config.query_offset, longest, round_length_up=round_length_up)
+        return build_layout(
+            requests,
+            self.config.query_offset,
+            longest,
+            round_length_up=round_length_up,
+            unknown_id=self.prompt.unknown_id,
+        )
 
 
 def _join(groups: Sequence[Lse]) -> Lse:

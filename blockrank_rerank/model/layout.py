@@ -55,6 +55,8 @@ class Layout:
         In input order.
     signal_distance : int
         Largest position distance between a query token and a document token of its request.
+    unknown_id : int, optional
+        The token id that stands for whatever the tokenizer cannot read, where it is to match nothing of its kind.
     """
 
     input_ids: Tensor
@@ -63,6 +65,11 @@ class Layout:
     segments_before: Segments
     requests: list[RequestBounds]
     signal_distance: int
+    unknown_id: int | None = None
+
+    def tokens_equal(self, token: int) -> Tensor:
+        """``[T]`` bool on the CPU: which tokens of the pack are this one."""
+        return self.input_ids == token
 
     @property
     def num_tokens(self) -> int:
@@ -71,7 +78,12 @@ class Layout:
 
 
 def build_layout(
-    requests: Sequence[EncodedRequest], query_offset: int, longest_stored: int = 0, *, round_length_up: bool = False
+    requests: Sequence[EncodedRequest],
+    query_offset: int,
+    longest_stored: int = 0,
+    *,
+    round_length_up: bool = False,
+    unknown_id: int | None = None,
 ) -> Layout:
     """Pack requests one after the other.
 
@@ -86,6 +98,8 @@ def build_layout(
         Length of the longest document that is not in the pack because its states stand for it.
     round_length_up : bool
         Whether a last block, which nothing sees, rounds ``T`` up: by up to 15 tokens or a 16th.
+    unknown_id : int, optional
+        As the layout has it.
     """
     ids: list[int] = []
     lengths: list[int] = []
@@ -127,6 +141,7 @@ def build_layout(
         segments_before=_segments(keep, lengths, contexts_before, all_positions),
         requests=bounds,
         signal_distance=distance,
+        unknown_id=unknown_id,
     )
 
 

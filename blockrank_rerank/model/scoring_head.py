@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -22,6 +22,12 @@ SCORING_HEAD_NAME = "scoring_head.safetensors"
 
 START_TEMPERATURE = 0.1
 """Best of the temperatures tried untrained with every query token as a signal (dev/LOG.md)."""
+
+Part = tuple[Tensor, Tensor, Callable[[int], Tensor]]
+"""Keys of some documents, their offsets, and a function that says which of the keys' tokens are a given one."""
+
+APART = 1e4
+"""Logit by which tokens are kept from matching each other: its exponential is 0 in fp32."""
 
 
 class ScoringHead(nn.Module):
@@ -73,15 +79,18 @@ class ScoringHead(nn.Module):
 
         ``states`` is ``[T, hidden]``, the encoder's final states; ``document_states`` as there.
         """
-        documents: list[Iterable[tuple[Tensor, Tensor]]]
+        documents: list[Iterable[Part]]
         if document_states is not None:
             like = states.new_empty(0, dtype=torch.float32)
-            documents = [((pack.get(HEAD_KEY, like), pack.offsets) for pack in packs) for packs in document_states]
+            documents = [
+                ((pack.get(HEAD_KEY, like), pack.offsets, pack.tokens_equal) for pack in packs)
+                for packs in document_states
+            ]
         else:
             keys = self.keys(states)
-            documents = [[(keys, request.document_offsets)] for request in layout.requests]
+            documents = [[(keys, request.document_offsets, layout.tokens_equal)] for request in layout.requests]
         return [
-            self._lse(states, parts, request, config, implementation)
+            self._lse(states, parts, layout, request, config, implementation)
             for parts, request in zip(documents, layout.requests, strict=True)
         ]
 
@@ -97,9 +106,14 @@ class ScoringHead(nn.Module):
         attention = []
         for request in layout.requests:
             queries, weights = self._signals(states, request, config)
+            unread = _unread_signals(layout, request, config)
             attention.append(
                 token_attention(
-                    queries, keys, request.document_offsets, scale=1.0, weights=weights, implementation=implementation
+                    *_apart(queries, keys, unread, layout.tokens_equal, layout.unknown_id),
+                    request.document_offsets,
+                    scale=1.0,
+                    weights=weights,
+                    implementation=implementation,
                 )
             )
         return attention
@@ -107,15 +121,18 @@ class ScoringHead(nn.Module):
     def _lse(
         self,
         states: Tensor,
-        documents: Iterable[tuple[Tensor, Tensor]],
+        documents: Iterable[Part],
+        layout: Layout,
         request: RequestBounds,
         config: BlockRankConfig,
         implementation: str,
     ) -> Lse:
         queries, weights = self._signals(states, request, config)
+        unread = _unread_signals(layout, request, config)
         parts = []
-        for keys, offsets in documents:
-            lse = document_lse(queries, keys, offsets, scale=1.0, implementation=implementation)
+        for keys, offsets, tokens_equal in documents:
+            pair = _apart(queries, keys, unread, tokens_equal, layout.unknown_id)
+            lse = document_lse(*pair, offsets, scale=1.0, implementation=implementation)
             lengths = offsets.diff().to(lse.device, lse.dtype)
             parts.append(weights[..., None] * (lse + self.length_weight.float()[:, None] * lengths.log()))
         nothing = weights.detach() * self.nothing.float() if config.abstention else None
@@ -168,3 +185,25 @@ class ScoringHead(nn.Module):
             reason = " ".join(str(error).split())[:300]
             raise ValueError(f"{path} is no scoring head for hidden size {hidden_size}: {reason}") from error
         return head
+
+
+def _unread_signals(layout: Layout, request: RequestBounds, config: BlockRankConfig) -> Tensor | None:
+    """``[S]`` bool: which signals stand for what the tokenizer cannot read; nothing where none does."""
+    if layout.unknown_id is None:
+        return None
+    unread = layout.input_ids[signal_rows(request, config)] == layout.unknown_id
+    return unread if bool(unread.any()) else None
+
+
+def _apart(
+    queries: Tensor, keys: Tensor, unread: Tensor | None, tokens_equal: Callable[[int], Tensor], unknown_id: int | None
+) -> tuple[Tensor, Tensor]:
+    """Queries and keys of which no two that stand for unknown text match: the tokenizer has made them alike.
+
+    One more dimension takes the match away, and where nothing is unknown both stay as they are, to the bit.
+    """
+    if unread is None or unknown_id is None or not bool((unknown := tokens_equal(unknown_id)).any()):
+        return queries, keys
+    signals = (-APART * unread).to(queries.device, queries.dtype)[:, None, None].expand(-1, queries.shape[1], 1)
+    tokens = unknown.to(keys.device, keys.dtype)[:, None, None].expand(-1, keys.shape[1], 1)
+    return torch.cat([queries, signals], -1), torch.cat([keys, tokens], -1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -26,6 +27,9 @@ LOOKUP_BATCH = 64
 
 CHARACTERS_PER_TOKEN = 4
 """Of English, about."""
+
+UNREADABLE_SHARE = 0.25
+"""Share of unknown tokens from which a text counts as not read: some stray symbols change nothing."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,6 +184,7 @@ class Batches:
 def _ranked(candidates: Candidates, lse: Lse, engine: Engine) -> list[RankedDocument]:
     """Every document, best first; the sort is stable, so ties keep the input order."""
     given, found = candidates.request.given, candidates.survivors
+    unreadable = _unreadable(candidates, engine)
     best = found.blocks.best(with_copies_tied(raw_score(lse.documents).tolist(), candidates.ids))
     values = scores(lse.select(best), engine.config, engine.backbone.sharpness)
     sources = first_copies([candidates.ids[block] for block in best])
@@ -188,10 +193,11 @@ def _ranked(candidates: Candidates, lse: Lse, engine: Engine) -> list[RankedDocu
             index=index,
             score=values.share[source],
             raw_score=values.raw[source],
-            probability=values.probability[source],
+            probability=_lowered(values.probability[source], unreadable[block]),
             text=given_text(given[index]),
             truncated=candidates.truncated[block],
             passage=found.blocks.passage(block),
+            unreadable=unreadable[block],
         )
         for index, block, source in zip(found.remaining, best, sources, strict=True)
     ]
@@ -206,3 +212,27 @@ def _ranked(candidates: Candidates, lse: Lse, engine: Engine) -> list[RankedDocu
         )
         for dropped in found.dropped
     ]
+
+
+def _unreadable(candidates: Candidates, engine: Engine) -> list[float]:
+    """For each block the share of its tokens, or the query's if larger, that stand for text nobody has read; warns."""
+    prompt = engine.prompt
+    if prompt.unknown_id is None:
+        return [0.0] * len(candidates.ids)
+    query = prompt.unreadable_share(candidates.encoded.query, is_query=True)
+    shares = [max(query, prompt.unreadable_share(ids)) for ids in candidates.ids]
+    count = sum(share > UNREADABLE_SHARE for share in shares)
+    if count:
+        what = "the query" if query > UNREADABLE_SHARE else f"{count} of {len(shares)} documents or passages"
+        warnings.warn(
+            f"more than {UNREADABLE_SHARE:.0%} of {what} is text that the model's tokenizer cannot read, such as other "
+            "scripts or words of more than 100 characters: it matches nothing, and a result's probability is lowered "
+            "by its share of such text, `unreadable`; use a model that reads it",
+            stacklevel=6,  # whoever called rank
+        )
+    return shares
+
+
+def _lowered(probability: float | None, unreadable: float) -> float | None:
+    """A probability that is not high where much of the text was not read."""
+    return probability if probability is None or unreadable <= UNREADABLE_SHARE else probability * (1 - unreadable)

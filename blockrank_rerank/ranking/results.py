@@ -29,6 +29,9 @@ class RankedDocument:
     passage : (int, int) or None
         Code points of the best passage, end exclusive, of a document that was too long for one block and was
         split: scores and probability are that passage's.
+    unreadable : float
+        Share of tokens, in 0–1, that stand for text which the model's tokenizer cannot read: the query's or the
+        document's, whichever is larger. Above a quarter, the probability is lowered by that share.
     pruned : bool
         Whether an early layer dropped the document (``prune``): then it comes after all that were not, ``score`` is
         0, ``raw_score`` is the early layer's, and there is no probability.
@@ -42,6 +45,7 @@ class RankedDocument:
     probability: float | None = None
     passage: tuple[int, int] | None = None
     pruned: bool = False
+    unreadable: float = 0.0
 
 
 @dataclass(frozen=True)

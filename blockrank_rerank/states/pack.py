@@ -34,6 +34,10 @@ class StatePack:
         """Token ids of every document."""
         return [document.ids for document in self._states]
 
+    def tokens_equal(self, token: int) -> Tensor:
+        """``[n]`` bool on the CPU: which tokens of all documents are this one."""
+        return torch.tensor([number == token for document in self._states for number in document.ids])
+
     @property
     def truncated(self) -> list[bool]:
         """Whether each document was cut."""

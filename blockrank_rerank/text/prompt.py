@@ -6,6 +6,7 @@ import string
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -178,6 +179,27 @@ class PromptEncoder:
             blocks.append(_cut(block.ids, block.tail, cap))
             truncated.append(len(block.ids) > cap)
         return EncodedRequest(instruction, blocks, query, truncated)
+
+    @property
+    def unknown_id(self) -> int | None:
+        """The token that stands for whatever the tokenizer cannot read; nothing for one that reads everything."""
+        return self._tokenizer.unknown_id
+
+    def unreadable_share(self, block: Sequence[int], *, is_query: bool = False) -> float:
+        """Share of a block's tokens, those of its template left out, that stand for what the tokenizer cannot read."""
+        unknown = 0 if self.unknown_id is None else block.count(self.unknown_id)
+        if not unknown:
+            return 0.0
+        query, document = self._template_tokens
+        return min(unknown / max(len(block) - (query if is_query else document), 1), 1.0)
+
+    @cached_property
+    def _template_tokens(self) -> tuple[int, int]:
+        """Tokens of a query block and of a document block without any text."""
+        query, answer, document = self._tokenizer.encode(
+            [_fill(self._query, {"query": ""}), _fill(self._answer_start, {}), *self._bodies([""])]
+        )
+        return len(query.ids) + len(answer.ids), len(document.ids)
 
     @property
     def tokenizer_digest(self) -> str:

@@ -45,7 +45,8 @@ class TextTokenizer:
     Works on a private copy of a fast tokenizer in which every special token is spelled in a way that
     nobody can guess. Template text is rewritten to that spelling, data is not. Everything else about the
     tokenizer stays, so that a block without markers in its data gets the ids that the original gives it.
-    The copy is never changed after construction: threads can share it. ``digest`` tells tokenizers apart.
+    The copy is never changed after construction: threads can share it. ``digest`` tells tokenizers apart, and
+    ``unknown_id`` is the token that stands for whatever the vocabulary cannot spell, if there is one.
 
     Parameters
     ----------
@@ -82,6 +83,7 @@ class TextTokenizer:
         # Special tokens outside the model's vocabulary are numbered anew when a tokenizer is read.
         self._renumbered = {private: number for private, number in ids.items() if private != number}
         names = sorted(map(re.escape, markers), key=len, reverse=True)
+        self.unknown_id = _unknown_id(content["model"], self._tokenizer)
         self._pattern = re.compile("|".join(names)) if names else None
 
     def encode(self, blocks: Iterable[list[Piece]]) -> Iterator[EncodedBlock]:
@@ -109,6 +111,16 @@ class TextTokenizer:
                 break
             tail += 1
         return EncodedBlock(ids, tail, offsets, _data_start(block))
+
+
+def _unknown_id(model: dict[str, Any], tokenizer: Any) -> int | None:
+    """Token of what the vocabulary cannot spell; nothing for models that spell everything in bytes."""
+    if model.get("byte_fallback"):
+        return None
+    number: int | None = model.get("unk_id")
+    if model.get("unk_token"):
+        number = tokenizer.token_to_id(model["unk_token"])
+    return number
 
 
 def _respell(content: dict[str, Any], spelling: dict[str, str]) -> None:

@@ -128,6 +128,7 @@ def test_json_holds_everything_about_every_document(fake, files, capsys):
         "truncated": False,
         "passage": None,
         "pruned": False,
+        "unreadable": 0.0,
         "title": "Dogs",
         "text": DOGS,
         "metadata": {"year": 1},

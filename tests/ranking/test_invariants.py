@@ -386,7 +386,7 @@ def test_the_signal_distance_is_the_largest_between_a_query_and_its_documents(ra
 
 @several
 @given(request=requests)
-def test_the_scoring_head_is_the_log_sum_exp_of_cosines_corrected_for_length(rankers, request):
+def test_the_scoring_head_is_the_log_sum_exp_of_cosines_corrected_for_length_and_for_unknown_tokens(rankers, request):
     query, documents = request
     ranker = rankers["bert"]
     engine = ranker.engine
@@ -395,11 +395,14 @@ def test_the_scoring_head_is_the_log_sum_exp_of_cosines_corrected_for_length(ran
     signals = (final[-len(encoded.query) :] @ head.query.weight.T).unflatten(-1, (2, 16))
     weights = (final[-len(encoded.query) :] @ head.signal_weight.T).softmax(0)
     keys = (final @ head.key.weight.T).unflatten(-1, (2, 16))
+    unread = torch.tensor(encoded.query) == engine.prompt.unknown_id
     start, expected = len(encoded.instruction), []
     for document in encoded.documents:
         key = keys[start : start + len(document)]
         cosines = torch.nn.functional.cosine_similarity(signals[:, None], key[None], dim=-1)
-        values = (cosines / head.log_temperature.exp()).logsumexp(1)
+        # What the tokenizer cannot read is no match of something else that it cannot read.
+        both = unread[:, None] & (torch.tensor(document) == engine.prompt.unknown_id)
+        values = (cosines / head.log_temperature.exp() - 1e4 * both[..., None]).logsumexp(1)
         weighted = weights * (values + head.length_weight * math.log(len(document)))
         expected.append(weighted.sum(0).mean())
         start += len(document)
