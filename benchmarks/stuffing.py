@@ -4,8 +4,8 @@
     python benchmarks/stuffing.py FOLDER [FOLDER ...] [--queries 50] [--model default]
 
 Each FOLDER is a BEIR folder. For a sample of queries, a random document that nobody judged relevant is stuffed in five
-ways. A share is that of the queries for which it then scores above every relevant document: by the models, by the cosine
-of all-MiniLM-L6-v2, and by BM25. "Plain" is the same document as it was.
+ways. A share is that of the queries for which it then scores above every relevant document: by the models, the cosine
+of all-MiniLM-L6-v2, and BM25. "Plain" is the same document as it was.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import bm25s
+from bm25s.stopwords import STOPWORDS_EN_PLUS
 from common import machine
 from quality import CosineRanker
 
@@ -26,10 +27,7 @@ from blockrank_rerank.text.document import document_text
 from blockrank_rerank.text.sentences import sentence_spans
 
 ZERO_WIDTH = "\u200b"
-STOP_WORDS = frozenset(
-    ["a", "an", "and", "are", "as", "at", "be", "by", "did", "do", "does", "for", "from", "how", "in", "is", "it", "of"]
-    + ["on", "or", "the", "to", "was", "what", "when", "where", "who", "why", "with"]
-)
+STOP_WORDS = frozenset(STOPWORDS_EN_PLUS)
 
 
 def keywords(query: str) -> str:
