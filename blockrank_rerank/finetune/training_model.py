@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from blockrank_rerank.config import BlockRankConfig
 from blockrank_rerank.files import share_like, system_errors
+from blockrank_rerank.finetune.checkpoint_mark import sync_all
 from blockrank_rerank.finetune.losses import abstention, contrastive, distillation, list_logits
 from blockrank_rerank.finetune.settings import FinetuneSettings
 from blockrank_rerank.model.backbone import ATTENTION_NAME, Backbone, Pass
@@ -224,6 +225,7 @@ class TrainingModel(nn.Module):
         self.blockrank.save(unfinished)
         for weights in unfinished.glob("*.safetensors"):
             share_like(weights, unfinished / "config.json")
+        sync_all(unfinished)
         if folder.exists():
             shutil.rmtree(folder)
         unfinished.rename(folder)
