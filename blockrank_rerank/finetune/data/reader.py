@@ -29,6 +29,7 @@ from blockrank_rerank.finetune.data.row_formats import (
     ROW_FORMATS,
     RowFormat,
 )
+from blockrank_rerank.finetune.data.user_path import absolute, expanded_source
 from blockrank_rerank.formats import DataError
 
 FORMATS = ("auto", *ROW_FORMATS, "beir", "hub")
@@ -89,6 +90,7 @@ def read_examples(
         If `datasets` or bm25s is needed and missing.
     """
     check_negatives(negatives)
+    source = expanded_source(source)
     form = resolve_format(source, format, columns)
     if form == "beir":
         corpus = read_judged_corpus(Path(source), split, refuse).sample(limit, seed)
@@ -133,6 +135,25 @@ def resolve_format(source: str | Path, format: str, columns: Mapping[str, str] |
     if path.is_dir() and columns:
         raise ValueError(f"columns can only be mapped in rows, and {source} is a BEIR folder")
     return format if format != "auto" else "beir" if path.is_dir() else "rows"
+
+
+def absolute_source(source: str, format: str) -> str:
+    """Return the path of a collection so that it stays the same wherever the process goes; a Hub id as it is.
+
+    Parameters
+    ----------
+    source : str
+        Path or Hub id.
+    format : str
+        As `read_examples` takes it.
+
+    Raises
+    ------
+    ValueError
+        For the home folder of a user that there is not.
+    """
+    may_be_id = format == "hub" or (format == "auto" and _is_hub_id(source))
+    return source if may_be_id and source[:1] != "~" and not Path(source).exists() else absolute(source, "path")
 
 
 def iterate_rows(
