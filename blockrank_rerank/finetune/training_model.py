@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from blockrank_rerank.config import BlockRankConfig
 from blockrank_rerank.files import share_like, system_errors
+from blockrank_rerank.finetune.architecture import check_trained_architecture
 from blockrank_rerank.finetune.checkpoint_mark import sync_all
 from blockrank_rerank.finetune.losses import abstention, contrastive, distillation, list_logits
 from blockrank_rerank.finetune.settings import FinetuneSettings
@@ -106,6 +107,8 @@ class TrainingModel(nn.Module):
         model_config = checkpoint.model_config()
         check_fits(config, model_config)
         _check_trainable(config, settings, model_config.model_type)
+        language_model = settings.language_model_weight > 0
+        check_trained_architecture(checkpoint.model, model_config.architectures, language_model)
         network = _network(checkpoint, model_config, config, settings)
         head = _scoring_head(checkpoint, model_config.hidden_size) if config.scoring_head else None
         if settings.lora_rank:
