@@ -10,7 +10,7 @@ from typing import Any
 from blockrank_rerank.config import refuse_unknown_names
 from blockrank_rerank.finetune.data.reader import absolute_source
 from blockrank_rerank.finetune.data.user_path import absolute, expanded
-from blockrank_rerank.finetune.setting_kinds import check_types, require
+from blockrank_rerank.finetune.setting_kinds import check_types, require, require_at_most
 from blockrank_rerank.finetune.settings_file import read_yaml, to_yaml
 from blockrank_rerank.finetune.sources import (
     EvaluationSource,
@@ -188,6 +188,19 @@ _NOT_NEGATIVE = (
     "evaluate_every",
     "save_every",
 )
+LARGEST = {
+    "lists_per_step": 65_536,
+    "accumulation": 65_536,
+    "documents_per_list": 10_000,
+    "max_positives": 10_000,
+    "average_last": 10_000,
+    "lora_rank": 4_096,
+    "scoring_layer": 10_000,
+    "evaluate_every": (1 << 31) - 1,
+    "save_every": (1 << 31) - 1,
+}
+"""Setting → the largest number that is believed: a larger one is a mistake, and would be found out by memory."""
+
 _DEVICES = (None, "auto", "cpu", "cuda")
 _DTYPES = ("float32", "bfloat16", "float16")
 _SHARES = ("empty_share", "warmup_share", "query_free_share", "base_share")
@@ -205,6 +218,7 @@ def _check(settings: FinetuneSettings) -> None:
     require(settings, "seed", lambda value: 0 <= value < 1 << 32, "in 0..4294967295")
     require(settings, "steps", lambda value: value < 1 << 31, "below 2147483648")
     require(settings, "distillation_temperature", lambda value: value > 0, "positive")
+    require_at_most(settings, LARGEST)
     require(settings, "save_dtype", lambda value: value in _DTYPES, f"one of {', '.join(_DTYPES)}")
     require(settings, "output", lambda value: Path(value).name not in ("", ".."), "a folder with a name of its own")
     _check_device(settings.device)

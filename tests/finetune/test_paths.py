@@ -23,7 +23,9 @@ def home(tmp_path, monkeypatch):
     folder = tmp_path / "home"
     (folder / "m").mkdir(parents=True)
     write_jsonl(folder / "d.jsonl", [ROW, ROW | {"query": "r", "pos": ["s"]}])
-    (folder / "s.yaml").write_text("output: ~/out\nmodel: ~/m\ndata: ~/d.jsonl\nevaluation: {path: ~/c, run: ~/r.trec}\n")
+    (folder / "s.yaml").write_text(
+        "output: ~/out\nmodel: ~/m\ndata: ~/d.jsonl\nevaluation: {path: ~/c, run: ~/r.trec}\n"
+    )
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     monkeypatch.setenv("HOME", str(folder))
