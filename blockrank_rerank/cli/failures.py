@@ -61,6 +61,8 @@ def message(error: Exception) -> str:
         return _usage_message(error)
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.strerror}: {error.filename}"
+    if isinstance(error, EOFError):
+        return f"a file ended before its content did, so it is empty or torn: {error}"
     return str(error) or type(error).__name__
 
 

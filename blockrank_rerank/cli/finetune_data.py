@@ -11,6 +11,7 @@ from blockrank_rerank.cli import options as opt
 from blockrank_rerank.cli.console import print_json, print_line, print_table
 from blockrank_rerank.finetune.data.reader import FORMATS
 from blockrank_rerank.finetune.data.row import refuse, text_rows
+from blockrank_rerank.finetune.data.user_path import expanded, expanded_source
 from blockrank_rerank.finetune.data.writer import write_examples
 from blockrank_rerank.finetune.mining.mining import METHODS, Method, mine_negatives
 from blockrank_rerank.finetune.mining.progress import stage_progress
@@ -145,7 +146,8 @@ def mine_negatives_command(
     blockrank-finetune mine-negatives data/scifact --teacher sentence-transformers/all-MiniLM-L6-v2 --output train.jsonl
     """
     # It holds less than the data: other columns, and negatives beyond --per-query, are not in it.
-    check_output_path(output, Path(source), exclude_queries, exclude_documents)
+    output = expanded(output, "--output")
+    check_output_path(output, Path(expanded_source(source)), exclude_queries, exclude_documents)
     with stage_progress() as show:
         mining = mine_negatives(
             source,
@@ -197,7 +199,11 @@ def _tokenizer(model: str) -> Any:
 
 
 def _ids(path: Path | None) -> frozenset[str]:
-    return frozenset() if path is None else frozenset(row.value.strip() for row in text_rows(path, refuse))
+    return (
+        frozenset()
+        if path is None
+        else frozenset(row.value.strip() for row in text_rows(expanded(path, "the file of ids"), refuse))
+    )
 
 
 def _method(name: str) -> Method:

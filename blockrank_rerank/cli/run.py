@@ -46,7 +46,10 @@ def _run(app: typer.Typer, name: str, arguments: list[str]) -> int:
     except BrokenPipeError:
         _discard_output()
         return 1
-    except (KeyboardInterrupt, typer.Abort):
+    except (KeyboardInterrupt, typer.Abort) as error:
+        # Typer takes the end of a file for that of a dialogue; no command has one.
+        if isinstance(error.__cause__, EOFError):
+            return report(error.__cause__, debugging(arguments))
         return INTERRUPTED
     except Exception as error:
         return report(error, debugging(arguments))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -48,6 +49,12 @@ def averaged(model: TrainingModel, checkpoints: Sequence[Path], start: Checkpoin
         The model that training began with.
     """
     settings = model.settings
+    if 0 < len(checkpoints) < settings.average_last:
+        warnings.warn(
+            f"average_last={settings.average_last}, but {len(checkpoints)} checkpoints are whole: the result is their "
+            "mean",
+            stacklevel=2,
+        )
     mean: dict[str, torch.Tensor] = {}
     for count, weights in enumerate(_last_weights(model, checkpoints[-settings.average_last :]), start=1):
         mean = {name: mean.get(name, tensor).lerp(tensor, 1 / count) for name, tensor in weights.items()}

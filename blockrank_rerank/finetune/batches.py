@@ -6,12 +6,15 @@ import random
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 
 import torch
 from torch.utils.data import Dataset
 
 from blockrank_rerank.config import BlockRankConfig
 from blockrank_rerank.finetune.data import Candidate, ListSampler, MixtureSampler, TrainingExample
+from blockrank_rerank.finetune.data.joined_rows import joined, query_key, relevant_texts
 from blockrank_rerank.finetune.settings import FinetuneSettings
 from blockrank_rerank.finetune.training_model import Targets
 from blockrank_rerank.model.layout import Layout, build_layout
@@ -33,7 +36,7 @@ class TrainingLists(Dataset[TrainingList]):
     Parameters
     ----------
     collections : sequence of sequences of TrainingExample
-        One per source of the settings.
+        One per source of the settings; examples of one query are joined.
     settings : FinetuneSettings
         Size of the lists and of the run.
     count : int
@@ -43,11 +46,14 @@ class TrainingLists(Dataset[TrainingList]):
     def __init__(
         self, collections: Sequence[Sequence[TrainingExample]], settings: FinetuneSettings, count: int
     ) -> None:
+        collections = [joined(collection) for collection in collections]
         self._collections, self._settings, self._count = collections, settings, count
         weights = [source.weight for source in settings.data]
         shares = None if None in weights else [float(weight) for weight in weights if weight is not None]
         self._mixture = MixtureSampler([len(c) for c in collections], weights=shares, seed=settings.seed)
         self._sampler = ListSampler(settings.max_positives)
+        # Of all collections: one's positive must not fill up a list of the same query in another.
+        self._relevant = relevant_texts(chain.from_iterable(collections))
 
     def __len__(self) -> int:
         return self._count
@@ -61,9 +67,10 @@ class TrainingLists(Dataset[TrainingList]):
         empty = generator.random() < settings.empty_share
         query_free = generator.random() < settings.query_free_share
         size = settings.documents_per_list
-        candidates = self._sampler.sample(example, size, generator, collection, without_positives=empty)
+        draw = partial(self._sampler.sample, relevant=self._relevant[query_key(example.query)])
+        candidates = draw(example, size, generator, collection, without_positives=empty)
         # A collection may have nothing but this example's positives.
-        candidates = candidates or self._sampler.sample(example, size, generator, collection)
+        candidates = candidates or draw(example, size, generator, collection)
         return TrainingList(example.query, candidates, query_free)
 
 

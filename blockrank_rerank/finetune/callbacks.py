@@ -11,8 +11,9 @@ from typing import Any
 from transformers import TrainerCallback, TrainingArguments
 
 from blockrank_rerank.files import replacing
+from blockrank_rerank.finetune.checkpoint_mark import mark_complete
 from blockrank_rerank.finetune.evaluation_sets import means
-from blockrank_rerank.finetune.run_folder import COMPLETE, read_history
+from blockrank_rerank.finetune.run_folder import read_history
 
 
 class MarkComplete(TrainerCallback):
@@ -21,7 +22,7 @@ class MarkComplete(TrainerCallback):
     def on_save(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
         """Mark the checkpoint that has just been written."""
         if state.is_world_process_zero:
-            (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
+            mark_complete(Path(args.output_dir) / f"checkpoint-{state.global_step}")
 
 
 class Evaluate(TrainerCallback):

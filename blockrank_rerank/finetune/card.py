@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -31,7 +32,9 @@ def write_card(
         Measures of the starting model and of the result by name; empty where nothing was measured.
     """
     sections = [_head(settings), _use(folder), _data(settings), _measures(settings, before, after), _settings(settings)]
-    (folder / "README.md").write_text("\n".join(sections), encoding="utf-8")
+    # The card is published: paths are told as from where the command ran.
+    text = "\n".join(sections).replace(f"{Path.cwd()}{os.sep}", "")
+    (folder / "README.md").write_text(text, encoding="utf-8")
 
 
 def _head(settings: FinetuneSettings) -> str:

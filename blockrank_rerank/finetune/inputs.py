@@ -12,6 +12,7 @@ from pathlib import Path
 
 from blockrank_rerank.files import replacing
 from blockrank_rerank.finetune.data import TrainingExample
+from blockrank_rerank.finetune.run_records import read_record
 
 SMALL_FILE = 1 << 20
 """Bytes of a file of settings at most; of larger ones the size counts."""
@@ -56,7 +57,7 @@ class Inputs:
         ValueError
             Naming what has changed.
         """
-        earlier = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        earlier = read_record(path) if path.exists() else {}
         differing = [name for name, value in asdict(self).items() if earlier.get(name, value) != value]
         if differing:
             raise ValueError(

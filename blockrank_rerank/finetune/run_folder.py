@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-import json
+import os
 import shutil
+import warnings
 from dataclasses import asdict
+from itertools import chain, count
 from pathlib import Path
 
-from blockrank_rerank.files import replacing
-from blockrank_rerank.finetune.settings import SETTINGS_NAME, FinetuneSettings
+from filelock import FileLock, Timeout
 
-COMPLETE = "complete"
-"""Marks a checkpoint that was written to its end; one without it is never resumed from."""
+from blockrank_rerank.files import replacing
+from blockrank_rerank.finetune.checkpoint_mark import COMPLETE, damage, sync, sync_all
+from blockrank_rerank.finetune.run_records import read_records
+from blockrank_rerank.finetune.settings import SETTINGS_NAME, FinetuneSettings
 
 FINISHED = "finished"
 """Marks the working folder of a run whose result is where it belongs."""
 
 BEFORE, HISTORY, INPUTS, BEST = "before.json", "evaluations.jsonl", "inputs.json", "best"
+
+LOCK = "lock"
+"""Locked by the run that works in the folder."""
+
+OURS = frozenset((SETTINGS_NAME, FINISHED, BEFORE, HISTORY, INPUTS, BEST, f"{BEST}.unfinished", LOCK))
+"""Names that a run gives; a folder that holds others and no settings belongs to somebody else."""
 
 
 class RunFolder:
@@ -33,6 +42,8 @@ class RunFolder:
         Folder for the result, and the one for everything on the way to it.
     best : Path
         The best weights so far, a folder.
+    first : bool
+        Whether this is the first of a run's processes, which writes for all.
     before, history, inputs : Path
         Files of the starting model's measures, of all measurements, and of what the run began with.
     """
@@ -43,6 +54,9 @@ class RunFolder:
         self.work = self.output.with_name(self.output.name + ".training")
         self.best, self.before = self.work / BEST, self.work / BEFORE
         self.history, self.inputs = self.work / HISTORY, self.work / INPUTS
+        # Of several processes the first writes, and holds the lock for all.
+        self.first = os.environ.get("RANK", "0") == "0"
+        self._lock = FileLock(self.work / LOCK, timeout=0, thread_local=False)
 
     def prepare(self, settings: FinetuneSettings, resume: bool) -> str | None:
         """Refuse to overwrite anything, and return the checkpoint to go on from, if there is one.
@@ -59,7 +73,8 @@ class RunFolder:
         Raises
         ------
         FileExistsError
-            Where the output has something in it, a run has finished here, or one was interrupted and is not resumed.
+            Where the output has something in it, a run has finished here, one was interrupted and is not resumed,
+            another is running here, or the working folder is somebody else's.
         FileNotFoundError
             Where there is no run to resume.
         NotADirectoryError
@@ -67,15 +82,25 @@ class RunFolder:
         ValueError
             Where the settings are not those of the run to resume.
         """
-        complete = self.checkpoints()
         self._refuse_output(resume)
+        self._refuse_foreign()
+        if resume and not (self.work / SETTINGS_NAME).exists() and not (self.work / FINISHED).exists():
+            raise FileNotFoundError(f"nothing to resume: {self.work} holds no run")
+        self._acquire()
+        complete = self.checkpoints()
         self._refuse_other_runs(bool(complete), resume)
         if resume:
             self._check_same(settings)
-        else:
+        elif self.first:
             self._begin(settings)
-        self._remove_incomplete()
+        complete = self._set_damaged_aside(complete)
+        if self.first:
+            self._remove_incomplete()
         return str(complete[-1]) if complete else None
+
+    def release(self) -> None:
+        """Let other runs have the folder."""
+        self._lock.release()
 
     def checkpoints(self) -> list[Path]:
         """List the complete checkpoints, oldest first."""
@@ -84,15 +109,60 @@ class RunFolder:
 
     def best_measures(self) -> dict[str, float]:
         """Return the measures of the best weights, with their ``step``."""
-        lines = [json.loads(line) for line in self.history.read_text(encoding="utf-8").splitlines()]
+        lines = read_records(self.history)
         return dict(max(lines, key=lambda line: line["mean_ndcg@10"]))
 
     def deliver(self) -> None:
         """Move the best weights to the output, and mark the run as finished."""
         if self.output.exists():
             self.output.rmdir()
+        sync_all(self.best)
         self.best.rename(self.output)
+        sync(self.output.parent)
         (self.work / FINISHED).touch()
+        sync(self.work)
+
+    def _acquire(self) -> None:
+        """Lock the folder, which the run makes if it is not there."""
+        self.work.mkdir(parents=True, exist_ok=True)
+        if not self.first:
+            return
+        try:
+            self._lock.acquire()
+        except Timeout:
+            raise FileExistsError(
+                f"another run is working in {self.work}: wait until it ends, or choose another output"
+            ) from None
+
+    def _refuse_foreign(self) -> None:
+        """Refuse a working folder that no run has begun: what is in it is not ours to delete."""
+        if self.work.exists() and not self.work.is_dir():
+            raise NotADirectoryError(f"the run needs the folder {self.work}, got a file; choose another output")
+        if not self.work.exists() or (self.work / SETTINGS_NAME).exists():
+            return
+        foreign = sorted(
+            path.name for path in self.work.iterdir() if path.name not in OURS and not _is_temporary(path.name)
+        )
+        if foreign:
+            raise FileExistsError(
+                f"the run needs the folder {self.work}, which holds something else ({foreign[0]}) and no "
+                f"{SETTINGS_NAME} of a run; choose another output, or move that folder away"
+            )
+
+    def _set_damaged_aside(self, complete: list[Path]) -> list[Path]:
+        """Rename checkpoints that are not what was written, and say so; return those that are whole."""
+        faults = {path: damage(path) for path in complete}
+        whole = [path for path in complete if faults[path] is None]
+        for path in complete if self.first else ():
+            if fault := faults[path]:
+                aside = _unused(path.with_name(f"damaged-{path.name}"))
+                path.rename(aside)
+                use = f"the newest whole one is {whole[-1].name}" if whole else "none before it is whole"
+                warnings.warn(
+                    f"checkpoint {path} is damaged: {fault}; it is not used and is now {aside.name}; {use}",
+                    stacklevel=2,
+                )
+        return whole
 
     def _refuse_output(self, resume: bool) -> None:
         if self.output.exists() and not self.output.is_dir():
@@ -120,8 +190,6 @@ class RunFolder:
 
     def _check_same(self, settings: FinetuneSettings) -> None:
         saved = self.work / SETTINGS_NAME
-        if not saved.exists():
-            raise FileNotFoundError(f"nothing to resume: {saved.parent} holds no run")
         earlier = asdict(FinetuneSettings.read(saved, {}))
         differing = [name for name, value in asdict(settings).items() if earlier[name] != value]
         if differing:
@@ -141,5 +209,14 @@ def read_history(path: Path, before: int) -> list[dict[str, float]]:
     """Read the measurements of earlier steps; later ones belong to a run that was cut off and is being repeated."""
     if not path.exists():
         return []
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return [line for line in lines if line["step"] < before]
+    return [line for line in read_records(path) if line["step"] < before]
+
+
+def _is_temporary(name: str) -> bool:
+    """Say whether a file was being written when a run was cut off."""
+    return name.endswith(".tmp") and any(name.startswith(f".{ours}.") for ours in OURS)
+
+
+def _unused(path: Path) -> Path:
+    names = (path.with_name(f"{path.name}-{number}") for number in count(2))
+    return next(name for name in chain([path], names) if not name.exists())

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable
+import reprlib
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any
+
+_PRINTED_BITS = 4096
+"""Of an integer; Python refuses to print those of more than 4300 digits."""
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 200
+_SHORT.maxlevel = 4
 
 
 def check_types(settings: Any) -> None:
@@ -45,7 +53,40 @@ def require(settings: Any, name: str, test: Callable[[Any], bool], wanted: str) 
         Naming the setting, what is wanted and what was found.
     """
     if not test(getattr(settings, name)):
-        raise ValueError(f"{name} must be {wanted}, got {getattr(settings, name)}")
+        raise ValueError(f"{name} must be {wanted}, got {_number_text(getattr(settings, name))}")
+
+
+def require_at_most(settings: Any, largest: Mapping[str, int]) -> None:
+    """Refuse numbers that are larger than anybody means, before anything of that size is made.
+
+    Parameters
+    ----------
+    settings : dataclass
+        Has the values.
+    largest : mapping
+        Name of a setting → its largest value.
+
+    Raises
+    ------
+    ValueError
+        Naming the first setting that is too large.
+    """
+    for name, most in largest.items():
+        value = getattr(settings, name)
+        if value is not None and value > most:
+            raise ValueError(f"{name} must be at most {most:,}, got {_number_text(value)}")
+
+
+def shown(value: Any) -> str:
+    """Return a value as messages show it: of what is large or deeply nested, the beginning."""
+    return _SHORT.repr(value)
+
+
+def _number_text(value: Any) -> str:
+    """Return a number as text; of an integer that Python does not print, its length."""
+    if isinstance(value, int) and value.bit_length() > _PRINTED_BITS:
+        return f"an integer of {value.bit_length():,} bits"
+    return str(value)
 
 
 def _as_float(kind: str, value: Any) -> Any:
@@ -53,6 +94,8 @@ def _as_float(kind: str, value: Any) -> Any:
     if kind == "float" and isinstance(value, str):
         with contextlib.suppress(ValueError):
             return float(value)
+    if kind == "float" and isinstance(value, int) and value.bit_length() > 1023:
+        return math.copysign(math.inf, value > 0 or -1)
     return value
 
 
@@ -77,6 +120,6 @@ _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
 def _check_type(name: str, kind: str, value: Any) -> None:
     test, wanted = _KINDS[kind]
     if not test(value):
-        raise ValueError(f"{name} must be {wanted}, got {value!r}")
+        raise ValueError(f"{name} must be {wanted}, got {shown(value)}")
     if kind == "float" and not abs(value) < math.inf:
         raise ValueError(f"{name} must be finite, got {value}")

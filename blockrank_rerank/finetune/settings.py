@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from blockrank_rerank.config import refuse_unknown_names
-from blockrank_rerank.finetune.setting_kinds import check_types, require
+from blockrank_rerank.finetune.data.reader import absolute_source
+from blockrank_rerank.finetune.data.user_path import absolute, expanded
+from blockrank_rerank.finetune.setting_kinds import check_types, require, require_at_most
 from blockrank_rerank.finetune.settings_file import read_yaml, to_yaml
 from blockrank_rerank.finetune.sources import (
     EvaluationSource,
@@ -25,6 +27,8 @@ SETTINGS_NAME = "finetune_settings.yaml"
 @dataclass(frozen=True, kw_only=True)
 class FinetuneSettings:
     """All settings of a training run, validated where they are built and saved beside the result.
+
+    Paths may begin with ``~``, and relative ones are relative to where the process is now; all are made absolute.
 
     Parameters
     ----------
@@ -133,6 +137,7 @@ class FinetuneSettings:
         object.__setattr__(self, "data", as_sources(TrainingSource, self.data, "data"))
         object.__setattr__(self, "evaluation", as_sources(EvaluationSource, self.evaluation, "evaluation"))
         _check(self)
+        _settle_paths(self)
 
     @classmethod
     def read(cls, path: str | Path | None, overrides: Mapping[str, Any]) -> FinetuneSettings:
@@ -150,7 +155,7 @@ class FinetuneSettings:
         ValueError
             For a file that is not UTF-8 or no YAML, unknown or missing settings and values out of range.
         """
-        values = dict(read_yaml(Path(path)) if path else {}) | dict(overrides)
+        values = dict(read_yaml(expanded(path, "the settings file")) if path else {}) | dict(overrides)
         refuse_unknown_names(values, [item.name for item in fields(cls)], str(path or "the command line"))
         missing = {"output", "data"} - set(values)
         if missing:
@@ -183,6 +188,19 @@ _NOT_NEGATIVE = (
     "evaluate_every",
     "save_every",
 )
+LARGEST = {
+    "lists_per_step": 65_536,
+    "accumulation": 65_536,
+    "documents_per_list": 10_000,
+    "max_positives": 10_000,
+    "average_last": 10_000,
+    "lora_rank": 4_096,
+    "scoring_layer": 10_000,
+    "evaluate_every": (1 << 31) - 1,
+    "save_every": (1 << 31) - 1,
+}
+"""Setting → the largest number that is believed: a larger one is a mistake, and would be found out by memory."""
+
 _DEVICES = (None, "auto", "cpu", "cuda")
 _DTYPES = ("float32", "bfloat16", "float16")
 _SHARES = ("empty_share", "warmup_share", "query_free_share", "base_share")
@@ -200,6 +218,7 @@ def _check(settings: FinetuneSettings) -> None:
     require(settings, "seed", lambda value: 0 <= value < 1 << 32, "in 0..4294967295")
     require(settings, "steps", lambda value: value < 1 << 31, "below 2147483648")
     require(settings, "distillation_temperature", lambda value: value > 0, "positive")
+    require_at_most(settings, LARGEST)
     require(settings, "save_dtype", lambda value: value in _DTYPES, f"one of {', '.join(_DTYPES)}")
     require(settings, "output", lambda value: Path(value).name not in ("", ".."), "a folder with a name of its own")
     _check_device(settings.device)
@@ -215,6 +234,32 @@ def _check(settings: FinetuneSettings) -> None:
         raise ValueError("freeze_backbone trains the scoring layer alone: set lora_rank and language_model_weight to 0")
     if settings.empty_share > 0 and not settings.abstention_weight and not settings.distillation_weight:
         raise ValueError("empty_share needs abstention_weight or distillation_weight: an empty list has no other loss")
+
+
+def _settle_paths(settings: FinetuneSettings) -> None:
+    """Make every path absolute, so that all who read one find the same wherever the process has gone."""
+    data = (replace(source, path=absolute_source(source.path, source.format)) for source in settings.data)
+    evaluation = (
+        replace(
+            source,
+            path=absolute(source.path, "path"),
+            run=None if source.run is None else absolute(source.run, "run"),
+        )
+        for source in settings.evaluation
+    )
+    for name, value in (
+        ("output", absolute(settings.output, "output")),
+        ("model", _absolute_model(settings.model)),
+        ("data", tuple(data)),
+        ("evaluation", tuple(evaluation)),
+    ):
+        object.__setattr__(settings, name, value)
+
+
+def _absolute_model(model: str) -> str:
+    """Return the folder of a model as an absolute path, and a Hub id or the model in the package as it is."""
+    is_folder = model.startswith(("~", ".")) or Path(model).is_dir()
+    return absolute(model, "model") if is_folder and model != DEFAULT_MODEL else model
 
 
 def _check_device(device: str | None) -> None:

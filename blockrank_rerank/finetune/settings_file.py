@@ -6,6 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from blockrank_rerank.finetune.data.user_path import check_readable
+
+LARGEST_FILE = 1 << 20
+"""Characters of a file of settings at most."""
+
 
 def parse_yaml(text: str, name: str) -> Any:
     """Parse a YAML text, in which no key may come twice.
@@ -38,8 +43,12 @@ def parse_yaml(text: str, name: str) -> Any:
 
     try:
         return yaml.load(text, Loader)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{name} is not valid YAML: {' '.join(str(error).split())}") from error
+    except RecursionError:
+        raise ValueError(f"{name} is nested too deeply to be settings; write them as key: value") from None
+    except (yaml.YAMLError, TypeError, AttributeError, ValueError) as error:
+        told = str(error).startswith(name)
+        found = " ".join(str(error).split())
+        raise ValueError(found if told else f"{name} is not valid YAML: {found}") from error
 
 
 def read_yaml(path: Path) -> Mapping[str, Any]:
@@ -48,15 +57,25 @@ def read_yaml(path: Path) -> Mapping[str, Any]:
     Raises
     ------
     ValueError
-        For a file that is not UTF-8, no YAML, or holds something else than keys with values.
+        For a file that is not UTF-8, no YAML, too large, or holds something else than keys with values.
+    IsADirectoryError
+        For a folder.
+    DataError
+        For a pipe without a shell's writer, or a device.
     """
+    check_readable(path, "settings")
     try:
-        values = parse_yaml(path.read_text(encoding="utf-8"), str(path))
+        with path.open(encoding="utf-8") as stream:
+            text = stream.read(LARGEST_FILE + 1)
+        if len(text) > LARGEST_FILE:
+            raise ValueError(f"{path} has more than {LARGEST_FILE:,} characters, which is more than settings need")
+        values = parse_yaml(text, str(path))
     except UnicodeDecodeError as error:
         found = f"byte 0x{error.object[error.start]:02x} at position {error.start + 1}"
         raise ValueError(f"{path} must be UTF-8 text, got {found}; convert the file to UTF-8") from error
     if not isinstance(values, dict):
-        raise ValueError(f"{path} must hold settings as key: value, got {type(values).__name__}")
+        found = "nothing" if values is None else type(values).__name__
+        raise ValueError(f"{path} must hold settings as key: value, got {found}")
     return values
 
 

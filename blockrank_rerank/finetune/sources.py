@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar
 
 from blockrank_rerank.config import refuse_unknown_names
 from blockrank_rerank.finetune.data.reader import FORMATS, check_negatives
-from blockrank_rerank.finetune.setting_kinds import check_types, require
+from blockrank_rerank.finetune.setting_kinds import check_types, require, require_at_most, shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +91,7 @@ class EvaluationSource:
         check_types(self)
         for name in ("depth", "queries"):
             require(self, name, lambda value: value > 0, "positive")
+        require_at_most(self, {"depth": 1_000_000, "queries": 1 << 31})
 
 
 Source = TypeVar("Source", TrainingSource, EvaluationSource)
@@ -116,7 +117,7 @@ def as_sources(cls: type[Source], values: Any, name: str) -> tuple[Source, ...]:
     if isinstance(values, str | Mapping | cls):
         values = (values,)
     if not isinstance(values, list | tuple):
-        raise ValueError(f"{name} must be a path, a mapping with a path, or a list of these, got {values!r}")
+        raise ValueError(f"{name} must be a path, a mapping with a path, or a list of these, got {shown(values)}")
     return tuple(_source(cls, value, f"{name}[{number}]") for number, value in enumerate(values))
 
 
@@ -163,10 +164,10 @@ def _source(cls: type[Source], value: Any, where: str) -> Source:
     if isinstance(value, str):
         value = {"path": value}
     if not isinstance(value, Mapping):
-        raise ValueError(f"{where} must be a path or a mapping with a path, got {value!r}")
+        raise ValueError(f"{where} must be a path or a mapping with a path, got {shown(value)}")
     refuse_unknown_names(value, [item.name for item in fields(cls)], where)
     if "path" not in value:
-        raise ValueError(f"{where} needs a path, which says where the collection is, got {dict(value)!r}")
+        raise ValueError(f"{where} needs a path, which says where the collection is, got {shown(dict(value))}")
     try:
         return cls(**value)
     except ValueError as error:

@@ -99,6 +99,8 @@ class ListTrainer(Trainer):
         except (RuntimeError, OSError, SafetensorError) as error:
             _explain_full_disk(folder, error)
             raise
+        # Each process writes its own random state, and the mark that comes next is about all of them.
+        self.accelerator.wait_for_everyone()
 
     def _guard(self, values: dict[str, float]) -> None:
         step = self.state.global_step + 1

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from blockrank_rerank.config import BlockRankConfig
 from blockrank_rerank.files import share_like, system_errors
+from blockrank_rerank.finetune.architecture import check_trained_architecture
+from blockrank_rerank.finetune.checkpoint_mark import sync_all
 from blockrank_rerank.finetune.losses import abstention, contrastive, distillation, list_logits
 from blockrank_rerank.finetune.settings import FinetuneSettings
 from blockrank_rerank.model.backbone import ATTENTION_NAME, Backbone, Pass
@@ -105,6 +107,8 @@ class TrainingModel(nn.Module):
         model_config = checkpoint.model_config()
         check_fits(config, model_config)
         _check_trainable(config, settings, model_config.model_type)
+        language_model = settings.language_model_weight > 0
+        check_trained_architecture(checkpoint.model, model_config.architectures, language_model)
         network = _network(checkpoint, model_config, config, settings)
         head = _scoring_head(checkpoint, model_config.hidden_size) if config.scoring_head else None
         if settings.lora_rank:
@@ -224,6 +228,7 @@ class TrainingModel(nn.Module):
         self.blockrank.save(unfinished)
         for weights in unfinished.glob("*.safetensors"):
             share_like(weights, unfinished / "config.json")
+        sync_all(unfinished)
         if folder.exists():
             shutil.rmtree(folder)
         unfinished.rename(folder)

@@ -24,6 +24,7 @@ from blockrank_rerank.finetune.evaluation_sets import MEASURES, weights_name
 from blockrank_rerank.finetune.inputs import Inputs
 from blockrank_rerank.finetune.progress import ShowProgress
 from blockrank_rerank.finetune.run_folder import RunFolder
+from blockrank_rerank.finetune.run_records import read_record
 from blockrank_rerank.finetune.settings import SETTINGS_NAME, FinetuneSettings
 from blockrank_rerank.finetune.trainer import ListTrainer, training_arguments
 from blockrank_rerank.finetune.training_data import TrainingData
@@ -67,7 +68,8 @@ def finetune(settings: FinetuneSettings, *, resume: bool = False) -> FinetuneRes
     Raises
     ------
     FileExistsError
-        Where the output folder has something in it, or an interrupted run is there and ``resume`` is not set.
+        Where the output folder has something in it, an interrupted run is there and ``resume`` is not set, another
+        run is working there, or the working folder is not of a run.
     DataError
         For malformed data, naming file and line.
     FloatingPointError
@@ -77,7 +79,11 @@ def finetune(settings: FinetuneSettings, *, resume: bool = False) -> FinetuneRes
     """
     if find_spec("accelerate") is None:
         raise ImportError("training needs its extra: pip install 'blockrank-rerank[train]'")
-    return TrainingRun(settings, resume).result()
+    folder = RunFolder(settings.output)
+    try:
+        return TrainingRun(settings, resume, folder).result()
+    finally:
+        folder.release()
 
 
 class TrainingRun:
@@ -89,10 +95,12 @@ class TrainingRun:
         What to train, on what, and how.
     resume : bool
         Go on from the last complete checkpoint, where there is one.
+    folder : RunFolder
+        Where it works; whoever made it releases it after the run.
     """
 
-    def __init__(self, settings: FinetuneSettings, resume: bool) -> None:
-        self.settings, self.folder = settings, RunFolder(settings.output)
+    def __init__(self, settings: FinetuneSettings, resume: bool, folder: RunFolder) -> None:
+        self.settings, self.folder = settings, folder
         check_average(settings)
         resolve_device(settings.device)
         # Whatever can be refused is refused before a step is made: the folder first, since it costs nothing.
@@ -142,7 +150,8 @@ class TrainingRun:
                 "now",
                 stacklevel=2,
             )
-        inputs.save(self.folder.inputs)
+        if self.folder.first:
+            inputs.save(self.folder.inputs)
 
     def _trained(self) -> FinetuneResult:
         evaluate = Evaluate(
@@ -217,7 +226,7 @@ class TrainingRun:
         """Measure the starting model, once for a run and all that resume it."""
         path = self.folder.before
         if path.exists():
-            return dict(json.loads(path.read_text(encoding="utf-8")))
+            return read_record(path)
         before = self._measure() if self.data.evaluation_sets else {}
         with replacing(path) as file:
             json.dump(before, file)

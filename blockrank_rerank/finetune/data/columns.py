@@ -10,8 +10,41 @@ from typing import Any
 from blockrank_rerank.finetune.data.row import Row
 from blockrank_rerank.formats.jsonl import json_type
 
-RESEMBLANCE = 0.4
-"""Of two names, between 0 and 1 as difflib counts; "question" resembles "query" by 0.46, "positive" "pos" by 0.55."""
+RESEMBLANCE = 0.75
+"""Of a misspelt name and the right one, between 0 and 1 as difflib counts: "qeury" resembles "query" by 0.8."""
+
+MEANT = {
+    "query": frozenset(["question", "anchor", "search_query", "query_text", "sentence1"]),
+    "pos": frozenset(
+        [
+            "positive",
+            "positives",
+            "positive_passages",
+            "positive_ctxs",
+            "pos_passages",
+            "pos_text",
+            "answer",
+            "answers",
+            "chosen",
+        ]
+    ),
+    "neg": frozenset(
+        [
+            "negative",
+            "negatives",
+            "negs",
+            "negative_passages",
+            "negative_ctxs",
+            "hard_negative",
+            "hard_negatives",
+            "hard_negative_ctxs",
+            "neg_passages",
+            "neg_text",
+            "rejected",
+        ]
+    ),
+}
+"""Column → the names, in lower case, that other tools give it; a column of any other name may mean the opposite."""
 
 
 class ColumnMapping:
@@ -75,13 +108,13 @@ class ColumnMapping:
             spare = [key for key in row.value if key not in values and key not in self._ignored]
             raise row.fault(
                 f"no column {_quoted(missing)}; found: {_found(row)}; known: {_quoted(self._known)}; "
-                f"map it: {_mapping(_closest(missing, spare))}"
+                f"map it: {column_mapping(_advised(missing, values, spare))}"
             )
         if unknown and self._columns:
             self._warn(row, unknown)
         elif unknown:
             raise row.fault(
-                f"unknown column {_quoted(unknown)}; known: {_quoted(self._known)}; {self._advice(unknown[0], values)}"
+                f"unknown column {_quoted(unknown)}; known: {_quoted(self._known)}; {self._advice(unknown, values)}"
             )
 
     def _warn(self, row: Row, unknown: list[str]) -> None:
@@ -93,27 +126,35 @@ class ColumnMapping:
                 f"{row.source}: column {_quoted(new)} is not read; known: {_quoted(self._known)}", stacklevel=2
             )
 
-    def _advice(self, unknown: str, values: Mapping[str, Any]) -> str:
-        close = get_close_matches(unknown, [key for key in self._known if key not in values], n=1)
-        if close:
-            return f"map it: {_mapping({close[0]: unknown})}"
-        return f"to ignore it, name a column that is to be read: {_mapping({'query': 'query'})}"
+    def _advice(self, unknown: list[str], values: Mapping[str, Any]) -> str:
+        meant = _meant([key for key in self._known if key not in values], unknown)
+        if meant:
+            return f"map it: {column_mapping(meant)}"
+        return f"to ignore it, name a column that is to be read: {column_mapping({'query': 'query'})}"
 
 
-def _closest(missing: list[str], spare: list[str]) -> dict[str, str]:
-    """Find for every missing column the spare one that resembles it most, or the next, each used once."""
-    found: dict[str, str] = {}
-    for name in missing:
-        unused = [key for key in spare if key not in found.values()]
-        if close := get_close_matches(name, unused, n=1, cutoff=RESEMBLANCE):
-            found[name] = close[0]
-    rest = (key for key in spare if key not in found.values())
-    return {name: found.get(name) or next(rest, "<its name>") for name in missing}
-
-
-def _mapping(columns: dict[str, str]) -> str:
+def column_mapping(columns: Mapping[str, str]) -> str:
+    """Spell a mapping of columns as it is written in Python and on the command line."""
     options = " ".join(f"--column {known}={theirs}" for known, theirs in columns.items())
-    return f"columns={columns} in Python or a training collection's settings, {options} for the other commands"
+    return f"columns={dict(columns)} in Python or a training collection's settings, {options} for the other commands"
+
+
+def _advised(missing: list[str], values: Mapping[str, Any], spare: list[str]) -> dict[str, str]:
+    """Find the spare column for every missing one, and for the negatives, which would else be left unread."""
+    wanted = [*missing, *(["neg"] if "pos" in missing and "neg" not in values else [])]
+    found = _meant(wanted, spare)
+    return {name: found.get(name, "<its name>") for name in wanted if name in missing or name in found}
+
+
+def _meant(known: list[str], spare: list[str]) -> dict[str, str]:
+    """Find the known columns that spare ones are other names or misspellings of, each used once."""
+    found: dict[str, str] = {}
+    for name in known:
+        unused = [key for key in spare if key not in found.values()]
+        named = [key for key in unused if key.lower() in MEANT.get(name, ())]
+        if close := named or get_close_matches(name, unused, n=1, cutoff=RESEMBLANCE):
+            found[name] = close[0]
+    return found
 
 
 def _quoted(names: tuple[str, ...] | list[str]) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from blockrank_rerank.finetune.data.example import Candidate, TrainingExample
+from blockrank_rerank.finetune.data.joined_rows import query_key
 
 T = TypeVar("T")
 
@@ -134,11 +135,11 @@ class JudgedCorpus:
 
 
 def relevant_by_text(queries: Mapping[str, str], positives: Mapping[str, Collection[str]]) -> dict[str, set[str]]:
-    """Return for every key the documents that are relevant to any query of the same text."""
+    """Return for every key the documents that are relevant to any query of the same words."""
     relevant: dict[str, set[str]] = {}
     for key, text in queries.items():
-        relevant.setdefault(text, set()).update(positives[key])
-    return {key: relevant[text] for key, text in queries.items()}
+        relevant.setdefault(query_key(text), set()).update(positives[key])
+    return {key: relevant[query_key(text)] for key, text in queries.items()}
 
 
 def _without(values: dict[str, T], names: Collection[str]) -> dict[str, T]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from blockrank_rerank.finetune.data.example import Candidate, TrainingExample
 
@@ -33,6 +33,7 @@ class ListSampler:
         pool: Sequence[TrainingExample | str] = (),
         *,
         without_positives: bool = False,
+        relevant: Collection[str] = (),
     ) -> list[Candidate]:
         """Draw the list of one step from an example, and from a pool where that is too short.
 
@@ -50,6 +51,8 @@ class ListSampler:
             collection, one of whose documents is taken. Documents of the example itself are never taken.
         without_positives : bool
             Draw a list in which nothing is relevant.
+        relevant : collection of str
+            Texts that are known to be relevant to the query, from other examples: never drawn as irrelevant.
 
         Returns
         -------
@@ -65,11 +68,16 @@ class ListSampler:
         if size < least:
             raise ValueError(f"size must be at least {least}, got {size}")
         positives = _unique(example.positives)
-        negatives = [found for text, found in _unique(example.negatives).items() if text not in positives]
+        negatives = [
+            found
+            for text, found in _unique(example.negatives).items()
+            if text not in positives and text not in relevant
+        ]
         count = 0 if without_positives else min(self._max_positives, len(positives), size - 1)
         drawn = rng.sample(list(positives.values()), count)
         drawn += rng.sample(negatives, min(len(negatives), size - count))
-        drawn += _fill(example, size - len(drawn), rng, pool)
+        taken = {candidate.text for candidate in example.candidates}.union(relevant)
+        drawn += _fill(taken, size - len(drawn), rng, pool)
         rng.shuffle(drawn)
         return drawn
 
@@ -81,12 +89,9 @@ def _unique(candidates: Iterable[Candidate]) -> dict[str, Candidate]:
     return unique
 
 
-def _fill(
-    example: TrainingExample, missing: int, rng: random.Random, pool: Sequence[TrainingExample | str]
-) -> list[Candidate]:
+def _fill(taken: set[str], missing: int, rng: random.Random, pool: Sequence[TrainingExample | str]) -> list[Candidate]:
     if missing < 1 or not pool:
         return []
-    taken = {candidate.text for candidate in example.candidates}
     filled: list[Candidate] = []
     for _ in range(missing * PATIENCE):
         text = _text(pool[rng.randrange(len(pool))], rng)

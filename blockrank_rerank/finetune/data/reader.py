@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Literal
@@ -14,6 +14,12 @@ from blockrank_rerank.finetune.data.columns import ColumnMapping
 from blockrank_rerank.finetune.data.example import TrainingExample
 from blockrank_rerank.finetune.data.hub import hub_rows
 from blockrank_rerank.finetune.data.judged_corpus import JudgedCorpus
+from blockrank_rerank.finetune.data.labelled_rows import (
+    LABELLED,
+    judged_queries,
+    labelled_columns,
+    refuse_labels_beside_positives,
+)
 from blockrank_rerank.finetune.data.record import Record
 from blockrank_rerank.finetune.data.retrieval import bm25_ranking, random_ranking
 from blockrank_rerank.finetune.data.row import OnFault, Row, jsonl_rows, refuse
@@ -23,6 +29,7 @@ from blockrank_rerank.finetune.data.row_formats import (
     ROW_FORMATS,
     RowFormat,
 )
+from blockrank_rerank.finetune.data.user_path import absolute, expanded_source
 from blockrank_rerank.formats import DataError
 
 FORMATS = ("auto", *ROW_FORMATS, "beir", "hub")
@@ -53,6 +60,8 @@ def read_examples(
     format : str
         ``auto``; ``pos-neg``: rows of ``{"query", "pos", "neg"}``; ``blockrank``: rows of
         ``{"query", "documents", "answer_ids"}``; ``beir``; ``hub``, which also takes a local folder of parquet files.
+        ``auto`` and ``hub`` also know labelled rows by their columns: pairs such as ``{"query", "passage", "label"}``,
+        and lists such as ``{"query", "docs", "labels"}``.
     columns : mapping, optional
         Known column → the name that it has here, as in ``{"query": "question", "pos": "answer"}``.
     negatives : {"bm25", "random", "none"}, optional
@@ -69,6 +78,7 @@ def read_examples(
     Returns
     -------
     list of TrainingExample
+        One for each row, or for each query of labelled rows.
 
     Raises
     ------
@@ -80,6 +90,7 @@ def read_examples(
         If `datasets` or bm25s is needed and missing.
     """
     check_negatives(negatives)
+    source = expanded_source(source)
     form = resolve_format(source, format, columns)
     if form == "beir":
         corpus = read_judged_corpus(Path(source), split, refuse).sample(limit, seed)
@@ -126,6 +137,25 @@ def resolve_format(source: str | Path, format: str, columns: Mapping[str, str] |
     return format if format != "auto" else "beir" if path.is_dir() else "rows"
 
 
+def absolute_source(source: str, format: str) -> str:
+    """Return the path of a collection so that it stays the same wherever the process goes; a Hub id as it is.
+
+    Parameters
+    ----------
+    source : str
+        Path or Hub id.
+    format : str
+        As `read_examples` takes it.
+
+    Raises
+    ------
+    ValueError
+        For the home folder of a user that there is not.
+    """
+    may_be_id = format == "hub" or (format == "auto" and _is_hub_id(source))
+    return source if may_be_id and source[:1] != "~" and not Path(source).exists() else absolute(source, "path")
+
+
 def iterate_rows(
     source: str | Path, form: str, split: str, columns: Mapping[str, str] | None, on_fault: OnFault
 ) -> Iterator[TrainingExample]:
@@ -148,12 +178,28 @@ def iterate_rows(
     first = next(rows, None)
     if first is None:
         return
-    known = ROW_FORMATS.get(form) or _detect(first, columns)
+    try:
+        known, columns = (ROW_FORMATS[form], columns) if form in ROW_FORMATS else _detect(first, columns)
+    except DataError as fault:
+        return on_fault(fault)
     mapping = ColumnMapping(columns, known.known, known.required, known.ignored)
+    examples = _parsed(chain([first], rows), known, mapping, columns, on_fault)
+    yield from judged_queries(examples, first.name, on_fault) if known is LABELLED else examples
+
+
+def _parsed(
+    rows: Iterable[Row],
+    form: RowFormat,
+    mapping: ColumnMapping,
+    columns: Mapping[str, str] | None,
+    on_fault: OnFault,
+) -> Iterator[TrainingExample]:
     texts: dict[str, str] = {}
-    for row in chain([first], rows):
+    for row in rows:
         try:
-            example = known.parse(Record(row, mapping.apply(row), texts))
+            if form is POSITIVES_AND_NEGATIVES:
+                refuse_labels_beside_positives(row, columns)
+            example = form.parse(Record(row, mapping.apply(row), texts))
         except DataError as fault:
             on_fault(fault)
         else:
@@ -169,11 +215,15 @@ def _is_hub_id(source: str) -> bool:
     )
 
 
-def _detect(row: Row, columns: Mapping[str, str] | None) -> RowFormat:
+def _detect(row: Row, columns: Mapping[str, str] | None) -> tuple[RowFormat, Mapping[str, str] | None]:
+    """Return the form of the rows that the first one shows, and the columns that it has for those known."""
+    labelled = labelled_columns(row, columns)
+    if labelled is not None:
+        return LABELLED, labelled
     names: set[str] = set(row.value) if isinstance(row.value, dict) else set()
     if {"documents", "answer_ids"} & (names | set(columns or ())):
-        return ANSWERS_AMONG_DOCUMENTS
-    return POSITIVES_AND_NEGATIVES
+        return ANSWERS_AMONG_DOCUMENTS, columns
+    return POSITIVES_AND_NEGATIVES, columns
 
 
 def _filled(corpus: JudgedCorpus, negatives: str, depth: int, seed: int) -> list[TrainingExample]:

@@ -68,6 +68,30 @@ class Record:
         items = [value] if isinstance(value, str) else self.items(key)
         return [self._document(item, key, index) for index, item in enumerate(items)]
 
+    def titled_documents(self, key: str, titles: str) -> list[str]:
+        """Return the texts of a column of documents, each behind the title that another column has for it."""
+        value, title = self._values.get(key), self._values[titles]
+        lone = isinstance(value, str | dict)
+        items, headings = ([value], [title]) if lone else (self.items(key), self.items(titles))
+        if len(items) != len(headings):
+            raise self.fault(
+                f'expected "{titles}" to hold one title for each of the {len(items)} documents, got {len(headings)}'
+            )
+        pairs = zip(items, headings, strict=True)
+        titled = [{"title": heading, "text": item} if isinstance(item, str) else item for item, heading in pairs]
+        return [self._document(item, key, index) for index, item in enumerate(titled)]
+
+    def value(self, key: str) -> Any:
+        """Return the value of a column as it stands, or None if the column is missing."""
+        return self._values.get(key)
+
+    def finite(self, number: float, name: str) -> float:
+        """Return a number as a float that losses can reckon with; refuse any other, by name."""
+        # Losses are reckoned in 32 bits, where larger numbers are infinite.
+        if not abs(number) <= LARGEST:
+            raise self.fault(f"expected {name} to be finite in 32 bits, got {number}")
+        return float(number)
+
     def numbers(self, key: str, count: int, beside: str) -> list[float | None] | None:
         """Return a finite number or None for each of `count` documents; None if the column is missing."""
         if key not in self:
@@ -92,7 +116,4 @@ class Record:
             return None
         if isinstance(number, bool) or not isinstance(number, int | float):
             raise self.fault(f"expected {key}[{index}] to be a number, got {json_type(number)}")
-        # Losses are reckoned in 32 bits, where larger numbers are infinite.
-        if not abs(number) <= LARGEST:
-            raise self.fault(f"expected {key}[{index}] to be finite in 32 bits, got {number}")
-        return float(number)
+        return self.finite(number, f"{key}[{index}]")

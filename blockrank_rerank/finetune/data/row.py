@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from blockrank_rerank.finetune.data.user_path import check_readable
 from blockrank_rerank.formats import DataError
 from blockrank_rerank.formats.jsonl import parse_jsonl
 from blockrank_rerank.formats.lines import decode
@@ -53,6 +54,7 @@ class Noted:
 
 def text_rows(path: Path, on_fault: OnFault) -> Iterator[Row]:
     """Read the non-blank lines of a UTF-8 file; unlike `formats.read_lines` it can go on after a fault."""
+    check_readable(path, "lines")
     with path.open("rb") as stream:
         for number, raw in enumerate(stream, start=1):
             try:

@@ -37,10 +37,12 @@ def sentence_transformer(
     ImportError
         If sentence-transformers is not installed.
     FileNotFoundError, ValueError
-        If the model is not found, or cannot be read.
+        If the model is not found, cannot be read, or was made for something else.
     """
+    from blockrank_rerank.finetune.architecture import check_embedding_model
     from blockrank_rerank.model.checkpoint import readable
 
+    check_embedding_model(model)
     library = require("sentence_transformers", f"embedding with {model}")
     arguments = {} if dtype is None else {"model_kwargs": {"dtype": dtype}}
     with readable(model, "the embeddings"):

@@ -12,6 +12,7 @@ from blockrank_rerank.finetune.data.judged_corpus import JudgedCorpus
 from blockrank_rerank.finetune.data.reader import read_examples, resolve_format
 from blockrank_rerank.finetune.data.retrieval import Ranking, bm25_ranking, random_ranking, unjudged
 from blockrank_rerank.finetune.data.row import refuse
+from blockrank_rerank.finetune.data.user_path import expanded_source
 from blockrank_rerank.finetune.mining.embeddings import Encode, nearest, sentence_transformer
 from blockrank_rerank.finetune.mining.miner import Miner
 from blockrank_rerank.finetune.mining.progress import OnProgress
@@ -144,6 +145,7 @@ def _corpus(
 ) -> JudgedCorpus:
     if not isinstance(source, str | Path):
         return JudgedCorpus.from_examples(source)
+    source = expanded_source(source)
     if resolve_format(source, format, columns) == "beir":
         return read_judged_corpus(Path(source), split, refuse)
     return JudgedCorpus.from_examples(read_examples(source, split=split, format=format, columns=columns))

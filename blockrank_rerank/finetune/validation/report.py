@@ -55,8 +55,8 @@ class DataReport:
             "all others get random documents; 'blockrank-finetune mine-negatives' finds hard ones",
             "duplicated_documents": "documents stand in their own list already: they count once",
             "positives_also_negative": "documents are relevant and not relevant to one query: they count as relevant",
-            "duplicate_queries": "queries occur more than once: join their positives, or one query's answer can "
-            "become another one's negative",
+            "duplicate_queries": "queries occur more than once: training joins their rows, so that no row's answer "
+            "becomes another one's negative",
             "empty_documents": "documents in lists are empty",
             "copied_documents": "documents of the corpus are copies of others: they count as one",
         }

@@ -9,6 +9,7 @@ from typing import Any
 from blockrank_rerank.finetune.data.beir_folder import read_judged_corpus
 from blockrank_rerank.finetune.data.reader import iterate_rows, resolve_format
 from blockrank_rerank.finetune.data.row import OnFault
+from blockrank_rerank.finetune.data.user_path import expanded_source
 from blockrank_rerank.finetune.validation.report import DataReport
 from blockrank_rerank.finetune.validation.statistics import CountTokens, StatisticsCounter
 from blockrank_rerank.formats import DataError
@@ -56,7 +57,7 @@ def validate(
         raise ValueError("tokenizer and token_cap go together: the share of longer documents needs both")
     counter = StatisticsCounter(None if tokenizer is None else _token_counter(tokenizer), token_cap)
     faults = _Faults(max_faults)
-    for source in sources:
+    for source in map(expanded_source, sources):
         _take_in(source, resolve_format(source, format, columns), split, columns, counter, faults.add)
     return DataReport(
         sources=tuple(map(str, sources)),

@@ -1,0 +1,90 @@
+"""Paths of settings, overrides and data: expanded and made absolute once, where they enter."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from blockrank_rerank.cli.failures import ARGUMENTS
+from blockrank_rerank.cli.finetune import main
+from blockrank_rerank.finetune import EvaluationSource, FinetuneSettings
+from blockrank_rerank.finetune.data import read_examples
+from blockrank_rerank.finetune.mining import mine_negatives
+from blockrank_rerank.finetune.validation import validate
+from tests.finetune.data_files import write_jsonl
+
+ROW = {"query": "q", "pos": ["p"], "neg": ["n"]}
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """A home folder with data, a model and settings in it; the process is elsewhere."""
+    folder = tmp_path / "home"
+    (folder / "m").mkdir(parents=True)
+    write_jsonl(folder / "d.jsonl", [ROW, ROW | {"query": "r", "pos": ["s"]}])
+    (folder / "s.yaml").write_text(
+        "output: ~/out\nmodel: ~/m\ndata: ~/d.jsonl\nevaluation: {path: ~/c, run: ~/r.trec}\n"
+    )
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    monkeypatch.setenv("HOME", str(folder))
+    return folder
+
+
+def test_the_home_folder_is_meant_in_every_path_of_settings(home):
+    found = FinetuneSettings.read("~/s.yaml", {})
+    assert (found.output, found.model, found.data[0].path) == (f"{home}/out", f"{home}/m", f"{home}/d.jsonl")
+    assert found.evaluation == (EvaluationSource(path=f"{home}/c", run=f"{home}/r.trec"),)
+
+
+def test_overrides_of_the_command_line_are_paths_too(home, capsys):
+    assert main(["train", "~/s.yaml", "output=~/other", "data=[~/d.jsonl, ../x.jsonl]", "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    assert f"output: {home}/other\n" in printed
+    assert f"path: {home.parent}/x.jsonl" in printed
+    assert "~" not in printed
+
+
+def test_relative_paths_stay_where_the_settings_were_read(home, monkeypatch):
+    (home / "model").mkdir()
+    monkeypatch.chdir(home)
+    found = FinetuneSettings(output="out", model="model", data="d.jsonl", evaluation=["c"])
+    monkeypatch.chdir("/")
+    assert (found.output, found.model) == (f"{home}/out", f"{home}/model")
+    assert (found.data[0].path, found.evaluation[0].path) == (f"{home}/d.jsonl", f"{home}/c")
+    assert found.with_changes(steps=3).output == found.output
+    assert not list(home.glob("~*"))
+
+
+def test_ids_of_the_hub_and_the_model_in_the_package_stay(home):
+    found = FinetuneSettings(output="out", data=["owner/name", "owner/name:part", {"path": "set", "format": "hub"}])
+    assert [source.path for source in found.data] == ["owner/name", "owner/name:part", "set"]
+    assert found.model == "default"
+    assert FinetuneSettings(output="out", data="d", model="owner/model").model == "owner/model"
+
+
+def test_a_folder_that_could_be_an_id_is_a_folder(home, monkeypatch):
+    monkeypatch.chdir(home.parent)
+    assert FinetuneSettings(output="o", data="d", model="home/m").model == f"{home}/m"
+    assert FinetuneSettings(output="o", data="home/m").data[0].path == f"{home}/m"
+
+
+def test_an_unknown_home_folder_is_named(home):
+    with pytest.raises(ValueError, match="output names a home folder that is not known, got '~nobody-here/x'"):
+        FinetuneSettings(output="~nobody-here/x", data="d")
+    assert main(["train", "output=~nobody-here/x", "data=d", "--dry-run"]) == ARGUMENTS
+
+
+def test_data_is_read_checked_and_mined_from_the_home_folder(home):
+    assert len(read_examples("~/d.jsonl")) == len(read_examples(Path("~/d.jsonl"))) == 2
+    assert validate("~/d.jsonl").statistics.examples == 2
+    assert mine_negatives("~/d.jsonl", method="given").report.queries == 2
+
+
+def test_commands_know_the_home_folder(home):
+    (home / "ids").write_text("q9\n")
+    words = ["--method", "given", "--output", "~/mined.jsonl", "--exclude-queries", "~/ids"]
+    assert main(["mine-negatives", "~/d.jsonl", *words]) == 0
+    assert json.loads((home / "mined.jsonl").read_text().splitlines()[0])["query"] == "q"
+    assert os.listdir() == []
