@@ -15,7 +15,7 @@ from blockrank_rerank.evaluation.rerank_run import (
     first_documents,
     rerank_run,
 )
-from blockrank_rerank.formats import check_output_path, read_corpus, read_queries, read_run, write_run
+from blockrank_rerank.formats import check_ids, check_output_path, read_corpus, read_queries, read_run, write_run
 from blockrank_rerank.ranking.progress import progress_bar
 
 
@@ -36,6 +36,7 @@ def rerank_trec(
     check_output_path(paths.output, paths.run, paths.queries, paths.corpus)
     first_stage = read_run(paths.run)
     candidates = first_documents(first_stage, depth)
+    check_ids(candidates)
     queries = read_queries(paths.queries)
     corpus = read_corpus(paths.corpus, keep=document_ids(candidates))
     check_run(candidates, queries, corpus)

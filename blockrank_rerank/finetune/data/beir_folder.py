@@ -11,7 +11,7 @@ from blockrank_rerank.finetune.data.row import Noted, OnFault, Row, jsonl_rows, 
 from blockrank_rerank.formats import DataError
 from blockrank_rerank.formats.collection import qrels_path
 from blockrank_rerank.formats.jsonl import identifier_field, json_type, optional_string_field, string_field
-from blockrank_rerank.formats.qrels import HEADERS, read_grade, split_columns
+from blockrank_rerank.formats.qrels import JudgementLines
 from blockrank_rerank.text.document import document_text
 
 
@@ -81,17 +81,17 @@ def _named_text(row: Row) -> tuple[str, str]:
 
 def _judgements(path: Path, on_fault: OnFault) -> Iterator[Judgement]:
     noted = Noted(on_fault)
-    first = empty = True
+    empty = True
+    judgements = JudgementLines(path)
     for row in text_rows(path, noted):
         try:
-            query, document, grade = split_columns(row.value, path, row.line)
-            if not (first and grade in HEADERS):
+            judged = judgements.read(row.value, row.line)
+            if judged:
                 empty = False
-                yield Judgement(row, query, document, read_grade(grade, path, row.line))
+                yield Judgement(row, *judged)
         except DataError as fault:
             empty = False
             on_fault(fault)
-        first = False
     if empty and not noted.faults:
         on_fault(DataError("no judgements: expected one per line", str(path)))
 
