@@ -96,8 +96,8 @@ class JudgementLines:
             raise DataError(message, str(self._path), line)
         if len(columns) not in WIDTHS:
             raise DataError(
-                "expected 3 columns (query, document, judgement) or 4 (query, iteration, document, judgement) separated "
-                f"by tabs or spaces, got {len(columns)}",
+                "expected 3 columns (query, document, judgement) or 4 (query, iteration, document, judgement) "
+                f"separated by tabs or spaces, got {len(columns)}",
                 str(self._path),
                 line,
             )

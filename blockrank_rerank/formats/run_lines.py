@@ -15,7 +15,6 @@ NAMES = {
 """Names of columns in circulation, without case and punctuation."""
 
 TREC = ("query", "iteration", "document", "rank", "score", "tag")
-WITHOUT_TAG = TREC[:-1]
 WITHOUT_ITERATION = ("query", "document", "rank", "score", "tag")
 SHORT = ("query", "document", "value")
 WIDTHS = (3, 5, 6)
@@ -76,8 +75,8 @@ class RunLines:
             return True
         line, value = self._no_rank
         raise self._fault(
-            f"the third column may be a rank or a score, got {value}: ranks would be 1, 2, 3 and so on for every query. "
-            "Name the columns in a first line: query-id document-id score, or query-id document-id rank",
+            f"the third column may be a rank or a score, got {value}: ranks would be 1, 2, 3 and so on for every "
+            "query. Name the columns in a first line: query-id document-id score, or query-id document-id rank",
             line,
         )
 
@@ -98,11 +97,10 @@ class RunLines:
             return TREC
         if len(columns) == len(SHORT):
             return SHORT
-        if len(columns) == len(WITHOUT_TAG):
-            of_trec = columns[1].lower() in ITERATIONS
-            form = WITHOUT_TAG if of_trec else WITHOUT_ITERATION
-            if all(finite_number(columns[form.index(role)]) is not None for role in ("rank", "score")):
-                return form
+        if len(columns) == len(WITHOUT_ITERATION) and columns[1].lower() not in ITERATIONS:
+            rank, score = columns[2:4]
+            if whole_number(rank) is not None and finite_number(score) is not None:
+                return WITHOUT_ITERATION
         raise self._fault(
             f"{SIX}{len(columns)}; also read are query, document and rank, query, document, rank, score and tag, "
             "and any columns that a first line names",

@@ -21,7 +21,7 @@ def read_run(path: Path) -> Run:
     ----------
     path : Path
         Six columns: query, ``Q0``, document, rank, score, tag; between tabs, ids may hold spaces. Also five, where
-        ``Q0`` or the tag is missing, and three, where the last is a rank (MS MARCO's) or, if it cannot be one, a
+        ``Q0`` is missing, and three, where the last is a rank (MS MARCO's) or, if it cannot be one, a
         score. A first line may name the columns, which then may be others in any order.
 
     Returns

@@ -75,7 +75,7 @@ def test_judgements_for_training_are_read_by_the_same_reader(tmp_path):
     [
         "q1 Q0 a 1.0 0.9 t\nq1 Q0 b 2.0 0.8 t\n",
         "q1\ta\t1\nq1\tb\t2\n",
-        "q1 Q0 a 1 0.9\nq1 Q0 b 2 0.8\n",
+        "query Q0 document rank score\nq1 Q0 a 1 0.9\nq1 Q0 b 2 0.8\n",
         "q1 a 1 0.9 t\nq1 b 2 0.8 t\n",
         "q1\tb\t0.8\nq1\ta\t0.9\n",
         "qid\tpid\trank\nq1\tb\t7\nq1\ta\t3\n",
