@@ -169,8 +169,7 @@ def test_a_folder_where_a_file_is_expected_is_named(tmp_path, name):
     (tmp_path / name).unlink(missing_ok=True)
     (tmp_path / name).mkdir()
     with pytest.raises(IsADirectoryError, match=name):
-        read_collection(tmp_path)
-        read_corpus(tmp_path / "corpus.jsonl")
+        (read_collection(tmp_path), read_corpus(tmp_path / "corpus.jsonl"))
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes are POSIX")
