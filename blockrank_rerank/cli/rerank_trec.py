@@ -41,7 +41,7 @@ def rerank_trec(
     # A query's own document is no candidate, so that the next one comes in.
     corpus = read_corpus(paths.corpus, keep=document_ids(first_documents(first_stage, depth + 1)))
     others = without_own(first_stage, own_documents(queries, corpus))
-    candidates = first_documents(others, depth)
+    candidates = {query: ranking for query, ranking in first_documents(others, depth).items() if ranking}
     check_run(candidates, queries, corpus)
     ranker = load_ranker(model_options)
     with progress_bar("reranking", "queries", len(candidates)) as advance:

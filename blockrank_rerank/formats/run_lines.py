@@ -102,8 +102,8 @@ class RunLines:
             if whole_number(rank) is not None and finite_number(score) is not None:
                 return WITHOUT_ITERATION
         raise self._fault(
-            f"{SIX}{len(columns)}; also read are query, document and rank, query, document, rank, score and tag, "
-            "and any columns that a first line names",
+            f"{SIX}{len(columns)}; or 3 (query, document, rank), 5 (query, document, rank, score, tag), "
+            "or a first line that names the columns, such as: qid docno rank score",
             line,
         )
 

@@ -762,6 +762,9 @@ def test_a_query_in_the_corpus_is_left_out_and_that_is_said(fake, collection, ca
     assert "1 queries are documents of the corpus themselves" in capsys.readouterr().err
     documents = [line.split()[2] for line in (collection / "out.trec").read_text().splitlines()]
     assert sorted(documents) == ["concrete", "concrete", "dogs", "dogs", "fleas"]
+    run.write_text("q1 Q0 q1 1 9 t\nq2 Q0 concrete 1 2 t\n")
+    assert main([*TREC, "--output", "out.trec"]) == 0
+    assert (collection / "out.trec").read_text().startswith("q2 Q0 concrete 1 ")
 
 
 @needs_extra

@@ -114,6 +114,11 @@ def test_runs_without_one_meaning_are_refused_with_file_and_line(put, content, f
     assert refusal(read_run, put("r.trec", content)).startswith(found)
 
 
+def test_the_advice_for_other_columns_helps(put):
+    assert "such as: qid docno rank score" in refusal(read_run, put("r.trec", "q a 1 0.5\n"))
+    assert read_run(put("s.trec", "qid docno rank score\nq a 1 0.5\n")) == {"q": {"a": 0.5}}
+
+
 def test_the_advice_for_three_columns_helps(put):
     assert "query-id document-id score" in refusal(read_run, put("r.trec", "q a 3\nq b 1\n"))
     assert read_run(put("s.trec", "query-id document-id score\nq a 3\nq b 1\n")) == {"q": {"a": 3.0, "b": 1.0}}
