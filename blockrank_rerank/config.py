@@ -193,7 +193,11 @@ class BlockRankConfig:
         path = path / CONFIG_NAME if path.is_dir() else path
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        except RecursionError:
+            raise ValueError(
+                f"{path} is not a config: its brackets are nested too deeply; write settings by name"
+            ) from None
+        except ValueError as error:
             raise ValueError(f"{path} is not valid JSON: {error}") from error
         if not isinstance(values, dict):
             raise ValueError(f"{path} must hold a JSON object, got {type(values).__name__}")

@@ -1,18 +1,87 @@
-"""What commands print, on terminals of any width and encoding."""
+"""What commands print, on terminals of any width and encoding: the one door through which text leaves the process."""
 
 from __future__ import annotations
 
 import io
 import json
+import re
 import sys
 import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, TextIO
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.text import Text
 
 # Longest prefix of a document that is looked at for one table row.
 SHOWN_CHARACTERS = 1000
+
+
+CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+"""C0 and C1 controls but tabs and line ends: among them ESC and CSI, with which a text could repaint the terminal."""
+
+
+def printable(text: str) -> str:
+    r"""Spell out control characters, as ``\x1b``; tabs and line ends stay."""
+    return CONTROLS.sub(lambda control: f"\\x{ord(control[0]):02x}", text)
+
+
+class GuardedStream:
+    """A text stream on which control characters are spelled out, whoever writes them.
+
+    Parameters
+    ----------
+    stream : TextIO
+        Where the text goes. Everything but writing is its own.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        # Rich draws with escapes, and writes here instead; what it shows of texts is filtered by the console.
+        self.rich_proxied_file = stream
+
+    def write(self, text: str) -> int:
+        """Write a text, and return its length."""
+        if "\r" in text:
+            # Bars of other libraries, such as those of downloads, go back to the start of their line.
+            lines = map(printable, text.replace("\r\n", "\n").split("\r"))
+            self._stream.write(("\r" if self._stream.isatty() else "\n").join(lines))
+        else:
+            self._stream.write(printable(text))
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        """Write texts one after the other."""
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what the stream has."""
+        return getattr(self._stream, name)
+
+
+@contextmanager
+def guarded_streams() -> Iterator[None]:
+    """Let no control character leave on stdout and stderr while a command runs."""
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = (
+        stream if isinstance(stream, GuardedStream) else GuardedStream(stream) for stream in before
+    )
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
+
+
+class GuardedConsole(Console):
+    """A rich console that spells out control characters of what it shows, and draws with its own."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Give the pieces of which something is made."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(printable(segment.text), segment.style)
 
 
 def harden_streams() -> None:
@@ -28,28 +97,30 @@ def harden_streams() -> None:
 def literal(text: str) -> Text:
     """User text for a table cell: one line, no markup, no terminal escapes."""
     shown = text[:SHOWN_CHARACTERS]
-    return Text("".join(c if _is_harmless(c) else " " for c in " ".join(shown.split())))
+    return Text(CONTROLS.sub(" ", " ".join(shown.split())))
 
 
 def print_table(table: Any) -> None:
     """Print a rich renderable on stdout."""
-    Console(highlight=False).print(table)
+    GuardedConsole(highlight=False).print(table)
 
 
 def print_line(text: str) -> None:
     """Print one literal line on stdout."""
-    print(text)
+    print(printable(text))
 
 
 def print_json(value: Any) -> None:
     """Print JSON on stdout, readable where the terminal can show it."""
     # Under UTF-8 only lone surrogates are escaped on output, as \udXXX, which is how JSON escapes them.
-    print(json.dumps(value, indent=2, ensure_ascii=not is_unicode(sys.stdout), allow_nan=False))
+    text = json.dumps(value, indent=2, ensure_ascii=not is_unicode(sys.stdout), allow_nan=False)
+    # JSON itself lets DEL and C1 controls stand.
+    print(CONTROLS.sub(lambda control: f"\\u{ord(control[0]):04x}", text))
 
 
 def print_note(text: str) -> None:
     """Print one line on stderr."""
-    print(" ".join(text.split()), file=sys.stderr)
+    print(printable(" ".join(text.split())), file=sys.stderr)
 
 
 def print_error(text: str) -> None:
@@ -70,8 +141,3 @@ def show_warnings_as_lines() -> None:
 def is_unicode(stream: TextIO) -> bool:
     """Whether a stream can show any character."""
     return (getattr(stream, "encoding", None) or "").lower().startswith("utf")
-
-
-def _is_harmless(character: str) -> bool:
-    # C0 and C1 controls: among them ESC and CSI, with which a document could repaint the terminal.
-    return not (ord(character) < 0x20 or 0x7F <= ord(character) < 0xA0)

@@ -15,6 +15,7 @@ from blockrank_rerank.cli.ranker import load_ranker
 from blockrank_rerank.evaluation.measures import (
     Evaluation,
     bm25_run,
+    check_candidates,
     check_judged,
     evaluate_ranker,
     read_candidates,
@@ -33,6 +34,8 @@ from blockrank_rerank.formats import (
     write_run,
 )
 from blockrank_rerank.ranking.progress import progress_bar
+
+BM25_ADVICE = "BM25 needs documents that share a word with a query; give the run of another first stage with --run"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +147,9 @@ def _read_first_stage(asked: EvaluateOptions, collection: Collection) -> tuple[C
     if asked.run is None:
         corpus = read_corpus(asked.folder / "corpus.jsonl")
         check_judged(collection, corpus, asked.folder, asked.split, asked.min_relevance)
-        return corpus, bm25_run(collection.queries, corpus, asked.depth)
+        found = bm25_run(collection.queries, corpus, asked.depth)
+        check_candidates(found, collection.queries, BM25_ADVICE)
+        return corpus, found
     run = {query: ranking for query, ranking in read_run(asked.run).items() if query in collection.queries}
     if not run:
         raise DataError(
@@ -169,6 +174,7 @@ def _report(asked: EvaluateOptions, collection: Collection, evaluation: Evaluati
         "queries_without_relevant": len(collection.without_positive),
         "queries_without_candidates": evaluation.without_candidates,
         "queries_unranked": evaluation.unranked,
+        "queries_in_corpus": evaluation.in_corpus,
         "documents": reranked.documents,
         "documents_per_query": reranked.documents / max(1, len(reranked.run)),
         "documents_truncated": reranked.truncated,
@@ -215,5 +221,6 @@ def _caveats(report: dict[str, Any]) -> list[str]:
         "queries_without_relevant": f"judged queries have no document judged {least} or higher: left out",
         "queries_without_candidates": "queries have no candidates and count as 0",
         "queries_unranked": "queries have candidates of one and the same score: 'before' shuffles those",
+        "queries_in_corpus": "queries are documents of the corpus themselves: left out of their candidates, as in BEIR",
     }
     return [f"{report[name]:,} {sentence}" for name, sentence in sentences.items() if report[name]]

@@ -245,6 +245,10 @@ def _print_mining(report: MiningReport, output: Path) -> None:
             "queries lost the data's teacher scores, since some of their documents have none; "
             "--teacher scores all, a smaller --per-query adds fewer",
         ),
+        (
+            report.queries_in_corpus,
+            "queries are documents of the collection themselves, which are never their negatives",
+        ),
     ):
         if count:
             print_line(f"{count:,} {sentence}")

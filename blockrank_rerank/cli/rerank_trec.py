@@ -8,6 +8,7 @@ from typing import NamedTuple
 from blockrank_rerank.cli.console import print_note
 from blockrank_rerank.cli.options import ModelOptions
 from blockrank_rerank.cli.ranker import load_ranker
+from blockrank_rerank.evaluation.own_documents import own_documents, without_own
 from blockrank_rerank.evaluation.rerank_run import (
     RerankedRun,
     check_run,
@@ -15,7 +16,7 @@ from blockrank_rerank.evaluation.rerank_run import (
     first_documents,
     rerank_run,
 )
-from blockrank_rerank.formats import check_output_path, read_corpus, read_queries, read_run, write_run
+from blockrank_rerank.formats import Run, check_ids, check_output_path, read_corpus, read_queries, read_run, write_run
 from blockrank_rerank.ranking.progress import progress_bar
 
 
@@ -35,9 +36,12 @@ def rerank_trec(
     # Everything that can be refused is refused before a model is loaded.
     check_output_path(paths.output, paths.run, paths.queries, paths.corpus)
     first_stage = read_run(paths.run)
-    candidates = first_documents(first_stage, depth)
+    check_ids(first_documents(first_stage, depth))
     queries = read_queries(paths.queries)
-    corpus = read_corpus(paths.corpus, keep=document_ids(candidates))
+    # A query's own document is no candidate, so that the next one comes in.
+    corpus = read_corpus(paths.corpus, keep=document_ids(first_documents(first_stage, depth + 1)))
+    others = without_own(first_stage, own_documents(queries, corpus))
+    candidates = {query: ranking for query, ranking in first_documents(others, depth).items() if ranking}
     check_run(candidates, queries, corpus)
     ranker = load_ranker(model_options)
     with progress_bar("reranking", "queries", len(candidates)) as advance:
@@ -47,7 +51,8 @@ def rerank_trec(
     write_run(paths.output, reranked.run)
     print_note(_summary(reranked, paths.output))
     _note_emptied(sum(not ranking for ranking in reranked.run.values()))
-    _note_left_out(sum(map(len, first_stage.values())) - reranked.documents, depth)
+    _note_left_out(_count(others) - reranked.documents, depth)
+    _note_own(_count(first_stage) - _count(others))
 
 
 def _summary(reranked: RerankedRun, output: Path) -> str:
@@ -66,3 +71,12 @@ def _note_emptied(count: int) -> None:
 def _note_left_out(count: int, depth: int) -> None:
     if count:
         print_note(f"{count:,} documents below rank {depth} were not reranked and are not in the output (--depth)")
+
+
+def _note_own(count: int) -> None:
+    if count:
+        print_note(f"{count:,} queries are documents of the corpus themselves: left out of the output, as in BEIR")
+
+
+def _count(run: Run) -> int:
+    return sum(map(len, run.values()))

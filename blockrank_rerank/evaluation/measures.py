@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from blockrank_rerank.evaluation.own_documents import own_documents, without_own
 from blockrank_rerank.evaluation.rerank_run import (
     BatchRanker,
     RerankedRun,
@@ -18,6 +19,7 @@ from blockrank_rerank.evaluation.rerank_run import (
     first_documents,
     rerank_run,
 )
+from blockrank_rerank.evaluation.words import PATTERN, spaced
 from blockrank_rerank.formats import Collection, Corpus, DataError, Qrels, Queries, Run, read_corpus
 
 INSTALL_LINE = "pip install 'blockrank-rerank[eval]'"
@@ -40,6 +42,8 @@ class Evaluation:
     unranked : int
         Queries whose candidates all have one score. Such a list is no ranking, and the order of its lines
         (often: relevant documents first) must not be measured as one; it is shuffled for `before`.
+    in_corpus : int
+        Queries that are documents of the corpus themselves, under their id; these documents are no candidates.
     """
 
     before: dict[str, float]
@@ -48,6 +52,7 @@ class Evaluation:
     queries: int
     without_candidates: int
     unranked: int
+    in_corpus: int = 0
 
 
 def require_extra() -> None:
@@ -65,6 +70,8 @@ def require_extra() -> None:
 def bm25_run(queries: Queries, corpus: Corpus, depth: int = 100) -> Run:
     """Retrieve a first stage by BM25 (bm25s with its defaults, over title and text, English stop words).
 
+    In scripts without spaces, characters and pairs of them are its words.
+
     Parameters
     ----------
     queries : Queries
@@ -77,7 +84,8 @@ def bm25_run(queries: Queries, corpus: Corpus, depth: int = 100) -> Run:
     Returns
     -------
     Run
-        Best document first; a query without any word of the corpus has no documents.
+        Best document first; a query without any word of the corpus has no documents. A query that is itself a
+        document of the corpus, under its id, does not find that document.
 
     Raises
     ------
@@ -85,19 +93,42 @@ def bm25_run(queries: Queries, corpus: Corpus, depth: int = 100) -> Run:
         With the line that installs the ``eval`` extra.
     """
     bm25s = _import("bm25s")
-    words = bm25s.tokenize([_searched(document) for document in corpus.values()], stopwords="en", show_progress=False)
+    words = _words(bm25s, [_searched(document) for document in corpus.values()])
     if not words.vocab:  # bm25s cannot index nothing
         return {query: {} for query in queries}
     index = bm25s.BM25()
     index.index(words, show_progress=False)
     # Word lists and not ids: ids of a second tokenize call belong to a vocabulary of its own.
-    asked = bm25s.tokenize(list(queries.values()), stopwords="en", return_ids=False, show_progress=False)
-    rows, scores = index.retrieve(asked, k=min(depth, len(corpus)), show_progress=False)
+    asked = _words(bm25s, list(queries.values()), return_ids=False)
+    own = own_documents(queries, corpus)
+    rows, scores = index.retrieve(asked, k=min(depth + bool(own), len(corpus)), show_progress=False)
     identifiers = list(corpus)
-    return {
+    run = {
         query: {identifiers[row]: float(score) for row, score in zip(*found, strict=True) if score > 0}
         for query, *found in zip(queries, rows, scores, strict=True)
     }
+    return first_documents(without_own(run, own), depth) if own else run
+
+
+def check_candidates(run: Run, queries: Queries, advice: str) -> None:
+    """Refuse a first stage without a candidate for any query, of which no measure says anything.
+
+    Parameters
+    ----------
+    run : Run
+        The first stage.
+    queries : Queries
+        Texts by id.
+    advice : str
+        What to do.
+
+    Raises
+    ------
+    DataError
+        If there is no candidate at all.
+    """
+    if not any(run.get(query) for query in queries):
+        raise DataError(f"the first stage finds no document for any of the {len(queries)} queries; {advice}")
 
 
 def evaluate_run(qrels: Qrels, run: Run, min_relevance: int = 1, *, depth: int = 100) -> dict[str, float]:
@@ -183,8 +214,11 @@ def evaluate_ranker(
     Raises
     ------
     DataError
-        If the first stage names a document that the corpus lacks.
+        If the first stage names a document that the corpus lacks, or finds nothing for any query.
     """
+    own = own_documents(collection.queries, corpus)
+    first_stage = without_own(first_stage, own)
+    check_candidates(first_stage, collection.queries, "give another first stage")
     found = {query: first_stage[query] for query in collection.queries if first_stage.get(query)}
     unranked = {query: ranking for query, ranking in found.items() if _is_unranked(ranking)}
     candidates = first_documents(found | shuffled(unranked, seed), depth)
@@ -196,6 +230,7 @@ def evaluate_ranker(
         queries=len(collection.queries),
         without_candidates=len(collection.queries) - len(candidates),
         unranked=len(unranked),
+        in_corpus=len(own),
     )
 
 
@@ -252,6 +287,11 @@ def _import(module: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         raise ImportError(f"evaluation needs {module}, which cannot be imported; run: {INSTALL_LINE}") from error
+
+
+def _words(bm25s: Any, texts: list[str], **arguments: Any) -> Any:
+    prepared = [spaced(text) for text in texts]
+    return bm25s.tokenize(prepared, token_pattern=PATTERN, stopwords="en", show_progress=False, **arguments)
 
 
 def _searched(document: str | dict[str, str]) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from blockrank_rerank.evaluation.measures import bm25_run, check_judged, evaluate_ranker
+from blockrank_rerank.evaluation.measures import bm25_run, check_candidates, check_judged, evaluate_ranker
 from blockrank_rerank.finetune.sources import EvaluationSource
 from blockrank_rerank.formats import Collection, Corpus, Run, read_collection, read_corpus, read_run
 from blockrank_rerank.reranker import BlockRankReranker
@@ -52,7 +52,7 @@ class EvaluationSet:
         Raises
         ------
         DataError
-            For malformed files, and judgements of another corpus.
+            For malformed files, judgements of another corpus, and a first stage without any candidate.
         """
         folder = Path(source.path)
         collection = read_collection(folder, source.split).sample(source.queries, seed)
@@ -60,6 +60,7 @@ class EvaluationSet:
         check_judged(collection, corpus, folder, source.split)
         run = read_run(Path(source.run)) if source.run else bm25_run(collection.queries, corpus, source.depth)
         run = {query: ranking for query, ranking in run.items() if query in collection.queries}
+        check_candidates(run, collection.queries, f"give the run of another one for {name} (run)")
         named = {document for ranking in run.values() for document in ranking}
         candidates = {document: text for document, text in corpus.items() if document in named}
         return cls(name, collection, candidates, run, source.depth)

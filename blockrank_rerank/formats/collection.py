@@ -81,13 +81,17 @@ def qrels_path(folder: Path, split: str) -> Path:
         If folder or split is missing; names the splits that there are.
     NotADirectoryError
         If the folder is a file.
+    IsADirectoryError
+        If the judgements are a folder.
     """
     path = folder / "qrels" / f"{split}.tsv"
     if folder.is_file():
         raise NotADirectoryError(f"expected a BEIR folder, with queries.jsonl and qrels/, got the file {folder}")
     if not folder.is_dir():
         raise FileNotFoundError(f"no such folder: {folder}")
-    if not path.is_file():
+    if path.is_dir():
+        raise IsADirectoryError(f"expected a file of judgements, one per line, got the folder {path}")
+    if not path.exists():
         splits = ", ".join(sorted(known.stem for known in path.parent.glob("*.tsv"))) or "none"
         raise FileNotFoundError(f"no judgements {path}; splits available: {splits}")
     return path

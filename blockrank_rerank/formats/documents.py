@@ -11,6 +11,7 @@ from typing import Any
 
 from blockrank_rerank.errors import DataError
 from blockrank_rerank.formats.jsonl import (
+    ONE_PER_LINE,
     identifier_field,
     json_type,
     optional_string_field,
@@ -18,6 +19,16 @@ from blockrank_rerank.formats.jsonl import (
     string_field,
 )
 from blockrank_rerank.formats.lines import decode_lines, read_lines
+from blockrank_rerank.formats.structured import (
+    TABLE_SUFFIXES,
+    begins_array,
+    is_object,
+    json_values,
+    table_delimiter,
+    table_records,
+)
+
+Numbered = Iterator[tuple[int, str]]
 
 STDIN = Path("-")
 STDIN_NAME = "<stdin>"
@@ -64,6 +75,7 @@ def read_documents(paths: Sequence[Path]) -> list[FileDocument]:
         Text files (one document per non-blank line), ``.jsonl`` files (strings, or objects with
         ``"text"`` and optional ``"title"`` and ``"_id"``), or ``-`` for standard input, which is JSONL
         when its first non-blank line starts with ``{`` or ``"``; and so are pipes, which have no suffix.
+        JSON arrays, indented JSON and tables whose first line names a column ``text`` are read where they come.
 
     Returns
     -------
@@ -72,7 +84,7 @@ def read_documents(paths: Sequence[Path]) -> list[FileDocument]:
     Raises
     ------
     DataError
-        If a line cannot be read, or if there is no document at all.
+        If a line cannot be read, a table has no column ``text``, a file is markup, or there is no document at all.
     """
     documents = list(chain.from_iterable(map(_read, paths)))
     if not documents:
@@ -87,15 +99,34 @@ def _read(path: Path) -> Iterator[FileDocument]:
     lines, name = read_lines(path), str(path)
     if path.suffix.lower() in JSONL_SUFFIXES:
         return _from_jsonl(lines, name)
-    return _from_pipe(lines, name) if path.is_fifo() else _from_text(lines, name)
+    return _from_pipe(lines, name) if path.is_fifo() else _from_file(lines, name, path.suffix.lower() in TABLE_SUFFIXES)
 
 
-def _from_pipe(lines: Iterator[tuple[int, str]], name: str) -> Iterator[FileDocument]:
+def _from_pipe(lines: Numbered, name: str) -> Iterator[FileDocument]:
     first = next(lines, None)
     if first is None:
         return iter(())
-    reader = _from_jsonl if first[1].lstrip().startswith(("{", '"')) else _from_text
-    return reader(chain([first], lines), name)
+    every, start = chain([first], lines), first[1].lstrip()
+    if start.rstrip() == "{" or begins_array(start):
+        return _from_values(json_values(every, name), name)
+    delimiter = None if start.startswith("{") else table_delimiter(start, False, name, first[0])
+    if delimiter:
+        return _from_values(table_records(every, delimiter, name), name)
+    return (_from_jsonl if start.startswith(("{", '"')) else _from_text)(every, name)
+
+
+def _from_file(lines: Numbered, name: str, is_table: bool) -> Iterator[FileDocument]:
+    """Read a file whose name says nothing of JSON; what begins as JSON with a text is none the less JSON."""
+    first = next(lines, None)
+    if first is None:
+        return iter(())
+    every, start = chain([first], lines), first[1]
+    if not is_table and begins_array(start):
+        return _from_values(json_values(every, name), name)
+    if not is_table and is_object(start):
+        return _from_jsonl(every, name)
+    delimiter = table_delimiter(start, is_table, name, first[0])
+    return _from_values(table_records(every, delimiter, name), name) if delimiter else _from_text(every, name)
 
 
 def _from_text(lines: Iterable[tuple[int, str]], name: str) -> Iterator[FileDocument]:
@@ -104,8 +135,11 @@ def _from_text(lines: Iterable[tuple[int, str]], name: str) -> Iterator[FileDocu
 
 
 def _from_jsonl(lines: Iterable[tuple[int, str]], name: str) -> Iterator[FileDocument]:
-    for number, value in parse_jsonl(lines, name):
-        yield _from_value(value, name, number)
+    return _from_values(parse_jsonl(lines, name), name)
+
+
+def _from_values(values: Iterable[tuple[int, object]], name: str) -> Iterator[FileDocument]:
+    return (_from_value(value, name, number) for number, value in values)
 
 
 def _from_value(value: object, name: str, line: int) -> FileDocument:
@@ -113,7 +147,8 @@ def _from_value(value: object, name: str, line: int) -> FileDocument:
     if isinstance(value, str):
         return FileDocument(text=value, source=source)
     if not isinstance(value, dict):
-        raise DataError(f'expected a string or a JSON object with "text", got {json_type(value)}', name, line)
+        advice = ONE_PER_LINE if isinstance(value, list) and line == 1 else ""
+        raise DataError(f'expected a string or a JSON object with "text", got {json_type(value)}{advice}', name, line)
     return FileDocument(
         text=string_field(value, "text", name, line),
         source=source,

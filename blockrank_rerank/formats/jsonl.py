@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any, NoReturn
 
@@ -11,6 +12,8 @@ from blockrank_rerank.errors import DataError
 
 OPENINGS = {"[", "[{", "{"}
 """Lines with which a JSON array, or an indented object, begins."""
+MOST_NESTED = 200
+"""Brackets within brackets; Python gives up at about a thousand."""
 ONE_PER_LINE = "; every line must hold one whole value: jq -c '.[]' FILE writes an array so, jq -c . FILE an object"
 
 
@@ -31,11 +34,12 @@ def parse_jsonl(lines: Iterable[tuple[int, str]], name: str) -> Iterator[tuple[i
     """
     for number, line in lines:
         try:
-            value = json.loads(line, parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_record)
+            check_depth(line)
+            value = DECODER.decode(line)
         except json.JSONDecodeError as error:
             advice = ONE_PER_LINE if line.strip() in OPENINGS else ""
             raise DataError(f"not valid JSON: {error.msg} at column {error.colno}{advice}", name, number) from None
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             raise DataError(f"not usable JSON: {error}", name, number) from None
         yield number, value
 
@@ -81,6 +85,23 @@ def identifier_field(record: dict[str, Any], key: str, name: str, line: int) -> 
     return str(value)
 
 
+def check_depth(text: str) -> None:
+    """Refuse JSON that would exhaust the stack, here or where it is written again.
+
+    Raises
+    ------
+    ValueError
+        If brackets are nested too deeply.
+    """
+    if text.count("[") + text.count("{") <= MOST_NESTED:
+        return
+    depth = 0
+    for token in (match[0] for match in _BRACKETS.finditer(text)):
+        depth += (token in "[{") - (token in "]}")
+        if depth > MOST_NESTED:
+            raise ValueError(f"brackets are nested more than {MOST_NESTED} deep; flatten the value or leave it out")
+
+
 def _record(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     record = dict(pairs)
     if len(record) < len(pairs):
@@ -97,3 +118,7 @@ def _finite(number: str) -> float:
 
 def _refuse_constant(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not JSON")
+
+
+_BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
+DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_record)

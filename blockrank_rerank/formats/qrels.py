@@ -5,13 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 from blockrank_rerank.errors import DataError
+from blockrank_rerank.formats.columns import named_columns, split_line, whole_number
+from blockrank_rerank.formats.jsonl import identifier_field, json_type, parse_jsonl
 from blockrank_rerank.formats.lines import read_lines
 
 Qrels = dict[str, dict[str, int]]
 """Query id → document id → judgement."""
 
-# Third-column titles in circulation. Anything else on line 1 is a malformed judgement and not a header.
-HEADERS = {"score", "relevance", "rel", "label"}
+JUDGEMENT = ("score", "relevance", "rel", "label", "grade", "qrel", "judgement", "judgment", "relevancescore", "rating")
+"""Names of the column of judgements in circulation, without case and punctuation."""
+NAMES = {"judgement": JUDGEMENT}
+WIDTHS = (3, 4)
 
 
 def read_qrels(path: Path) -> Qrels:
@@ -20,8 +24,8 @@ def read_qrels(path: Path) -> Qrels:
     Parameters
     ----------
     path : Path
-        BEIR's three columns (query, document, judgement; with or without a header line), or TREC's four
-        (query, iteration, document, judgement).
+        BEIR's three columns (query, document, judgement), or TREC's four (query, iteration, document, judgement),
+        between tabs, spaces or commas. A first line may name them, in any order. Or a JSON object per line.
 
     Raises
     ------
@@ -29,49 +33,101 @@ def read_qrels(path: Path) -> Qrels:
         If a line is malformed, two judgements contradict each other, or there is no judgement.
     """
     qrels: Qrels = {}
-    first = True
+    judgements = JudgementLines(path)
     for line, text in read_lines(path):
-        query, document, judgement = split_columns(text, path, line)
-        if not (first and judgement in HEADERS):
-            _add(qrels, query, document, read_grade(judgement, path, line), path, line)
-        first = False
+        judged = judgements.read(text, line)
+        if judged:
+            _add(qrels, *judged, path, line)
     if not qrels:
         raise DataError("no judgements: expected one per line", str(path))
     return qrels
 
 
-def split_columns(text: str, path: Path, line: int) -> tuple[str, str, str]:
-    """Split a line of BEIR's three columns or TREC's four into query, document and judgement.
+class JudgementLines:
+    """Reads the lines of one file of judgements, the first of which may name the columns.
 
-    Raises
-    ------
-    DataError
-        For any other number of columns.
+    Parameters
+    ----------
+    path : Path
+        The file, for messages.
     """
-    columns = text.split("\t") if "\t" in text else text.split()
-    if len(columns) not in (3, 4):
-        raise DataError(
-            "expected 3 columns (query, document, judgement) or 4 (query, iteration, document, judgement) separated "
-            f"by tabs or spaces, got {len(columns)}",
-            str(path),
-            line,
-        )
-    query, document, judgement = (column.strip() for column in (columns[0], *columns[-2:]))
-    return query, document, judgement
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._first = True
+        self._places: dict[str, int] = {}
+
+    def read(self, text: str, line: int) -> tuple[str, str, int] | None:
+        """Return query, document and judgement of a line, or None for one that names the columns.
+
+        Raises
+        ------
+        DataError
+            If the line is malformed.
+        """
+        first, self._first = self._first, False
+        if text.lstrip().startswith("{"):
+            return self._from_json(text, line)
+        columns = split_line(text, WIDTHS)
+        if first and self._is_header(columns):
+            return None
+        self._check_count(columns, line)
+        query, document, judgement = (columns[place] for place in self._order(len(columns)))
+        if not query or not document:
+            raise DataError("expected an id of a query and one of a document, got an empty one", str(self._path), line)
+        return query, document, self._grade(judgement, line)
+
+    def _is_header(self, columns: list[str]) -> bool:
+        """Whether the line names the columns; from then on they stand where it says."""
+        if len(columns) not in WIDTHS or any(whole_number(name) for name in columns):
+            return False
+        places = named_columns(columns, NAMES)
+        judgement = places.get("judgement", places.get("unknown"))
+        if judgement is None:
+            # By the last name alone, as columns of queries and documents have many names.
+            return columns[-1].lower() in JUDGEMENT
+        self._places = places | {"judgement": judgement, "count": len(columns)}
+        return True
+
+    def _check_count(self, columns: list[str], line: int) -> None:
+        expected = self._places.get("count")
+        if expected and len(columns) != expected:
+            message = f"expected {expected} columns, as the first line names them, got {len(columns)}"
+            raise DataError(message, str(self._path), line)
+        if len(columns) not in WIDTHS:
+            raise DataError(
+                "expected 3 columns (query, document, judgement) or 4 (query, iteration, document, judgement) "
+                f"separated by tabs or spaces, got {len(columns)}",
+                str(self._path),
+                line,
+            )
+
+    def _order(self, count: int) -> tuple[int, int, int]:
+        if self._places:
+            return self._places["query"], self._places["document"], self._places["judgement"]
+        return 0, count - 2, count - 1
+
+    def _grade(self, judgement: str, line: int) -> int:
+        grade = whole_number(judgement)
+        if grade is None:
+            raise DataError(f"expected an integer judgement, got {judgement!r}", str(self._path), line)
+        return grade
+
+    def _from_json(self, text: str, line: int) -> tuple[str, str, int]:
+        [(_, record)] = parse_jsonl([(line, text)], str(self._path))
+        keys = list(record)
+        places = named_columns(keys, NAMES)
+        if "judgement" not in places:
+            message = f'expected a JSON object with "query-id", "corpus-id" and "score", got the keys {keys}'
+            raise DataError(message, str(self._path), line)
+        query, document = (identifier_field(record, keys[places[n]], str(self._path), line) for n in SUBJECTS)
+        judgement = record[keys[places["judgement"]]]
+        if isinstance(judgement, bool) or not isinstance(judgement, int | float | str):
+            raise DataError(f"expected an integer judgement, got {json_type(judgement)}", str(self._path), line)
+        return query, document, self._grade(str(judgement), line)
 
 
-def read_grade(judgement: str, path: Path, line: int) -> int:
-    """Read a judgement as an integer.
-
-    Raises
-    ------
-    DataError
-        For anything else.
-    """
-    try:
-        return int(judgement)
-    except ValueError:
-        raise DataError(f"expected an integer judgement, got {judgement!r}", str(path), line) from None
+SUBJECTS = ("query", "document")
 
 
 def _add(qrels: Qrels, query: str, document: str, judgement: int, path: Path, line: int) -> None:

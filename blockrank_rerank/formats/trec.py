@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from blockrank_rerank.errors import DataError
 from blockrank_rerank.files import replacing
 from blockrank_rerank.formats.lines import read_lines
+from blockrank_rerank.formats.run_lines import RunLines
 
 Run = dict[str, dict[str, float]]
 """Query id → document id → score; the order of the documents, best first, is the ranking."""
@@ -20,7 +20,9 @@ def read_run(path: Path) -> Run:
     Parameters
     ----------
     path : Path
-        Six columns: query, ``Q0``, document, rank, score, tag.
+        Six columns: query, ``Q0``, document, rank, score, tag; between tabs, ids may hold spaces. Also five, where
+        ``Q0`` is missing, and three, where the last is a rank (MS MARCO's) or, if it cannot be one, a
+        score. A first line may name the columns, which then may be others in any order.
 
     Returns
     -------
@@ -30,20 +32,25 @@ def read_run(path: Path) -> Run:
     Raises
     ------
     DataError
-        If a line is malformed, a score is not finite, a document appears twice for one query, or the file
-        is empty.
+        If a line is malformed, a score is not finite, a document appears twice for one query, the file may be read
+        in two ways, or it is empty.
     """
     entries: dict[str, dict[str, tuple[float, int]]] = {}
+    lines = RunLines(path)
     for line, text in read_lines(path):
-        query, document, rank, score = _entry(text, path, line)
+        entry = lines.read(text, line)
+        if entry is None:
+            continue
+        query, document, rank, score = entry
         ranking = entries.setdefault(query, {})
         if document in ranking:
             message = f"expected every document once per query, got {document!r} again for query {query!r}"
             raise DataError(message, str(path), line)
-        ranking[document] = (-score, rank)
+        ranking[document] = (score, rank)
     if not entries:
         raise DataError("the run is empty: expected lines of query, Q0, document, rank, score, tag", str(path))
-    return {query: _sorted(ranking) for query, ranking in entries.items()}
+    best_first = 1 if lines.values_are_ranks() else -1
+    return {query: _sorted(ranking, best_first) for query, ranking in entries.items()}
 
 
 def write_run(path: Path, run: Run, tag: str = "blockrank") -> None:
@@ -85,34 +92,10 @@ def check_ids(run: Run) -> None:
             _column(identifier)
 
 
-def _entry(text: str, path: Path, line: int) -> tuple[str, str, int, float]:
-    columns = text.split()
-    if len(columns) != 6:
-        message = f"expected 6 columns (query, Q0, document, rank, score, tag), got {len(columns)}"
-        raise DataError(message, str(path), line)
-    query, _, document, rank, score, _ = columns
-    return query, document, _rank(rank, path, line), _score(score, path, line)
-
-
-def _rank(text: str, path: Path, line: int) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise DataError(f"expected an integer rank, got {text!r}", str(path), line) from None
-
-
-def _score(text: str, path: Path, line: int) -> float:
-    try:
-        score = float(text)
-    except ValueError:
-        score = math.nan
-    if not math.isfinite(score):
-        raise DataError(f"expected a finite score, got {text!r}", str(path), line)
-    return score
-
-
-def _sorted(ranking: dict[str, tuple[float, int]]) -> dict[str, float]:
-    return {document: -ranking[document][0] for document in sorted(ranking, key=ranking.__getitem__)}
+def _sorted(ranking: dict[str, tuple[float, int]], sign: int) -> dict[str, float]:
+    """Return scores that fall; `sign` is 1 where the values rise from the best on, as ranks do."""
+    best_first = sorted(ranking, key=lambda document: (sign * ranking[document][0], ranking[document][1]))
+    return {document: -sign * ranking[document][0] for document in best_first}
 
 
 def _lines(query: str, ranking: dict[str, float], tag: str) -> Iterator[str]:

@@ -744,3 +744,34 @@ def test_finetune_is_a_command_of_blockrank_too(capsys):
     assert "output: " in capsys.readouterr().out
     assert main(["--debug", "finetune", "validate-data", "absent.jsonl"]) == 4
     assert "Traceback" in capsys.readouterr().err
+
+
+# Queries in the corpus, and first stages that find nothing
+
+
+@needs_extra
+def test_a_query_in_the_corpus_is_left_out_and_that_is_said(fake, collection, capsys):
+    with (collection / "corpus.jsonl").open("a") as stream:
+        stream.write(json.dumps({"_id": "q1", "text": QUERY}) + "\n")
+    run = collection / "first.trec"
+    run.write_text("q1 Q0 q1 0 9 t\n" + run.read_text())
+    assert main(["evaluate", "."]) == 0
+    assert "1 queries are documents of the corpus themselves: left out" in capsys.readouterr().out
+    assert main(["evaluate", ".", "--run", "first.trec", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["queries_in_corpus"] == 1
+    assert main([*TREC, "--output", "out.trec", "--depth", "3"]) == 0
+    assert "1 queries are documents of the corpus themselves" in capsys.readouterr().err
+    documents = [line.split()[2] for line in (collection / "out.trec").read_text().splitlines()]
+    assert sorted(documents) == ["concrete", "concrete", "dogs", "dogs", "fleas"]
+    run.write_text("q1 Q0 q1 1 9 t\nq2 Q0 concrete 1 2 t\n")
+    assert main([*TREC, "--output", "out.trec"]) == 0
+    assert (collection / "out.trec").read_text().startswith("q2 Q0 concrete 1 ")
+
+
+@needs_extra
+def test_an_evaluation_without_any_candidate_is_refused_before_a_model_is_loaded(fake, collection, capsys):
+    _write_jsonl(collection / "queries.jsonl", {"q1": "zzz", "q2": "yyy", "q3": "xxx"})
+    found = refusal(capsys, ["evaluate", "."], 5)
+    assert "the first stage finds no document for any of the 2 queries" in found
+    assert "--run" in found
+    assert not fake.options

@@ -14,6 +14,7 @@ from blockrank_rerank.evaluation.measures import (
     shuffled,
 )
 from blockrank_rerank.evaluation.rerank_run import check_run, rerank_run
+from blockrank_rerank.evaluation.words import PATTERN, spaced
 from blockrank_rerank.formats import DataError, read_collection, read_corpus
 from tests.fake_ranker import FakeRanker
 
@@ -228,3 +229,86 @@ def test_a_missing_extra_names_the_line_that_installs_it(monkeypatch):
 
 def test_a_corpus_on_disk_and_one_in_memory_are_the_same(folder):
     assert read_corpus(folder / "corpus.jsonl") == CORPUS
+
+
+# Scripts without spaces
+
+
+@pytest.mark.parametrize(
+    ("query", "answer", "other"),
+    [
+        ("如何重置路由器密码", "要重置路由器密码，请按住重置按钮十秒钟。", "每年的花展将于五月开幕。"),
+        ("パスワードのリセット", "ルーターのパスワードをリセットする", "花の展覧会は五月"),
+        ("ﾊﾟｽﾜｰﾄﾞ", "パスワードをリセットする", "花の展覧会は五月"),
+        ("รีเซ็ตรหัสผ่าน", "วิธีรีเซ็ตรหัสผ่านเราเตอร์", "งานดอกไม้ประจำปี"),
+        ("ຫລວງພະບາງ", "ເມືອງຫລວງພະບາງ", "ດອກໄມ້"),
+        ("ពាក្យសម្ងាត់", "កំណត់ពាក្យសម្ងាត់", "ផ្កា"),
+        ("iPhone手机", "新手机iPhone发布", "花展"),
+        ("दिल्ली", "भारत की राजधानी दिल्ली है", "पानी"),
+        ("猫", "黑猫", "狗"),
+    ],
+)
+def test_bm25_finds_texts_of_scripts_without_spaces(query, answer, other):
+    assert next(iter(bm25_run({"q": query}, {"other": other, "answer": answer})["q"])) == "answer"
+
+
+def test_words_of_scripts_with_spaces_are_those_of_bm25s_itself():
+    import bm25s
+
+    texts = ["Hello, the world of a U.S. co-operation naïve 42", "cafe\u0301 Straße", "서울 날씨", "", "x y zz"]
+    plain = bm25s.tokenize(texts, stopwords="en", return_ids=False, show_progress=False)
+    assert (
+        bm25s.tokenize(
+            [*map(spaced, texts)], token_pattern=PATTERN, stopwords="en", return_ids=False, show_progress=False
+        )
+        == plain
+    )
+
+
+def test_punctuation_of_scripts_without_spaces_is_no_word_and_joins_none():
+    assert spaced("ab・か。き") == "ab か 。 き "
+
+
+def test_a_first_stage_without_any_candidate_is_refused(folder):
+    with pytest.raises(DataError, match="the first stage finds no document for any of the 2 queries"):
+        evaluate_ranker(FakeRanker(), read_collection(folder), CORPUS, {"q1": {}})
+
+
+# Queries that are documents of the corpus
+
+ARGUMENT = "zoning laws lower rents"
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        ARGUMENT,
+        f" {ARGUMENT}\n",
+        {"title": "Zoning", "text": ARGUMENT},
+        {"title": "zoning laws", "text": "lower rents"},
+    ],
+)
+def test_a_query_does_not_find_itself(folder, document):
+    corpus = {"q1": document, "d": "zoning again", "e": "rents again"}
+    assert set(bm25_run({"q1": ARGUMENT}, corpus)["q1"]) == {"d", "e"}
+    assert len(bm25_run({"q1": ARGUMENT}, corpus, depth=2)["q1"]) == 2
+
+
+@pytest.mark.parametrize("document", ["zoning", f"{ARGUMENT} and taxes", {"title": ARGUMENT, "text": "body"}])
+def test_another_text_under_the_id_of_the_query_stays(document):
+    assert "q1" in bm25_run({"q1": ARGUMENT}, {"q1": document, "d": "fleas"})["q1"]
+
+
+def test_the_text_of_the_query_under_another_id_stays():
+    assert "d" in bm25_run({"q1": ARGUMENT}, {"d": ARGUMENT})["q1"]
+
+
+def test_a_query_in_the_corpus_is_measured_without_its_own_document(folder):
+    corpus = CORPUS | {"q1": QUERIES["q1"], "q2": "another text"}
+    first_stage = {"q1": {"q1": 9.0, "fleas": 2.0, "dogs": 1.0}, "q2": {"q2": 2.0, "concrete": 1.0}}
+    ranker = FakeRanker()
+    evaluation = evaluate_ranker(ranker, read_collection(folder), corpus, first_stage, depth=2)
+    assert evaluation.in_corpus == 1
+    assert evaluation.before["RR@10"] == (1 + 1 / 2) / 2
+    assert set(evaluation.reranked.run["q1"]) == {"fleas", "dogs"}
+    assert set(evaluation.reranked.run["q2"]) == {"q2", "concrete"}

@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from blockrank_rerank.evaluation.own_documents import own_documents
 from blockrank_rerank.finetune.data.judged_corpus import JudgedCorpus, relevant_by_text
 from blockrank_rerank.finetune.data.row import Noted, OnFault, Row, jsonl_rows, text_rows
-from blockrank_rerank.formats import DataError
+from blockrank_rerank.formats import Corpus, DataError
 from blockrank_rerank.formats.collection import qrels_path
 from blockrank_rerank.formats.jsonl import identifier_field, json_type, optional_string_field, string_field
-from blockrank_rerank.formats.qrels import HEADERS, read_grade, split_columns
+from blockrank_rerank.formats.qrels import JudgementLines
 from blockrank_rerank.text.document import document_text
 
 
@@ -45,16 +46,17 @@ def read_judged_corpus(folder: Path, split: str, on_fault: OnFault) -> JudgedCor
         If a file is missing; names the splits that there are.
     """
     path_of_qrels = qrels_path(folder, split)
-    documents = _read_texts(folder / "corpus.jsonl", "document", on_fault)
+    titles: dict[str, str] = {}
+    documents = _read_texts(folder / "corpus.jsonl", "document", on_fault, titles)
     queries = _read_texts(folder / "queries.jsonl", "query", on_fault)
     known = _known(_judgements(path_of_qrels, on_fault), queries, documents, folder, on_fault)
-    corpus = _judged_corpus(documents, queries, known)
+    corpus = _judged_corpus(documents, queries, known, _own_documents(queries, documents, titles))
     if not corpus.queries:
         on_fault(DataError(f"no query of split {split!r} has a document judged above 0", str(path_of_qrels)))
     return corpus
 
 
-def _read_texts(path: Path, noun: str, on_fault: OnFault) -> dict[str, str]:
+def _read_texts(path: Path, noun: str, on_fault: OnFault, titles: dict[str, str] | None = None) -> dict[str, str]:
     texts: dict[str, str] = {}
     for row in jsonl_rows(path, noun, on_fault):
         try:
@@ -62,6 +64,8 @@ def _read_texts(path: Path, noun: str, on_fault: OnFault) -> dict[str, str]:
             if name in texts:
                 raise row.fault(f'expected every "_id" once, got {name!r} again')
             texts[name] = text
+            if titles is not None and row.value.get("title"):
+                titles[name] = row.value["title"]
             if noun == "query" and not text.strip():
                 raise row.fault('expected "text" to hold text, got an empty one; remove the query')
         except DataError as fault:
@@ -81,17 +85,17 @@ def _named_text(row: Row) -> tuple[str, str]:
 
 def _judgements(path: Path, on_fault: OnFault) -> Iterator[Judgement]:
     noted = Noted(on_fault)
-    first = empty = True
+    empty = True
+    judgements = JudgementLines(path)
     for row in text_rows(path, noted):
         try:
-            query, document, grade = split_columns(row.value, path, row.line)
-            if not (first and grade in HEADERS):
+            judged = judgements.read(row.value, row.line)
+            if judged:
                 empty = False
-                yield Judgement(row, query, document, read_grade(grade, path, row.line))
+                yield Judgement(row, *judged)
         except DataError as fault:
             empty = False
             on_fault(fault)
-        first = False
     if empty and not noted.faults:
         on_fault(DataError("no judgements: expected one per line", str(path)))
 
@@ -121,7 +125,19 @@ def _known(
             yield judgement
 
 
-def _judged_corpus(documents: dict[str, str], queries: dict[str, str], judgements: Iterator[Judgement]) -> JudgedCorpus:
+def _own_documents(queries: dict[str, str], documents: dict[str, str], titles: dict[str, str]) -> frozenset[str]:
+    """Return the ids of queries that are themselves documents."""
+    corpus: Corpus = {
+        query: {"title": "", "text": documents[query].removeprefix(titles.get(query, ""))}
+        for query in queries.keys() & documents.keys()
+    }
+    whole: Corpus = {query: documents[query] for query in corpus}
+    return own_documents(queries, corpus) | own_documents(queries, whole)
+
+
+def _judged_corpus(
+    documents: dict[str, str], queries: dict[str, str], judgements: Iterator[Judgement], itself: frozenset[str]
+) -> JudgedCorpus:
     only = {text: name for name, text in reversed(documents.items())}  # the first id of every text
     grades: dict[str, dict[str, int]] = {}
     sources: dict[str, str] = {}
@@ -131,6 +147,7 @@ def _judged_corpus(documents: dict[str, str], queries: dict[str, str], judgement
         judged[name] = max(judged.get(name, judgement.grade), judgement.grade)
         sources.setdefault(judgement.query, judgement.row.source)
     trained = {query: queries[query] for query, judged in grades.items() if max(judged.values()) > 0}
+    own = {query: only[documents[query]] for query in trained if query in itself}
     positives = {query: {name: float(g) for name, g in grades[query].items() if g > 0} for query in trained}
     return JudgedCorpus(
         documents={name: text for name, text in documents.items() if only[text] == name},
@@ -140,7 +157,10 @@ def _judged_corpus(documents: dict[str, str], queries: dict[str, str], judgement
         sources=sources,
         positives=positives,
         relevant=relevant_by_text(trained, positives),
-        negatives={query: [name for name, g in grades[query].items() if g <= 0] for query in trained},
+        negatives={
+            query: [name for name, g in grades[query].items() if g <= 0 and name != own.get(query)] for query in trained
+        },
         negatives_are_judged=True,
         teacher_scores={},
+        own=own,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from blockrank_rerank.finetune.data.example import Candidate, TrainingExample
@@ -43,6 +43,8 @@ class JudgedCorpus:
         Whether someone looked at those, so that no teacher needs to be asked about them.
     teacher_scores : dict
         Key → document id → score that the data has.
+    own : dict
+        Key → id of the document that is the query itself; it is never a negative.
     """
 
     documents: dict[str, str]
@@ -55,6 +57,7 @@ class JudgedCorpus:
     negatives: dict[str, list[str]]
     negatives_are_judged: bool
     teacher_scores: dict[str, dict[str, float]]
+    own: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def from_examples(cls, examples: Sequence[TrainingExample]) -> JudgedCorpus:
@@ -94,7 +97,8 @@ class JudgedCorpus:
 
     def judged(self, query: str) -> set[str]:
         """Return the documents that must not be mined as negatives of a query."""
-        return self.relevant[query] | set(self.negatives[query])
+        own = {self.own[query]} if query in self.own else set()
+        return self.relevant[query] | set(self.negatives[query]) | own
 
     def sample(self, limit: int | None, seed: int) -> JudgedCorpus:
         """Draw at most `limit` queries at random; they keep their order, and all documents stay."""

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import random
 
-from blockrank_rerank.evaluation.measures import bm25_run
+from blockrank_rerank.evaluation.measures import bm25_run, check_candidates
 from blockrank_rerank.finetune.data.judged_corpus import JudgedCorpus
 
 Ranking = dict[str, list[str]]
 """Query → document ids, best first, none of them judged."""
 
 
-def bm25_ranking(corpus: JudgedCorpus, depth: int) -> Ranking:
-    """Rank by BM25, and leave judged documents out of each query's first `depth`."""
+def bm25_ranking(corpus: JudgedCorpus, depth: int, advice: str | None = None) -> Ranking:
+    """Rank by BM25, and leave judged documents out of each query's first `depth`.
+
+    Raises
+    ------
+    DataError
+        If nothing is found for any query, where there is advice on what to do then.
+    """
     run = bm25_run(corpus.queries, dict(corpus.documents), depth)
+    if advice:
+        check_candidates(run, corpus.queries, advice)
     return {query: unjudged(corpus, query, list(run.pop(query))) for query in corpus.queries}
 
 

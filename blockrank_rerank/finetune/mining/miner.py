@@ -50,7 +50,8 @@ class Miner:
         self._corpus, self._teacher, self._margin = corpus, teacher, margin
         self._skip_top, self._per_query, self._seed = skip_top, per_query, seed
         self._on_progress = on_progress or (lambda stage, done, total: None)
-        self._report = MiningReport(queries=len(corpus.queries))
+        own = sum(query in corpus.own for query in corpus.queries)
+        self._report = MiningReport(queries=len(corpus.queries), queries_in_corpus=own)
         self._doubtful: set[str] = set()
 
     def mine(self, ranking: Ranking) -> Mining:

@@ -20,6 +20,7 @@ from blockrank_rerank.finetune.mining.report import Mining
 from blockrank_rerank.finetune.mining.teacher import Teacher
 
 METHODS = ("bm25", "embeddings", "random", "given")
+OTHER_METHODS = "take another method, embeddings or random (--method)"
 Method = Literal["bm25", "embeddings", "random", "given"]
 
 
@@ -82,6 +83,7 @@ def mine_negatives(
     -------
     Mining
         Judged documents, copies of them, and what is relevant to another query of the same text are never mined.
+        Nor is a document that is the query itself, under its id.
         Documents that a BEIR folder judges 0 are kept as negatives whatever the teacher says; negatives of rows
         are candidates before the mined ones. Without a teacher, scores that the data has stay where every
         document of a list has one.
@@ -91,7 +93,7 @@ def mine_negatives(
     FileNotFoundError
         If the data, or the folder of a model, is not there.
     DataError
-        If the data is at fault or nothing is left of it.
+        If the data is at fault, nothing is left of it, or BM25 finds no document for any query.
     ImportError
         If bm25s or sentence-transformers is needed and missing.
     """
@@ -155,7 +157,7 @@ def _ranking(corpus: JudgedCorpus, method: Method, depth: int, seed: int, search
     if searcher is not None:
         return _embedding_ranking(corpus, searcher, depth)
     if method == "bm25":
-        return bm25_ranking(corpus, depth)
+        return bm25_ranking(corpus, depth, "BM25 needs documents that share a word with a query; " + OTHER_METHODS)
     return random_ranking(corpus, depth if method == "random" else 0, seed)
 
 

@@ -33,6 +33,8 @@ class MiningReport:
     queries_without_their_scores : int
         Queries for which the data has teacher scores that were left out, since without a teacher some documents
         of their lists have none.
+    queries_in_corpus : int
+        Queries that are documents of the collection themselves, under their id, which are never negatives.
     """
 
     queries: int = 0
@@ -48,6 +50,7 @@ class MiningReport:
     queries_short: int = 0
     positives_below_best_negative: int = 0
     queries_without_their_scores: int = 0
+    queries_in_corpus: int = 0
 
     def as_json(self) -> dict[str, int]:
         """Return the counts by name."""

@@ -1,5 +1,6 @@
 """Negatives mined from rankings, with a teacher and without."""
 
+import json
 from importlib.util import find_spec
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from blockrank_rerank.finetune.data import Candidate, TrainingExample, read_examples, write_examples
 from blockrank_rerank.finetune.mining import is_false_negative, mine_negatives
 from blockrank_rerank.finetune.mining.embeddings import EmbeddingTable, nearest
+from blockrank_rerank.formats import DataError
 from tests.finetune.data_files import DOCUMENTS, write_folder
 from tests.tiny_models import save_model
 
@@ -346,3 +348,54 @@ def test_an_embedding_model_that_cannot_be_read_is_named(folder, tmp_path):
     pytest.importorskip("sentence_transformers")
     with pytest.raises((FileNotFoundError, ValueError), match=f"cannot read the embeddings of model '{tmp_path}'"):
         mine_negatives(folder, teacher=str(tmp_path))
+
+
+# Queries that are documents of the collection
+
+
+def write_collection(folder, documents, queries, qrels):
+    (folder / "qrels").mkdir(parents=True)
+    for name, records in (("corpus", documents), ("queries", queries)):
+        lines = (json.dumps({"_id": key} | record) + "\n" for key, record in records.items())
+        (folder / f"{name}.jsonl").write_text("".join(lines))
+    (folder / "qrels" / "train.tsv").write_text(qrels)
+    return folder
+
+
+@pytest.mark.parametrize("method", [pytest.param("bm25", marks=needs_bm25), "random"])
+@pytest.mark.parametrize("title", ["", "Zoning"])
+@pytest.mark.parametrize("judged", ["", "a1\ta1\t0\n"])
+def test_a_query_is_never_its_own_negative(tmp_path, method, title, judged):
+    query = "zoning laws lower rents"
+    documents = {"copy": {"text": query}} if not title else {}
+    documents |= {"a1": {"title": title, "text": query}, "d1": {"text": "rents fall"}, "d2": {"text": "zoning grows"}}
+    folder = write_collection(tmp_path / "c", documents, {"a1": {"text": query}}, "a1\td1\t1\n" + judged)
+    mining = mine_negatives(folder, method=method, per_query=5)
+    assert [candidate.text for candidate in mining.examples[0].negatives] == ["zoning grows"]
+    assert mining.report.queries_in_corpus == 1
+
+
+def test_another_text_under_the_id_of_a_query_is_mined(tmp_path):
+    documents = {"1": {"text": "a story about fleas"}, "2": {"text": "fleas"}}
+    folder = write_collection(tmp_path / "c", documents, {"1": {"text": "about fleas"}}, "1\t2\t1\n")
+    mining = mine_negatives(folder, method="random", per_query=5)
+    assert [candidate.text for candidate in mining.examples[0].negatives] == ["a story about fleas"]
+    assert mining.report.queries_in_corpus == 0
+
+
+@needs_bm25
+def test_mining_where_bm25_finds_nothing_at_all_is_refused_with_what_to_do(tmp_path):
+    documents = {"d1": {"text": "alpha"}, "d2": {"text": "beta"}}
+    folder = write_collection(tmp_path / "c", documents, {"q": {"text": "gamma"}}, "q\td1\t1\n")
+    with pytest.raises(DataError, match=r"finds no document for any of the 1 queries.*random \(--method\)"):
+        mine_negatives(folder)
+    assert mine_negatives(folder, method="random").report.negatives == 1
+
+
+@needs_bm25
+def test_bm25_mines_in_scripts_without_spaces(tmp_path):
+    documents = {"d1": {"text": "重置路由器"}, "d2": {"text": "路由器转发"}, "d3": {"text": "花展五月"}}
+    folder = write_collection(tmp_path / "c", documents, {"q": {"text": "路由器密码"}}, "q\td1\t1\n")
+    mining = mine_negatives(folder, per_query=1)
+    assert [candidate.text for candidate in mining.examples[0].negatives] == ["路由器转发"]
+    assert mining.report.mined == 1

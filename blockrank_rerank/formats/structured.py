@@ -1,0 +1,197 @@
+"""Structure in what should be one document per line: JSON over several lines, tables, and markup."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from blockrank_rerank.errors import DataError
+from blockrank_rerank.formats.jsonl import DECODER, check_depth
+
+Lines = Iterable[tuple[int, str]]
+
+TABLE_SUFFIXES = {".csv", ".tsv", ".tab"}
+ARRAY = re.compile(r'\s*\[\s*($|[{"\[\]])')
+"""How a JSON array of documents begins; a line such as ``[1] Smith`` is text."""
+MARKUP = ("<?xml", "<!doctype", "<html")
+TEXT_NAMES = {"text", "passage", "content", "contents", "document", "body", "chunk"}
+OTHER_NAMES = {"id", "docid", "pid", "index", "title", "url", "source", "metadata", "date", "author", "label", "score"}
+"""Names of columns, without case and punctuation."""
+LONGEST_NAMES = 1000
+"""Characters of a first line that are looked at."""
+SPACE = re.compile(r"\s*,?\s*")
+JSON_ADVICE = "; write one document per line: jq -c '.[]' FILE writes an array so, jq -c . FILE objects"
+
+
+def begins_array(line: str) -> bool:
+    """Say whether a first line begins a JSON array of documents."""
+    return ARRAY.match(line) is not None
+
+
+def is_object(line: str) -> bool:
+    """Say whether a line is a JSON object that holds something."""
+    if not line.lstrip().startswith("{"):
+        return False
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(value, dict) and bool(value)
+
+
+def json_values(lines: Lines, name: str) -> Iterator[tuple[int, object]]:
+    """Read the elements of a JSON array, or JSON values one after the other, each over any number of lines.
+
+    Parameters
+    ----------
+    lines : iterable of (int, str)
+        Numbered lines.
+    name : str
+        File name for error messages.
+
+    Yields
+    ------
+    tuple of (int, object)
+        Line on which the value begins, and the value.
+
+    Raises
+    ------
+    DataError
+        If something is not valid JSON.
+    """
+    numbers, texts = zip(*lines, strict=True)
+    text = "\n".join(texts)
+    in_array = text.lstrip().startswith("[")
+    place, seen, row = text.index("[") + 1 if in_array else 0, 0, 0
+    with _named(name, numbers[0]):
+        check_depth(text)
+    while True:
+        gap = SPACE.match(text, place)
+        place = gap.end() if gap else place
+        row, seen = row + text.count("\n", seen, place), place
+        if place >= len(text) or (in_array and text[place] == "]"):
+            break
+        with _named(name, numbers[row]):
+            value, place = DECODER.raw_decode(text, place)
+        yield numbers[row], value
+    if in_array and text[place:].rstrip() != "]":
+        raise DataError(f"not valid JSON: the array has no end, or text after it{JSON_ADVICE}", name, numbers[row])
+
+
+@contextmanager
+def _named(name: str, line: int) -> Iterator[None]:
+    """Name file and line of what is no JSON."""
+    try:
+        yield
+    except json.JSONDecodeError as error:
+        raise DataError(f"not valid JSON: {error.msg}{JSON_ADVICE}", name, line) from None
+    except ValueError as error:
+        raise DataError(f"not usable JSON: {error}", name, line) from None
+
+
+def table_delimiter(first: str, is_table: bool, name: str, line: int) -> str | None:
+    """Return what stands between the columns of a table of documents; None where the text is no table.
+
+    Parameters
+    ----------
+    first : str
+        The first line.
+    is_table : bool
+        Whether the file's name says so.
+    name, line
+        Where it stands, for messages.
+
+    Raises
+    ------
+    DataError
+        If it is a table without a column named ``text``, or markup.
+    """
+    if first.lstrip().lower().startswith(MARKUP):
+        raise DataError(
+            "this is markup, and its tags would be ranked: write the text of one document per line, or JSONL of "
+            'objects with "text"',
+            name,
+            line,
+        )
+    delimiter = next((mark for mark in "\t,;" if mark in first), ",")
+    names = _names(first, delimiter)
+    known = set(names) & (TEXT_NAMES | OTHER_NAMES)
+    looks_like_names = len(names) > 1 and known & TEXT_NAMES and (len(known) > 1 or delimiter == "\t")
+    if not is_table and not looks_like_names:
+        return None
+    if names.count("text") != 1:
+        found = ", ".join(cell.strip() for cell in first.split(delimiter))
+        raise DataError(
+            f'this is a table: expected a first line that names its columns, one of them "text", got {found[:100]}',
+            name,
+            line,
+        )
+    return delimiter
+
+
+def _names(first: str, delimiter: str) -> list[str]:
+    try:
+        return [_plain(cell) for cell in next(csv.reader([first[:LONGEST_NAMES]], delimiter=delimiter))]
+    except csv.Error:
+        return []
+
+
+def table_records(lines: Lines, delimiter: str, name: str) -> Iterator[tuple[int, dict[str, object]]]:
+    """Read the rows of a table, whose first line names the columns, as objects of JSONL.
+
+    Yields
+    ------
+    tuple of (int, dict)
+        Line on which the row begins, and its values by name; ``text``, ``title`` and ``id`` in lower case.
+
+    Raises
+    ------
+    DataError
+        If a row has more or fewer cells than the first, or cannot be read.
+    """
+    place = _Place()
+    rows = csv.reader(place.following(lines), delimiter=delimiter, strict=True)
+    names: list[str] = []
+    while True:
+        start = place.line
+        try:
+            row = next(rows, None)
+        except csv.Error as error:
+            raise DataError(f"not a row of a table: {error}", name, place.line) from None
+        if row is None:
+            return
+        if not names:
+            names = [_key(cell) for cell in row]
+            if len(set(names)) < len(names):
+                raise DataError(f"expected every column to have a name of its own, got {names}", name, place.line)
+        elif len(row) != len(names):
+            message = (
+                f"expected {len(names)} cells, as the first line has, got {len(row)}; quote text with {delimiter!r}"
+            )
+            raise DataError(message, name, place.line)
+        else:
+            yield start + 1, {key: cell for key, cell in zip(names, row, strict=True) if cell or key == "text"}
+
+
+class _Place:
+    """The line at which a reader of lines is."""
+
+    def __init__(self) -> None:
+        self.line = 0
+
+    def following(self, lines: Lines) -> Iterator[str]:
+        for number, text in lines:
+            self.line = number
+            yield text + "\n"
+
+
+def _plain(cell: str) -> str:
+    return re.sub(r"[\W_]+", "", cell.lower())
+
+
+def _key(cell: str) -> str:
+    plain = _plain(cell)
+    return plain if plain in {"text", "title", "id"} else cell.strip()
