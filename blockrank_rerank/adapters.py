@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+from blockrank_rerank.engine.spec import resolve_config
 from blockrank_rerank.model.checkpoint import DEFAULT_MODEL
+from blockrank_rerank.model.devices import check_device
 from blockrank_rerank.options import OPTIONS, Option, Options, with_options
+from blockrank_rerank.ranking.executor import in_executor
 from blockrank_rerank.ranking.explanation import HIGHLIGHTS, ExplainedDocument, truncation
 from blockrank_rerank.ranking.request import check_query
 from blockrank_rerank.ranking.results import Limits, RankedDocument
+from blockrank_rerank.ranking.score_type import (
+    ScoredDocument,
+    ScoreType,
+    check_score_type,
+    resolve_score_type,
+    scored,
+)
 from blockrank_rerank.reranker import BlockRankReranker
-from blockrank_rerank.text.document import check_is_list
+from blockrank_rerank.text.document import Document, check_is_list
 
 if TYPE_CHECKING:
     from pydantic import BaseModel, PrivateAttr
@@ -21,6 +32,7 @@ if TYPE_CHECKING:
     class PydanticOptions(BaseModel, Options):
         """Which model ranks, and how, as fields; classes with the same options share one loaded model."""
 
+        score_type: ScoreType | None = None
         _reranker: BlockRankReranker = PrivateAttr()
 
 
@@ -28,16 +40,30 @@ __all__ = [
     "DEFAULT_MODEL",
     "HIGHLIGHTS",
     "OPTIONS",
+    "PASSAGE",
+    "PROBABILITY",
     "ExplainedDocument",
     "Limits",
     "PydanticOptions",
     "RankedDocument",
+    "ScoreType",
+    "ScoredDocument",
+    "Scoring",
     "check_is_list",
+    "check_options",
     "check_query",
+    "in_executor",
+    "metadata_of",
     "plain_options",
     "truncation",
     "with_options",
 ]
+
+PROBABILITY = "probability"
+"""Key under which adapters write a document's probability of relevance, of models that give one."""
+
+PASSAGE = "passage"
+"""Key of the code points of the best passage, of a document that was split."""
 
 
 def __getattr__(name: str) -> Any:
@@ -67,14 +93,113 @@ def plain_options(options: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def check_options(options: Mapping[str, Any]) -> None:
+    """Refuse options that cannot be used, without reading weights or asking the network.
+
+    Parameters
+    ----------
+    options : mapping
+        By name; those that are not given have their defaults. Of a local model its config is read too.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        Naming the option.
+    """
+    chosen = Options(**options)
+    spec = chosen.engine_spec()
+    chosen.checked("ranker")
+    check_device(spec.device)
+    if Path(spec.checkpoint.model).is_dir():
+        resolve_config(spec)
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """What a score is, and which documents are wanted by it: decided here for every adapter.
+
+    Parameters
+    ----------
+    score_type : str, optional
+        ``probability``, ``raw`` or ``share``; probability where the model gives one, else raw, if not given.
+    top_k : int, optional
+        Keep the best ``top_k``; all by default.
+    threshold : float, optional
+        Keep scores of this type of at least this; applied before ``top_k``.
+    min_probability : float, optional
+        Keep probabilities of at least this, whatever the score; applied before ``top_k``.
+
+    Raises
+    ------
+    ValueError
+        Naming what cannot be used.
+    """
+
+    score_type: ScoreType | None = None
+    top_k: int | None = None
+    threshold: float | None = None
+    min_probability: float | None = None
+
+    def __post_init__(self) -> None:
+        """Check every value."""
+        check_score_type(self.score_type)
+        Limits(self.top_k, self.threshold, self.min_probability)
+
+    def rank(self, reranker: BlockRankReranker, query: str, documents: Sequence[Document]) -> list[ScoredDocument]:
+        """The wanted documents, best first; errors are those of :meth:`BlockRankReranker.rank`."""
+        return self._wanted(reranker, reranker.rank(query, documents, min_probability=self.min_probability))
+
+    def explain(
+        self, reranker: BlockRankReranker, query: str, documents: Sequence[Document]
+    ) -> list[tuple[ScoredDocument, ExplainedDocument]]:
+        """As :meth:`rank`, each document with where the query looked in it."""
+        explained = {
+            document.ranked.index: document
+            for document in reranker.explain(query, documents, min_probability=self.min_probability)
+        }
+        wanted = self._wanted(reranker, [document.ranked for document in explained.values()])
+        return [(document, explained[document.ranked.index]) for document in wanted]
+
+    def _wanted(self, reranker: BlockRankReranker, ranking: Sequence[RankedDocument]) -> list[ScoredDocument]:
+        if not ranking:
+            return []
+        score_type = resolve_score_type(self.score_type, reranker.config.abstention, reranker.model)
+        ordered = scored(ranking, score_type)
+        return [d for d in ordered if self.threshold is None or d.score >= self.threshold][: self.top_k]
+
+
+def metadata_of(ranked: RankedDocument, start: int = 0, end: int | None = None) -> dict[str, Any]:
+    """Return what adapters add to a document's metadata: probability, passage and truncation, where it has them.
+
+    Parameters
+    ----------
+    ranked : RankedDocument
+        As the engine ranked it.
+    start, end : int
+        Code points of the document's own text in what the model read, which may have metadata around it. The passage
+        is counted from there, and left out where it has nothing of that text.
+    """
+    added: dict[str, Any] = {} if ranked.probability is None else {PROBABILITY: ranked.probability}
+    if ranked.passage is not None:
+        last = len(ranked.text) if end is None else end
+        passage = [max(ranked.passage[0], start) - start, min(ranked.passage[1], last) - start]
+        if passage[0] < passage[1]:
+            added[PASSAGE] = passage
+    return added | truncation(ranked)
+
+
 @cache
 def _pydantic_options() -> type:
     """The base class of pydantic's frameworks, with a frozen field for each option."""
-    from pydantic import BaseModel, ConfigDict, PrivateAttr, SecretStr, create_model
+    from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, create_model
 
     class Ranking(BaseModel):
         model_config = ConfigDict(
             extra="forbid", arbitrary_types_allowed=True, protected_namespaces=(), validate_assignment=True
+        )
+        score_type: ScoreType | None = Field(
+            default=None,
+            description="`probability`, `raw` or `share`; by default probability where the model gives one, else raw.",
         )
         _reranker: BlockRankReranker = PrivateAttr()
 
@@ -85,6 +210,7 @@ def _pydantic_options() -> type:
             for name, value in options.items():
                 if isinstance(value, SecretStr):
                     options[name] = value.get_secret_value()
+            check_options(options)
             self._reranker = BlockRankReranker.from_pretrained(options.pop("model"), **options)
 
         def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Any:

@@ -14,7 +14,7 @@ CONFIG_NAME = "blockrank_config.json"
 FORMAT_VERSION = 1
 RELEASED_MODEL = "quicktensor/blockrank-msmarco-mistral-7b"
 
-_LONG_DOCUMENTS = ("split", "truncate", "error")
+LONG_DOCUMENTS = ("split", "truncate", "error")
 REDUCTIONS = ("mean_of_softmax", "softmax_of_mean")
 """Names of the rules that make scores of log-sum-exps; the rules are in model/scores.py."""
 
@@ -266,8 +266,8 @@ def _check_ranges(config: BlockRankConfig) -> None:
         raise ValueError(f'signal_tokens must be a positive number or "all", got {signals!r}')
     if config.abstention and not config.prompt.instruction and not config.prompt.chat:
         raise ValueError("abstention needs an instruction in the prompt: its block stands for no document at all")
-    if config.long_documents not in _LONG_DOCUMENTS:
-        raise ValueError(f"long_documents must be one of {_LONG_DOCUMENTS}, got {config.long_documents!r}")
+    if config.long_documents not in LONG_DOCUMENTS:
+        raise ValueError(f"long_documents must be one of {LONG_DOCUMENTS}, got {config.long_documents!r}")
     if config.reduction not in REDUCTIONS:
         raise ValueError(f"reduction must be one of {REDUCTIONS}, got {config.reduction!r}")
     if config.heads is not None and (

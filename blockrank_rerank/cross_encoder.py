@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,27 @@ from torch import Tensor
 from blockrank_rerank.model.checkpoint import DEFAULT_MODEL
 from blockrank_rerank.options import with_options
 from blockrank_rerank.ranking.explanation import truncation
-from blockrank_rerank.ranking.results import Limits
+from blockrank_rerank.ranking.results import Limits, RankedDocument
+from blockrank_rerank.ranking.score_type import (
+    ScoredDocument,
+    ScoreType,
+    check_score_type,
+    resolve_score_type,
+    scored,
+)
 from blockrank_rerank.reranker import BlockRankReranker
+from blockrank_rerank.text.document import Document
 
 NO_EFFECT = frozenset(
-    {"batch_size", "chunk_size", "num_workers", "show_progress_bar", "apply_softmax"}
+    {"batch_size", "chunk_size", "num_workers", "show_progress_bar", "apply_softmax", "processing_kwargs"}
     | {"convert_to_numpy", "convert_to_tensor"}
 )
-"""Arguments of ``CrossEncoder.rank`` that change nothing here: a list is one forward pass of one score per pair."""
+"""Arguments of ``CrossEncoder`` that change nothing here: a list is one forward pass of one score per pair, and long
+documents are split and not cut."""
+
+Activation = Callable[[Tensor], Tensor]
+Pair = Sequence[Any]
+"""A query and a document."""
 
 
 class _NoModelCard:
@@ -35,13 +48,19 @@ class _NoModelCard:
 class BlockRankCrossEncoder:
     """The interface of sentence-transformers' ``CrossEncoder`` over a list-wise reranker.
 
-    Scores are attention shares: they compare documents of one query, and a pair that stands alone has
-    the score 1.0. Give all candidates of a query together.
+    A score is the probability that a document is relevant to its query, or the raw score of a model that gives no
+    probability: either way a pair's score does not depend on the other pairs. Candidates of one query that follow each
+    other are read together.
 
     Parameters
     ----------
     reranker : BlockRankReranker, str or Path, optional
         A reranker, or a model as for :meth:`BlockRankReranker.from_pretrained`; the default one if not given.
+    score_type : str, optional
+        ``probability``, ``raw`` or ``share``; probability where the model gives one, else raw, if not given. Shares
+        sum to 1 over the pairs of one query that follow each other.
+    activation_fn : callable, optional
+        Applied to scores where a call names no other; the identity if not given.
     **options
         The others of :meth:`BlockRankReranker.from_pretrained`, for a model.
 
@@ -49,13 +68,23 @@ class BlockRankCrossEncoder:
     ------
     TypeError
         For another type, unknown options, and options beside a reranker, which has its own.
+    ValueError
+        For values that cannot be used.
     """
 
     num_labels = 1
     """One score for each pair."""
 
     @with_options(without=("model",))
-    def __init__(self, reranker: BlockRankReranker | str | Path | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        reranker: BlockRankReranker | str | Path | None = None,
+        *,
+        score_type: ScoreType | None = None,
+        activation_fn: Activation | None = None,
+        **options: Any,
+    ) -> None:
+        check_score_type(score_type)
         reranker = DEFAULT_MODEL if reranker is None else reranker
         if isinstance(reranker, str | Path):
             reranker = BlockRankReranker.from_pretrained(reranker, **options)
@@ -65,91 +94,169 @@ class BlockRankCrossEncoder:
             )
         if not isinstance(reranker, BlockRankReranker):
             raise TypeError(f"reranker must be a BlockRankReranker or a model's name, got {type(reranker).__name__}")
+        self.score_type = score_type
+        self.activation_fn: Activation = activation_fn or torch.nn.Identity()
         self.reranker = reranker
         self.model_card_data = _NoModelCard()
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the model; loads it."""
+        return self.reranker.device
+
+    @property
+    def max_length(self) -> int | None:
+        """Most tokens of a document that are read in one piece; longer ones are split, or what the options say."""
+        return self.reranker.config.max_document_tokens
+
+    @max_length.setter
+    def max_length(self, tokens: int | None) -> None:
+        self.reranker = self.reranker.with_config(max_document_tokens=tokens)
 
     def rank(
         self,
         query: str,
-        documents: Sequence[str],
+        documents: Sequence[Document],
         top_k: int | None = None,
         return_documents: bool = False,
         *,
-        activation_fn: Callable[[Tensor], Tensor] | None = None,
+        activation_fn: Activation | None = None,
+        activation_fct: Activation | None = None,
+        device: Any = None,
         **tuning: Any,
     ) -> list[dict[str, Any]]:
         """Rank documents, best first, as ``{"corpus_id", "score"[, "text"]}``, and ``truncated`` where one was cut.
 
-        ``activation_fn`` is applied to the scores; other arguments of ``CrossEncoder.rank`` (:data:`NO_EFFECT`) are
-        accepted and change nothing.
+        ``activation_fn`` (once ``activation_fct``) is applied to the scores, instead of the attribute of this name;
+        other arguments of ``CrossEncoder.rank`` (:data:`NO_EFFECT`) are accepted and change nothing.
         """
         _check(tuning)
         limits = Limits(top_k)
-        ranking = self.reranker.rank(query, documents)
-        scores = [document.score for document in ranking]
-        if activation_fn is not None:
-            # It may depend on the whole list, and change its order.
-            scores = activation_fn(torch.tensor(scores)).tolist()
-        best = sorted(zip(scores, ranking, strict=True), key=lambda pair: -pair[0])[: limits.top_k]
+        activation = self._activation(activation_fn, activation_fct)
+        self._check_device(device)
+        found = self._scored(self.reranker.rank(query, documents))
+        # It may depend on the whole list, and change its order.
+        scores = _activated(activation, [document.score for document in found]).tolist()
+        best = sorted(zip(scores, found, strict=True), key=lambda pair: -pair[0])[: limits.top_k]
         return [
-            {"corpus_id": document.index, "score": score}
-            | ({"text": document.text} if return_documents else {})
-            | truncation(document)
+            {"corpus_id": document.ranked.index, "score": score}
+            | ({"text": document.ranked.text} if return_documents else {})
+            | truncation(document.ranked)
             for score, document in best
         ]
 
     def predict(
         self,
-        inputs: Iterable[Sequence[str]] | None = None,
+        inputs: Iterable[Pair] | np.ndarray | None = None,
         *,
-        sentences: Iterable[Sequence[str]] | None = None,
+        sentences: Iterable[Pair] | np.ndarray | None = None,
         show_progress_bar: bool | None = False,
-        activation_fn: Callable[[Tensor], Tensor] | None = None,
+        activation_fn: Activation | None = None,
+        activation_fct: Activation | None = None,
         convert_to_numpy: bool = True,
         convert_to_tensor: bool = False,
+        device: Any = None,
         **tuning: Any,
-    ) -> np.ndarray | Tensor | list[Tensor]:
+    ) -> np.ndarray | np.float32 | Tensor | list[Tensor]:
         """Scores of (query, document) pairs, in their order.
 
         Parameters
         ----------
-        inputs : iterable of (str, str)
-            Consecutive pairs with the same query form one list.
-        sentences : iterable of (str, str)
+        inputs : iterable of (str, str), array of shape [pairs, 2], or one pair
+            Consecutive pairs with the same query are read together.
+        sentences : as inputs
             The name of ``inputs`` before sentence-transformers 6.
         show_progress_bar : bool, optional
             As ``show_progress`` of :meth:`BlockRankReranker.rank_batch`.
         activation_fn : callable, optional
-            Applied to the scores.
+            Applied to the scores, instead of the attribute of this name.
+        activation_fct : callable, optional
+            The name of ``activation_fn`` before sentence-transformers 4.
         convert_to_numpy, convert_to_tensor : bool
             The form of the result: a tensor where that is asked for, else an array, else a list of tensors.
+        device : str, torch.device or list, optional
+            That of the model, which stays where it was loaded.
         **tuning
             Other arguments of ``CrossEncoder.predict`` (:data:`NO_EFFECT`), which change nothing.
 
         Returns
         -------
         numpy.ndarray, Tensor or list of Tensor
-            ``[pairs]`` fp32, on the CPU.
+            ``[pairs]`` fp32, on the CPU; of one pair the element itself.
 
         Raises
         ------
         TypeError
-            For other arguments.
+            For other arguments, and another device than the model's.
         ValueError
-            For anything that is not a list of pairs.
+            For anything that is neither a pair nor a list of pairs.
         """
         _check(tuning)
         if inputs is not None and sentences is not None:
             raise TypeError("inputs and sentences are two names of one argument; give one of them")
-        requests = _requests(sentences if inputs is None else inputs)
-        rankings = self.reranker.rank_batch(requests, show_progress=show_progress_bar)
-        ordered = [sorted(ranking, key=lambda document: document.index) for ranking in rankings]
-        scores = torch.tensor([document.score for ranking in ordered for document in ranking], dtype=torch.float32)
-        if activation_fn is not None:
-            scores = activation_fn(scores).detach().float()
-        if convert_to_tensor:
-            return scores
-        return scores.numpy() if convert_to_numpy else list(scores)
+        activation = self._activation(activation_fn, activation_fct)
+        self._check_device(device)
+        pairs = _listed(sentences if inputs is None else inputs)
+        single = self.is_singular_input(pairs)
+        scores = _activated(activation, self._pair_scores([pairs] if single else pairs, show_progress_bar))
+        if not convert_to_tensor and convert_to_numpy:
+            array: np.ndarray = scores.numpy()
+            return np.float32(array[0]) if single else array
+        if single:
+            return scores[0]
+        return scores if convert_to_tensor else list(scores)
+
+    def is_singular_input(self, inputs: Any) -> bool:
+        """Whether inputs of :meth:`predict` are one pair, and not a list or an array of pairs."""
+        if isinstance(inputs, np.ndarray):
+            return inputs.ndim < 2 and inputs.size > 0 and not isinstance(inputs.flat[0], list | tuple | np.ndarray)
+        if isinstance(inputs, str | Mapping) or not isinstance(inputs, Sequence):
+            return not isinstance(inputs, Iterator)
+        return len(inputs) > 0 and not isinstance(inputs[0], list | tuple | np.ndarray)
+
+    def _pair_scores(self, pairs: Sequence[Any], show_progress: bool | None) -> list[float]:
+        requests = _requests(pairs)
+        if self.score_type == "share":
+            _warn_of_shares(requests, len(pairs))
+        rankings = self.reranker.rank_batch(requests, show_progress=show_progress)
+        ordered = [sorted(self._scored(ranking), key=lambda found: found.ranked.index) for ranking in rankings]
+        return [found.score for ranking in ordered for found in ranking]
+
+    def _scored(self, ranking: Sequence[RankedDocument]) -> list[ScoredDocument]:
+        if not ranking:
+            return []
+        reranker = self.reranker
+        return scored(ranking, resolve_score_type(self.score_type, reranker.config.abstention, reranker.model))
+
+    def _activation(self, activation_fn: Activation | None, activation_fct: Activation | None) -> Activation:
+        if activation_fn is not None and activation_fct is not None:
+            raise TypeError("activation_fn and activation_fct are two names of one argument; give one of them")
+        return activation_fn or activation_fct or self.activation_fn
+
+    def _check_device(self, device: Any) -> None:
+        """Refuse another device than the model's: what is asked for by name is never replaced."""
+        names = [] if device is None else list(device) if isinstance(device, list | tuple) else [device]
+        model = self.device if names else None
+        for name in names:
+            if model is not None and not _is_device(name, model):
+                raise TypeError(
+                    f"argument 'device' is not supported but for the model's own, {model}, got {str(name)!r}; "
+                    "name it where the model is named: BlockRankCrossEncoder(model, device=…)"
+                )
+
+
+def _is_device(name: Any, model: torch.device) -> bool:
+    try:
+        named = torch.device(name)
+    except (RuntimeError, TypeError):
+        return False
+    return named.type == model.type and (named.index or 0) == (model.index or 0)
+
+
+def _activated(activation: Activation, scores: Sequence[float]) -> Tensor:
+    """Scores after an activation, fp32."""
+    given = torch.tensor(scores, dtype=torch.float32)
+    return activation(given).detach().float()
 
 
 def _check(tuning: dict[str, Any]) -> None:
@@ -161,21 +268,37 @@ def _check(tuning: dict[str, Any]) -> None:
         )
 
 
-def _requests(pairs: Iterable[Sequence[str]] | None) -> list[tuple[str, list[str]]]:
-    listed = None if pairs is None or isinstance(pairs, str) else list(pairs)
-    if listed is None or not all(isinstance(pair, tuple | list) and len(pair) == 2 for pair in listed):
-        raise ValueError("inputs must be a list of (query, document) pairs")
-    requests = [(query, [document for _, document in alike]) for query, alike in groupby(listed, lambda pair: pair[0])]
+def _listed(inputs: Any) -> Any:
+    """Inputs whose pairs can be counted: iterators are read, arrays become lists."""
+    if isinstance(inputs, np.ndarray):
+        return inputs.tolist()
+    # A table's elements are the names of its columns.
+    if inputs is None or isinstance(inputs, str | Mapping) or hasattr(inputs, "iloc"):
+        raise ValueError(f"inputs must be a list of (query, document) pairs, got {type(inputs).__name__}")
+    try:
+        return inputs if isinstance(inputs, list | tuple) else list(inputs)
+    except TypeError as error:
+        raise ValueError(f"inputs must be a list of (query, document) pairs, got {type(inputs).__name__}") from error
+
+
+def _requests(pairs: Sequence[Any]) -> list[tuple[str, list[Document]]]:
+    for number, pair in enumerate(pairs):
+        if not isinstance(pair, tuple | list | np.ndarray) or len(pair) != 2:
+            raise ValueError(f"inputs must be a list of (query, document) pairs, and inputs[{number}] is {pair!r:.80}")
+    listed = [pair.tolist() if isinstance(pair, np.ndarray) else pair for pair in pairs]
+    return [(query, [document for _, document in alike]) for query, alike in groupby(listed, lambda pair: pair[0])]
+
+
+def _warn_of_shares(requests: Sequence[tuple[str, list[Document]]], pairs: int) -> None:
     if len({query for query, _ in requests}) < len(requests):
         warnings.warn(
             "a query comes back after another one's pairs, so its documents are two lists with shares of their own; "
             "give all candidates of a query together",
-            stacklevel=3,
+            stacklevel=4,
         )
-    elif len(requests) > 1 and len(requests) == len(listed):
+    elif requests and len(requests) == pairs:
         warnings.warn(
             "no two neighbouring pairs have the same query, so every list has one document, whose share is 1.0; give "
             "all candidates of a query together",
-            stacklevel=3,
+            stacklevel=4,
         )
-    return requests

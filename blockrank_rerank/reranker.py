@@ -18,8 +18,9 @@ from blockrank_rerank.model.checkpoint import DEFAULT_MODEL, shown_model, with_s
 from blockrank_rerank.model.devices import describe_choices, resolve_device
 from blockrank_rerank.options import Options, check_stand_alone, typed_as, with_options
 from blockrank_rerank.ranking.batches import Batches, RequestBatch
+from blockrank_rerank.ranking.executor import AsyncRanking
 from blockrank_rerank.ranking.explanation import Explanation, explained
-from blockrank_rerank.ranking.progress import work_progress
+from blockrank_rerank.ranking.progress import no_progress, work_progress
 from blockrank_rerank.ranking.request import (
     CheckedRequest,
     Request,
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 __all__ = ["DEFAULT_MODEL", "BlockRankReranker", "Document", "RankedDocument", "Request", "describe_choices"]
 
 
-class BlockRankReranker:
+class BlockRankReranker(AsyncRanking):
     """Ranks documents for a query by in-context attention. Make one with :meth:`from_pretrained`.
 
     Threads may share an instance; a copy shares the loaded model, the cache and the store.
@@ -207,8 +208,7 @@ class BlockRankReranker:
             Where the disk is full; what was written before stays.
         """
         dtype_of_states = None if dtype is None else states_dtype(dtype)
-        report = on_progress or (lambda documents, tokens: None)
-        return prepare_store(self.engine, Path(folder), documents, dtype_of_states, report)
+        return prepare_store(self.engine, Path(folder), documents, dtype_of_states, on_progress or no_progress)
 
     def rank(
         self,

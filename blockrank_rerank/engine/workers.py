@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from contextvars import ContextVar
 from functools import cache
-from threading import Barrier, Lock
+from threading import Barrier, Event, Lock
 from typing import TypeVar
 
 import torch
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+STOP: ContextVar[Event | None] = ContextVar("blockrank_stop", default=None)
+"""Set by whoever waits for the work of this context, once nobody does."""
+
+
+def stop_if_cancelled() -> None:
+    """Leave work that nobody waits for; raises CancelledError, which nobody sees."""
+    stop = STOP.get()
+    if stop is not None and stop.is_set():
+        raise CancelledError("nobody waits for this ranking any more")
 
 
 def worker_count(most: int) -> int:
@@ -25,8 +36,13 @@ def in_workers(function: Callable[[T], R], items: Sequence[T], workers: int) -> 
     """``function`` of every item, in order and in inference mode, by so many threads that share out torch's.
 
     While one of them assembles its calls the others compute; otherwise all of torch's threads would wait for that
-    (dev/LOG.md). Workers serve every caller in turn, and must not call for workers themselves.
+    (dev/LOG.md). Workers serve every caller in turn, and must not call for workers themselves. Work that was cancelled
+    stops between items.
     """
+
+    def here(item: T) -> R:
+        stop_if_cancelled()
+        return work(item)
 
     def work(item: T) -> R:
         # A mode of the calling thread alone.
@@ -35,12 +51,17 @@ def in_workers(function: Callable[[T], R], items: Sequence[T], workers: int) -> 
 
     workers = min(workers, len(items))
     if workers < 2:
-        return [work(item) for item in items]
+        return [here(item) for item in items]
     with _lock:
         pool = _pool(workers, torch.get_num_threads() // workers)
+    stop_if_cancelled()
     futures = [pool.submit(work, item) for item in items]
     try:
-        return [future.result() for future in futures]
+        results = []
+        for future in futures:
+            results.append(future.result())
+            stop_if_cancelled()
+        return results
     finally:
         for future in futures:
             future.cancel()

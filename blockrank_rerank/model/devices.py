@@ -39,6 +39,52 @@ def resolve_device(device: str | torch.device | None, argument: str = "device") 
     return resolved
 
 
+def check_device(device: str | torch.device | None, argument: str = "device") -> None:
+    """Refuse a device that torch does not know, or that this machine does not have, without starting it.
+
+    A process that forks later could not use a GPU that was started in it.
+
+    Raises
+    ------
+    ValueError
+        Naming the argument.
+    """
+    if device is None or device == "auto":
+        return
+    named = device_named(device, argument)
+    count = _device_count(named.type)
+    if count is not None and (named.index or 0) >= count:
+        raise ValueError(
+            f"{argument} must be one that torch can use here, got {str(device)!r}: this machine has {count or 'no'} "
+            f"{named.type} device{'s' * (count != 1)} that torch can use"
+        )
+
+
+def _device_count(kind: str) -> int | None:
+    """Devices of a kind on this machine; nothing where only using them would tell."""
+    if kind == "cuda":
+        return int(torch.cuda.device_count())
+    return int(torch.backends.mps.is_available()) if kind == "mps" else None
+
+
+def device_named(device: str | torch.device, argument: str = "device") -> torch.device:
+    """The device of a name that torch knows, whether this machine has it or not.
+
+    Raises
+    ------
+    ValueError
+        Naming the argument, for any other name, and for ``meta``, whose tensors have no values.
+    """
+    try:
+        named = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        reason = str(error).splitlines()[0][:200]
+        raise ValueError(f"{argument} must be one that torch can use here, got {str(device)!r}: {reason}") from error
+    if named.type == "meta":
+        raise ValueError(f"{argument} must be one that torch can use here, got 'meta', whose tensors have no values")
+    return named
+
+
 def resolve_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
     """Return the named floating dtype, or bf16 where the device multiplies it faster than fp32, or fp32.
 

@@ -52,23 +52,30 @@ class Options:
         metavar="FILE",
     )
     scoring_layer: int | None = option(
-        None, int, "0-based layer whose attention is the score, instead of the config's."
+        None,
+        int,
+        "0-based layer whose attention is the score, instead of the config's.",
+        check=partial(values.check_number, "scoring_layer", False),
     )
     max_document_tokens: int | None = option(
-        None, int, "Longest document in tokens, instead of the config's; see ``long_documents``."
+        None,
+        int,
+        "Longest document in tokens, instead of the config's; see ``long_documents``.",
+        check=partial(values.check_number, "max_document_tokens", True),
     )
     long_documents: str | None = option(
         None,
         Literal["split", "truncate", "error"],
         """What becomes of longer documents, instead of what the config says: ``split`` them into passages of which
         the best one counts, ``truncate`` and mark them, or ``error``.""",
+        check=values.check_long_documents,
     )
     device: str | torch.device | None = option(
         None,
         str,
         "``cpu``, ``cuda``, ``cuda:1``, …; CUDA where there is one, else the CPU, if not given.",
         plain=values.plain_torch,
-        check=values.check_text,
+        check=values.check_device,
     )
     dtype: str | torch.dtype | None = option(
         None,
@@ -76,7 +83,7 @@ class Options:
         """``float32``, ``bfloat16`` or ``float16``; bf16 where the device is faster with it, else fp32, if not given.
         Scores are fp32 always.""",
         plain=values.plain_torch,
-        check=values.check_text,
+        check=values.check_dtype,
     )
     attention: str = option(
         "auto",
@@ -151,9 +158,27 @@ class Options:
         check=partial(values.check_bytes, "max_memory"),
         metavar="BYTES",
     )
-    revision: str | None = option(None, str, "Branch, tag or commit on the Hub.", owner="checkpoint")
-    local_files_only: bool = option(False, bool, "Never use the network.", owner="checkpoint")
-    trust_remote_code: bool = option(False, bool, "Run Python code that comes with the model.", owner="checkpoint")
+    revision: str | None = option(
+        None,
+        str,
+        "Branch, tag or commit on the Hub.",
+        owner="checkpoint",
+        check=partial(values.check_text, "revision"),
+    )
+    local_files_only: bool = option(
+        False,
+        bool,
+        "Never use the network.",
+        owner="checkpoint",
+        check=partial(values.check_switch, "local_files_only"),
+    )
+    trust_remote_code: bool = option(
+        False,
+        bool,
+        "Run Python code that comes with the model.",
+        owner="checkpoint",
+        check=partial(values.check_switch, "trust_remote_code"),
+    )
     token: str | None = option(
         None,
         str,
@@ -161,6 +186,7 @@ class Options:
 
         It is neither shown nor saved. A model that is loaded already is shared, whatever token loaded it.""",
         owner="checkpoint",
+        check=partial(values.check_text, "token"),
         secret=True,
     )
 

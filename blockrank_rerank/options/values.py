@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
-from blockrank_rerank.config import BlockRankConfig, refuse_unknown_names
+from blockrank_rerank.config import LONG_DOCUMENTS, BlockRankConfig, refuse_unknown_names
 
 if TYPE_CHECKING:
     import torch
@@ -28,11 +29,19 @@ def plain_model(model: Any) -> Any:
     return model_name(model)
 
 
-def check_model(model: str | Path) -> str:
-    """The folder or Hub id that a model's name stands for."""
+def check_model(model: Any) -> str:
+    """The folder or Hub id that a model's name stands for.
+
+    Raises
+    ------
+    ValueError
+        For what is no name, or an empty one.
+    """
     from blockrank_rerank.model.checkpoint import model_folder
 
-    return model_folder(model)
+    if not isinstance(model, str | PurePath) or not str(model).strip():
+        raise ValueError(f'model must be a folder or a Hub id, got {model!r}; "default" is the model in the package')
+    return model_folder(str(model) if isinstance(model, str) else Path(model))
 
 
 def plain_torch(value: Any) -> Any:
@@ -42,8 +51,91 @@ def plain_torch(value: Any) -> Any:
     return value
 
 
-def check_text(value: object) -> str | None:
-    """The value as text, if there is one."""
+def check_device(device: Any) -> str | None:
+    """The name of a device that torch knows; whether this machine has it shows where the model is loaded.
+
+    Raises
+    ------
+    ValueError
+        For any other name.
+    """
+    from blockrank_rerank.model.devices import device_named
+
+    if device is None:
+        return None
+    name = str(device)
+    if name != "auto":
+        device_named(name)
+    return name
+
+
+def check_dtype(dtype: Any) -> str | None:
+    """The name of a floating dtype, as text; see :func:`blockrank_rerank.model.devices.resolve_dtype`."""
+    import torch
+
+    from blockrank_rerank.model.devices import resolve_dtype
+
+    if dtype is None:
+        return None
+    if dtype != "auto":
+        resolve_dtype(dtype, torch.device("cpu"))
+    return str(dtype)
+
+
+def check_text(name: str, value: Any) -> str | None:
+    """The text of an option, if there is one.
+
+    Raises
+    ------
+    ValueError
+        For another type.
+    """
+    if value is not None and not isinstance(value, str):
+        raise ValueError(f"{name} must be a text or None, got {type(value).__name__}")
+    return value
+
+
+def check_switch(name: str, value: Any) -> bool:
+    """The value of an option that is on or off.
+
+    Raises
+    ------
+    ValueError
+        For anything but True and False: a text such as ``"false"`` would count as True.
+    """
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} must be True or False, got {value!r}")
+    return value
+
+
+def check_number(name: str, positive: bool, value: Any) -> int | None:
+    """The whole number of an option, if there is one.
+
+    Raises
+    ------
+    ValueError
+        For another type, and a number below 1 where it must be positive.
+    """
+    if value is None:
+        return None
+    # Integers of numpy have an index, as Python's do; floats have none.
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise ValueError(f"{name} must be int, got {value!r}")
+    if positive and value < 1:
+        raise ValueError(f"{name} must be positive, got {value!r}")
+    return operator.index(value)
+
+
+def check_long_documents(value: Any) -> str | None:
+    """What becomes of long documents; see :class:`BlockRankConfig`.
+
+    Raises
+    ------
+    ValueError
+        For what is none of the ways that it knows.
+    """
+    if value is not None and value not in LONG_DOCUMENTS:
+        raise ValueError(f"long_documents must be one of {LONG_DOCUMENTS}, got {value!r}")
     return None if value is None else str(value)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from blockrank_rerank.engine.batch import Batch
 from blockrank_rerank.engine.pruning import Survivors, survivors
+from blockrank_rerank.engine.workers import stop_if_cancelled
 from blockrank_rerank.model.scores import Lse, raw_score, scores
 from blockrank_rerank.ranking.request import CheckedRequest, of_request
 from blockrank_rerank.ranking.results import RankedDocument
@@ -123,6 +124,7 @@ class Batches:
         for number, request in enumerate(self._requests):
             if not request.texts:
                 continue
+            stop_if_cancelled()
             with of_request(number, len(self._requests)):
                 candidates = self._encode(request)
             if batch.numbers and not batch.has_room(candidates, self._engine.budget.tokens):

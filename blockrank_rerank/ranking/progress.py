@@ -10,6 +10,10 @@ LONG_WORK_TOKENS = 65536
 """Work from which a progress bar appears by itself: more than about a second with the default model."""
 
 
+def no_progress(items: int, tokens: int) -> None:
+    """Report to nobody."""
+
+
 @contextmanager
 def work_progress(
     what: str,
@@ -33,7 +37,7 @@ def work_progress(
     on_progress : callable, optional
         Told instead of a bar that nobody asked for, or beside it.
     """
-    report = on_progress or (lambda items, tokens: None)
+    report = on_progress or no_progress
     if show is None:
         # Four characters a token is close enough.
         long = total > 1 and characters > 4 * LONG_WORK_TOKENS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 from langchain_core.cross_encoders import BaseCrossEncoder
 
 import blockrank_rerank
@@ -11,10 +12,10 @@ from blockrank_rerank.adapters import PydanticOptions
 class BlockRankCrossEncoder(PydanticOptions, BaseCrossEncoder):
     """BlockRank where LangChain takes a cross-encoder.
 
-    Scores are shares of a list: consecutive pairs with the same query form one.
+    Scores are those that `score_type` names. By default a pair's score does not depend on the other pairs.
     """
 
     def score(self, text_pairs: list[tuple[str, str]]) -> list[float]:
         """Scores of (query, document) pairs, in their order."""
-        scores = blockrank_rerank.BlockRankCrossEncoder(self._reranker).predict(text_pairs)
-        return [float(score) for score in scores]
+        encoder = blockrank_rerank.BlockRankCrossEncoder(self._reranker, score_type=self.score_type)
+        return [float(score) for score in np.atleast_1d(encoder.predict(text_pairs))]

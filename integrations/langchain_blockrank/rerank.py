@@ -10,7 +10,18 @@ from langchain_core.documents import BaseDocumentCompressor, Document
 from langchain_core.runnables import RunnableLambda
 from pydantic import Field
 
-from blockrank_rerank.adapters import HIGHLIGHTS, ExplainedDocument, PydanticOptions, check_is_list, truncation
+from blockrank_rerank.adapters import (
+    HIGHLIGHTS,
+    PASSAGE,
+    ExplainedDocument,
+    PydanticOptions,
+    ScoredDocument,
+    Scoring,
+    check_is_list,
+    in_executor,
+    metadata_of,
+    truncation,
+)
 
 RELEVANCE_SCORE = "relevance_score"
 THE_SETTING = -1
@@ -18,15 +29,16 @@ THE_SETTING = -1
 
 
 class BlockRankRerank(PydanticOptions, BaseDocumentCompressor):
-    """Reranks documents with BlockRank, and writes each one's share of the query's attention to its metadata.
+    """Reranks documents with BlockRank, and writes each one's score to its metadata, of the kind `score_type`.
 
-    Shares sum to 1 over the list, so that they fall as lists grow; `min_probability` is the threshold that
-    does not depend on the list. Threads may share an instance.
+    By default that is the probability of relevance, or the raw score of a model that gives no probability: neither
+    depends on the list. The metadata also have the `probability`, and the `passage` that won where a document was
+    split. Threads may share an instance.
     """
 
     top_n: int | None = Field(default=3, ge=0, description="Documents to return; None for all.")
     score_threshold: float | None = Field(
-        default=None, allow_inf_nan=False, description="Least share of a returned document, before top_n."
+        default=None, allow_inf_nan=False, description="Least score of a returned document, before top_n."
     )
     min_probability: float | None = Field(
         default=None, ge=0, le=1, description="Least probability of relevance of a returned document, before top_n."
@@ -46,19 +58,19 @@ class BlockRankRerank(PydanticOptions, BaseDocumentCompressor):
         self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
     ) -> list[Document]:
         """The best documents, best first, as copies with `relevance_score` in their metadata."""
-        step = RunnableLambda(self._compress, name=type(self).__name__)
-        return step.invoke({"query": query, "documents": documents}, config={"callbacks": callbacks})
+        return self.as_runnable().invoke({"query": query, "documents": documents}, config={"callbacks": callbacks})
 
     async def acompress_documents(
         self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
     ) -> list[Document]:
-        """As `compress_documents`, in a thread."""
-        step = RunnableLambda(self._compress, name=type(self).__name__)
-        return await step.ainvoke({"query": query, "documents": documents}, config={"callbacks": callbacks})
+        """As `compress_documents`, in a thread that stops when nobody waits for it any more."""
+        return await self.as_runnable().ainvoke(
+            {"query": query, "documents": documents}, config={"callbacks": callbacks}
+        )
 
     def as_runnable(self) -> RunnableLambda[dict[str, Any], list[Document]]:
         """A step for LCEL from `{"query": str, "documents": [Document]}` to ranked documents."""
-        return RunnableLambda(self._compress, name=type(self).__name__)
+        return RunnableLambda(self._compress, self._acompress, name=type(self).__name__)
 
     def rerank(
         self, documents: Sequence[str | Document | dict[str, Any]], query: str, top_n: int | None = THE_SETTING
@@ -76,32 +88,45 @@ class BlockRankRerank(PydanticOptions, BaseDocumentCompressor):
         """
         check_is_list(documents)
         texts = [document.page_content if isinstance(document, Document) else document for document in documents]
-        limits = self._limits | ({} if top_n == THE_SETTING else {"top_k": top_n})
+        scoring = self._scoring(self.top_n if top_n == THE_SETTING else top_n)
         return [
-            {"index": ranked.index, RELEVANCE_SCORE: ranked.score} | truncation(ranked)
-            for ranked in self._reranker.rank(query, texts, **limits)
+            {"index": document.ranked.index, RELEVANCE_SCORE: document.score} | truncation(document.ranked)
+            for document in scoring.rank(self._reranker, query, texts)
         ]
 
-    @property
-    def _limits(self) -> dict[str, Any]:
-        return {"top_k": self.top_n, "threshold": self.score_threshold, "min_probability": self.min_probability}
+    def _scoring(self, top_n: int | None) -> Scoring:
+        return Scoring(self.score_type, top_n, self.score_threshold, self.min_probability)
 
     def _compress(self, inputs: dict[str, Any]) -> list[Document]:
         documents, query = _checked(inputs["documents"]), inputs["query"]
+        texts = [document.page_content for document in documents]
+        scoring = self._scoring(self.top_n)
         if not (self.explain or self.compress):
-            return [_with(documents[found.pop("index")], found) for found in self.rerank(documents, query)]
-        explained = self._reranker.explain(query, [document.page_content for document in documents], **self._limits)
-        return [self._explained(documents[e.ranked.index], e) for e in explained]
+            ranking = scoring.rank(self._reranker, query, texts)
+            return [_with(documents[found.ranked.index], _metadata(found)) for found in ranking]
+        return [
+            self._explained(documents[found.ranked.index], found, explained)
+            for found, explained in scoring.explain(self._reranker, query, texts)
+        ]
 
-    def _explained(self, document: Document, explained: ExplainedDocument) -> Document:
-        added: dict[str, Any] = {RELEVANCE_SCORE: explained.ranked.score} | truncation(explained.ranked)
+    async def _acompress(self, inputs: dict[str, Any]) -> list[Document]:
+        return await in_executor(self._compress, inputs)
+
+    def _explained(self, document: Document, found: ScoredDocument, explained: ExplainedDocument) -> Document:
+        added = _metadata(found)
         # What the model has not read may be what matters.
-        shorten = self.compress and not explained.ranked.truncated
+        shorten = self.compress and not found.ranked.truncated
         if self.explain:
             share = self.kept_attention
             added[HIGHLIGHTS] = explained.shortened_highlights(share) if shorten else explained.highlights
         text = explained.shortened(self.kept_attention) if shorten else document.page_content
+        if text != document.page_content:
+            added.pop(PASSAGE, None)  # of the whole text
         return _with(document, added, text)
+
+
+def _metadata(found: ScoredDocument) -> dict[str, Any]:
+    return {RELEVANCE_SCORE: found.score} | metadata_of(found.ranked)
 
 
 def _checked(documents: Iterable[Document]) -> list[Document]:

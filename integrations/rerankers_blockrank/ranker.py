@@ -8,7 +8,16 @@ from itertools import count
 from typing import Any
 
 from blockrank_rerank import BlockRankReranker
-from blockrank_rerank.adapters import DEFAULT_MODEL, check_is_list, truncation, with_options
+from blockrank_rerank.adapters import (
+    DEFAULT_MODEL,
+    ScoreType,
+    Scoring,
+    check_is_list,
+    check_options,
+    in_executor,
+    metadata_of,
+    with_options,
+)
 
 try:
     from rerankers.documents import Document
@@ -28,12 +37,22 @@ class BlockRankRanker(BaseRanker):
         Folder, Hub id, or "default" for the model in the package.
     verbose : int
         Accepted for the interface; nothing is printed.
+    score_type : str, optional
+        `probability`, `raw` or `share`; probability where the model gives one, else raw, if not given.
     **options
         Of `BlockRankReranker.from_pretrained`.
     """
 
     @with_options(without=("model",))
-    def __init__(self, model_name_or_path: str = DEFAULT_MODEL, verbose: int = 1, **options: Any) -> None:
+    def __init__(
+        self,
+        model_name_or_path: str = DEFAULT_MODEL,
+        verbose: int = 1,
+        score_type: ScoreType | None = None,
+        **options: Any,
+    ) -> None:
+        self._scoring = Scoring(score_type)
+        check_options({"model": model_name_or_path, **options})
         self._reranker = BlockRankReranker.from_pretrained(model_name_or_path, **options)
 
     def rank(
@@ -43,20 +62,31 @@ class BlockRankRanker(BaseRanker):
         doc_ids: Sequence[str] | Sequence[int] | None = None,
         metadata: list[dict[str, Any]] | None = None,
     ) -> RankedResults:
-        """All documents, best first; scores are shares of the query's attention."""
+        """All documents, best first, with `probability` and `passage` in their metadata where they have them."""
         documents = _documents([docs] if isinstance(docs, str | Document) else docs, doc_ids, metadata)
-        ranking = self._reranker.rank(query, [document.text or "" for document in documents])
-        for ranked in ranking:
-            documents[ranked.index].metadata |= truncation(ranked)
+        ranking = self._scoring.rank(self._reranker, query, [document.text or "" for document in documents])
+        for found in ranking:
+            documents[found.ranked.index].metadata |= metadata_of(found.ranked)
         results = [
-            Result(document=documents[ranked.index], score=ranked.score, rank=rank)
-            for rank, ranked in enumerate(ranking, start=1)
+            Result(document=documents[found.ranked.index], score=found.score, rank=rank)
+            for rank, found in enumerate(ranking, start=1)
         ]
         return RankedResults(results=results, query=query, has_scores=True)
 
+    async def rank_async(
+        self,
+        query: str,
+        docs: str | Document | Sequence[str] | Sequence[Document],
+        doc_ids: Sequence[str] | Sequence[int] | None = None,
+        metadata: list[dict[str, Any]] | None = None,
+    ) -> RankedResults:
+        """As `rank`, in a thread that stops when nobody waits for it any more."""
+        return await in_executor(self.rank, query, docs, doc_ids, metadata)
+
     def score(self, query: str, doc: str) -> float:
-        """Raw score of one document: a share of a list of one would be 1."""
-        return self._reranker.rank(query, [doc])[0].raw_score
+        """Score of one document, as `rank` gives it; raw where scores are shares, as that of a single one is 1."""
+        scoring = Scoring("raw") if self._scoring.score_type == "share" else self._scoring
+        return scoring.rank(self._reranker, query, [doc])[0].score
 
 
 def _documents(

@@ -46,7 +46,7 @@ def pipeline(kind=Pipeline, **settings):
 
 
 def test_documents_come_in_the_engines_order_with_python_floats(ranking):
-    found = BlockRankRanker().run(QUESTION, documents())
+    found = BlockRankRanker(score_type="share").run(QUESTION, documents())
     assert ids(found) == [str(document.index) for document in ranking]
     assert [document.score for document in found["documents"]] == [document.score for document in ranking]
     assert all(type(document.score) is float for document in found["documents"])
@@ -78,7 +78,7 @@ def test_numpys_integers_are_integers():
 
 
 def test_a_threshold_keeps_equal_scores_and_zero_overrides(ranking):
-    ranker = BlockRankRanker(score_threshold=2.0)
+    ranker = BlockRankRanker(score_threshold=2.0, score_type="share")
     assert ids(ranker.run(QUESTION, documents())) == []
     assert len(ids(ranker.run(QUESTION, documents(), score_threshold=0.0))) == len(TEXTS)
     assert len(ids(ranker.run(QUESTION, documents(), score_threshold=ranking[1].score))) == 2
@@ -115,6 +115,7 @@ def test_an_empty_list_stays_empty_and_loads_nothing(monkeypatch):
 def test_of_documents_with_one_id_the_highest_score_counts(other):
     given = [Document(id="a", content="x", score=other), Document(id="a", content="x", score=0.9, meta={"best": True})]
     (found,) = BlockRankRanker().run(QUESTION, given)["documents"]
+    assert found.meta.pop("probability") == found.score
     assert found.meta == {"best": True}
 
 

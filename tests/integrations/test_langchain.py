@@ -40,7 +40,7 @@ class Fixed(BaseRetriever):
 
 
 def test_documents_come_in_the_engines_order_with_their_scores_and_ids(ranking):
-    found = BlockRankRerank(top_n=None).compress_documents(documents(), QUESTION)
+    found = BlockRankRerank(top_n=None, score_type="share").compress_documents(documents(), QUESTION)
     assert ids(found) == [str(document.index) for document in ranking]
     assert [document.metadata["relevance_score"] for document in found] == [d.score for d in ranking]
     assert [document.metadata["n"] for document in found] == [d.index for d in ranking]
@@ -62,8 +62,18 @@ def test_top_n_is_an_upper_bound_and_none_means_all(top_n):
 
 def test_thresholds_come_before_top_n(ranking):
     cut = ranking[2].score
-    assert len(BlockRankRerank(top_n=None, score_threshold=cut).compress_documents(documents(), QUESTION)) == 3
-    assert len(BlockRankRerank(top_n=2, score_threshold=cut).compress_documents(documents(), QUESTION)) == 2
+    assert (
+        len(
+            BlockRankRerank(top_n=None, score_threshold=cut, score_type="share").compress_documents(
+                documents(), QUESTION
+            )
+        )
+        == 3
+    )
+    assert (
+        len(BlockRankRerank(top_n=2, score_threshold=cut, score_type="share").compress_documents(documents(), QUESTION))
+        == 2
+    )
     likely = ranking[1].probability
     found = BlockRankRerank(top_n=None, min_probability=likely).compress_documents(documents(), QUESTION)
     assert ids(found) == [str(d.index) for d in ranking if d.probability >= likely]
@@ -150,7 +160,7 @@ def test_the_run_appears_inside_the_trace_of_the_retriever():
 
 
 def test_rerank_gives_indices_and_scores(ranking):
-    found = BlockRankRerank().rerank(TEXTS, QUESTION, top_n=2)
+    found = BlockRankRerank(score_type="share").rerank(TEXTS, QUESTION, top_n=2)
     assert found == [{"index": d.index, "relevance_score": d.score} for d in ranking[:2]]
     assert BlockRankRerank().rerank(documents(), QUESTION, top_n=0) == []
     with_titles = BlockRankRerank(top_n=None).rerank([{"text": text, "title": "t"} for text in TEXTS], QUESTION)
@@ -180,7 +190,7 @@ def test_a_copy_with_other_settings_of_the_model_uses_them():
 
 
 def test_as_a_cross_encoder_in_langchains_own_reranker(ranking):
-    encoder = BlockRankCrossEncoder()
+    encoder = BlockRankCrossEncoder(score_type="share")
     scores = encoder.score([(QUESTION, text) for text in TEXTS])
     assert all(type(score) is float for score in scores)
     assert scores == pytest.approx([d.score for d in sorted(ranking, key=lambda d: d.index)], abs=1e-6)

@@ -63,7 +63,7 @@ def ids(found):
 
 
 def test_nodes_come_in_the_engines_order_with_python_floats(ranking):
-    found = BlockRankRerank(top_n=None).postprocess_nodes(nodes(), query_str=QUESTION)
+    found = BlockRankRerank(top_n=None, score_type="share").postprocess_nodes(nodes(), query_str=QUESTION)
     assert ids(found) == [str(document.index) for document in ranking]
     assert [node.score for node in found] == [document.score for document in ranking]
     assert all(type(node.score) is float for node in found)
@@ -92,10 +92,10 @@ def test_the_retrieval_score_is_kept_where_no_model_reads_it(score):
 
 
 def test_thresholds_come_before_top_n(ranking):
-    cut = ranking[2].score
-    found = BlockRankRerank(top_n=None, score_threshold=cut).postprocess_nodes(nodes(), query_str=QUESTION)
+    shares = {"score_threshold": ranking[2].score, "score_type": "share"}
+    found = BlockRankRerank(top_n=None, **shares).postprocess_nodes(nodes(), query_str=QUESTION)
     assert len(found) == 3
-    found = BlockRankRerank(top_n=2, score_threshold=cut).postprocess_nodes(nodes(), query_str=QUESTION)
+    found = BlockRankRerank(top_n=2, **shares).postprocess_nodes(nodes(), query_str=QUESTION)
     assert len(found) == 2
 
 
@@ -281,6 +281,7 @@ def test_a_cut_node_says_so_and_the_others_do_not():
     found = BlockRankRerank(max_document_tokens=20, long_documents="truncate").postprocess_nodes(
         nodes(long), query_str=QUESTION
     )
+    assert all(node.metadata.pop("probability") == node.score for node in found)
     assert {node.node_id: node.metadata for node in found} == {"0": {"truncated": True}, "1": {}}
     assert "truncated" not in found[0].node.get_content(MetadataMode.LLM)
     with pytest.raises(ValueError, match=r"documents\[0\] has \d+ tokens, more than the 20"):

@@ -36,7 +36,8 @@ def knows_nothing(tmp_path_factory):
     weights = load_file(folder / "model.safetensors")
     blind = {name: torch.zeros_like(weight) if "q_proj" in name else weight for name, weight in weights.items()}
     save_file(blind, folder / "model.safetensors", metadata={"format": "pt"})
-    return cross_encoder(folder, config=CONFIG)
+    reranker = BlockRankReranker.from_pretrained(folder, config=CONFIG, dtype="float32")
+    return BlockRankCrossEncoder(reranker, score_type="share")
 
 
 def test_the_evaluator_sees_the_engines_ranking(ranking):
@@ -95,3 +96,40 @@ def test_the_classification_evaluator_takes_it(ranking):
     pairs = [(QUESTION, TEXTS[best]), (QUESTION, TEXTS[worst])]
     found = CrossEncoderClassificationEvaluator(pairs, [1, 0], write_csv=False)(cross_encoder())
     assert found["average_precision"] == 1.0
+
+
+def test_mining_hard_negatives_takes_it():
+    datasets = pytest.importorskip("datasets")
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.util import mine_hard_negatives
+
+    class Hashing(SentenceTransformer):
+        """A first stage without a model: words fall into buckets."""
+
+        def __init__(self):
+            torch.nn.Module.__init__(self)
+
+        device = torch.device("cpu")
+        similarity_fn_name = "cosine"
+
+        def encode(self, sentences, **ignored):
+            vectors = torch.zeros(len(sentences), 64)
+            for row, sentence in enumerate(sentences):
+                for word in sentence.lower().split():
+                    vectors[row, sum(map(ord, word)) % 64] += 1
+            return torch.nn.functional.normalize(vectors, dim=-1).numpy()
+
+        encode_query = encode_document = encode
+
+        def similarity(self, first, second):
+            return torch.as_tensor(first) @ torch.as_tensor(second).T
+
+        def similarity_pairwise(self, first, second):
+            return (torch.as_tensor(first) * torch.as_tensor(second)).sum(-1)
+
+    pairs = datasets.Dataset.from_dict({"query": [QUESTION, "how is bread baked"], "answer": [TEXTS[1], TEXTS[2]]})
+    mined = mine_hard_negatives(
+        pairs, Hashing(), cross_encoder=cross_encoder(), corpus=TEXTS[:5], num_negatives=1, verbose=False
+    )
+    assert len(mined) == 2
+    assert mined[0]["negative"] != TEXTS[1]

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from blockrank_rerank.adapters import HIGHLIGHTS, ExplainedDocument, RankedDocument, check_query, truncation
+from blockrank_rerank.adapters import (
+    HIGHLIGHTS,
+    PASSAGE,
+    ExplainedDocument,
+    ScoredDocument,
+    Scoring,
+    check_query,
+    in_executor,
+    metadata_of,
+)
 
 try:
     from llama_index.core.bridge.pydantic import Field, model_validator
@@ -26,16 +35,16 @@ dispatcher = get_dispatcher(__name__)
 
 
 class BlockRankRerank(PydanticOptions, BaseNodePostprocessor):
-    """Reranks retrieved nodes with BlockRank; the node's new score is its share of the query's attention.
+    """Reranks retrieved nodes with BlockRank; the node's new score is what `score_type` says.
 
-    Shares sum to 1 over the list, so that they fall as lists grow; `min_probability` is the threshold that
-    does not depend on the list. Instances with the same settings share one loaded model, and threads may
-    share an instance.
+    By default that is the probability of relevance, or the raw score of a model that gives no probability: neither
+    depends on the list. Each node's metadata has its `probability`, and the `passage` that won where it was split.
+    Instances with the same settings share one loaded model, and threads may share an instance.
     """
 
     top_n: int | None = Field(default=5, ge=0, description="Nodes to return; None for all.")
     score_threshold: float | None = Field(
-        default=None, allow_inf_nan=False, description="Least share of a returned node, before top_n."
+        default=None, allow_inf_nan=False, description="Least score of a returned node, before top_n."
     )
     min_probability: float | None = Field(
         default=None, ge=0, le=1, description="Least probability of relevance of a returned node, before top_n."
@@ -85,28 +94,29 @@ class BlockRankRerank(PydanticOptions, BaseNodePostprocessor):
         dispatcher.event(ReRankEndEvent(nodes=ranked))
         return ranked
 
+    async def _apostprocess_nodes(
+        self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
+    ) -> list[NodeWithScore]:
+        return await in_executor(self._postprocess_nodes, nodes, query_bundle)
+
     def _ranked(self, nodes: list[NodeWithScore], query: str) -> list[NodeWithScore]:
         texts = [node.node.get_content(metadata_mode=self.metadata_mode) for node in nodes]
-        limits: dict[str, Any] = {
-            "top_k": self.top_n,
-            "threshold": self.score_threshold,
-            "min_probability": self.min_probability,
-        }
+        scoring = Scoring(self.score_type, self.top_n, self.score_threshold, self.min_probability)
         if not self.explain:
-            ranking = self._reranker.rank(query, texts, **limits)
-            return [self._scored(nodes[ranked.index], ranked, {}) for ranked in ranking]
-        explained = self._reranker.explain(query, texts, **limits)
-        pairs = [(nodes[document.ranked.index], document) for document in explained]
+            ranking = scoring.rank(self._reranker, query, texts)
+            return [self._scored(nodes[document.ranked.index], document, {}) for document in ranking]
         return [
-            self._scored(node, document.ranked, {HIGHLIGHTS: _highlights(node.node, document)})
-            for node, document in pairs
+            self._scored(
+                node := nodes[document.ranked.index], document, {HIGHLIGHTS: _highlights(node.node, explained)}
+            )
+            for document, explained in scoring.explain(self._reranker, query, texts)
         ]
 
-    def _scored(self, retrieved: NodeWithScore, ranked: RankedDocument, added: dict[str, Any]) -> NodeWithScore:
-        added = added | truncation(ranked)
+    def _scored(self, retrieved: NodeWithScore, document: ScoredDocument, added: dict[str, Any]) -> NodeWithScore:
+        added = added | _metadata(retrieved.node, document)
         if self.keep_retrieval_score:
             added = {**added, RETRIEVAL_SCORE: None if retrieved.score is None else float(retrieved.score)}
-        return NodeWithScore(node=_with(retrieved.node, added), score=ranked.score)
+        return NodeWithScore(node=_with(retrieved.node, added), score=document.score)
 
 
 def _with(node: BaseNode, added: dict[str, Any]) -> BaseNode:
@@ -116,20 +126,35 @@ def _with(node: BaseNode, added: dict[str, Any]) -> BaseNode:
     node = node.model_copy()
     node.metadata = {**node.metadata, **added}
     # Neither the next embedding model nor the LLM should read these as text.
-    node.excluded_embed_metadata_keys = [*node.excluded_embed_metadata_keys, *added]
-    node.excluded_llm_metadata_keys = [*node.excluded_llm_metadata_keys, *added]
+    node.excluded_embed_metadata_keys = [*dict.fromkeys([*node.excluded_embed_metadata_keys, *added])]
+    node.excluded_llm_metadata_keys = [*dict.fromkeys([*node.excluded_llm_metadata_keys, *added])]
     return node
 
 
-def _highlights(node: BaseNode, explained: ExplainedDocument) -> list[dict[str, Any]]:
-    """Highlights of the node's own text, which stands before or after its metadata in what the model read."""
+def _own_text(node: BaseNode, read: str) -> tuple[int, int, int]:
+    """Start and end of the node's own text in what the model read, and how many blanks before it were not read.
+
+    It stands before or after the metadata; start and end are equal where it is not found.
+    """
     text = node.get_content(metadata_mode=MetadataMode.NONE)
     # LlamaIndex strips what it puts together.
     stripped, before = text.strip(), len(text) - len(text.lstrip())
     first = str(getattr(node, "text_template", "")).startswith("{content}")
-    read = explained.ranked.text
     start = read.find(stripped) if first else read.rfind(stripped)
-    if start < 0:
-        return []
-    highlights = explained.within(start, start + len(stripped)).highlights
+    return (0, 0, 0) if start < 0 else (start, start + len(stripped), before)
+
+
+def _metadata(node: BaseNode, document: ScoredDocument) -> dict[str, Any]:
+    """Probability, passage and truncation of a node; the passage is counted in its own text."""
+    start, end, before = _own_text(node, document.ranked.text)
+    added = metadata_of(document.ranked, start, end)
+    if PASSAGE in added:
+        added[PASSAGE] = [place + before for place in added[PASSAGE]]
+    return added
+
+
+def _highlights(node: BaseNode, explained: ExplainedDocument) -> list[dict[str, Any]]:
+    """Highlights of the node's own text, counted in it."""
+    start, end, before = _own_text(node, explained.ranked.text)
+    highlights = explained.within(start, end).highlights
     return [{**span, "start": span["start"] + before, "end": span["end"] + before} for span in highlights]

@@ -1,7 +1,6 @@
 """The ranker component of Haystack."""
 
 # Without `from __future__ import annotations`: haystack-ai 2.20 does not connect inputs whose types are strings.
-import asyncio
 import json
 import math
 import operator
@@ -15,11 +14,14 @@ from blockrank_rerank.adapters import (
     HIGHLIGHTS,
     OPTIONS,
     ExplainedDocument,
-    Limits,
-    RankedDocument,
+    ScoredDocument,
+    ScoreType,
+    Scoring,
+    check_options,
     check_query,
+    in_executor,
+    metadata_of,
     plain_options,
-    truncation,
     with_options,
 )
 
@@ -32,10 +34,11 @@ except ImportError as error:
 
 @component
 class BlockRankRanker:
-    """Ranks documents with BlockRank; a document's new score is its share of the query's attention.
+    """Ranks documents with BlockRank; a document's new score is what `score_type` says.
 
-    Shares sum to 1 over the list, so that they fall as lists grow; `min_probability` is the threshold that
-    does not depend on the list. Components with the same settings share one loaded model.
+    By default that is the probability of relevance, or the raw score of a model that gives no probability: neither
+    depends on the list. Each document's meta has its `probability`, and the `passage` that won where it was split.
+    Components with the same settings share one loaded model.
 
     Parameters
     ----------
@@ -54,9 +57,11 @@ class BlockRankRanker:
     embedding_separator : str
         Between meta fields and content.
     score_threshold : float, optional
-        Least share of a returned document, before `top_k`.
+        Least score of a returned document, before `top_k`.
     min_probability : float, optional
         Least probability of relevance of a returned document, before `top_k`.
+    score_type : str, optional
+        `probability`, `raw` or `share` (of the list); probability where the model gives one, else raw, if not given.
     explain : bool
         Write `highlights` to each document's meta: its sentences, those that the query looked at most first, as
         `start`, `end` (code points of the content), `weight` and `text`. Takes about twice as long.
@@ -80,10 +85,11 @@ class BlockRankRanker:
         score_threshold: float | None = None,
         min_probability: float | None = None,
         explain: bool = False,
+        score_type: ScoreType | None = None,
         **options: Any,
     ) -> None:
         _check_top_k(top_k)
-        Limits(threshold=score_threshold, min_probability=min_probability)  # refuses what is no number
+        Scoring(score_type, threshold=score_threshold, min_probability=min_probability)  # refuses what is none
         if not (device is None or isinstance(device, ComponentDevice)):
             raise ValueError(f"device must be a ComponentDevice, as ComponentDevice.from_str gives it, got {device!r}")
         if not (token is None or isinstance(token, Secret)):
@@ -95,8 +101,12 @@ class BlockRankRanker:
             document_suffix=document_suffix,
             embedding_separator=embedding_separator,
         )
+        if not isinstance(explain, bool):
+            raise ValueError(f"explain must be True or False, got {explain!r}")
         # Plain types, which a saved pipeline can hold.
-        vars(self).update(plain_options({"model": model, **options}))
+        plain = plain_options({"model": model, **options})
+        check_options({**plain, "device": None if device is None else device.to_torch_str()})
+        vars(self).update(plain)
         self.device, self.token, self.top_k = device, token, operator.index(top_k)
         self.query_prefix, self.query_suffix = query_prefix, query_suffix
         self.document_prefix, self.document_suffix = document_prefix, document_suffix
@@ -104,7 +114,7 @@ class BlockRankRanker:
         self.embedding_separator = embedding_separator
         self.score_threshold = None if score_threshold is None else float(score_threshold)
         self.min_probability = None if min_probability is None else float(min_probability)
-        self.explain = explain
+        self.explain, self.score_type = explain, score_type
         self._reranker: BlockRankReranker | None = None
 
     def warm_up(self) -> None:
@@ -113,7 +123,7 @@ class BlockRankRanker:
 
     async def warm_up_async(self) -> None:
         """As `warm_up`, in a thread, so that loading does not block the event loop."""
-        await asyncio.to_thread(self.warm_up)
+        await in_executor(self.warm_up)
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the model, which has the secret's value: a pickle's reader resolves the secret anew."""
@@ -142,6 +152,7 @@ class BlockRankRanker:
             score_threshold=self.score_threshold,
             min_probability=self.min_probability,
             explain=self.explain,
+            score_type=self.score_type,
         )
 
     @classmethod
@@ -196,16 +207,17 @@ class BlockRankRanker:
         candidates = _unique(documents)
         texts = [self._text(document) for document in candidates]
         asked = f"{self.query_prefix}{query}{self.query_suffix}"
-        limits: dict[str, Any] = {
-            "top_k": top_k,
-            "threshold": self.score_threshold if score_threshold is None else score_threshold,
-            "min_probability": self.min_probability,
-        }
+        threshold = self.score_threshold if score_threshold is None else score_threshold
+        scoring = Scoring(self.score_type, top_k, threshold, self.min_probability)
         if not self.explain:
-            ranking = reranker.rank(asked, texts, **limits)
-            return {"documents": [_ranked(candidates[ranked.index], ranked, {}) for ranked in ranking]}
-        explained = reranker.explain(asked, texts, **limits)
-        return {"documents": [self._highlighted(candidates[e.ranked.index], e) for e in explained]}
+            ranking = scoring.rank(reranker, asked, texts)
+            return {"documents": [self._ranked(candidates[found.ranked.index], found) for found in ranking]}
+        return {
+            "documents": [
+                self._ranked(candidates[found.ranked.index], found, explained)
+                for found, explained in scoring.explain(reranker, asked, texts)
+            ]
+        }
 
     @component.output_types(documents=list[Document])
     async def run_async(
@@ -215,8 +227,8 @@ class BlockRankRanker:
         top_k: int | None = None,
         score_threshold: float | None = None,
     ) -> dict[str, list[Document]]:
-        """As `run`, in a thread."""
-        return await asyncio.to_thread(self.run, query, documents, top_k, score_threshold)
+        """As `run`, in a thread that stops when nobody waits for it any more."""
+        return await in_executor(self.run, query, documents, top_k, score_threshold)
 
     def _loaded(self) -> BlockRankReranker:
         reranker = self._reranker  # another thread may call `close` at any time
@@ -239,15 +251,16 @@ class BlockRankRanker:
         parts = [str(value) for value in fields if value is not None] + [document.content or ""]
         return f"{self.document_prefix}{self.embedding_separator.join(parts)}{self.document_suffix}"
 
-    def _highlighted(self, document: Document, explained: ExplainedDocument) -> Document:
-        end = len(explained.ranked.text) - len(self.document_suffix)
-        content = explained.within(end - len(document.content or ""), end)
-        return _ranked(document, explained.ranked, {HIGHLIGHTS: content.highlights})
-
-
-def _ranked(document: Document, ranked: RankedDocument, added: dict[str, Any]) -> Document:
-    """A copy with its new score; `truncated` in its meta where the model read only the beginning."""
-    return replace(document, score=ranked.score, meta=document.meta | truncation(ranked) | added)
+    def _ranked(
+        self, document: Document, found: ScoredDocument, explained: ExplainedDocument | None = None
+    ) -> Document:
+        """A copy with its new score, and in its meta what the ranking says of its content."""
+        end = len(found.ranked.text) - len(self.document_suffix)
+        start = end - len(document.content or "")
+        added = metadata_of(found.ranked, start, end)
+        if explained is not None:
+            added[HIGHLIGHTS] = explained.within(start, end).highlights
+        return replace(document, score=found.score, meta=document.meta | added)
 
 
 def _check_texts(**texts: str) -> None:
@@ -258,12 +271,16 @@ def _check_texts(**texts: str) -> None:
 
 def _check_top_k(top_k: int) -> None:
     # Integers of numpy have an index, as Python's do; floats have none.
-    if isinstance(top_k, bool) or not hasattr(top_k, "__index__") or top_k <= 0:
+    if isinstance(top_k, bool) or not hasattr(top_k, "__index__"):
         raise ValueError(f"top_k must be a whole number of at least 1, got {top_k!r}")
+    if top_k <= 0:  # in the words of Haystack's own rankers
+        raise ValueError(
+            f"top_k must be > 0, but got {top_k}: top_k must be a whole number of at least 1, got {top_k!r}"
+        )
 
 
 def _field_names(names: list[str] | None) -> list[str]:
-    if isinstance(names, str):
+    if isinstance(names, str) or not all(isinstance(name, str) for name in names or []):
         raise ValueError(f"meta_fields_to_embed must be a list of names, got {names!r}")
     return list(names or [])
 
