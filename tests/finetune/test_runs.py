@@ -21,6 +21,7 @@ from blockrank_rerank.finetune.training_model import TrainingModel
 from blockrank_rerank.finetune.training_run import TrainingRun
 from blockrank_rerank.formats import DataError
 from blockrank_rerank.model.checkpoint import Checkpoint
+from blockrank_rerank.model.scores import Lse
 from tests.finetune.runs import logs, losses_of, settings
 from tests.tiny_models import BERT_CONFIG, CONFIG, save_model
 
@@ -147,13 +148,11 @@ def training_model(encoder):
 
 
 def test_the_spread_is_that_of_documents_alone(training_model):
-    flat = torch.zeros(2, 1, 4)
+    flat, alone = Lse(torch.zeros(2, 1, 4)), Lse(torch.zeros(2, 1, 1))
     assert training_model._spread([flat]) == 0
-    assert training_model._spread([flat, torch.zeros(2, 1, 1)]) == 0
-    assert training_model._spread([torch.zeros(2, 1, 1)]) == float("inf")
-    training_model.blockrank = BERT_CONFIG.__class__(**{**vars(BERT_CONFIG), "abstention": True})
-    nothing = torch.cat([torch.full((2, 1, 1), 7.0), flat], -1)
-    assert training_model._spread([nothing]) == 0
+    assert training_model._spread([flat, alone]) == 0
+    assert training_model._spread([alone]) == float("inf")
+    assert training_model._spread([Lse(flat.documents, nothing=torch.full((2, 1), 7.0))]) == 0
 
 
 @pytest.mark.parametrize("changes", [{}, {"language_model_weight": 1.0, "contrastive_weight": 0.0}])
