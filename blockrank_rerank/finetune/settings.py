@@ -70,6 +70,9 @@ class FinetuneSettings:
         Share of lists whose instruction omits the query, so that one model serves both prompts.
     freeze_backbone : bool
         Train an appended scoring layer alone; three times as fast, and what the encoder knows stays.
+    frozen_layers : int
+        So many of the model's first layers keep their weights, and so do the embeddings: a third of the time is
+        saved where half of the layers do.
     lora_rank : int
         Rank of LoRA adapters on all linear layers; 0 trains every weight.
     scoring_layer : int, optional
@@ -119,6 +122,7 @@ class FinetuneSettings:
     abstention_weight: float = 0.0
     query_free_share: float = 0.0
     freeze_backbone: bool = False
+    frozen_layers: int = 0
     lora_rank: int = 0
     scoring_layer: int | None = None
     gradient_checkpointing: bool = False
@@ -184,6 +188,7 @@ _NOT_NEGATIVE = (
     "language_model_weight",
     "distillation_weight",
     "abstention_weight",
+    "frozen_layers",
     "lora_rank",
     "evaluate_every",
     "save_every",
@@ -232,6 +237,10 @@ def _check(settings: FinetuneSettings) -> None:
         raise ValueError(f"at least one of {', '.join(_WEIGHTS)} must be above 0: there is nothing to train")
     if settings.freeze_backbone and (settings.lora_rank or settings.language_model_weight):
         raise ValueError("freeze_backbone trains the scoring layer alone: set lora_rank and language_model_weight to 0")
+    if settings.frozen_layers and (settings.freeze_backbone or settings.lora_rank):
+        raise ValueError(
+            "frozen_layers chooses among weights that are all trained: set freeze_backbone and lora_rank to 0"
+        )
     if settings.empty_share > 0 and not settings.abstention_weight and not settings.distillation_weight:
         raise ValueError("empty_share needs abstention_weight or distillation_weight: an empty list has no other loss")
 

@@ -20,7 +20,7 @@ from blockrank_rerank.finetune.losses import abstention, contrastive, distillati
 from blockrank_rerank.finetune.settings import FinetuneSettings
 from blockrank_rerank.model.backbone import ATTENTION_NAME, Backbone, Pass
 from blockrank_rerank.model.checkpoint import Checkpoint, quiet
-from blockrank_rerank.model.families import ENCODERS, check_fits
+from blockrank_rerank.model.families import ENCODERS, check_fits, layers_of
 from blockrank_rerank.model.layout import Layout
 from blockrank_rerank.model.scores import Lse, raw_score
 from blockrank_rerank.model.scoring_head import SCORING_HEAD_NAME, ScoringHead
@@ -265,11 +265,23 @@ def _network(
         model_config, layers, torch.float32, ATTENTION_NAME, language_model=language_model
     )
     network.requires_grad_(not settings.freeze_backbone)
+    if settings.frozen_layers:
+        _freeze_first(getattr(network, "model", network), settings.frozen_layers)
     for module in network.modules():
         # A tenth of a step on a CPU, and few lists are seen twice; attention has none to begin with.
         if isinstance(module, nn.Dropout):
             module.p = 0.0
     return network
+
+
+def _freeze_first(base: Any, count: int) -> None:
+    """Keep the embeddings and the first layers of a base model as they are."""
+    layers = layers_of(base)
+    if count >= len(layers):
+        raise ValueError(f"frozen_layers must leave one of the {len(layers)} layers to train, got {count}")
+    # BERT's embeddings are more than a table.
+    getattr(base, "embeddings", base.get_input_embeddings()).requires_grad_(False)
+    layers[:count].requires_grad_(False)
 
 
 def _scoring_head(checkpoint: Checkpoint, width: int) -> ScoringHead:

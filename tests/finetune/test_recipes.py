@@ -58,6 +58,20 @@ def test_a_frozen_backbone_without_a_scoring_layer_is_refused(decoder, training_
         settings(decoder, training_data, tmp_path / "out", freeze_backbone=True, lora_rank=4)
 
 
+def test_frozen_first_layers_stay_and_the_others_learn(encoder, training_data, tmp_path):
+    finetune(settings(encoder, training_data, tmp_path / "out", frozen_layers=1))
+    learnt = {name for name in changed(encoder, tmp_path / "out") if name.startswith(("embeddings.", "encoder."))}
+    assert learnt
+    assert not any(name.startswith(("embeddings.", "encoder.layer.0.")) for name in learnt)
+
+
+def test_frozen_layers_that_leave_nothing_to_train_are_refused(encoder, training_data, tmp_path):
+    with pytest.raises(ValueError, match="frozen_layers must leave one of the"):
+        finetune(settings(encoder, training_data, tmp_path / "out", frozen_layers=99))
+    with pytest.raises(ValueError, match="set freeze_backbone and lora_rank to 0"):
+        settings(encoder, training_data, tmp_path / "out", frozen_layers=1, freeze_backbone=True)
+
+
 def test_the_scoring_layers_vectors_have_a_learning_rate_of_their_own(encoder, training_data, tmp_path):
     finetune(settings(encoder, training_data, tmp_path / "out", learning_rate=0.0, head_learning_rate=1e-3))
     assert changed(encoder, tmp_path / "out") == {"log_temperature", "length_weight", "signal_weight"}

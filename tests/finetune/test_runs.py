@@ -207,7 +207,9 @@ def test_averaging_more_checkpoints_than_there_will_be_is_refused(encoder, train
 
 
 @pytest.mark.parametrize(
-    "path", [*ROOT.glob("recipes/**/*.yaml"), *ROOT.glob("examples/*.yaml")], ids=lambda path: path.name
+    "path",
+    [*ROOT.glob("recipes/default_model/*.yaml"), ROOT / "recipes/ensemble/train.yaml", *ROOT.glob("examples/*.yaml")],
+    ids=lambda path: path.name,
 )
 def test_the_recipes_of_the_project_make_the_checkpoints_that_they_average(path):
     check_average(FinetuneSettings.read(path, {}))

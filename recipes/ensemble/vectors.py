@@ -1,0 +1,72 @@
+"""Vectors of every pool's texts by embedding models, each computed once.
+
+    python -m recipes.ensemble.vectors build/pools build/vectors --encoder arctic=FOLDER --encoder e5=FOLDER
+
+Encoders are those of encoders.yaml. A file that is there is left as it is, so that an interrupted run goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blockrank_rerank.formats import read_corpus, read_queries
+from blockrank_rerank.text.document import document_text
+from recipes.ensemble.encoders import Encoder, read_encoders
+
+
+class Vectors:
+    """What one encoder made of one pool.
+
+    Parameters
+    ----------
+    path : Path
+        File that `write_vectors` has written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        with np.load(path) as arrays:
+            self._vectors = {kind: arrays[kind] for kind in ("documents", "queries")}
+            names = {kind: arrays[f"{kind}_ids"] for kind in self._vectors}
+        self._places = {kind: {str(name): place for place, name in enumerate(of)} for kind, of in names.items()}
+
+    def of(self, kind: str, names: Sequence[str]) -> NDArray[np.float32]:
+        """``[names, hidden]`` of length 1; ``kind`` is ``documents`` or ``queries``."""
+        return self._vectors[kind][[self._places[kind][name] for name in names]]
+
+
+def write_vectors(encoder: Encoder, pool: Path, path: Path) -> None:
+    """Write one pool's vectors, whole or not at all."""
+    corpus = read_corpus(pool / "corpus.jsonl")
+    texts = {"documents": {name: document_text(one, 0) for name, one in corpus.items()}}
+    texts["queries"] = dict(read_queries(pool / "queries.jsonl"))
+    arrays: dict[str, NDArray[np.generic]] = {}
+    for kind, of_kind in texts.items():
+        arrays[kind] = encoder.vectors(list(of_kind.values()), queries=kind == "queries")
+        arrays[f"{kind}_ids"] = np.array(list(of_kind))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial.npz")
+    np.savez(partial, **arrays)
+    partial.rename(path)
+
+
+def main(pools: Path, output: Path, encoder: list[str]) -> None:
+    """Write the vectors that each encoder gives the texts of every pool."""
+    for name, settings in read_encoders(dict(one.split("=", 1) for one in encoder)).items():
+        reader = Encoder(settings)
+        for pool in sorted(path for path in pools.iterdir() if path.is_dir()):
+            if not (path := output / name / f"{pool.name}.npz").exists():
+                write_vectors(reader, pool, path)
+                print(name, pool.name, flush=True)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("pools", type=Path)
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--encoder", action="append", required=True, help="NAME=FOLDER")
+    main(**vars(parser.parse_args()))
