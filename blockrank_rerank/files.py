@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TextIO
 
 from safetensors import SafetensorError
@@ -49,15 +49,40 @@ def replacing(path: Path) -> Iterator[TextIO]:
     target = path.resolve()
     # Not tempfile: its files are readable by their owner only, whatever the umask says.
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    # What has the name already, left behind or planted, is not written through.
+    temporary.unlink(missing_ok=True)
     try:
-        with temporary.open("w", encoding="utf-8", newline="\n") as stream:
+        with temporary.open("x", encoding="utf-8", newline="\n") as stream:
             yield stream
-        temporary.replace(target)
+            stream.flush()
+            os.fsync(stream.fileno())
+        replace_durably(temporary, target)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.errno is not None and error.filename is None:
             error.filename = str(path)  # a write that found the disk full does not know where
         raise
+
+
+def absolute(path: str | PurePath) -> Path:
+    """The path as it stays when the working directory changes, with ``~`` as the home it stands for."""
+    return Path(os.path.abspath(Path(path).expanduser()))
+
+
+def replace_durably(written: Path, target: Path) -> None:
+    """Move a file that is on the disk to its place, so that a power cut leaves either the old one or the new one."""
+    written.replace(target)
+    sync_folder(target.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring the names in a folder onto the disk, where the system can."""
+    with suppress(OSError):  # Windows opens no folders, and not every file system syncs them
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def share_like(path: Path, neighbour: Path) -> None:

@@ -16,7 +16,7 @@ from blockrank_rerank.engine.batch import Batch
 from blockrank_rerank.engine.budget import Budget
 from blockrank_rerank.engine.fingerprint import fingerprint, named_settings
 from blockrank_rerank.engine.spec import EngineSpec, Prune, resolve_config
-from blockrank_rerank.engine.workers import in_workers
+from blockrank_rerank.engine.workers import computing, in_workers
 from blockrank_rerank.model.backbone import Backbone
 from blockrank_rerank.model.devices import resolve_device, resolve_dtype
 from blockrank_rerank.model.families import position_limit
@@ -169,8 +169,8 @@ class Engine:
             return self._score_pass(requests, [*map(self.budget.parts, packs)], max(pack.longest for pack in packs))
         (passing,) = (passing for passing in states if isinstance(passing, PassingStates))
         if self.documents_are_independent:
-            # The scoring layer alone reads them, once.
-            return self._score_pass(requests, [grouped(passing, self.budget.tokens)])
+            # The scoring layer alone reads them, once. Workers may make them, so that no lock is held.
+            return self.backbone.document_lse(self._layout(requests), [grouped(passing, self.budget.tokens)])
         with spill(passing, self.budget.file_bytes, self.dtype) as parts:
             return self._score_pass(requests, [parts], max(pack.longest for pack in parts))
 
@@ -180,7 +180,8 @@ class Engine:
         states: Sequence[Iterable[StatePack]] | None = None,
         longest: int = 0,
     ) -> list[Lse]:
-        return self.backbone.document_lse(self._layout(requests, longest), states)
+        with computing.lock:
+            return self.backbone.document_lse(self._layout(requests, longest), states)
 
     def _hidden_groups(self, batch: Batch) -> tuple[list[tuple[EncodedRequest, HiddenStates | None]], int]:
         """Part the only request into groups, each with how far it is read already; and the number of workers."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 from blockrank_rerank.config import BlockRankConfig
 from blockrank_rerank.engine.spec import EngineSpec, resolve_config
+from blockrank_rerank.forks import ForkLock, unforked
 
 if TYPE_CHECKING:
     from blockrank_rerank.engine.engine import Engine
@@ -35,7 +35,8 @@ class SharedEngine:
         """Settings in force; of a model that is not loaded, its config files are read and not its weights."""
         if self._engine is not None:
             return self._engine.config
-        return resolve_config(self.spec)[1]
+        with unforked():  # a child could not import what a thread of its parent was importing
+            return resolve_config(self.spec)[1]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> SharedEngine:
         return self
@@ -45,7 +46,7 @@ class SharedEngine:
 
 
 _engines: WeakValueDictionary[Any, Engine] = WeakValueDictionary()
-_loading = threading.Lock()
+_loading = ForkLock()
 
 
 def _shared_engine(spec: EngineSpec) -> Engine:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-import os
+import ctypes
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextvars import ContextVar
 from functools import cache
-from threading import Barrier, Event, Lock
+from pathlib import Path
+from threading import Barrier, Event, RLock, local
+from time import monotonic
 from typing import TypeVar
+from weakref import WeakSet
 
 import torch
+
+from blockrank_rerank import forks
+from blockrank_rerank.forks import ForkLock, at_fork
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -46,7 +52,7 @@ def in_workers(function: Callable[[T], R], items: Sequence[T], workers: int) -> 
 
     def work(item: T) -> R:
         # A mode of the calling thread alone.
-        with torch.inference_mode():
+        with torch.inference_mode(), computing.lock:
             return function(item)
 
     workers = min(workers, len(items))
@@ -67,7 +73,24 @@ def in_workers(function: Callable[[T], R], items: Sequence[T], workers: int) -> 
             future.cancel()
 
 
-_lock = Lock()
+class _Computing(local):
+    """What a thread holds while it computes, and the locks of other threads that it holds while it forks.
+
+    A fork waits for passes of other threads: libraries have locks of their own, which a child could not open.
+    """
+
+    def __init__(self) -> None:
+        self.lock = RLock()
+        self.others: list[RLock] = []
+        _pass_locks.add(self.lock)
+
+
+_pass_locks: WeakSet[RLock] = WeakSet()
+
+computing = _Computing()
+"""Of each thread its own; ``computing.lock`` is held during a pass, and not while another thread's is waited for."""
+
+_lock = ForkLock()
 
 
 @cache
@@ -95,12 +118,66 @@ def _pool(workers: int, threads: int) -> ThreadPoolExecutor:
     return pool
 
 
+_PAUSE_SOFT = 1
+"""OpenMP's ``omp_pause_soft``."""
+
+_paused = True
+"""Whether the thread that forks has no threads of OpenMP at that moment."""
+
+
+@cache
+def _libgomp(path: str) -> ctypes.CDLL | None:
+    """GNU's OpenMP at that path, if it can end its threads, as it can since GCC 9."""
+    try:
+        library = ctypes.CDLL(path)
+    except OSError:
+        return None
+    return library if hasattr(library, "omp_pause_resource_all") else None
+
+
+def _libgomp_paths() -> set[str]:
+    """Files of GNU's OpenMP that this process has loaded: torch brings one along, and so may others."""
+    try:
+        lines = Path("/proc/self/maps").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    except OSError:  # another system, whose OpenMP looks after forks itself
+        return set()
+    return {line.split(maxsplit=5)[5] for line in lines if "libgomp" in line.rpartition("/")[2]}
+
+
+def _stop_passes() -> None:
+    """Wait until no other thread computes, as long as a fork may wait at most."""
+    deadline = monotonic() + forks.WAIT_S
+    for lock in list(_pass_locks):
+        if lock.acquire(timeout=max(deadline - monotonic(), 0)):
+            computing.others.append(lock)
+
+
+def _let_passes_go_on() -> None:
+    while computing.others:
+        computing.others.pop().release()
+
+
+def _prepare_fork() -> None:
+    _stop_passes()
+    _pause_openmp()
+
+
+def _pause_openmp() -> None:
+    """End the OpenMP threads of the thread that forks; the next parallel region starts new ones.
+
+    They do not survive in a child, and GNU's OpenMP would wait for them there for ever.
+    """
+    global _paused
+    libraries = [_libgomp(path) for path in _libgomp_paths()]
+    _paused = all(library and library.omp_pause_resource_all(_PAUSE_SOFT) == 0 for library in libraries)
+
+
 def _forget_pools() -> None:
-    """What a child of the process needs: threads do not survive in it, and a lock may be held for ever."""
-    global _lock
-    _lock = Lock()
+    """Forget in a child what threads did not survive in it; where OpenMP waits for them, compute without it."""
+    _let_passes_go_on()
     _pool.cache_clear()
+    if not _paused:
+        torch.set_num_threads(1)
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_pools)
+at_fork(_prepare_fork, _let_passes_go_on, _forget_pools)

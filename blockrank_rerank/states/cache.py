@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-import threading
 from collections import OrderedDict
 from decimal import Decimal
 from typing import Any, NamedTuple
 
+from blockrank_rerank.forks import ForkLock
 from blockrank_rerank.states.document_states import DocumentStates
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
@@ -39,7 +39,7 @@ class StateCache:
         self.max_bytes = max_bytes
         self._kept: OrderedDict[str, DocumentStates] = OrderedDict()
         self._nbytes = self._hits = self._misses = 0
-        self._lock = threading.Lock()
+        self._lock = ForkLock()
 
     def get(self, text: str) -> DocumentStates | None:
         """States of a text, if they are kept."""

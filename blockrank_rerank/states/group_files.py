@@ -21,6 +21,9 @@ from blockrank_rerank.states.document_states import DocumentStates
 GROUPS = "group-[0-9]*.safetensors"
 """Pattern of the names of a store's groups."""
 
+DAMAGE = (SafetensorError, KeyError, IndexError, ValueError, TypeError, RuntimeError)
+"""What reading a damaged group raises: any of its bytes may be wrong, names and shapes included."""
+
 _INDEX = {"digests", "offsets", "truncated", "checksums"}
 _DIGEST_BYTES = 16
 
@@ -58,13 +61,24 @@ def open_group(path: Path) -> tuple[Any, dict[bytes, Location]] | None:
     """
     if not path.exists():
         return None
+    if not path.is_file():
+        raise SafetensorError("it is not a regular file")
     if not os.access(path, os.R_OK):
         raise PermissionError(f"{path} may not be read by this user; change its permissions")
+    try:
+        return _open(path)
+    except SafetensorError:
+        raise
+    except DAMAGE as error:
+        raise SafetensorError(f"its index cannot be read ({type(error).__name__}: {error})") from error
+
+
+def _open(path: Path) -> tuple[Any, dict[bytes, Location]]:
     group: Any = safe_open(path, framework="pt")
     digests, offsets, truncated, checksums = (
         group.get_tensor(name).tolist() for name in ("digests", "offsets", "truncated", "checksums")
     )
-    entries = zip(map(bytes, digests), pairwise(offsets), truncated, checksums, strict=True)
+    entries = zip(map(bytes, digests), pairwise(map(int, offsets)), truncated, map(int, checksums), strict=True)
     return group, {
         digest: Location(path, start, end, bool(cut), checksum) for digest, (start, end), cut, checksum in entries
     }

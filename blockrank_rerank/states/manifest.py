@@ -11,7 +11,8 @@ from typing import Any
 
 from filelock import FileLock
 
-from blockrank_rerank.files import replacing
+from blockrank_rerank.files import replacing, sync_folder
+from blockrank_rerank.forks import unforked
 from blockrank_rerank.states.document_states import DTYPES
 from blockrank_rerank.states.group_files import GROUPS
 
@@ -67,7 +68,8 @@ def create_manifest(folder: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
             raise ValueError(fault)
         return manifest
     folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / LOCK_NAME):
+    sync_folder(folder.parent)
+    with unforked(), FileLock(folder / LOCK_NAME):
         manifest = read_manifest(folder)
         if manifest is None:
             manifest = {"version": FORMAT_VERSION, **wanted}

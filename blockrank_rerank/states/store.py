@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import threading
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -16,9 +15,11 @@ from filelock import FileLock
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from blockrank_rerank.files import share_like, system_errors
+from blockrank_rerank.files import absolute, replace_durably, share_like, system_errors
+from blockrank_rerank.forks import ForkLock, unforked
 from blockrank_rerank.states.document_states import DocumentStates
 from blockrank_rerank.states.group_files import (
+    DAMAGE,
     GROUPS,
     Location,
     group_number,
@@ -65,11 +66,11 @@ class StateStore:
         dtype: torch.dtype | None = None,
         settings: Mapping[str, Any] | None = None,
     ) -> None:
-        self.folder = Path(folder)
+        self.folder = absolute(folder)
         self._locations: dict[bytes, Location] = {}
         self._groups: dict[Path, Any] = {}
         self._damaged: set[Path] = set()
-        self._lock = threading.Lock()
+        self._lock = ForkLock()
         name = None if dtype is None else str(dtype).removeprefix("torch.")
         wanted = {"fingerprint": fingerprint, "dtype": name, "settings": json.loads(json.dumps(settings or {}))}
         manifest = read_manifest(self.folder) or create_manifest(self.folder, wanted)
@@ -85,7 +86,7 @@ class StateStore:
 
     def set_damaged_aside(self) -> None:
         """Rename groups that cannot be read, for whoever prepares their documents again."""
-        with FileLock(self.folder / LOCK_NAME):
+        with unforked(), FileLock(self.folder / LOCK_NAME):
             damaged, self._damaged = self._damaged, set()
             for path in damaged:
                 # Another process may have done so, and have written a new group under the name.
@@ -100,7 +101,7 @@ class StateStore:
             return None
         try:
             return read_document(self._groups[location.group], location)
-        except (SafetensorError, KeyError) as error:  # a name may be damaged too
+        except DAMAGE as error:
             self._forget(location, str(error))
             return None
 
@@ -122,7 +123,7 @@ class StateStore:
 
     def append(self, texts: Sequence[str], states: Sequence[DocumentStates]) -> int:
         """Write one group, whole or not at all, of those that another process has not written meanwhile: how many."""
-        with FileLock(self.folder / LOCK_NAME):
+        with unforked(), FileLock(self.folder / LOCK_NAME):
             self.refresh()
             new = [index for index, text in enumerate(texts) if text not in self]
             if not new:
@@ -131,13 +132,15 @@ class StateStore:
             last = max(map(group_number, self.folder.glob(GROUPS)), default=-1)
             path = group_path(self.folder, last + 1)
             unfinished = path.with_suffix(".unfinished")
+            # What has the name already, left behind or planted, is not written through.
+            unfinished.unlink(missing_ok=True)
             try:
                 with system_errors(self.folder):
                     save_file(tensors, unfinished)
                 with unfinished.open("rb") as file:
                     os.fsync(file.fileno())
                 share_like(unfinished, self.folder / MANIFEST_NAME)
-                unfinished.replace(path)
+                replace_durably(unfinished, path)
             finally:
                 unfinished.unlink(missing_ok=True)
         self.refresh()
