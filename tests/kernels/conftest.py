@@ -34,15 +34,6 @@ def random_qkv(tokens: int, heads: int, key_heads: int, dim: int, dtype: torch.d
     return [torch.randn(shape, generator=generator).to(dtype) for shape in shapes]
 
 
-@pytest.fixture(scope="session", autouse=True)
-def one_thread():
-    """Run on one thread: tensors this small are slower on several, far slower on busy cores."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(autouse=True)
 def poison_uninitialised_memory(monkeypatch):
     """Fill uninitialised memory with NaN, which whatever an operation forgets to write stays."""
