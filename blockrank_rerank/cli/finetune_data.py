@@ -13,6 +13,7 @@ from blockrank_rerank.finetune.data.reader import FORMATS
 from blockrank_rerank.finetune.data.row import refuse, text_rows
 from blockrank_rerank.finetune.data.user_path import expanded, expanded_source
 from blockrank_rerank.finetune.data.writer import write_examples
+from blockrank_rerank.finetune.mining.embeddings import POOLINGS
 from blockrank_rerank.finetune.mining.mining import METHODS, Method, mine_negatives
 from blockrank_rerank.finetune.mining.progress import stage_progress
 from blockrank_rerank.finetune.mining.report import MiningReport
@@ -92,13 +93,14 @@ def mine_negatives_command(
     format: Format = "auto",
     column: Column = None,
     method: Annotated[
-        str,
+        list[str] | None,
         typer.Option(
             "--method",
             metavar="|".join(METHODS),
-            help="Where candidates come from; given: from the data alone. Random documents fill up.",
+            help="Where candidates come from, bm25 by default; given: from the data alone. Repeat it for the best of "
+            "several in turns. Random documents fill up.",
         ),
-    ] = "bm25",
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option("--model", metavar="FOLDER|ID", help="sentence-transformers model of --method embeddings."),
@@ -137,6 +139,14 @@ def mine_negatives_command(
     device: opt.Device = None,
     dtype: opt.Dtype = None,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Texts per forward pass.")] = 64,
+    pooling: Annotated[
+        str | None,
+        typer.Option("--pooling", metavar="|".join(POOLINGS), help="Of the embedding models. Default: their own."),
+    ] = None,
+    query_prefix: Annotated[
+        str | None, typer.Option("--query-prefix", help="Put before queries. Default: the embedding models' own.")
+    ] = None,
+    document_prefix: Annotated[str | None, typer.Option("--document-prefix", help="The same before documents.")] = None,
     json: opt.Json = False,
 ) -> None:
     """Find hard negatives, leave out false ones, and write {"query", "pos", "neg"} with the teacher's scores.
@@ -154,7 +164,7 @@ def mine_negatives_command(
             split=split,
             format=format,
             columns=parse_columns(column),
-            method=_method(method),
+            method=[_method(name) for name in method or ["bm25"]],
             model=model,
             depth=depth,
             skip_top=skip_top,
@@ -168,6 +178,9 @@ def mine_negatives_command(
             device=device,
             dtype=dtype,
             batch_size=batch_size,
+            pooling=pooling,
+            query_prefix=query_prefix,
+            document_prefix=document_prefix,
             on_progress=show,
         )
     write_examples(output, mining.examples)

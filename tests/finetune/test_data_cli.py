@@ -94,6 +94,22 @@ def test_negatives_are_mined_into_a_file(tmp_path, capsys, monkeypatch):
     assert all(candidate.teacher_score is not None for candidate in example.candidates)
 
 
+@needs_bm25
+def test_several_methods_pooling_and_prefixes_are_options(tmp_path, monkeypatch):
+    write_folder(tmp_path / "data")
+    told = {}
+
+    def load(model, **settings):
+        told.update(settings, model=model)
+        return lambda texts, role: _random_vectors(texts)
+
+    monkeypatch.setattr(mining_module, "sentence_transformer", load)
+    encoder = ("--model", "x", "--pooling", "cls", "--query-prefix", "find ", "--document-prefix", "on ")
+    methods = ("--method", "bm25", "--method", "embeddings")
+    assert run("mine-negatives", "data", "--output", "out.jsonl", *methods, *encoder) == (0, "")
+    assert told | {"model": "x", "pooling": "cls", "query_prefix": "find ", "document_prefix": "on "} == told
+
+
 def test_lost_teacher_scores_are_told(tmp_path, capsys):
     write_jsonl(tmp_path / "a.jsonl", [GOOD | {"pos_scores": [1], "neg_scores": [0]}, GOOD | {"query": "r"}])
     arguments = ("mine-negatives", "a.jsonl", "--output", "out.jsonl", "--method", "given", "--per-query")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
+from itertools import zip_longest
 
 from blockrank_rerank.evaluation.measures import bm25_run, check_candidates
 from blockrank_rerank.finetune.data.judged_corpus import JudgedCorpus
@@ -57,6 +59,21 @@ def random_documents(
     # So many distinct documents cannot all be refused, unless there are no more.
     drawn = random.Random(f"{seed}:{query}").sample(range(len(names)), min(len(names), count + len(refused)))
     return [names[index] for index in drawn if names[index] not in refused][:count]
+
+
+def in_turns(rankings: Sequence[Ranking]) -> Ranking:
+    """Join rankings of the same queries: the best of each in turns, every document once."""
+    return {
+        query: list(
+            dict.fromkeys(
+                name
+                for row in zip_longest(*(ranking[query] for ranking in rankings))
+                for name in row
+                if name is not None
+            )
+        )
+        for query in rankings[0]
+    }
 
 
 def unjudged(corpus: JudgedCorpus, query: str, ranking: list[str]) -> list[str]:

@@ -16,37 +16,58 @@ Encode = Callable[[Sequence[str], Role], NDArray[Any]]
 """Texts and what they are → one row per text; rows need not be normalised."""
 
 
+POOLINGS = ("mean", "cls")
+
+
 def sentence_transformer(
-    model: str, *, device: str | None = None, dtype: str | None = None, batch_size: int = 64
+    model: str,
+    *,
+    device: str | None = None,
+    dtype: str | None = None,
+    batch_size: int = 64,
+    pooling: str | None = None,
+    query_prefix: str | None = None,
+    document_prefix: str | None = None,
 ) -> Encode:
     """Load an embedding model as an `Encode`.
 
     Parameters
     ----------
     model : str
-        Local folder or Hub id. Prompts for queries and documents that come with it are used.
+        Local folder or Hub id, of sentence-transformers or of an encoder alone.
     device : str, optional
         As torch names it; the best there is by default.
     dtype : str, optional
         ``float32``, ``bfloat16`` or ``float16``; the model's own by default.
     batch_size : int
         Texts per forward pass.
+    pooling : str, optional
+        ``mean`` or ``cls``: how token states become one vector. What comes with the model if not given, which is
+        ``mean`` for an encoder alone.
+    query_prefix, document_prefix : str, optional
+        Put before every query, every document. The prompts that come with the model if not given.
 
     Raises
     ------
     ImportError
         If sentence-transformers is not installed.
     FileNotFoundError, ValueError
-        If the model is not found, cannot be read, or was made for something else.
+        If the model is not found, cannot be read, or was made for something else; for a pooling that there is not.
     """
     from blockrank_rerank.finetune.architecture import check_embedding_model
     from blockrank_rerank.model.checkpoint import readable
 
+    if pooling not in (None, *POOLINGS):
+        raise ValueError(f"pooling must be one of {', '.join(POOLINGS)}, got {pooling!r}")
     check_embedding_model(model)
     library = require("sentence_transformers", f"embedding with {model}")
     arguments = {} if dtype is None else {"model_kwargs": {"dtype": dtype}}
     with readable(model, "the embeddings"):
         encoder = library.SentenceTransformer(model, device=device, **arguments)
+    if pooling is not None:
+        _set_pooling(model, encoder, pooling)
+    prefixes = {"query": query_prefix, "document": document_prefix}
+    encoder.prompts |= {role: prefix for role, prefix in prefixes.items() if prefix is not None}
 
     def encode(texts: Sequence[str], role: Role) -> NDArray[Any]:
         method = encoder.encode_query if role == "query" else encoder.encode_document
@@ -55,6 +76,17 @@ def sentence_transformer(
         return np.asarray(vectors.float().cpu())
 
     return encode
+
+
+def _set_pooling(model: str, encoder: Any, pooling: str) -> None:
+    places = [place for place, module in enumerate(encoder) if type(module).__name__ == "Pooling"]
+    if not places:
+        raise ValueError(f"pooling {pooling!r} was given, but {model} has no pooling layer; leave pooling out")
+    layer = encoder[places[0]]
+    settings = layer.get_config_dict()
+    # Versions before 6 name it after words.
+    dimension = settings.get("embedding_dimension") or settings["word_embedding_dimension"]
+    encoder[places[0]] = type(layer)(dimension, pooling_mode=pooling)
 
 
 class EmbeddingTable:

@@ -10,7 +10,7 @@ from blockrank_rerank.finetune.data.beir_folder import read_judged_corpus
 from blockrank_rerank.finetune.data.example import TrainingExample
 from blockrank_rerank.finetune.data.judged_corpus import JudgedCorpus
 from blockrank_rerank.finetune.data.reader import read_examples, resolve_format
-from blockrank_rerank.finetune.data.retrieval import Ranking, bm25_ranking, random_ranking, unjudged
+from blockrank_rerank.finetune.data.retrieval import Ranking, bm25_ranking, in_turns, random_ranking, unjudged
 from blockrank_rerank.finetune.data.row import refuse
 from blockrank_rerank.finetune.data.user_path import expanded_source
 from blockrank_rerank.finetune.mining.embeddings import Encode, nearest, sentence_transformer
@@ -30,7 +30,7 @@ def mine_negatives(
     split: str = "train",
     format: str = "auto",
     columns: dict[str, str] | None = None,
-    method: Method = "bm25",
+    method: Method | Sequence[Method] = "bm25",
     model: str | Encode | None = None,
     depth: int = 100,
     skip_top: int = 0,
@@ -44,6 +44,9 @@ def mine_negatives(
     device: str | None = None,
     dtype: str | None = None,
     batch_size: int = 64,
+    pooling: str | None = None,
+    query_prefix: str | None = None,
+    document_prefix: str | None = None,
     on_progress: OnProgress | None = None,
 ) -> Mining:
     """Find hard negatives, and leave out those that may well be relevant.
@@ -54,8 +57,9 @@ def mine_negatives(
         A BEIR folder, or data that `read_examples` reads; then all its documents together are the collection.
     split, format, columns
         As `read_examples` takes them.
-    method : {"bm25", "embeddings", "random", "given"}
-        Where candidates come from; "given" only filters and scores the negatives that the data has.
+    method : {"bm25", "embeddings", "random", "given"}, or a sequence of them
+        Where candidates come from; "given" only filters and scores the negatives that the data has. Of several, the
+        best of each come first, in turns.
     model : str or Encode, optional
         Embedding model for "embeddings": a folder or Hub id for sentence-transformers, or a function.
     depth : int
@@ -74,8 +78,8 @@ def mine_negatives(
         Ids of queries to leave out, and of documents that must occur nowhere (ids of a BEIR folder).
     seed : int
         Seed of random draws; those for one query do not depend on which other queries there are.
-    device, dtype, batch_size
-        As `sentence_transformer` takes them.
+    device, dtype, batch_size, pooling, query_prefix, document_prefix
+        As `sentence_transformer` takes them, for every model that is given by name.
     on_progress : OnProgress, optional
         Told the stage, what is done of it, and all of it.
 
@@ -97,18 +101,32 @@ def mine_negatives(
     ImportError
         If bm25s or sentence-transformers is needed and missing.
     """
-    _check(method, model, depth, skip_top, per_query, teacher_margin)
+    methods: tuple[Method, ...] = (method,) if isinstance(method, str) else tuple(method)
+    _check(methods, model, depth, skip_top, per_query, teacher_margin)
     model, teacher = _named(model), _named(teacher)
-    encoders = _Encoders(device, dtype, batch_size)
+
+    def encoder(named: str | Encode) -> Encode:
+        if callable(named):
+            return named
+        return sentence_transformer(
+            named,
+            device=device,
+            dtype=dtype,
+            batch_size=batch_size,
+            pooling=pooling,
+            query_prefix=query_prefix,
+            document_prefix=document_prefix,
+        )
+
     corpus = _corpus(source, split, format, columns).without(exclude_queries, exclude_documents)
     corpus = corpus.sample(queries_limit, seed)
     if not corpus.queries:
         raise ValueError("no query is left to mine for: exclude_queries and exclude_documents name them all")
-    judge = None if teacher is None else Teacher(encoders.get(teacher), on_progress)
+    judge = None if teacher is None else Teacher(encoder(teacher), on_progress)
     searcher = None
-    if method == "embeddings" and model is not None:
-        searcher = judge if judge and model == teacher else Teacher(encoders.get(model), on_progress)
-    ranking = _ranking(corpus, method, depth, seed, searcher)
+    if model is not None:
+        searcher = judge if judge and model == teacher else Teacher(encoder(model), on_progress)
+    ranking = in_turns([_ranking(corpus, one, depth, seed, searcher) for one in methods])
     miner = Miner(
         corpus,
         judge,
@@ -130,18 +148,6 @@ def _named(model: str | Encode | None) -> str | Encode | None:
     return Checkpoint(model=model).model
 
 
-class _Encoders:
-    """Loads models by name, with common settings."""
-
-    def __init__(self, device: str | None, dtype: str | None, batch_size: int) -> None:
-        self._device, self._dtype, self._batch_size = device, dtype, batch_size
-
-    def get(self, model: str | Encode) -> Encode:
-        if callable(model):
-            return model
-        return sentence_transformer(model, device=self._device, dtype=self._dtype, batch_size=self._batch_size)
-
-
 def _corpus(
     source: str | Path | Sequence[TrainingExample], split: str, format: str, columns: dict[str, str] | None
 ) -> JudgedCorpus:
@@ -154,7 +160,7 @@ def _corpus(
 
 
 def _ranking(corpus: JudgedCorpus, method: Method, depth: int, seed: int, searcher: Teacher | None) -> Ranking:
-    if searcher is not None:
+    if method == "embeddings" and searcher is not None:
         return _embedding_ranking(corpus, searcher, depth)
     if method == "bm25":
         return bm25_ranking(corpus, depth, "BM25 needs documents that share a word with a query; " + OTHER_METHODS)
@@ -172,12 +178,18 @@ def _embedding_ranking(corpus: JudgedCorpus, searcher: Teacher, depth: int) -> R
     }
 
 
-def _check(method: str, model: object, depth: int, skip_top: int, per_query: int, teacher_margin: float) -> None:
-    if method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
-    if (method == "embeddings") != (model is not None):
+def _check(
+    methods: Sequence[str], model: object, depth: int, skip_top: int, per_query: int, teacher_margin: float
+) -> None:
+    for method in methods:
+        if method not in METHODS:
+            raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+    if not methods or len(set(methods)) < len(methods):
+        raise ValueError(f"method must name at least one, and none twice, got {list(methods)}")
+    if ("embeddings" in methods) != (model is not None):
         raise ValueError(
-            f"model is needed for method 'embeddings' (--model) and for no other, got {model!r} for {method!r}"
+            f"model is needed for method 'embeddings' (--model) and for no other, got {model!r} for "
+            f"{' and '.join(map(repr, methods))}"
         )
     if depth < 1 or per_query < 1 or not 0 <= skip_top < depth:
         raise ValueError(

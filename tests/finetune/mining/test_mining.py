@@ -8,7 +8,7 @@ import pytest
 
 from blockrank_rerank.finetune.data import Candidate, TrainingExample, read_examples, write_examples
 from blockrank_rerank.finetune.mining import is_false_negative, mine_negatives
-from blockrank_rerank.finetune.mining.embeddings import EmbeddingTable, nearest
+from blockrank_rerank.finetune.mining.embeddings import EmbeddingTable, nearest, sentence_transformer
 from blockrank_rerank.formats import DataError
 from tests.finetune.data_files import DOCUMENTS, write_folder
 from tests.tiny_models import save_model
@@ -342,6 +342,56 @@ def test_a_real_embedding_model_mines_and_scores(folder, embedder):
     assert scores
     assert all(-1 <= score <= 1 for score in scores)
     assert len(set(scores)) > 1
+
+
+@needs_bm25
+def test_several_methods_give_their_best_in_turns(folder):
+    both = mine_negatives(folder, method=["embeddings", "bm25"], model=FakeModel(), per_query=5)
+    dense = mine_negatives(folder, method="embeddings", model=FakeModel(), per_query=5)
+    lexical = mine_negatives(folder, method="bm25", depth=3, per_query=5)
+    for joined, near, shared in zip(both.examples, dense.examples, lexical.examples, strict=True):
+        assert ids(joined)[0] == ids(near)[0]
+        assert ids(joined)[1] == next(name for name in ids(shared) if name != ids(near)[0])
+        assert len(ids(joined)) == len(set(ids(joined)))
+
+
+@pytest.mark.parametrize(
+    ("methods", "complaint"),
+    [
+        (["bm25", "dense"], "method must be one of bm25, embeddings, random, given, got 'dense'"),
+        (["bm25", "bm25"], r"none twice, got \['bm25', 'bm25'\]"),
+        ([], "must name at least one"),
+        (["bm25", "embeddings"], "model is needed for method 'embeddings'"),
+    ],
+)
+def test_methods_that_cannot_be_meant_are_refused(folder, methods, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        mine_negatives(folder, method=methods)
+
+
+def cosine(first, second):
+    return float((first @ second.T / np.linalg.norm(first) / np.linalg.norm(second)).item())
+
+
+def test_pooling_and_prefixes_change_what_an_embedding_model_sees(embedder):
+    def embed(text, role, **settings):
+        return sentence_transformer(str(embedder), device="cpu", **settings)([text], role)
+
+    plain = embed("fleas", "query")
+    assert cosine(plain, embed("fleas", "query", pooling="mean")) == pytest.approx(1, abs=1e-5)
+    assert cosine(plain, embed("fleas", "query", pooling="cls")) < 0.9999
+    assert cosine(embed("find fleas", "query"), embed("fleas", "query", query_prefix="find ")) == pytest.approx(
+        1, abs=1e-5
+    )
+    assert cosine(plain, embed("fleas", "document", query_prefix="find ")) == pytest.approx(1, abs=1e-5)
+    assert cosine(embed("on fleas", "document"), embed("fleas", "document", document_prefix="on ")) == pytest.approx(
+        1, abs=1e-5
+    )
+
+
+def test_a_pooling_that_there_is_not_is_refused_before_anything_is_loaded(folder):
+    with pytest.raises(ValueError, match="pooling must be one of mean, cls, got 'max'"):
+        mine_negatives(folder, method="embeddings", model="no/such", pooling="max")
 
 
 def test_an_embedding_model_that_cannot_be_read_is_named(folder, tmp_path):
