@@ -76,12 +76,12 @@ def lexical_scores(pool: Pool) -> dict[str, Scores]:
 def candidates(pool: Pool, depth: int, dense_depth: int) -> dict[str, list[str]]:
     """The best documents of every query by BM25, then those of each encoder that it lacks."""
     names, lexical = list(pool.texts), lexical_scores(pool)
-    matrices = {encoder: vectors.of("documents", names) for encoder, vectors in pool.vectors.items()}
+    matrices = {encoder: vectors.of("document", names) for encoder, vectors in pool.vectors.items()}
     found = {}
     for query in pool.collection.queries:
         rankings = [best(lexical[query], names, depth)]
         for encoder, matrix in matrices.items():
-            scores = matrix @ pool.vectors[encoder].of("queries", [query])[0]
+            scores = matrix @ pool.vectors[encoder].of("query", [query])[0]
             rankings.append(best(scores, names, dense_depth))
         found[query] = list(dict.fromkeys(name for ranking in rankings for name in ranking))
     return found

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 import yaml
-from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn import functional as F
-from transformers import AutoModel, AutoTokenizer
 
+from blockrank_rerank.finetune.mining.embeddings import Encode, sentence_transformer
 from blockrank_rerank.model.devices import resolve_dtype
 
-MAX_TOKENS, BATCH_TOKENS = 256, 2048
-DTYPE = resolve_dtype("auto", torch.device("cpu"))
 SETTINGS = Path(__file__).with_name("encoders.yaml")
 
 
@@ -40,31 +34,16 @@ class EncoderSettings:
     query_prefix: str = ""
     document_prefix: str = ""
 
-
-class Encoder:
-    """A BERT encoder and its tokenizer."""
-
-    def __init__(self, settings: EncoderSettings) -> None:
-        self.settings = settings
-        self.tokenizer = AutoTokenizer.from_pretrained(settings.folder)
-        self.model = AutoModel.from_pretrained(settings.folder, add_pooling_layer=False, dtype=DTYPE).eval()
-
-    @torch.inference_mode()
-    def vectors(self, texts: Sequence[str], *, queries: bool) -> NDArray[np.float32]:
-        """``[texts, hidden]`` of length 1."""
-        prefix = self.settings.query_prefix if queries else self.settings.document_prefix
-        ids = self.tokenizer([prefix + text for text in texts], truncation=True, max_length=MAX_TOKENS)["input_ids"]
-        vectors = torch.empty(len(texts), self.model.config.hidden_size)
-        for batch in _batches([len(one) for one in ids]):
-            padded = self.tokenizer.pad({"input_ids": [ids[place] for place in batch]}, return_tensors="pt")
-            states = self.model(**padded).last_hidden_state.float()
-            vectors[batch] = self._pooled(states, padded["attention_mask"])
-        return F.normalize(vectors, dim=-1).numpy()
-
-    def _pooled(self, states: Tensor, mask: Tensor) -> Tensor:
-        if self.settings.pooling == "cls":
-            return states[:, 0]
-        return (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+    def load(self) -> Encode:
+        """Load the model, in bf16 where a CPU is faster with it."""
+        return sentence_transformer(
+            self.folder,
+            device="cpu",
+            dtype=str(resolve_dtype("auto", torch.device("cpu"))).removeprefix("torch."),
+            pooling=self.pooling,
+            query_prefix=self.query_prefix,
+            document_prefix=self.document_prefix,
+        )
 
 
 def read_encoders(folders: Mapping[str, str]) -> dict[str, EncoderSettings]:
@@ -86,14 +65,3 @@ def read_encoders(folders: Mapping[str, str]) -> dict[str, EncoderSettings]:
                 f"no model for {name} in {folder}: config.json is missing; {SETTINGS.name} says what it is"
             )
     return {name: EncoderSettings(folder=folder, **known[name]) for name, folder in folders.items()}
-
-
-def _batches(lengths: list[int]) -> Iterator[list[int]]:
-    batch: list[int] = []
-    for place in sorted(range(len(lengths)), key=lengths.__getitem__):
-        if batch and (len(batch) + 1) * lengths[place] > BATCH_TOKENS:
-            yield batch
-            batch = []
-        batch.append(place)
-    if batch:
-        yield batch

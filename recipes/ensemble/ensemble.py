@@ -73,7 +73,7 @@ class Ensemble:
         """Scores of those that candidates come from."""
         scores = {"bm25": self._lexical[query][[self._places[name] for name in documents]]}
         for name, vectors in self._pool.vectors.items():
-            scores[name] = vectors.of("documents", documents) @ vectors.of("queries", [query])[0]
+            scores[name] = vectors.of("document", documents) @ vectors.of("query", [query])[0]
         return scores
 
     def total(self, opinions: Mapping[str, Scores]) -> Scores:

@@ -10,13 +10,15 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from blockrank_rerank.finetune.mining.embeddings import EmbeddingTable, Encode, Role
 from blockrank_rerank.formats import read_corpus, read_queries
 from blockrank_rerank.text.document import document_text
-from recipes.ensemble.encoders import Encoder, read_encoders
+from recipes.ensemble.encoders import read_encoders
 
 
 class Vectors:
@@ -30,24 +32,26 @@ class Vectors:
 
     def __init__(self, path: Path) -> None:
         with np.load(path) as arrays:
-            self._vectors = {kind: arrays[kind] for kind in ("documents", "queries")}
-            names = {kind: arrays[f"{kind}_ids"] for kind in self._vectors}
-        self._places = {kind: {str(name): place for place, name in enumerate(of)} for kind, of in names.items()}
+            self._vectors = {role: arrays[role] for role in ("document", "query")}
+            names = {role: arrays[f"{role}_ids"] for role in self._vectors}
+        self._places = {role: {str(name): place for place, name in enumerate(of)} for role, of in names.items()}
 
-    def of(self, kind: str, names: Sequence[str]) -> NDArray[np.float32]:
-        """``[names, hidden]`` of length 1; ``kind`` is ``documents`` or ``queries``."""
-        return self._vectors[kind][[self._places[kind][name] for name in names]]
+    def of(self, role: Role, names: Sequence[str]) -> NDArray[np.float32]:
+        """``[names, hidden]`` of length 1."""
+        return self._vectors[role][[self._places[role][name] for name in names]]
 
 
-def write_vectors(encoder: Encoder, pool: Path, path: Path) -> None:
+def write_vectors(encode: Encode, pool: Path, path: Path) -> None:
     """Write one pool's vectors, whole or not at all."""
     corpus = read_corpus(pool / "corpus.jsonl")
-    texts = {"documents": {name: document_text(one, 0) for name, one in corpus.items()}}
-    texts["queries"] = dict(read_queries(pool / "queries.jsonl"))
+    texts = {"document": {name: document_text(one, 0) for name, one in corpus.items()}}
+    texts["query"] = dict(read_queries(pool / "queries.jsonl"))
     arrays: dict[str, NDArray[np.generic]] = {}
-    for kind, of_kind in texts.items():
-        arrays[kind] = encoder.vectors(list(of_kind.values()), queries=kind == "queries")
-        arrays[f"{kind}_ids"] = np.array(list(of_kind))
+    for role, of_role in texts.items():
+        table = EmbeddingTable(encode, cast(Role, role))
+        table.add(of_role.values())
+        arrays[role] = table[list(of_role.values())]
+        arrays[f"{role}_ids"] = np.array(list(of_role))
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial.npz")
     np.savez(partial, **arrays)
@@ -57,10 +61,10 @@ def write_vectors(encoder: Encoder, pool: Path, path: Path) -> None:
 def main(pools: Path, output: Path, encoder: list[str], only: list[str]) -> None:
     """Write the vectors that each encoder gives the texts of every pool, or of those named."""
     for name, settings in read_encoders(dict(one.split("=", 1) for one in encoder)).items():
-        reader = Encoder(settings)
+        encode = settings.load()
         for pool in sorted(path for path in pools.iterdir() if path.is_dir() and (not only or path.name in only)):
             if not (path := output / name / f"{pool.name}.npz").exists():
-                write_vectors(reader, pool, path)
+                write_vectors(encode, pool, path)
                 print(name, pool.name, flush=True)
 
 
