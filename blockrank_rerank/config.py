@@ -15,6 +15,7 @@ FORMAT_VERSION = 1
 RELEASED_MODEL = "quicktensor/blockrank-msmarco-mistral-7b"
 
 LONG_DOCUMENTS = ("split", "truncate", "error")
+LONG_QUERIES = ("error", "truncate")
 REDUCTIONS = ("mean_of_softmax", "softmax_of_mean")
 """Names of the rules that make scores of log-sum-exps; the rules are in model/scores.py."""
 

@@ -70,6 +70,13 @@ class Options:
         the best one counts, ``truncate`` and mark them, or ``error``.""",
         check=values.check_long_documents,
     )
+    long_queries: str = option(
+        "error",
+        Literal["error", "truncate"],
+        """What becomes of queries that are longer than the model reads: ``error``, before anything is ranked, or
+        ``truncate``, which reads their beginning and warns once.""",
+        check=values.check_long_queries,
+    )
     device: str | torch.device | None = option(
         None,
         str,

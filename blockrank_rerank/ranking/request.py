@@ -33,6 +33,16 @@ def check_is_pair(request: object, number: int) -> None:
         raise TypeError(f"requests[{number}] must be a (query, documents) pair, got {type(request).__name__}")
 
 
+def check_requests(requests: Sequence[Request]) -> list[CheckedRequest]:
+    """As :func:`check_request`, for all of them; errors name the number of the first that is refused."""
+    checked = []
+    for number, request in enumerate(requests):
+        check_is_pair(request, number)
+        with of_request(number, len(requests)):
+            checked.append(check_request(request))
+    return checked
+
+
 def check_request(request: Request) -> CheckedRequest:
     """Refuse a query that is none, and documents that are none.
 
