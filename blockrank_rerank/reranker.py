@@ -21,8 +21,14 @@ from blockrank_rerank.ranking.batches import Batches, RequestBatch
 from blockrank_rerank.ranking.executor import AsyncRanking
 from blockrank_rerank.ranking.explanation import Explanation, explained
 from blockrank_rerank.ranking.progress import no_progress, work_progress
-from blockrank_rerank.ranking.queries import fitting_queries, with_fitting_queries
-from blockrank_rerank.ranking.request import CheckedRequest, Request, check_documents, check_request, check_requests
+from blockrank_rerank.ranking.request import (
+    CheckedRequest,
+    Request,
+    check_documents,
+    check_request,
+    fitting_queries,
+    fitting_requests,
+)
 from blockrank_rerank.ranking.results import Limits, RankedDocument
 from blockrank_rerank.states.cache import CacheInfo
 from blockrank_rerank.states.document_states import DocumentStates, states_dtype
@@ -234,8 +240,7 @@ class BlockRankReranker(AsyncRanking):
         TypeError
             For a query or document of another type, naming the index.
         ValueError
-            For an empty query, a longer one than the model reads (but see ``long_queries``), a negative ``top_k``, and
-            ``min_probability`` where the model gives none.
+            For a query that is empty or too long, a negative ``top_k``, and ``min_probability`` where there is none.
         FloatingPointError
             Where the model computes non-finite scores.
         """
@@ -276,9 +281,7 @@ class BlockRankReranker(AsyncRanking):
             As :meth:`rank`, naming the request; for a query before anything is ranked.
         """
         limits = self._limits(top_k, threshold, min_probability)
-        checked = check_requests(list(requests))
-        if any(request.texts for request in checked):  # the last query is refused before the first one costs anything
-            checked = with_fitting_queries(checked, self.engine.prompt)
+        checked = fitting_requests(list(requests), lambda: self.engine.prompt)
         results: list[list[RankedDocument]] = [[] for _ in checked]
         characters = sum(len(text) for request in checked for text in request.texts)
         with work_progress("reranking", len(checked), characters, show_progress, on_progress) as advance:

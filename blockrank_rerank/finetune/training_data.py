@@ -13,7 +13,7 @@ from blockrank_rerank.finetune.evaluation_sets import EvaluationSet, evaluation_
 from blockrank_rerank.finetune.settings import FinetuneSettings
 from blockrank_rerank.finetune.sources import TrainingSource
 from blockrank_rerank.formats import DataError
-from blockrank_rerank.ranking.queries import warn_of_cut
+from blockrank_rerank.ranking.request import warn_of_cut
 from blockrank_rerank.text.prompt import PromptEncoder
 
 
