@@ -104,7 +104,7 @@ class PromptTemplate:
         if self.documents_stand_alone:
             return self
         document = "".join(
-            _escaped(literal) + {"index": "0", "text": "{text}", None: ""}[name]
+            escaped(literal) + {"index": "0", "text": "{text}", None: ""}[name]
             for literal, name, _, _ in string.Formatter().parse(self.document)
         )
         instruction = self.instruction if self.query_free else self.query_free_instruction
@@ -212,7 +212,8 @@ class BlockRankConfig:
         return config
 
 
-def _escaped(literal: str) -> str:
+def escaped(literal: str) -> str:
+    """The template that stands for a text: its braces are no placeholders."""
     return literal.replace("{", "{{").replace("}", "}}")
 
 

@@ -211,7 +211,7 @@ LARGEST = {
 """Setting → the largest number that is believed: a larger one is a mistake, and would be found out by memory."""
 
 _DEVICES = (None, "auto", "cpu", "cuda")
-_DTYPES = ("float32", "bfloat16", "float16")
+DTYPES = ("float32", "bfloat16", "float16")
 _SHARES = ("empty_share", "warmup_share", "query_free_share", "base_share")
 _WEIGHTS = ("contrastive_weight", "language_model_weight", "distillation_weight", "abstention_weight")
 
@@ -228,7 +228,7 @@ def _check(settings: FinetuneSettings) -> None:
     require(settings, "steps", lambda value: value < 1 << 31, "below 2147483648")
     require(settings, "distillation_temperature", lambda value: value > 0, "positive")
     require_at_most(settings, LARGEST)
-    require(settings, "save_dtype", lambda value: value in _DTYPES, f"one of {', '.join(_DTYPES)}")
+    require(settings, "save_dtype", lambda value: value in DTYPES, f"one of {', '.join(DTYPES)}")
     require(settings, "long_queries", lambda value: value in LONG_QUERIES, f"one of {', '.join(LONG_QUERIES)}")
     require(settings, "output", lambda value: Path(value).name not in ("", ".."), "a folder with a name of its own")
     _check_device(settings.device)
