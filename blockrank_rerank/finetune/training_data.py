@@ -99,8 +99,8 @@ def _check_losses(settings: FinetuneSettings, collections: Sequence[Sequence[Tra
         )
     if not settings.abstention_weight and not any(map(_has_choice, collections)):
         raise ValueError(
-            "the data has a single document, and a list of one teaches nothing: add negatives, as "
-            "'blockrank-finetune mine-negatives' finds them"
+            "the data has a single document, and a list of one teaches nothing: add negatives, or examples with other "
+            "documents, among which 'blockrank-finetune mine-negatives' finds them"
         )
 
 

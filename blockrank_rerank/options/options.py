@@ -268,6 +268,7 @@ def check_stand_alone(config: BlockRankConfig, model: str) -> None:
     if not config.prompt.documents_stand_alone:
         raise ValueError(
             f"cache and store need documents that do not depend on the query, and {model} repeats it in "
-            "its instruction or numbers its documents; pass config=ranker.query_free().config, or save that "
-            "config into a local folder of the model"
+            "its instruction or numbers its documents; pass "
+            "config=BlockRankReranker.from_pretrained(model).query_free().config (--query-free), or save that config "
+            "into a local folder of the model"
         )

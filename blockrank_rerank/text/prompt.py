@@ -11,7 +11,7 @@ from functools import cached_property
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from blockrank_rerank.config import BlockRankConfig
+from blockrank_rerank.config import NO_INSTRUCTION, BlockRankConfig
 from blockrank_rerank.errors import DocumentError
 from blockrank_rerank.text.document import text_and_shift
 from blockrank_rerank.text.passages import passage_bounds
@@ -141,7 +141,7 @@ class PromptEncoder:
         if not self._config.prompt.documents_stand_alone:
             raise ValueError(
                 "documents cannot be prepared with this prompt: its instruction repeats the query or its documents "
-                "are numbered; use ranker.query_free()"
+                "are numbered; use ranker.query_free() (--query-free)"
             )
         (instruction,) = self._tokenizer.encode([_fill(self._instruction, {})])
         return self._request(instruction.ids, [], self._tokenizer.encode(self._bodies(documents)))
@@ -197,7 +197,7 @@ class PromptEncoder:
 
     def _request(self, instruction: list[int], query: list[int], documents: Iterable[EncodedBlock]) -> EncodedRequest:
         if self._config.abstention and not instruction:
-            raise ValueError("abstention needs an instruction in the prompt: its block stands for no document at all")
+            raise ValueError(NO_INSTRUCTION)
         cap = self._document_cap(len(instruction))
         blocks, truncated = [], []
         for block in documents:

@@ -207,3 +207,13 @@ def test_a_plain_language_model_is_taken_with_a_warning(tmp_path):
     with pytest.warns(UserWarning, match=r"has no modules\.json of an embedding model"):
         write_starting_model(tmp_path / "bert", tmp_path / "start")
     assert Path(tmp_path / "start/blockrank_config.json").exists()
+
+
+def test_probabilities_need_the_start_token_that_the_message_names(bert, training_data, tmp_path, capsys):
+    trained = {"steps": 1, "abstention_weight": 0.1, "empty_share": 0.1}
+    write_starting_model(bert, tmp_path / "each", start_token="each")
+    assert main(["train", *arguments(tmp_path / "each", training_data, tmp_path / "out", **trained)]) == 2
+    told = " ".join(capsys.readouterr().err.split())
+    assert init(bert, tmp_path / "shared", *re.search(r"blockrank-finetune init (.*)\)", told)[1].split()) == 0
+    assert main(["train", *arguments(tmp_path / "shared", training_data, tmp_path / "out", **trained)]) == 0
+    assert BlockRankReranker.from_pretrained(tmp_path / "out").rank(TEXTS[0], TEXTS)[0].probability is not None
