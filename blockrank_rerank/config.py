@@ -14,7 +14,14 @@ CONFIG_NAME = "blockrank_config.json"
 FORMAT_VERSION = 1
 RELEASED_MODEL = "quicktensor/blockrank-msmarco-mistral-7b"
 
+NO_INSTRUCTION = (
+    "abstention needs an instruction in the prompt: its block stands for no document at all; give it one (an encoder: "
+    "blockrank-finetune init --start-token shared)"
+)
+"""What is wrong with settings of a model that may abstain."""
+
 LONG_DOCUMENTS = ("split", "truncate", "error")
+LONG_QUERIES = ("error", "truncate")
 REDUCTIONS = ("mean_of_softmax", "softmax_of_mean")
 """Names of the rules that make scores of log-sum-exps; the rules are in model/scores.py."""
 
@@ -103,7 +110,7 @@ class PromptTemplate:
         if self.documents_stand_alone:
             return self
         document = "".join(
-            _escaped(literal) + {"index": "0", "text": "{text}", None: ""}[name]
+            escaped(literal) + {"index": "0", "text": "{text}", None: ""}[name]
             for literal, name, _, _ in string.Formatter().parse(self.document)
         )
         instruction = self.instruction if self.query_free else self.query_free_instruction
@@ -205,13 +212,20 @@ class BlockRankConfig:
         if version != FORMAT_VERSION:
             raise ValueError(
                 f"{path} has format version {version!r}, this release of blockrank-rerank reads version "
-                f"{FORMAT_VERSION}: install the release that wrote it, or write it again with this one"
+                f"{FORMAT_VERSION}: {_version_advice(version)}"
             )
         config: BlockRankConfig = _build(cls, values, str(path))
         return config
 
 
-def _escaped(literal: str) -> str:
+def _version_advice(version: object) -> str:
+    if version is None:
+        return f'add "version": {FORMAT_VERSION}'  # settings that were written by hand
+    return "install the release that wrote it, or write it again with this one"
+
+
+def escaped(literal: str) -> str:
+    """The template that stands for a text: its braces are no placeholders."""
     return literal.replace("{", "{{").replace("}", "}}")
 
 
@@ -265,7 +279,7 @@ def _check_ranges(config: BlockRankConfig) -> None:
     if signals != "all" if isinstance(signals, str) else signals < 1:
         raise ValueError(f'signal_tokens must be a positive number or "all", got {signals!r}')
     if config.abstention and not config.prompt.instruction and not config.prompt.chat:
-        raise ValueError("abstention needs an instruction in the prompt: its block stands for no document at all")
+        raise ValueError(NO_INSTRUCTION)
     if config.long_documents not in LONG_DOCUMENTS:
         raise ValueError(f"long_documents must be one of {LONG_DOCUMENTS}, got {config.long_documents!r}")
     if config.reduction not in REDUCTIONS:

@@ -8,15 +8,20 @@ class RequestError(ValueError):
 
     Attributes
     ----------
-    number : int
-        Its index.
+    number : int or str
+        Its index, or the id of its query.
     reason : str
         The message of the fault.
     """
 
-    def __init__(self, number: int, reason: str) -> None:
-        super().__init__(f"requests[{number}]: {reason}")
+    def __init__(self, number: int | str, reason: str) -> None:
+        super().__init__(f"{request_name(number)}: {reason}")
         self.number, self.reason = number, reason
+
+
+def request_name(number: int | str) -> str:
+    """What messages call a request, by its index or by the id of its query."""
+    return f"requests[{number}]" if isinstance(number, int) else f"query {number!r}"
 
 
 class DocumentError(ValueError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
@@ -25,9 +25,9 @@ from blockrank_rerank.ranking.request import (
     CheckedRequest,
     Request,
     check_documents,
-    check_is_pair,
     check_request,
-    of_request,
+    fitting_queries,
+    fitting_requests,
 )
 from blockrank_rerank.ranking.results import Limits, RankedDocument
 from blockrank_rerank.states.cache import CacheInfo
@@ -240,7 +240,7 @@ class BlockRankReranker(AsyncRanking):
         TypeError
             For a query or document of another type, naming the index.
         ValueError
-            For an empty or overlong query, a negative ``top_k``, and ``min_probability`` where the model gives none.
+            For a query that is empty or too long, a negative ``top_k``, and ``min_probability`` where there is none.
         FloatingPointError
             Where the model computes non-finite scores.
         """
@@ -281,7 +281,7 @@ class BlockRankReranker(AsyncRanking):
             As :meth:`rank`, naming the request; for a query before anything is ranked.
         """
         limits = self._limits(top_k, threshold, min_probability)
-        checked = self._checked(list(requests))
+        checked = fitting_requests(list(requests), lambda: self.engine.prompt)
         results: list[list[RankedDocument]] = [[] for _ in checked]
         characters = sum(len(text) for request in checked for text in request.texts)
         with work_progress("reranking", len(checked), characters, show_progress, on_progress) as advance:
@@ -290,6 +290,21 @@ class BlockRankReranker(AsyncRanking):
                     results[number] = limits.select(ranking)
                 advance(len(batch.numbers), batch.num_tokens)
         return results
+
+    def fitting_queries(self, queries: Mapping[str, str]) -> dict[str, str]:
+        """Return queries as :meth:`rank_batch` reads them: whole, or what ``long_queries="truncate"`` leaves of them.
+
+        Parameters
+        ----------
+        queries : mapping of str to str
+            By the ids that errors and the one warning name.
+
+        Raises
+        ------
+        RequestError
+            A ValueError, for the first query that cannot be ranked.
+        """
+        return fitting_queries(queries, self.engine.prompt)
 
     def explain(
         self,
@@ -329,21 +344,6 @@ class BlockRankReranker(AsyncRanking):
                 "use threshold, or train one with abstention_weight"
             )
         return limits
-
-    def _checked(self, requests: Sequence[Request]) -> list[CheckedRequest]:
-        """Requests that can be ranked: the last one is refused before the first one costs anything."""
-        checked = []
-        for number, request in enumerate(requests):
-            check_is_pair(request, number)
-            with of_request(number, len(requests)):
-                checked.append(check_request(request))
-        if len(checked) == 1:  # encoded before it costs anything
-            return checked
-        for number, encodable in enumerate(checked):
-            if encodable.texts:
-                with of_request(number, len(checked)):
-                    self.engine.prompt.encode(encodable.query, [])
-        return checked
 
     def _batches(self, checked: Sequence[CheckedRequest]) -> Iterable[RequestBatch]:
         # A list without documents needs no model.

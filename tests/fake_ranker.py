@@ -17,6 +17,9 @@ class FakeRanker:
         assert min_probability is None
         return self.rank_batch([(query, documents)], top_k=top_k, threshold=threshold)[0]
 
+    def fitting_queries(self, queries):
+        return dict(queries)
+
     def rank_batch(self, requests, *, top_k=None, threshold=None, show_progress=None, on_progress=None):
         rankings = []
         for query, documents in requests:

@@ -25,6 +25,7 @@ GIVEN = {
     "scoring_layer": 1,
     "max_document_tokens": 30,
     "long_documents": "truncate",
+    "long_queries": "truncate",
     "device": "cpu",
     "dtype": "float32",
     "attention": "sdpa",
@@ -192,8 +193,8 @@ def flags(command):
     [
         ("rerank", set()),
         ("evaluate", set()),
-        ("prepare", {"store", "cache", "cache_device", "prune"}),
-        ("bench", {"store", "cache", "cache_device", "prune", "long_documents"}),
+        ("prepare", {"store", "cache", "cache_device", "prune", "long_queries"}),
+        ("bench", {"store", "cache", "cache_device", "prune", "long_documents", "long_queries"}),
     ],
 )
 def test_commands_have_every_option_but_for_those_that_mean_nothing_to_them(command, without):

@@ -175,6 +175,7 @@ def _report(asked: EvaluateOptions, collection: Collection, evaluation: Evaluati
         "queries_without_candidates": evaluation.without_candidates,
         "queries_unranked": evaluation.unranked,
         "queries_in_corpus": evaluation.in_corpus,
+        "queries_truncated": reranked.queries_truncated,
         "documents": reranked.documents,
         "documents_per_query": reranked.documents / max(1, len(reranked.run)),
         "documents_truncated": reranked.truncated,
@@ -222,5 +223,6 @@ def _caveats(report: dict[str, Any]) -> list[str]:
         "queries_without_candidates": "queries have no candidates and count as 0",
         "queries_unranked": "queries have candidates of one and the same score: 'before' shuffles those",
         "queries_in_corpus": "queries are documents of the corpus themselves: left out of their candidates, as in BEIR",
+        "queries_truncated": "queries are longer than the model reads: only their beginnings were (--long-queries)",
     }
     return [f"{report[name]:,} {sentence}" for name, sentence in sentences.items() if report[name]]

@@ -55,6 +55,11 @@ def validate_data(
     token_cap: Annotated[
         int | None, typer.Option("--token-cap", min=1, metavar="N", help="Most tokens of a document.")
     ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", metavar="FOLDER|ID", help="Model to train: find the queries that it cannot read."),
+    ] = None,
+    long_queries: opt.LongQueries = "error",
     max_faults: Annotated[int, typer.Option("--max-faults", min=1, help="Faults to print; all are counted.")] = 20,
     json: opt.Json = False,
 ) -> None:
@@ -62,10 +67,12 @@ def validate_data(
 
     For example:
 
-    blockrank-finetune validate-data train.jsonl data/scifact
+    blockrank-finetune validate-data train.jsonl data/scifact --model default
 
     blockrank-finetune validate-data owner/pairs --column query=question --column pos=answer
     """
+    if model is None and long_queries != "error":
+        raise ValueError("--long-queries goes together with --model, which says what is long")
     report = validate(
         *sources,
         split=split,
@@ -73,6 +80,7 @@ def validate_data(
         columns=parse_columns(column),
         tokenizer=None if tokenizer is None else _tokenizer(tokenizer),
         token_cap=token_cap,
+        prompt=None if model is None else _prompt(model, long_queries),
         max_faults=max_faults,
     )
     print_json(report.as_json()) if json else _print_report(report)
@@ -209,6 +217,14 @@ def _tokenizer(model: str) -> Any:
 
     checkpoint = Checkpoint(model=model_folder(model))
     return checkpoint.tokenizer(checkpoint.model_config().vocab_size)
+
+
+def _prompt(model: str, long_queries: str) -> Any:
+    from blockrank_rerank.engine.spec import read_prompt, resolve_config
+    from blockrank_rerank.options import Options
+
+    spec = Options(model, long_queries=long_queries).engine_spec()
+    return read_prompt(spec, *resolve_config(spec))
 
 
 def _ids(path: Path | None) -> frozenset[str]:

@@ -123,5 +123,6 @@ def _help(declared: Option) -> str:
     return re.sub("``(.*?)``", lambda mark: OPTIONS[mark[1]].flag if mark[1] in OPTIONS else mark[1], declared.summary)
 
 
+LongQueries = Annotated[str, _flag(OPTIONS["long_queries"])]
 Device = Annotated[str | None, _flag(OPTIONS["device"])]
 Dtype = Annotated[str | None, _flag(OPTIONS["dtype"])]

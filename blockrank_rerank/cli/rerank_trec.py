@@ -53,6 +53,7 @@ def rerank_trec(
     _note_emptied(sum(not ranking for ranking in reranked.run.values()))
     _note_left_out(_count(others) - reranked.documents, depth)
     _note_own(_count(first_stage) - _count(others))
+    _note_cut(reranked.queries_truncated)
 
 
 def _summary(reranked: RerankedRun, output: Path) -> str:
@@ -76,6 +77,11 @@ def _note_left_out(count: int, depth: int) -> None:
 def _note_own(count: int) -> None:
     if count:
         print_note(f"{count:,} queries are documents of the corpus themselves: left out of the output, as in BEIR")
+
+
+def _note_cut(count: int) -> None:
+    if count:
+        print_note(f"{count:,} queries are longer than the model reads: only their beginnings were (--long-queries)")
 
 
 def _count(run: Run) -> int:

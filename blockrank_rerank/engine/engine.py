@@ -15,11 +15,10 @@ from blockrank_rerank.config import BlockRankConfig
 from blockrank_rerank.engine.batch import Batch
 from blockrank_rerank.engine.budget import Budget
 from blockrank_rerank.engine.fingerprint import fingerprint, named_settings
-from blockrank_rerank.engine.spec import EngineSpec, Prune, resolve_config
+from blockrank_rerank.engine.spec import EngineSpec, Prune, read_prompt, resolve_config
 from blockrank_rerank.engine.workers import computing, in_workers
 from blockrank_rerank.model.backbone import Backbone
 from blockrank_rerank.model.devices import resolve_device, resolve_dtype
-from blockrank_rerank.model.families import position_limit
 from blockrank_rerank.model.layout import Layout, build_layout
 from blockrank_rerank.model.scores import Lse
 from blockrank_rerank.model.stages import HiddenStates, join_hidden, staged_model
@@ -64,8 +63,7 @@ class Engine:
         """
         checkpoint = spec.checkpoint
         model_config, config = resolve_config(spec)
-        tokenizer = checkpoint.tokenizer(model_config.vocab_size)
-        prompt = PromptEncoder(tokenizer, config, position_limit(config, model_config))
+        prompt = read_prompt(spec, model_config, config)
         device = resolve_device(spec.device)
         _refuse_triton_where_it_cannot_run(spec.attention, device)
         backbone = Backbone.load(

@@ -9,7 +9,8 @@ from typing import Any
 
 from blockrank_rerank.config import BlockRankConfig
 from blockrank_rerank.model.checkpoint import Checkpoint, with_scoring_layer
-from blockrank_rerank.model.families import check_fits
+from blockrank_rerank.model.families import check_fits, position_limit
+from blockrank_rerank.text.prompt import PromptEncoder
 
 OVERRIDES = ("scoring_layer", "max_document_tokens", "long_documents")
 """Settings of a spec that replace those of its config, or of the model's own."""
@@ -105,3 +106,15 @@ def resolve_config(spec: EngineSpec) -> tuple[Any, BlockRankConfig]:
     check_fits(config, model_config)
     check_layers(spec.prune, config.scoring_layer)
     return model_config, config
+
+
+def read_prompt(spec: EngineSpec, model_config: Any, config: BlockRankConfig) -> PromptEncoder:
+    """The prompt of a model whose configs are read; reads its tokenizer, and no weights.
+
+    Raises
+    ------
+    ValueError
+        For a tokenizer that cannot be read, or is not the model's.
+    """
+    tokenizer = spec.checkpoint.tokenizer(model_config.vocab_size)
+    return PromptEncoder(tokenizer, config, position_limit(config, model_config), spec.long_queries)

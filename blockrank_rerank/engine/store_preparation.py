@@ -50,6 +50,7 @@ def prepare_store(
     """Bring documents into a store that may hold some of them already; ``on_progress`` takes (documents, tokens)."""
     new = not (folder / MANIFEST_NAME).exists()
     check_is_list(documents)
+    engine.prompt.encode_documents([])  # a prompt that cannot be prepared leaves no store for the next one to find
     if new and dtype is None:
         dtype = engine.dtype if engine.dtype in DTYPES else torch.float32
     store = StateStore(folder, engine.fingerprint, dtype, engine.settings)

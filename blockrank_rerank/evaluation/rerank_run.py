@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -18,6 +18,9 @@ NAMES_IN_MESSAGE = 5
 
 class BatchRanker(Protocol):
     """A ranker of many requests, such as `BlockRankReranker`."""
+
+    def fitting_queries(self, queries: Mapping[str, str]) -> dict[str, str]:
+        """Return queries by id as the ranker reads them; raises RequestError for one that it cannot read."""
 
     def rank_batch(
         self,
@@ -43,6 +46,8 @@ class RerankedRun:
         Documents that were scored.
     truncated : int
         Documents in the run of which the model read only the beginning.
+    queries_truncated : int
+        Queries of which it read only the beginning.
     tokens : int
         Tokens processed.
     seconds : float
@@ -52,6 +57,7 @@ class RerankedRun:
     run: Run
     documents: int
     truncated: int
+    queries_truncated: int
     tokens: int
     seconds: float
 
@@ -119,7 +125,8 @@ def rerank_run(
     Raises
     ------
     DataError
-        If the run names a query or document without text, or one that the model cannot read.
+        If the run names a query or document without text, or one that the model cannot read: for a query before
+        the first one is ranked.
     """
     check_run(run, queries, corpus)
     tokens = 0
@@ -130,9 +137,10 @@ def rerank_run(
         if on_progress:
             on_progress(requests, more_tokens)
 
-    requests = [(queries[query], [corpus[document] for document in ranking]) for query, ranking in run.items()]
     start = time.perf_counter()
     try:
+        read = ranker.fitting_queries({query: queries[query] for query in run})
+        requests = [(read[query], [corpus[document] for document in ranking]) for query, ranking in run.items()]
         rankings = ranker.rank_batch(requests, top_k=top_k, threshold=threshold, show_progress=False, on_progress=count)
     except (RequestError, DocumentError) as error:
         raise DataError(_with_names(error, run)) from error
@@ -140,6 +148,7 @@ def rerank_run(
         run=dict(zip(run, map(_with_ids, rankings, run.values()), strict=True)),
         documents=sum(map(len, run.values())),
         truncated=sum(document.truncated for ranking in rankings for document in ranking),
+        queries_truncated=sum(read[query] != queries[query] for query in run),
         tokens=tokens,
         seconds=time.perf_counter() - start,
     )
@@ -149,6 +158,8 @@ def _with_names(error: RequestError | DocumentError, run: Run) -> str:
     """Say what is wrong, with the ids of query and document instead of their numbers."""
     # The only request has no number.
     number, cause = (error.number, error.__cause__) if isinstance(error, RequestError) else (0, error)
+    if isinstance(number, str):
+        return str(error)  # has the id already
     query, ranking = list(run.items())[number]
     reason = (
         f"document {list(ranking)[cause.index]!r} {cause.reason}" if isinstance(cause, DocumentError) else error.reason

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,12 +12,20 @@ from typing import Any
 
 from blockrank_rerank.config import CONFIG_NAME
 from blockrank_rerank.model.checkpoint import Checkpoint
+from blockrank_rerank.model.families import ENCODERS
+from blockrank_rerank.model.scoring_head import SCORING_HEAD_NAME
 
 CLASSIFIERS = ("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering", "ForMultipleChoice")
 """Endings of architectures whose head is what they are for."""
 
 GENERATORS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 """Endings of architectures that write text."""
+
+
+CROSS_ENCODER = " (a cross-encoder, most often)"
+
+RANK, TRAIN = "blockrank rerank QUERY FILE --model {}", "blockrank-finetune train model={} data=DATA output=FOLDER"
+"""Commands that messages advise, of a model."""
 
 
 def check_embedding_model(model: str) -> None:
@@ -42,13 +51,56 @@ def check_embedding_model(model: str) -> None:
     if not config or _exists(checkpoint, "modules.json"):
         return  # what cannot be read is refused where it is loaded
     if head := _with_ending(config.get("architectures"), CLASSIFIERS + GENERATORS):
-        _refuse(model, f"a {head}" + (" (a cross-encoder, most often)" if head.endswith(CLASSIFIERS[0]) else ""))
+        _refuse(model, f"a {head}" + (CROSS_ENCODER if head.endswith(CLASSIFIERS[0]) else ""))
     warnings.warn(
         f"model {model!r} ({', '.join(map(str, config.get('architectures') or ['architecture unknown']))}) has no "
         "modules.json of an embedding model: a text is the mean of its last states, which means something only where "
         "the model was trained so",
         stacklevel=2,
     )
+
+
+def check_plain_encoder(checkpoint: Checkpoint, model_config: Any) -> None:
+    """Refuse a model that needs no new scoring layer, or whose states were not made to be compared.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+        Where it is read from.
+    model_config : transformers.PretrainedConfig
+        Of a supported architecture.
+
+    Raises
+    ------
+    ValueError
+        Saying what the model is, and what to do with it.
+    """
+    model = checkpoint.model
+    if model_config.model_type not in ENCODERS:
+        raise ValueError(
+            f"expected an encoder ({', '.join(sorted(ENCODERS))}), got {model!r}, a decoder "
+            f"({model_config.model_type}): it needs no scoring layer, since one of its own scores; rank with it as it "
+            f"is ({RANK.format(shlex.quote(model))}), or train it as it is ({TRAIN.format(shlex.quote(model))})"
+        )
+    if _exists(checkpoint, CONFIG_NAME) or _exists(checkpoint, SCORING_HEAD_NAME):
+        raise ValueError(
+            f"expected an encoder without a scoring layer, got {model!r}, which is a BlockRank reranker already: train "
+            f"it as it is ({TRAIN.format(shlex.quote(model))})"
+        )
+    kind = _record(checkpoint, "config_sentence_transformers.json").get("model_type", "SentenceTransformer")
+    found = _with_ending(model_config.architectures, CLASSIFIERS) or (kind if kind != "SentenceTransformer" else None)
+    if found:
+        raise ValueError(
+            f"expected an encoder whose states are compared, got {model!r}, which is a {found}"
+            f"{CROSS_ENCODER if found.endswith(CLASSIFIERS[0]) else ''}: its layers serve the head that a scoring "
+            "layer would replace; give an embedding model, or the encoder that it was trained from"
+        )
+    if not _exists(checkpoint, "modules.json"):
+        warnings.warn(
+            f"model {model!r} has no modules.json of an embedding model: until it is trained it ranks by cosines of "
+            "states that were not made to be compared",
+            stacklevel=3,
+        )
 
 
 def check_trained_architecture(model: str, architectures: Sequence[str] | None, language_model: bool) -> None:

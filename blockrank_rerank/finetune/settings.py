@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from blockrank_rerank.config import refuse_unknown_names
+from blockrank_rerank.config import LONG_QUERIES, refuse_unknown_names
 from blockrank_rerank.finetune.data.reader import absolute_source
 from blockrank_rerank.finetune.data.user_path import absolute, expanded
 from blockrank_rerank.finetune.setting_kinds import check_types, require, require_at_most
@@ -77,6 +77,9 @@ class FinetuneSettings:
         Rank of LoRA adapters on all linear layers; 0 trains every weight.
     scoring_layer : int, optional
         Instead of the model's.
+    long_queries : str
+        What becomes of queries that are longer than the model reads: ``error``, before training starts, or
+        ``truncate``, which trains and measures on their beginnings.
     gradient_checkpointing, bf16 : bool
         Less memory for more time; bf16 autocast.
     evaluate_every, save_every : int
@@ -125,6 +128,7 @@ class FinetuneSettings:
     frozen_layers: int = 0
     lora_rank: int = 0
     scoring_layer: int | None = None
+    long_queries: str = "error"
     gradient_checkpointing: bool = False
     bf16: bool = False
     evaluate_every: int = 0
@@ -207,7 +211,7 @@ LARGEST = {
 """Setting → the largest number that is believed: a larger one is a mistake, and would be found out by memory."""
 
 _DEVICES = (None, "auto", "cpu", "cuda")
-_DTYPES = ("float32", "bfloat16", "float16")
+DTYPES = ("float32", "bfloat16", "float16")
 _SHARES = ("empty_share", "warmup_share", "query_free_share", "base_share")
 _WEIGHTS = ("contrastive_weight", "language_model_weight", "distillation_weight", "abstention_weight")
 
@@ -224,7 +228,8 @@ def _check(settings: FinetuneSettings) -> None:
     require(settings, "steps", lambda value: value < 1 << 31, "below 2147483648")
     require(settings, "distillation_temperature", lambda value: value > 0, "positive")
     require_at_most(settings, LARGEST)
-    require(settings, "save_dtype", lambda value: value in _DTYPES, f"one of {', '.join(_DTYPES)}")
+    require(settings, "save_dtype", lambda value: value in DTYPES, f"one of {', '.join(DTYPES)}")
+    require(settings, "long_queries", lambda value: value in LONG_QUERIES, f"one of {', '.join(LONG_QUERIES)}")
     require(settings, "output", lambda value: Path(value).name not in ("", ".."), "a folder with a name of its own")
     _check_device(settings.device)
     if not settings.data:

@@ -13,6 +13,7 @@ from blockrank_rerank.finetune.evaluation_sets import EvaluationSet, evaluation_
 from blockrank_rerank.finetune.settings import FinetuneSettings
 from blockrank_rerank.finetune.sources import TrainingSource
 from blockrank_rerank.formats import DataError
+from blockrank_rerank.ranking.request import warn_of_cut
 from blockrank_rerank.text.prompt import PromptEncoder
 
 
@@ -52,7 +53,7 @@ class TrainingData:
         return cls(collections, sets)
 
     def check_queries(self, prompt: PromptEncoder) -> None:
-        """Refuse queries that the model cannot read: now, and not when their turn comes.
+        """Refuse queries that the model cannot read: now, and not when their turn comes. Warn of those that are cut.
 
         Raises
         ------
@@ -98,8 +99,8 @@ def _check_losses(settings: FinetuneSettings, collections: Sequence[Sequence[Tra
         )
     if not settings.abstention_weight and not any(map(_has_choice, collections)):
         raise ValueError(
-            "the data has a single document, and a list of one teaches nothing: add negatives, as "
-            "'blockrank-finetune mine-negatives' finds them"
+            "the data has a single document, and a list of one teaches nothing: add negatives, or examples with other "
+            "documents, among which 'blockrank-finetune mine-negatives' finds them"
         )
 
 
@@ -120,8 +121,12 @@ def _located_queries(collection: Sequence[TrainingExample]) -> Iterator[tuple[st
 
 
 def _check_queries(queries: Iterable[tuple[str, str]], prompt: PromptEncoder) -> None:
+    count, cut = 0, []
     for query, location in queries:
+        count += 1
         try:
-            prompt.encode(query, [])
+            if prompt.fitting(query) != query:
+                cut.append(location)
         except ValueError as error:
             raise DataError(str(error), location) from error
+    warn_of_cut(cut, count, prompt)

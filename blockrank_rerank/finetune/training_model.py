@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import shutil
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,13 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from blockrank_rerank.config import BlockRankConfig
-from blockrank_rerank.files import share_like, system_errors
 from blockrank_rerank.finetune.architecture import check_trained_architecture
-from blockrank_rerank.finetune.checkpoint_mark import sync_all
 from blockrank_rerank.finetune.losses import abstention, contrastive, distillation, list_logits
+from blockrank_rerank.finetune.model_folder import write_model
 from blockrank_rerank.finetune.settings import FinetuneSettings
 from blockrank_rerank.model.backbone import ATTENTION_NAME, Backbone, Pass
-from blockrank_rerank.model.checkpoint import Checkpoint, quiet
+from blockrank_rerank.model.checkpoint import Checkpoint
 from blockrank_rerank.model.families import ENCODERS, check_fits, layers_of
 from blockrank_rerank.model.layout import Layout
 from blockrank_rerank.model.scores import Lse, raw_score
@@ -211,27 +209,8 @@ class TrainingModel(nn.Module):
             Where the disk is full.
         """
         self.refuse_nonfinite()
-        unfinished = folder.with_name(folder.name + ".unfinished")
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir(parents=True)
-        network, dtype = self._merged_network(), getattr(torch, self.settings.save_dtype)
-        state = {name: tensor.to(dtype) for name, tensor in network.state_dict().items()}
-        with system_errors(unfinished):
-            with quiet():
-                network.save_pretrained(unfinished, state_dict=state)
-            if self.head is not None:
-                self.head.save(unfinished)
-        # Transformers writes the dtype of the weights in memory.
-        network.config.dtype = dtype
-        network.config.save_pretrained(unfinished)
-        tokenizer.save_pretrained(unfinished)
-        self.blockrank.save(unfinished)
-        for weights in unfinished.glob("*.safetensors"):
-            share_like(weights, unfinished / "config.json")
-        sync_all(unfinished)
-        if folder.exists():
-            shutil.rmtree(folder)
-        unfinished.rename(folder)
+        dtype = getattr(torch, self.settings.save_dtype)
+        write_model(folder, self._merged_network(), self.head, self.blockrank, tokenizer, dtype)
 
     def merged(self) -> TrainingModel:
         """Return the model without adapters: itself, or a copy with the adapters merged into it."""

@@ -136,8 +136,10 @@ class TrainingRun:
         self.model = TrainingModel.load(checkpoint, self.config, settings)
         self.tokenizer = checkpoint.tokenizer(model_config.vocab_size)
         limit = position_limit(self.config, model_config)
-        self.prompt = PromptEncoder(self.tokenizer, self.config, limit)
-        self.query_free_prompt = PromptEncoder(self.tokenizer, _query_free(self.config), limit)
+        self.prompt, self.query_free_prompt = (
+            PromptEncoder(self.tokenizer, prompted, limit, settings.long_queries)
+            for prompted in (self.config, _query_free(self.config))
+        )
 
     def _settle_inputs(self, inputs: Inputs, resume: bool) -> None:
         """Check that a resumed run finds what it began with, or note what a new one begins with."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -149,8 +150,10 @@ class Checkpoint:
         config = BlockRankConfig.load(path) if path else PRESETS.get(self.model)
         if config is None and model_config.model_type in ENCODERS:
             raise ValueError(
-                f"model {self.model!r} is an encoder without {CONFIG_NAME}; pass config=BlockRankConfig(...), "
-                "save one into its folder, or fine-tune it first"
+                f"model {self.model!r} is an encoder without {CONFIG_NAME}; pass config=BlockRankConfig(...) if it has "
+                "one elsewhere, or give it a scoring layer with: "
+                f"blockrank-finetune init {shlex.quote(self.model)} {_new_folder(self.model)} "
+                "(that folder ranks at once, and better after blockrank-finetune train)"
             )
         if config is None and scoring_layer is None:
             scoring_layer = round(RELEASED_DEPTH * model_config.num_hidden_layers)
@@ -165,7 +168,7 @@ class Checkpoint:
         self,
         model_config: Any,
         layers: int,
-        dtype: torch.dtype,
+        dtype: torch.dtype | str,
         attention: str,
         *,
         language_model: bool = False,
@@ -200,6 +203,11 @@ class Checkpoint:
         chunk_feed_forward(model.base_model)
         frozen: nn.Module = model.eval().requires_grad_(False)
         return frozen
+
+
+def _new_folder(model: str) -> str:
+    """A name for what is made of a model, as a shell takes it."""
+    return shlex.quote(f"{Path(model).name or 'encoder'}-reranker")
 
 
 def with_scoring_layer(config: BlockRankConfig, scoring_layer: int | None) -> BlockRankConfig:

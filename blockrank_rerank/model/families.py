@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from blockrank_rerank.config import BlockRankConfig
+from blockrank_rerank.config import CONFIG_NAME, BlockRankConfig
 
 ENCODERS = frozenset({"bert", "modernbert"})
 DECODERS = frozenset({"mistral", "llama", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3"})
@@ -80,9 +80,10 @@ def check_fits(config: BlockRankConfig, model_config: Any) -> None:
     limit = position_limit(config, model_config)
     if config.query_offset >= limit:
         raise ValueError(
-            f"query_offset must be below the model's limit of {limit} positions, got {config.query_offset}; "
-            "pass config=dataclasses.replace(config, query_offset=...), or save that config into a local folder of "
-            "the model"
+            f"query_offset must be below the model's limit of {limit} positions, got {config.query_offset}; lower it "
+            f"in the model's {CONFIG_NAME}, or where it has none save one into a local folder of it, "
+            f"BlockRankConfig(scoring_layer={config.scoring_layer}, query_offset={limit // 2}).save(FOLDER), or pass "
+            "that one as config= (its file as --config)"
         )
 
 

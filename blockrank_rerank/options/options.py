@@ -70,6 +70,13 @@ class Options:
         the best one counts, ``truncate`` and mark them, or ``error``.""",
         check=values.check_long_documents,
     )
+    long_queries: str = option(
+        "error",
+        Literal["error", "truncate"],
+        """What becomes of queries that are longer than the model reads: ``error``, before anything is ranked, or
+        ``truncate``, which reads their beginning and warns once.""",
+        check=values.check_long_queries,
+    )
     device: str | torch.device | None = option(
         None,
         str,
@@ -261,6 +268,7 @@ def check_stand_alone(config: BlockRankConfig, model: str) -> None:
     if not config.prompt.documents_stand_alone:
         raise ValueError(
             f"cache and store need documents that do not depend on the query, and {model} repeats it in "
-            "its instruction or numbers its documents; pass config=ranker.query_free().config, or save that "
-            "config into a local folder of the model"
+            "its instruction or numbers its documents; pass "
+            "config=BlockRankReranker.from_pretrained(model).query_free().config (--query-free), or save that config "
+            "into a local folder of the model"
         )

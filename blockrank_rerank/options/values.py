@@ -9,7 +9,7 @@ from dataclasses import fields
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
-from blockrank_rerank.config import LONG_DOCUMENTS, BlockRankConfig, refuse_unknown_names
+from blockrank_rerank.config import LONG_DOCUMENTS, LONG_QUERIES, BlockRankConfig, refuse_unknown_names
 
 if TYPE_CHECKING:
     import torch
@@ -137,6 +137,19 @@ def check_long_documents(value: Any) -> str | None:
     if value is not None and value not in LONG_DOCUMENTS:
         raise ValueError(f"long_documents must be one of {LONG_DOCUMENTS}, got {value!r}")
     return None if value is None else str(value)
+
+
+def check_long_queries(value: Any) -> str:
+    """What becomes of long queries; see :class:`blockrank_rerank.text.prompt.PromptEncoder`.
+
+    Raises
+    ------
+    ValueError
+        For what is none of the ways that it knows.
+    """
+    if value not in LONG_QUERIES:
+        raise ValueError(f"long_queries must be one of {', '.join(LONG_QUERIES)}, got {value!r}")
+    return str(value)
 
 
 def plain_config(config: Any) -> Any:

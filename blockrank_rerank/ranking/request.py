@@ -1,17 +1,25 @@
-"""Requests whose types are right."""
+"""Requests that can be ranked: their types are right, and their queries fit the model."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import TypeVar
 
-from blockrank_rerank.errors import RequestError
+from blockrank_rerank.errors import RequestError, request_name
 from blockrank_rerank.states.prepared import PreparedDocuments
 from blockrank_rerank.text.document import Document, check_is_list, document_text
+from blockrank_rerank.text.prompt import PromptEncoder
 
 Request = tuple[str, Sequence[Document]]
 """A query and its candidate documents."""
+
+NAMES_IN_WARNING = 5
+
+Name = TypeVar("Name", int, str)
 
 
 @dataclass(frozen=True)
@@ -31,6 +39,16 @@ def check_is_pair(request: object, number: int) -> None:
     """Refuse what is no (query, documents) pair; raises TypeError with its number."""
     if not isinstance(request, tuple | list) or len(request) != 2:
         raise TypeError(f"requests[{number}] must be a (query, documents) pair, got {type(request).__name__}")
+
+
+def check_requests(requests: Sequence[Request]) -> list[CheckedRequest]:
+    """As :func:`check_request`, for all of them; errors name the number of the first that is refused."""
+    checked = []
+    for number, request in enumerate(requests):
+        check_is_pair(request, number)
+        with of_request(number, len(requests)):
+            checked.append(check_request(request))
+    return checked
 
 
 def check_request(request: Request) -> CheckedRequest:
@@ -93,3 +111,67 @@ def of_request(number: int, count: int) -> Iterator[None]:
         if count == 1:
             raise
         raise TypeError(f"requests[{number}]: {error}") from error
+
+
+def fitting_queries(queries: Mapping[Name, str], prompt: PromptEncoder) -> dict[Name, str]:
+    """Return every query, or its beginning where it is too long and may be cut; warns once of those.
+
+    Parameters
+    ----------
+    queries : mapping
+        By number of the request, or by id.
+    prompt : PromptEncoder
+        Knows what fits, and whether longer queries may be cut.
+
+    Raises
+    ------
+    RequestError
+        For the first query that cannot be ranked.
+    """
+    fitting = {}
+    for name, query in queries.items():
+        try:
+            fitting[name] = prompt.fitting(query)
+        except ValueError as error:
+            raise RequestError(name, str(error)) from error
+    warn_of_cut([request_name(name) for name, query in queries.items() if fitting[name] != query], len(queries), prompt)
+    return fitting
+
+
+def fitting_requests(requests: Sequence[Request], prompt: Callable[[], PromptEncoder]) -> list[CheckedRequest]:
+    """Check requests, with queries as :func:`fitting_queries` has them: the last before the first costs anything.
+
+    Parameters
+    ----------
+    requests : sequence of (query, documents)
+        As in :meth:`BlockRankReranker.rank_batch`.
+    prompt : callable
+        Gives the model's prompt, for which the model is loaded; not called where no request has documents.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the request, where there are several.
+    """
+    checked = check_requests(requests)
+    queries = {number: request.query for number, request in enumerate(checked) if request.texts}
+    if not queries:
+        return checked
+    try:
+        fitting = fitting_queries(queries, prompt())
+    except RequestError as error:
+        if len(checked) > 1:
+            raise
+        raise ValueError(error.reason) from error
+    return [replace(request, query=fitting.get(number, request.query)) for number, request in enumerate(checked)]
+
+
+def warn_of_cut(cut: Sequence[str], count: int, prompt: PromptEncoder) -> None:
+    """Warn of the queries that were cut, of so many."""
+    if cut:
+        names = ", ".join(islice(cut, NAMES_IN_WARNING)) + (", …" if len(cut) > NAMES_IN_WARNING else "")
+        warnings.warn(
+            f"{len(cut)} of {count} queries have more than the {prompt.longest_query} tokens that the model reads: "
+            f"their beginnings stand for them (long_queries is truncate): {names}",
+            stacklevel=6,  # whoever called rank
+        )

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import string
 import unicodedata
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from blockrank_rerank.config import BlockRankConfig
+from blockrank_rerank.config import NO_INSTRUCTION, BlockRankConfig
 from blockrank_rerank.errors import DocumentError
 from blockrank_rerank.text.document import text_and_shift
 from blockrank_rerank.text.passages import passage_bounds
@@ -73,13 +74,18 @@ class PromptEncoder:
     config : BlockRankConfig
         Prompt, query offset and document cap.
     position_limit : int
-        Number of positions of the model; documents are cut to fit, a query must fit.
+        Number of positions of the model; documents are cut to fit.
+    long_queries : str
+        What becomes of a query that does not fit: ``"error"``, or ``"truncate"``, of which its beginning is read.
     """
 
-    def __init__(self, tokenizer: Any, config: BlockRankConfig, position_limit: int) -> None:
+    def __init__(
+        self, tokenizer: Any, config: BlockRankConfig, position_limit: int, long_queries: str = "error"
+    ) -> None:
         self._tokenizer = TextTokenizer(tokenizer)
         self._config = config
         self._position_limit = position_limit
+        self._long_queries = long_queries
         template = config.prompt
         before, between = _chat_wrapping(tokenizer) if template.chat else ("", "")
         self._instruction = [(before, None), *_parse(template.instruction)]
@@ -98,12 +104,31 @@ class PromptEncoder:
         ValueError
             For a query without a single token or with too many, and a cap that leaves documents no room.
         """
-        values = {"query": as_text(query)}
-        heads = [_fill(parts, values) for parts in (self._instruction, self._query, self._answer_start)]
-        instruction, ending, answer = self._tokenizer.encode(heads)
-        query_block = ending.ids + answer.ids
-        self._check_query(query_block)
-        return self._request(instruction.ids, query_block, self._tokenizer.encode(self._bodies(documents)))
+        instruction, query_block = self._heads(query)
+        if self._fault(instruction, query_block) is not None:
+            instruction, query_block = self._heads(self.fitting(query))
+        return self._request(instruction, query_block, self._tokenizer.encode(self._bodies(documents)))
+
+    def fitting(self, query: str) -> str:
+        """Return as much of a query's beginning as the model can read: all of it, or what ``long_queries`` allows.
+
+        Raises
+        ------
+        ValueError
+            For a query without a single token, and one with too many where it must not be cut.
+        """
+        instruction, block = self._heads(query)
+        fault = self._fault(instruction, block)
+        if fault is None:
+            return query
+        if block and self._long_queries == "truncate" and (beginning := self._beginning(query)):
+            return beginning
+        raise ValueError(fault)
+
+    @property
+    def longest_query(self) -> int:
+        """Most tokens of a query block, template included."""
+        return self._position_limit - self._config.query_offset
 
     def encode_documents(self, documents: Sequence[str]) -> EncodedRequest:
         """Encode documents for which there is no query yet, as :meth:`encode` would.
@@ -116,7 +141,7 @@ class PromptEncoder:
         if not self._config.prompt.documents_stand_alone:
             raise ValueError(
                 "documents cannot be prepared with this prompt: its instruction repeats the query or its documents "
-                "are numbered; use ranker.query_free()"
+                "are numbered; use ranker.query_free() (--query-free)"
             )
         (instruction,) = self._tokenizer.encode([_fill(self._instruction, {})])
         return self._request(instruction.ids, [], self._tokenizer.encode(self._bodies(documents)))
@@ -172,7 +197,7 @@ class PromptEncoder:
 
     def _request(self, instruction: list[int], query: list[int], documents: Iterable[EncodedBlock]) -> EncodedRequest:
         if self._config.abstention and not instruction:
-            raise ValueError("abstention needs an instruction in the prompt: its block stands for no document at all")
+            raise ValueError(NO_INSTRUCTION)
         cap = self._document_cap(len(instruction))
         blocks, truncated = [], []
         for block in documents:
@@ -236,16 +261,45 @@ class PromptEncoder:
         (answer,) = self._tokenizer.encode([[text]])
         return answer.ids
 
-    def _check_query(self, block: list[int]) -> None:
+    def _heads(self, query: str) -> tuple[list[int], list[int]]:
+        """Tokens of the instruction and of the query block."""
+        values = {"query": as_text(query)}
+        parts = (self._instruction, self._query, self._answer_start)
+        instruction, ending, answer = self._tokenizer.encode([_fill(part, values) for part in parts])
+        return instruction.ids, ending.ids + answer.ids
+
+    def _fault(self, instruction: Sequence[int], block: Sequence[int]) -> str | None:
+        """What is wrong with a query of these tokens, and what to do."""
         offset, limit = self._config.query_offset, self._position_limit
         if not block:
-            raise ValueError("query must contain text that the model's tokenizer knows; it came to no tokens")
-        if offset + len(block) > limit:
-            lower = " or lower query_offset" if offset > 1 else ""
-            raise ValueError(
-                f"query must have at most {limit - offset} tokens, template included, got {len(block)}: the model has "
-                f"{limit} positions and query_offset is {offset}; shorten the query{lower}"
+            return "query must contain text that the model's tokenizer knows; it came to no tokens"
+        cut = "" if self._long_queries == "truncate" else ', or set long_queries="truncate" (--long-queries truncate)'
+        if len(block) > self.longest_query:
+            lower = ", lower query_offset in the config" if offset > 1 else ""
+            return (
+                f"query must have at most {self.longest_query} tokens, template included, got {len(block)}: the model "
+                f"has {limit} positions and query_offset is {offset}; shorten the query{lower}{cut}"
             )
+        if len(instruction) >= limit:
+            return (
+                f"query is too long: the instruction that repeats it has {len(instruction)} tokens, and the model only "
+                f"{limit} positions; shorten the query{cut}"
+            )
+        return None
+
+    def _beginning(self, query: str) -> str:
+        """The longest beginning of a query, in whole tokens, that fits; empty where none does."""
+        limit, cap = self._position_limit, self._config.max_document_tokens
+        # An instruction that repeats the query must leave documents something to be read in.
+        room = 1 if self._config.prompt.query_free else min(limit // 2, limit if cap is None else cap)
+
+        def too_long(end: int) -> bool:
+            instruction, block = self._heads(query[:end])
+            return len(block) > self.longest_query or len(instruction) > limit - room
+
+        (alone,) = self._tokenizer.encode([[Piece(as_text(query), is_data=True)]])
+        ends = [0, *(end for _, end in alone.offsets[:limit])]
+        return query[: ends[bisect_left(ends, True, lo=1, key=too_long) - 1]]
 
     def _document_cap(self, instruction: int) -> int:
         room = self._position_limit - instruction

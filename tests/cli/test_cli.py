@@ -248,6 +248,7 @@ def test_all_model_options_reach_the_loader(fake, files):
     ]
     flags += [
         "--long-documents=error",
+        "--long-queries=truncate",
         "--store=states",
         "--query-free",
         "--prune=2:50",
@@ -266,6 +267,7 @@ def test_all_model_options_reach_the_loader(fake, files):
             quantization="float8",
             max_document_tokens=9,
             long_documents="error",
+            long_queries="truncate",
             store=Path("states"),
             query_free=True,
             prune=["2:50", "4:20"],
@@ -301,6 +303,7 @@ def test_the_loader_hands_every_option_to_the_engine(monkeypatch):
         "scoring_layer": 0,
         "max_document_tokens": 9,
         "long_documents": None,
+        "long_queries": "error",
         "store": None,
         "prune": {2: 50, 4: 20},
         "max_memory": None,

@@ -151,6 +151,24 @@ def test_the_default_model_has_a_tokenizer_to_count_with(tmp_path, capsys):
     assert "50.0% of the documents are longer than the token cap" in capsys.readouterr().out
 
 
+def test_queries_that_a_model_cannot_read_are_faults_with_file_and_line(tmp_path, capsys):
+    longest, longer = GOOD | {"query": "liver " * 510}, GOOD | {"query": "liver " * 511}
+    write_jsonl(tmp_path / "a.jsonl", [longest, longer, GOOD, longer])
+    code, line = run("validate-data", "a.jsonl", "--model", "default")
+    assert (code, "2 faults in a.jsonl; training will not start" in line) == (5, True)
+    told = " ".join(capsys.readouterr().out.split())
+    for number in (2, 4):
+        assert f"a.jsonl:{number}: query must have at most 511 tokens, template included, got 512" in told
+    assert "--long-queries truncate" in told
+    assert run("validate-data", "a.jsonl", "--model", "default", "--long-queries", "truncate") == (0, "")
+    told = " ".join(capsys.readouterr().out.split())
+    assert "2 queries are longer than the model reads: training reads their beginnings" in told
+    assert run("validate-data", "a.jsonl") == (0, "")
+    assert run("validate-data", "a.jsonl", "--model", "default", "--long-queries", "cut")[0] == 2
+    code, line = run("validate-data", "a.jsonl", "--long-queries", "truncate")
+    assert (code, "--long-queries goes together with --model" in line) == (2, True)
+
+
 @pytest.mark.parametrize("option", ["--teacher", "--model"])
 @pytest.mark.parametrize("folder", ["./nothere", "../nothere", "/nothere", "~/nothere", "no/such/folder"])
 def test_the_hub_is_never_asked_for_a_model_folder_that_is_not_there(tmp_path, option, folder):

@@ -203,6 +203,7 @@ def test_an_encoder_with_a_language_model_loss_is_refused(encoder, training_data
         ({"contrastive_weight": 0.0}, "there is nothing to train"),
         ({"empty_share": 0.5}, "empty_share needs"),
         ({"save_dtype": "int8"}, "save_dtype must be one of float32"),
+        ({"long_queries": "cut"}, "long_queries must be one of error, truncate, got cut"),
         ({"base_share": 1.5}, "base_share must be in 0..1, got 1.5"),
     ],
 )

@@ -304,6 +304,10 @@ def test_a_query_of_the_evaluation_that_the_model_cannot_read_is_named(encoder, 
     (folder / "queries.jsonl").write_text("\n".join(queries) + "\n")
     with pytest.raises(DataError, match=r"beir: query q2: query must have at most \d+ tokens"):
         finetune(settings(encoder, training_data, tmp_path / "out", evaluation=[str(folder)]))
+    changes = {"evaluation": [str(folder)], "steps": 1, "long_queries": "truncate"}
+    with pytest.warns(UserWarning, match=r"queries have more than .*beir: query q2$"):
+        result = finetune(settings(encoder, training_data, tmp_path / "out", **changes))
+    assert result.after["mean_ndcg@10"] > 0
 
 
 def test_data_without_any_choice_is_refused(encoder, tmp_path):

@@ -260,8 +260,12 @@ def test_a_query_that_the_model_cannot_read_is_named_before_training(request, tr
     rows[2] = json.dumps(json.loads(rows[2]) | {"query": query})
     data = tmp_path / "long.jsonl"
     data.write_text("\n".join(rows) + "\n")
-    with pytest.raises(DataError, match=r"long\.jsonl:3: query must have at most \d+ tokens"):
-        finetune(settings(request.getfixturevalue(family), data, tmp_path / "out"))
+    model = request.getfixturevalue(family)
+    with pytest.raises(DataError, match=r'long\.jsonl:3: query must have at most \d+ tokens.*long_queries="truncate"'):
+        finetune(settings(model, data, tmp_path / "out"))
+    with pytest.warns(UserWarning, match=r"^1 of 40 queries have more than .*long\.jsonl:3$"):
+        finetune(settings(model, data, tmp_path / "out", steps=2, long_queries="truncate"))
+    assert "long_queries: truncate\n" in (tmp_path / "out/finetune_settings.yaml").read_text()
 
 
 @pytest.fixture

@@ -58,6 +58,7 @@ class DataReport:
             "duplicate_queries": "queries occur more than once: training joins their rows, so that no row's answer "
             "becomes another one's negative",
             "empty_documents": "documents in lists are empty",
+            "truncated_queries": "queries are longer than the model reads: training reads their beginnings",
             "copied_documents": "documents of the corpus are copies of others: they count as one",
         }
         counts = {name: getattr(self.statistics, name) for name in sentences}

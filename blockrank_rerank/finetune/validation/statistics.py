@@ -60,6 +60,8 @@ class Statistics:
         Examples whose query another one has, character for character.
     empty_documents : int
         Documents without text.
+    truncated_queries : int
+        Examples whose query the model cuts, where it is known and may cut.
     copied_documents : int
         Documents of a BEIR folder whose text another document has as well.
     graded, teacher_scored : int
@@ -79,6 +81,7 @@ class Statistics:
     positives_also_negative: int
     duplicate_queries: int
     empty_documents: int
+    truncated_queries: int
     copied_documents: int
     graded: int
     teacher_scored: int
@@ -102,12 +105,13 @@ class StatisticsCounter:
         self._lengths: dict[str, list[int]] = {"all": [], "positives": [], "negatives": []}
         self._totals: Counter[str] = Counter()
 
-    def add(self, example: TrainingExample) -> None:
+    def add(self, example: TrainingExample, truncated_query: bool = False) -> None:
         """Count what one example holds."""
         positives, negatives = example.positives, example.negatives
         for name, candidates in (("all", example.candidates), ("positives", positives), ("negatives", negatives)):
             self._lengths[name].append(len(candidates))
         self._queries[example.query] += 1
+        self._totals["truncated_queries"] += truncated_query
         self._totals += Counter(_oddities(example.candidates, positives, negatives))
         self.add_documents(candidate.text for candidate in example.candidates)
 
@@ -132,6 +136,7 @@ class StatisticsCounter:
             positives_also_negative=self._totals["positives_also_negative"],
             duplicate_queries=self._queries.total() - len(self._queries),
             empty_documents=self._totals["empty_documents"],
+            truncated_queries=self._totals["truncated_queries"],
             copied_documents=self._totals["copied_documents"],
             graded=self._totals["graded"],
             teacher_scored=self._totals["teacher_scored"],

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from blockrank_rerank.finetune.data.beir_folder import read_judged_corpus
+from blockrank_rerank.finetune.data.example import TrainingExample
 from blockrank_rerank.finetune.data.reader import iterate_rows, resolve_format
 from blockrank_rerank.finetune.data.row import OnFault
 from blockrank_rerank.finetune.data.user_path import expanded_source
 from blockrank_rerank.finetune.validation.report import DataReport
 from blockrank_rerank.finetune.validation.statistics import CountTokens, StatisticsCounter
 from blockrank_rerank.formats import DataError
+from blockrank_rerank.text.prompt import PromptEncoder
 
 
 def validate(
@@ -22,6 +24,7 @@ def validate(
     columns: Mapping[str, str] | None = None,
     tokenizer: Any = None,
     token_cap: int | None = None,
+    prompt: PromptEncoder | None = None,
     max_faults: int = 1000,
 ) -> DataReport:
     """Read all of the data, and report every faulty line and what there is.
@@ -36,6 +39,8 @@ def validate(
         For the share of documents that are longer than `token_cap`, not counting the prompt around them.
     token_cap : int, optional
         Most tokens of a document; goes together with the tokenizer.
+    prompt : PromptEncoder, optional
+        Of the model that is to be trained: a query that it cannot read is a fault, and one that it cuts is counted.
     max_faults : int
         Faults that are kept; all are counted.
 
@@ -57,8 +62,9 @@ def validate(
         raise ValueError("tokenizer and token_cap go together: the share of longer documents needs both")
     counter = StatisticsCounter(None if tokenizer is None else _token_counter(tokenizer), token_cap)
     faults = _Faults(max_faults)
+    queries = _Queries(prompt, counter, faults.add)
     for source in map(expanded_source, sources):
-        _take_in(source, resolve_format(source, format, columns), split, columns, counter, faults.add)
+        _take_in(source, resolve_format(source, format, columns), split, columns, queries, faults.add)
     return DataReport(
         sources=tuple(map(str, sources)),
         faults=tuple(faults.first),
@@ -79,22 +85,39 @@ class _Faults:
             self.first.append(fault)
 
 
+class _Queries:
+    """Counts examples whose queries a model can read; without a model, all of them."""
+
+    def __init__(self, prompt: PromptEncoder | None, counter: StatisticsCounter, on_fault: OnFault) -> None:
+        self._prompt, self.counter, self._on_fault = prompt, counter, on_fault
+
+    def add(self, example: TrainingExample) -> None:
+        try:
+            cut = self._prompt is not None and self._prompt.fitting(example.query) != example.query
+        except ValueError as error:
+            path, _, line = example.source.rpartition(":")
+            numbered = bool(path) and line.isdecimal()
+            self._on_fault(DataError(str(error), path if numbered else example.source, int(line) if numbered else None))
+        else:
+            self.counter.add(example, cut)
+
+
 def _take_in(
     source: str | Path,
     form: str,
     split: str,
     columns: Mapping[str, str] | None,
-    counter: StatisticsCounter,
+    queries: _Queries,
     on_fault: OnFault,
 ) -> None:
     if form != "beir":
         for example in iterate_rows(source, form, split, columns, on_fault):
-            counter.add(example)
+            queries.add(example)
         return
     corpus = read_judged_corpus(Path(source), split, on_fault)
-    counter.add_documents(corpus.documents.values(), len(corpus.copies))
+    queries.counter.add_documents(corpus.documents.values(), len(corpus.copies))
     for query in corpus.queries:
-        counter.add(corpus.example(query, corpus.negatives[query]))
+        queries.add(corpus.example(query, corpus.negatives[query]))
 
 
 def _token_counter(tokenizer: Any) -> CountTokens:

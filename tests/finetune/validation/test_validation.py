@@ -5,6 +5,7 @@ import json
 import pytest
 from rich.console import Console
 
+from blockrank_rerank import BlockRankReranker
 from blockrank_rerank.finetune.data import read_examples
 from blockrank_rerank.finetune.validation import DataReport, validate
 from blockrank_rerank.formats import DataError
@@ -109,6 +110,22 @@ def test_the_share_of_truncated_documents_is_measured_with_a_tokenizer(tmp_path)
     report = validate(path, tokenizer=words, token_cap=2)
     assert report.statistics.truncated_share == pytest.approx(1 / 3)
     assert any("33.3% of the documents are longer than the token cap" in line for line in report.warnings())
+
+
+def test_a_query_of_a_folder_that_a_model_cannot_read_is_a_fault_with_its_line(tmp_path):
+    folder = write_folder(tmp_path / "folder")
+    path = folder / "queries.jsonl"
+    lines = path.read_text().splitlines()
+    assert validate(folder, prompt=BlockRankReranker.from_pretrained().engine.prompt).usable
+    lines[0] = json.dumps(json.loads(lines[0]) | {"text": "liver " * 600})
+    path.write_text("\n".join(lines) + "\n")
+    report = validate(folder, prompt=BlockRankReranker.from_pretrained().engine.prompt)
+    (fault,) = report.faults
+    # The judgement that names the query, as for every fault of an example.
+    assert (fault.path, fault.line) == (str(folder / "qrels/train.tsv"), 2)
+    assert "query must have at most 511 tokens" in str(fault)
+    cutting = BlockRankReranker.from_pretrained(long_queries="truncate").engine.prompt
+    assert validate(folder, prompt=cutting).statistics.truncated_queries == 1
 
 
 def test_a_folder_counts_its_corpus_and_the_copies_in_it(tmp_path):
