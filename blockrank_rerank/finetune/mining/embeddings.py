@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from blockrank_rerank.files import UserPath
 from blockrank_rerank.finetune.data.hub import require
 from blockrank_rerank.finetune.mining.progress import OnProgress
 
@@ -17,13 +18,13 @@ Encode = Callable[[Sequence[str], Role], NDArray[Any]]
 
 
 def sentence_transformer(
-    model: str, *, device: str | None = None, dtype: str | None = None, batch_size: int = 64
+    model: UserPath, *, device: str | None = None, dtype: str | None = None, batch_size: int = 64
 ) -> Encode:
     """Load an embedding model as an `Encode`.
 
     Parameters
     ----------
-    model : str
+    model : str or path-like
         Local folder or Hub id. Prompts for queries and documents that come with it are used.
     device : str, optional
         As torch names it; the best there is by default.
@@ -40,13 +41,14 @@ def sentence_transformer(
         If the model is not found, cannot be read, or was made for something else.
     """
     from blockrank_rerank.finetune.architecture import check_embedding_model
-    from blockrank_rerank.model.checkpoint import readable
+    from blockrank_rerank.model.checkpoint import model_name, readable
 
-    check_embedding_model(model)
-    library = require("sentence_transformers", f"embedding with {model}")
+    name: str = model_name(model)
+    check_embedding_model(name)
+    library = require("sentence_transformers", f"embedding with {name}")
     arguments = {} if dtype is None else {"model_kwargs": {"dtype": dtype}}
-    with readable(model, "the embeddings"):
-        encoder = library.SentenceTransformer(model, device=device, **arguments)
+    with readable(name, "the embeddings"):
+        encoder = library.SentenceTransformer(name, device=device, **arguments)
 
     def encode(texts: Sequence[str], role: Role) -> NDArray[Any]:
         method = encoder.encode_query if role == "query" else encoder.encode_document

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Literal
 
+from blockrank_rerank.files import UserPath, path_text
 from blockrank_rerank.finetune.data.beir_folder import read_judged_corpus
 from blockrank_rerank.finetune.data.example import TrainingExample
 from blockrank_rerank.finetune.data.judged_corpus import JudgedCorpus
-from blockrank_rerank.finetune.data.reader import read_examples, resolve_format
+from blockrank_rerank.finetune.data.reader import expanded_source, read_examples, resolve_format
 from blockrank_rerank.finetune.data.retrieval import Ranking, bm25_ranking, random_ranking, unjudged
 from blockrank_rerank.finetune.data.row import refuse
-from blockrank_rerank.finetune.data.user_path import expanded_source
 from blockrank_rerank.finetune.mining.embeddings import Encode, nearest, sentence_transformer
 from blockrank_rerank.finetune.mining.miner import Miner
 from blockrank_rerank.finetune.mining.progress import OnProgress
@@ -25,17 +26,17 @@ Method = Literal["bm25", "embeddings", "random", "given"]
 
 
 def mine_negatives(
-    source: str | Path | Sequence[TrainingExample],
+    source: UserPath | Sequence[TrainingExample],
     *,
     split: str = "train",
     format: str = "auto",
     columns: dict[str, str] | None = None,
     method: Method = "bm25",
-    model: str | Encode | None = None,
+    model: UserPath | Encode | None = None,
     depth: int = 100,
     skip_top: int = 0,
     per_query: int = 20,
-    teacher: str | Encode | None = None,
+    teacher: UserPath | Encode | None = None,
     teacher_margin: float = 0.95,
     queries_limit: int | None = None,
     exclude_queries: Collection[str] = (),
@@ -50,7 +51,7 @@ def mine_negatives(
 
     Parameters
     ----------
-    source : str, Path or sequence of TrainingExample
+    source : str, path-like or sequence of TrainingExample
         A BEIR folder, or data that `read_examples` reads; then all its documents together are the collection.
     split, format, columns
         As `read_examples` takes them.
@@ -98,16 +99,16 @@ def mine_negatives(
         If bm25s or sentence-transformers is needed and missing.
     """
     _check(method, model, depth, skip_top, per_query, teacher_margin)
-    model, teacher = _named(model), _named(teacher)
+    searched, judged = _named(model), _named(teacher)
     encoders = _Encoders(device, dtype, batch_size)
     corpus = _corpus(source, split, format, columns).without(exclude_queries, exclude_documents)
     corpus = corpus.sample(queries_limit, seed)
     if not corpus.queries:
         raise ValueError("no query is left to mine for: exclude_queries and exclude_documents name them all")
-    judge = None if teacher is None else Teacher(encoders.get(teacher), on_progress)
+    judge = None if judged is None else Teacher(encoders.get(judged), on_progress)
     searcher = None
-    if method == "embeddings" and model is not None:
-        searcher = judge if judge and model == teacher else Teacher(encoders.get(model), on_progress)
+    if method == "embeddings" and searched is not None:
+        searcher = judge if judge and searched == judged else Teacher(encoders.get(searched), on_progress)
     ranking = _ranking(corpus, method, depth, seed, searcher)
     miner = Miner(
         corpus,
@@ -121,13 +122,13 @@ def mine_negatives(
     return miner.mine(ranking)
 
 
-def _named(model: str | Encode | None) -> str | Encode | None:
+def _named(model: UserPath | Encode | None) -> str | Encode | None:
     """Spell out a model's folder; one that is missing is refused before anything is read."""
-    if not isinstance(model, str):
+    if not isinstance(model, str | os.PathLike):
         return model
     from blockrank_rerank.model.checkpoint import Checkpoint
 
-    return Checkpoint(model=model).model
+    return Checkpoint(model=path_text(model)).model
 
 
 class _Encoders:
@@ -143,9 +144,9 @@ class _Encoders:
 
 
 def _corpus(
-    source: str | Path | Sequence[TrainingExample], split: str, format: str, columns: dict[str, str] | None
+    source: UserPath | Sequence[TrainingExample], split: str, format: str, columns: dict[str, str] | None
 ) -> JudgedCorpus:
-    if not isinstance(source, str | Path):
+    if not isinstance(source, str | os.PathLike):
         return JudgedCorpus.from_examples(source)
     source = expanded_source(source)
     if resolve_format(source, format, columns) == "beir":
