@@ -119,6 +119,19 @@ def check_output_path(path: Path, *read: Path | None) -> None:
         raise ValueError(f"the output would replace {path}, which is read; write to another file")
 
 
+def check_lock(path: Path) -> Path:
+    """Return the path of a lock, unless it is a link: what it points at would be emptied.
+
+    Raises
+    ------
+    ValueError
+        Saying what to do.
+    """
+    if path.is_symlink():
+        raise ValueError(f"expected {path} to be a lock that this program makes, got a link; remove it")
+    return path
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[TextIO]:
     """A text stream whose content takes the file's place when the block ends, or never."""

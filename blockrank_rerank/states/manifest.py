@@ -11,7 +11,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from blockrank_rerank.files import check_readable, replacing, sync_folder
+from blockrank_rerank.files import check_lock, check_readable, replacing, sync_folder
 from blockrank_rerank.forks import unforked
 from blockrank_rerank.states.document_states import DTYPES
 from blockrank_rerank.states.group_files import GROUPS
@@ -70,7 +70,7 @@ def create_manifest(folder: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
         return manifest
     folder.mkdir(parents=True, exist_ok=True)
     sync_folder(folder.parent)
-    with unforked(), FileLock(folder / LOCK_NAME):
+    with unforked(), FileLock(check_lock(folder / LOCK_NAME)):
         manifest = read_manifest(folder)
         if manifest is None:
             manifest = {"version": FORMAT_VERSION, **wanted}
