@@ -30,6 +30,7 @@ from blockrank_rerank.finetune.data.row_formats import (
     ROW_FORMATS,
     RowFormat,
 )
+from blockrank_rerank.finetune.setting_kinds import check_count
 from blockrank_rerank.formats import DataError
 
 FORMATS = ("auto", *ROW_FORMATS, "beir", "hub")
@@ -90,6 +91,9 @@ def read_examples(
         If `datasets` or bm25s is needed and missing.
     """
     check_negatives(negatives)
+    check_count("depth", depth, (1 << 31) - 1, 0)
+    if limit is not None:
+        check_count("limit", limit, (1 << 31) - 1)
     source = expanded_source(source)
     form = resolve_format(source, format, columns)
     if form == "beir":

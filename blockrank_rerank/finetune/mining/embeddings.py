@@ -11,6 +11,10 @@ from numpy.typing import NDArray
 from blockrank_rerank.files import UserPath
 from blockrank_rerank.finetune.data.hub import require
 from blockrank_rerank.finetune.mining.progress import OnProgress
+from blockrank_rerank.finetune.setting_kinds import check_count
+
+LARGEST_BATCH = 65_536
+"""Texts of one forward pass that are believed to be meant."""
 
 Role = Literal["query", "document"]
 Encode = Callable[[Sequence[str], Role], NDArray[Any]]
@@ -38,11 +42,12 @@ def sentence_transformer(
     ImportError
         If sentence-transformers is not installed.
     FileNotFoundError, ValueError
-        If the model is not found, cannot be read, or was made for something else.
+        If the model is not found, cannot be read, or was made for something else; for a batch size out of range.
     """
     from blockrank_rerank.finetune.architecture import check_embedding_model
     from blockrank_rerank.model.checkpoint import model_name, readable
 
+    check_count("batch_size", batch_size, LARGEST_BATCH)
     name: str = model_name(model)
     check_embedding_model(name)
     library = require("sentence_transformers", f"embedding with {name}")

@@ -14,12 +14,16 @@ from blockrank_rerank.finetune.data.judged_corpus import JudgedCorpus
 from blockrank_rerank.finetune.data.reader import expanded_source, read_examples, resolve_format
 from blockrank_rerank.finetune.data.retrieval import Ranking, bm25_ranking, random_ranking, unjudged
 from blockrank_rerank.finetune.data.row import refuse
-from blockrank_rerank.finetune.mining.embeddings import Encode, nearest, sentence_transformer
+from blockrank_rerank.finetune.mining.embeddings import LARGEST_BATCH, Encode, nearest, sentence_transformer
 from blockrank_rerank.finetune.mining.miner import Miner
 from blockrank_rerank.finetune.mining.progress import OnProgress
 from blockrank_rerank.finetune.mining.report import Mining
 from blockrank_rerank.finetune.mining.teacher import Teacher
+from blockrank_rerank.finetune.setting_kinds import check_count, shown
+from blockrank_rerank.options.values import check_device, check_dtype
 
+LARGEST_DEPTH = 1_000_000
+"""Documents of a ranking that are believed to be meant."""
 METHODS = ("bm25", "embeddings", "random", "given")
 OTHER_METHODS = "take another method, embeddings or random (--method)"
 Method = Literal["bm25", "embeddings", "random", "given"]
@@ -91,6 +95,8 @@ def mine_negatives(
 
     Raises
     ------
+    ValueError
+        For numbers out of range, devices and dtypes that torch does not know, and models made for something else.
     FileNotFoundError
         If the data, or the folder of a model, is not there.
     DataError
@@ -98,7 +104,9 @@ def mine_negatives(
     ImportError
         If bm25s or sentence-transformers is needed and missing.
     """
-    _check(method, model, depth, skip_top, per_query, teacher_margin)
+    _check(method, model, depth, skip_top, per_query, teacher_margin, queries_limit, batch_size)
+    check_device(device)
+    check_dtype(dtype)
     searched, judged = _named(model), _named(teacher)
     encoders = _Encoders(device, dtype, batch_size)
     corpus = _corpus(source, split, format, columns).without(exclude_queries, exclude_documents)
@@ -173,17 +181,31 @@ def _embedding_ranking(corpus: JudgedCorpus, searcher: Teacher, depth: int) -> R
     }
 
 
-def _check(method: str, model: object, depth: int, skip_top: int, per_query: int, teacher_margin: float) -> None:
+def _check(
+    method: str,
+    model: object,
+    depth: int,
+    skip_top: int,
+    per_query: int,
+    teacher_margin: float,
+    queries_limit: int | None,
+    batch_size: int,
+) -> None:
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
     if (method == "embeddings") != (model is not None):
         raise ValueError(
             f"model is needed for method 'embeddings' (--model) and for no other, got {model!r} for {method!r}"
         )
+    for name, value in (("depth", depth), ("per_query", per_query), ("skip_top", skip_top)):
+        check_count(name, value, LARGEST_DEPTH, None)
     if depth < 1 or per_query < 1 or not 0 <= skip_top < depth:
         raise ValueError(
             f"depth and per_query must be at least 1 and skip_top in 0..{depth - 1}, "
             f"got depth {depth}, per_query {per_query}, skip_top {skip_top}"
         )
-    if not teacher_margin > 0:
-        raise ValueError(f"teacher_margin must be above 0, got {teacher_margin}")
+    check_count("batch_size", batch_size, LARGEST_BATCH)
+    if queries_limit is not None:
+        check_count("queries_limit", queries_limit, (1 << 31) - 1)
+    if isinstance(teacher_margin, bool) or not isinstance(teacher_margin, int | float) or not 0 < teacher_margin < 100:
+        raise ValueError(f"teacher_margin must be above 0 and below 100, got {shown(teacher_margin)}")
