@@ -101,6 +101,24 @@ def is_command(function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
     return any("typer" in ast.dump(argument.annotation or function) for argument in function.args.args)
 
 
+@pytest.mark.parametrize("path", FILES, ids=module_of)
+def test_text_leaves_through_the_doors_that_spell_out_control_characters(path):
+    if module_of(path) in {"blockrank_rerank.cli.console", "blockrank_rerank.ranking.terminal"}:
+        return
+    calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
+    names = {ast.unparse(call.func) for call in calls}
+    assert not names & {
+        "print",
+        "Console",
+        "sys.stdout.write",
+        "sys.stderr.write",
+        "sys.stdout.buffer.write",
+        "os.write",
+    }
+    bars = [call for call in calls if ast.unparse(call.func) == "Progress"]
+    assert all("GuardedConsole" in ast.unparse(bar) for bar in bars)
+
+
 def test_the_engine_is_one_page():
     members = [name for name, value in vars(Engine).items() if callable(value) or hasattr(value, "__get__")]
     assert len([name for name in members if name != "__weakref__" and name != "__dict__"]) <= 20

@@ -212,6 +212,8 @@ class TrainingModel(nn.Module):
         """
         self.refuse_nonfinite()
         unfinished = folder.with_name(folder.name + ".unfinished")
+        if unfinished.is_symlink():  # which is not followed, and not removed as a folder is
+            unfinished.unlink()
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
         network, dtype = self._merged_network(), getattr(torch, self.settings.save_dtype)

@@ -36,7 +36,7 @@ def little_patience(monkeypatch):
 @pytest.mark.parametrize("read", [*READERS, *OTHERS], ids=[*NAMES, "examples", "config"])
 def test_a_pipe_that_nothing_writes_into_is_refused(tmp_path, read):
     os.mkfifo(tmp_path / "a pipe")
-    with pytest.raises(DataError, match="a pipe: .*; write its content to a file first"):
+    with pytest.raises(DataError, match=r"a pipe: .*; write its content to a file first"):
         read(tmp_path / "a pipe")
 
 
@@ -47,7 +47,7 @@ def test_a_socket_and_a_device_are_refused(tmp_path, monkeypatch, read):
         bound.bind("s")
         with pytest.raises(DataError, match="got a socket; write its content"):
             read(tmp_path / "s")
-    with pytest.raises(DataError, match="/dev/zero: .* got a device"):
+    with pytest.raises(DataError, match=r"/dev/zero: .* got a device"):
         read(Path("/dev/zero"))
 
 

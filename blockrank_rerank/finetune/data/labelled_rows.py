@@ -207,6 +207,9 @@ def _alike(row: Row, known: str, mapped: Mapping[str, str]) -> list[str]:
 
 def _has_inner_labels(row: Row, document: str) -> bool:
     items = unfolded(row.value.get(document))
+    if isinstance(items, dict) and items and all(isinstance(found, list | tuple) for found in items.values()):
+        counts = ", ".join(f'"{name}" {len(found)}' for name, found in items.items())
+        raise row.fault(f'expected the lists of "{document}" to have one length, got {counts}')
     return isinstance(items, list) and bool(items) and _inner_label(items[0]) is not None
 
 
