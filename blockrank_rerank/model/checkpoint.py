@@ -270,7 +270,9 @@ def model_name(model: Any) -> Any:
     text = path_text(model)
     if model == DEFAULT_MODEL or not isinstance(text, str) or not text:
         return text
-    return str(absolute(text, "model")) if text == DEFAULT_MODEL else settled_model(text)
+    if text == DEFAULT_MODEL and not Path(text).is_dir():
+        return f"./{text}"  # which is refused as it was given
+    return settled_model(text)
 
 
 def settled_model(model: str) -> str:

@@ -23,7 +23,7 @@ from rerankers_blockrank import BlockRankRanker as RerankersRanker
 from blockrank_rerank import BlockRankConfig, BlockRankCrossEncoder, BlockRankReranker
 from tests.tiny_models import CONFIG, save_model
 
-NAME = "mein Modell ü"
+NAME = "a café ü"
 FORMS = {
     "home": f"~/{NAME}",
     "relative": f"../home/{NAME}",
