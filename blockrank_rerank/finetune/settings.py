@@ -18,7 +18,7 @@ from blockrank_rerank.finetune.sources import (
     check_weights,
     refuse_repeated,
 )
-from blockrank_rerank.model.checkpoint import DEFAULT_MODEL, model_name
+from blockrank_rerank.model.checkpoint import DEFAULT_MODEL, model_name, settled_model
 
 SETTINGS_NAME = "finetune_settings.yaml"
 
@@ -143,6 +143,8 @@ class FinetuneSettings:
         object.__setattr__(self, "evaluation", as_sources(EvaluationSource, self.evaluation, "evaluation"))
         _check(self)
         object.__setattr__(self, "output", str(absolute(self.output, "output")))
+        if self.model != DEFAULT_MODEL:
+            object.__setattr__(self, "model", settled_model(self.model))
 
     @classmethod
     def read(cls, path: UserPath | None, overrides: Mapping[str, Any]) -> FinetuneSettings:

@@ -270,9 +270,9 @@ def model_name(model: Any) -> Any:
     text = path_text(model)
     if model == DEFAULT_MODEL or not isinstance(text, str) or not text:
         return text
-    if text == DEFAULT_MODEL and not Path(text).is_dir():
-        return f"./{text}"  # which is refused as it was given
-    return settled_model(text)
+    text = f"./{text}" if text == DEFAULT_MODEL else text
+    missing = text.startswith(".") and not Path(text).is_dir()
+    return text if missing else settled_model(text)  # what is missing is refused as it was given
 
 
 def settled_model(model: str) -> str:
