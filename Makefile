@@ -1,12 +1,18 @@
-.PHONY: help test lint format type check docs bench
+.PHONY: help test lowest lint format type check docs bench
 
 FAST = tests/formats tests/text tests/test_config.py
+LOWEST = tests/cli tests/states tests/formats tests/test_files.py tests/finetune/test_paths.py tests/integrations
 
 help:    ## show these lines
 	@grep -E '^[a-z]+: +##' Makefile
 
 test:    ## run every test
 	python -m pytest
+
+lowest:  ## install the lowest versions that pyproject.toml allows, here, and run the tests of what depends on them
+	mkdir -p build && python .ci/lowest.py > build/lowest.txt
+	python -m pip install --constraint build/lowest.txt '.[all,float8]' 'pytest>=8' 'hypothesis>=6.100'
+	python -m pytest -q $(LOWEST)
 
 lint:    ## check style and spelling
 	ruff check . && ruff format --check . && codespell

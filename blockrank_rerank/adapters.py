@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from blockrank_rerank.engine.spec import resolve_config
+from blockrank_rerank.files import UserPath
 from blockrank_rerank.model.checkpoint import DEFAULT_MODEL
 from blockrank_rerank.model.devices import check_device
 from blockrank_rerank.options import OPTIONS, Option, Options, with_options
@@ -49,6 +50,7 @@ __all__ = [
     "ScoreType",
     "ScoredDocument",
     "Scoring",
+    "UserPath",
     "check_is_list",
     "check_options",
     "check_query",
@@ -215,7 +217,10 @@ def _pydantic_options() -> type:
 
         def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Any:
             """A copy with some settings changed, whose engine has them too."""
-            copied = super().model_copy(update=update, deep=deep)
+            plain = {
+                name: OPTIONS[name].plain(value) if name in OPTIONS else value for name, value in (update or {}).items()
+            }
+            copied = super().model_copy(update=plain, deep=deep)
             if OPTIONS.keys() & (update or {}).keys():
                 copied.model_post_init(None)
             return copied

@@ -7,8 +7,9 @@ import string
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Any
+
+from blockrank_rerank.files import UserPath, absolute, check_readable, expanded
 
 CONFIG_NAME = "blockrank_config.json"
 FORMAT_VERSION = 1
@@ -181,12 +182,12 @@ class BlockRankConfig:
         """The content of ``blockrank_config.json``."""
         return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
 
-    def save(self, folder: str | Path) -> None:
+    def save(self, folder: UserPath) -> None:
         """Write ``blockrank_config.json`` into an existing folder."""
-        (Path(folder) / CONFIG_NAME).write_text(self.to_json(), encoding="utf-8")
+        (absolute(folder, "folder") / CONFIG_NAME).write_text(self.to_json(), encoding="utf-8")
 
     @classmethod
-    def load(cls, path: str | Path) -> BlockRankConfig:
+    def load(cls, path: UserPath) -> BlockRankConfig:
         """Read a ``blockrank_config.json`` file, or the one in a folder.
 
         Raises
@@ -196,8 +197,9 @@ class BlockRankConfig:
         ValueError
             For malformed files, unknown settings and other format versions.
         """
-        path = Path(path)
+        path = expanded(path, "config")
         path = path / CONFIG_NAME if path.is_dir() else path
+        check_readable(path, "settings")
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
         except RecursionError:

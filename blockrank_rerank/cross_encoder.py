@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from blockrank_rerank.files import UserPath
 from blockrank_rerank.model.checkpoint import DEFAULT_MODEL
 from blockrank_rerank.options import with_options
 from blockrank_rerank.ranking.explanation import truncation
@@ -54,7 +55,7 @@ class BlockRankCrossEncoder:
 
     Parameters
     ----------
-    reranker : BlockRankReranker, str or Path, optional
+    reranker : BlockRankReranker, str or path-like, optional
         A reranker, or a model as for :meth:`BlockRankReranker.from_pretrained`; the default one if not given.
     score_type : str, optional
         ``probability``, ``raw`` or ``share``; probability where the model gives one, else raw, if not given. Shares
@@ -78,7 +79,7 @@ class BlockRankCrossEncoder:
     @with_options(without=("model",))
     def __init__(
         self,
-        reranker: BlockRankReranker | str | Path | None = None,
+        reranker: BlockRankReranker | UserPath | None = None,
         *,
         score_type: ScoreType | None = None,
         activation_fn: Activation | None = None,
@@ -86,7 +87,7 @@ class BlockRankCrossEncoder:
     ) -> None:
         check_score_type(score_type)
         reranker = DEFAULT_MODEL if reranker is None else reranker
-        if isinstance(reranker, str | Path):
+        if isinstance(reranker, str | os.PathLike):
             reranker = BlockRankReranker.from_pretrained(reranker, **options)
         elif options and isinstance(reranker, BlockRankReranker):
             raise TypeError(

@@ -1,15 +1,93 @@
-"""A file is written whole or not at all."""
+"""Files of users: found where they are meant, refused where they cannot be read, written whole or not at all."""
 
 from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path, PurePath
-from typing import TextIO
+from pathlib import Path
+from typing import Any, TextIO
 
 from safetensors import SafetensorError
+
+from blockrank_rerank.errors import DataError
+
+UserPath = str | os.PathLike[str]
+"""A path as a user gives it: with ``~``, or relative to where the process is."""
+
+STREAMS = ("/dev/", "/proc/")
+"""Where pipes have a writer: ``<(…)`` of a shell, and standard input."""
+_OPENED = ("/dev/null", "/dev/stdin", "/dev/fd/", "/proc/self/fd/")
+"""Devices that end, and what whoever started the process opened for it, such as a terminal."""
+
+
+def expanded(path: UserPath, name: str) -> Path:
+    """Return a path with the home folder in place of ``~``.
+
+    Parameters
+    ----------
+    path : str or path-like
+        As a user gave it.
+    name : str
+        Of the argument or setting, for the message.
+
+    Raises
+    ------
+    ValueError
+        For the home folder of a user that there is not.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{name} names a home folder that is not known, got {str(path)!r}; write it out") from error
+
+
+def absolute(path: UserPath, name: str) -> Path:
+    """Return a path that stays the same wherever the process goes.
+
+    Raises
+    ------
+    ValueError
+        For the home folder of a user that there is not.
+    """
+    return Path(os.path.abspath(expanded(path, name)))
+
+
+def path_text(path: Any) -> Any:
+    """Return the text of a path of any type, and anything else as it is."""
+    return os.fspath(path) if isinstance(path, os.PathLike) else path
+
+
+def check_readable(path: Path, noun: str, *, named_pipes: bool = False) -> None:
+    """Refuse what is no file to read from, before reading it waits for ever or never ends.
+
+    Parameters
+    ----------
+    path : Path
+        Of the file.
+    noun : str
+        What the file is to hold, for the message.
+    named_pipes : bool
+        Whether the reader itself sees to it that a pipe has a writer.
+
+    Raises
+    ------
+    IsADirectoryError
+        If it is a folder.
+    DataError
+        If it is a pipe, a socket or a device; pipes of a shell are read.
+    """
+    if not path.exists():
+        return  # opening it says so
+    if path.is_dir():
+        raise IsADirectoryError(f"expected a file of {noun}, got the folder {path}; name a file in it")
+    mode, name = path.stat().st_mode, str(path)
+    piped = stat.S_ISFIFO(mode) and (named_pipes or name.startswith(STREAMS))
+    if not (stat.S_ISREG(mode) or piped or name.startswith(_OPENED)):
+        kind = "pipe" if stat.S_ISFIFO(mode) else "socket" if stat.S_ISSOCK(mode) else "device"
+        raise DataError(f"expected a file of {noun}, got a {kind}; write its content to a file first", name)
 
 
 def check_output_path(path: Path, *read: Path | None) -> None:
@@ -41,6 +119,19 @@ def check_output_path(path: Path, *read: Path | None) -> None:
         raise ValueError(f"the output would replace {path}, which is read; write to another file")
 
 
+def check_lock(path: Path) -> Path:
+    """Return the path of a lock, unless it is a link: what it points at would be emptied.
+
+    Raises
+    ------
+    ValueError
+        Saying what to do.
+    """
+    if path.is_symlink():
+        raise ValueError(f"expected {path} to be a lock that this program makes, got a link; remove it")
+    return path
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[TextIO]:
     """A text stream whose content takes the file's place when the block ends, or never."""
@@ -62,11 +153,6 @@ def replacing(path: Path) -> Iterator[TextIO]:
         if isinstance(error, OSError) and error.errno is not None and error.filename is None:
             error.filename = str(path)  # a write that found the disk full does not know where
         raise
-
-
-def absolute(path: str | PurePath) -> Path:
-    """The path as it stays when the working directory changes, with ``~`` as the home it stands for."""
-    return Path(os.path.abspath(Path(path).expanduser()))
 
 
 def replace_durably(written: Path, target: Path) -> None:

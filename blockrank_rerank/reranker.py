@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,6 +13,7 @@ from blockrank_rerank.config import BlockRankConfig
 from blockrank_rerank.engine.shared import SharedEngine
 from blockrank_rerank.engine.state_lookup import StateLookup
 from blockrank_rerank.engine.store_preparation import Preparation, prepare_store
+from blockrank_rerank.files import UserPath
 from blockrank_rerank.model.checkpoint import DEFAULT_MODEL, shown_model, with_scoring_layer
 from blockrank_rerank.model.devices import describe_choices, resolve_device
 from blockrank_rerank.options import Options, check_stand_alone, typed_as, with_options
@@ -54,7 +54,7 @@ class BlockRankReranker(AsyncRanking):
     @classmethod
     @typed_as(Options)
     @with_options()
-    def from_pretrained(cls, model: str | Path = DEFAULT_MODEL, **options: Any) -> BlockRankReranker:
+    def from_pretrained(cls, model: UserPath = DEFAULT_MODEL, **options: Any) -> BlockRankReranker:
         """Describe a reranker; the model is read when it is first used.
 
         Parameters
@@ -177,7 +177,7 @@ class BlockRankReranker(AsyncRanking):
 
     def prepare_store(
         self,
-        folder: str | Path,
+        folder: UserPath,
         documents: Iterable[Document],
         *,
         dtype: str | torch.dtype | None = None,
@@ -191,7 +191,7 @@ class BlockRankReranker(AsyncRanking):
 
         Parameters
         ----------
-        folder : str or Path
+        folder : str or path-like
             A store, or a folder that is new or empty.
         documents : iterable of str or mapping
             As in :meth:`rank`; may be a generator.
@@ -208,7 +208,7 @@ class BlockRankReranker(AsyncRanking):
             Where the disk is full; what was written before stays.
         """
         dtype_of_states = None if dtype is None else states_dtype(dtype)
-        return prepare_store(self.engine, Path(folder), documents, dtype_of_states, on_progress or no_progress)
+        return prepare_store(self.engine, folder, documents, dtype_of_states, on_progress or no_progress)
 
     def rank(
         self,

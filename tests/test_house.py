@@ -20,7 +20,7 @@ PACKAGE = Path(__file__).parents[1] / "blockrank_rerank"
 FILES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = [
     {"cli"}, {"finetune"}, {"evaluation"}, {"adapters", "cross_encoder"}, {"reranker"}, {"options"}, {"ranking"},
-    {"engine"}, {"model"}, {"states"}, {"text"}, {"formats"}, {"config"}, {"errors", "files", "forks"},
+    {"engine"}, {"model"}, {"states"}, {"text"}, {"formats"}, {"config"}, {"files", "forks"}, {"errors"},
 ]  # fmt: skip
 """From the top: a room may import its own floor's files and those below."""
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
@@ -99,6 +99,24 @@ def test_files_and_functions_are_short(path):
 def is_command(function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
     """Whether Typer reads its options off the function's signature."""
     return any("typer" in ast.dump(argument.annotation or function) for argument in function.args.args)
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_of)
+def test_text_leaves_through_the_doors_that_spell_out_control_characters(path):
+    if module_of(path) in {"blockrank_rerank.cli.console", "blockrank_rerank.ranking.terminal"}:
+        return
+    calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
+    names = {ast.unparse(call.func) for call in calls}
+    assert not names & {
+        "print",
+        "Console",
+        "sys.stdout.write",
+        "sys.stderr.write",
+        "sys.stdout.buffer.write",
+        "os.write",
+    }
+    bars = [call for call in calls if ast.unparse(call.func) == "Progress"]
+    assert all("GuardedConsole" in ast.unparse(bar) for bar in bars)
 
 
 def test_the_engine_is_one_page():

@@ -4,28 +4,19 @@ from __future__ import annotations
 
 import io
 import json
-import re
 import sys
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO
 
-from rich.console import Console, ConsoleOptions, RenderableType
-from rich.segment import Segment
 from rich.text import Text
+
+from blockrank_rerank.ranking.terminal import CONTROLS, GuardedConsole, printable
+from blockrank_rerank.ranking.terminal import print_line as print_line
 
 # Longest prefix of a document that is looked at for one table row.
 SHOWN_CHARACTERS = 1000
-
-
-CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-"""C0 and C1 controls but tabs and line ends: among them ESC and CSI, with which a text could repaint the terminal."""
-
-
-def printable(text: str) -> str:
-    r"""Spell out control characters, as ``\x1b``; tabs and line ends stay."""
-    return CONTROLS.sub(lambda control: f"\\x{ord(control[0]):02x}", text)
 
 
 class GuardedStream:
@@ -75,15 +66,6 @@ def guarded_streams() -> Iterator[None]:
         sys.stdout, sys.stderr = before
 
 
-class GuardedConsole(Console):
-    """A rich console that spells out control characters of what it shows, and draws with its own."""
-
-    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """Give the pieces of which something is made."""
-        for segment in super().render(renderable, options):
-            yield segment if segment.control else Segment(printable(segment.text), segment.style)
-
-
 def harden_streams() -> None:
     """Let no character crash the output.
 
@@ -105,11 +87,6 @@ def print_table(table: Any) -> None:
     GuardedConsole(highlight=False).print(table)
 
 
-def print_line(text: str) -> None:
-    """Print one literal line on stdout."""
-    print(printable(text))
-
-
 def print_json(value: Any) -> None:
     """Print JSON on stdout, readable where the terminal can show it."""
     # Under UTF-8 only lone surrogates are escaped on output, as \udXXX, which is how JSON escapes them.
@@ -120,7 +97,7 @@ def print_json(value: Any) -> None:
 
 def print_note(text: str) -> None:
     """Print one line on stderr."""
-    print(printable(" ".join(text.split())), file=sys.stderr)
+    print_line(" ".join(text.split()), error=True)
 
 
 def print_error(text: str) -> None:

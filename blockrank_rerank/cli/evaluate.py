@@ -60,11 +60,17 @@ class EvaluateOptions:
 def evaluate(
     folder: Annotated[
         Path,
-        typer.Argument(help="BEIR folder: corpus.jsonl, queries.jsonl, qrels/<split>.tsv.", show_default=False),
+        typer.Argument(
+            parser=opt.user_path,
+            help="BEIR folder: corpus.jsonl, queries.jsonl, qrels/<split>.tsv.",
+            show_default=False,
+        ),
     ],
     run: Annotated[
         Path | None,
-        typer.Option("--run", metavar="TREC", help="First-stage run. Default: BM25 over title and text."),
+        typer.Option(
+            "--run", parser=opt.user_path, metavar="TREC", help="First-stage run. Default: BM25 over title and text."
+        ),
     ] = None,
     split: Annotated[str, typer.Option("--split", help="Which qrels/<split>.tsv.")] = "test",
     depth: Annotated[int, typer.Option("--depth", min=1, help="Candidates per query.")] = 100,
@@ -83,7 +89,9 @@ def evaluate(
     seed: Annotated[
         int, typer.Option("--seed", help="Seed of that draw and of the order in which candidates are scored.")
     ] = 0,
-    output: Annotated[Path | None, typer.Option("--output", metavar="TREC", help="Keep the reranked run.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", parser=opt.user_path, metavar="TREC", help="Keep the reranked run.")
+    ] = None,
     json: opt.Json = False,
     *,
     model_options: opt.ModelOptions,

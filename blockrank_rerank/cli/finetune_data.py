@@ -9,9 +9,8 @@ import typer
 
 from blockrank_rerank.cli import options as opt
 from blockrank_rerank.cli.console import print_json, print_line, print_table
-from blockrank_rerank.finetune.data.reader import FORMATS
+from blockrank_rerank.finetune.data.reader import FORMATS, expanded_source
 from blockrank_rerank.finetune.data.row import refuse, text_rows
-from blockrank_rerank.finetune.data.user_path import expanded, expanded_source
 from blockrank_rerank.finetune.data.writer import write_examples
 from blockrank_rerank.finetune.mining.embeddings import POOLINGS
 from blockrank_rerank.finetune.mining.mining import METHODS, Method, mine_negatives
@@ -95,7 +94,9 @@ def mine_negatives_command(
     ],
     output: Annotated[
         Path,
-        typer.Option("--output", metavar="JSONL", show_default=False, help="Written whole or not at all."),
+        typer.Option(
+            "--output", parser=opt.user_path, metavar="JSONL", show_default=False, help="Written whole or not at all."
+        ),
     ],
     split: Split = "train",
     format: Format = "auto",
@@ -137,11 +138,17 @@ def mine_negatives_command(
         int | None, typer.Option("--queries-limit", min=1, metavar="N", help="Draw N of the queries at random.")
     ] = None,
     exclude_queries: Annotated[
-        Path | None, typer.Option("--exclude-queries", metavar="FILE", help="Ids to leave out, one per line.")
+        Path | None,
+        typer.Option("--exclude-queries", parser=opt.user_path, metavar="FILE", help="Ids to leave out, one per line."),
     ] = None,
     exclude_documents: Annotated[
         Path | None,
-        typer.Option("--exclude-documents", metavar="FILE", help="Ids that must occur nowhere, one per line."),
+        typer.Option(
+            "--exclude-documents",
+            parser=opt.user_path,
+            metavar="FILE",
+            help="Ids that must occur nowhere, one per line.",
+        ),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of random draws.")] = 0,
     device: opt.Device = None,
@@ -164,7 +171,6 @@ def mine_negatives_command(
     blockrank-finetune mine-negatives data/scifact --teacher sentence-transformers/all-MiniLM-L6-v2 --output train.jsonl
     """
     # It holds less than the data: other columns, and negatives beyond --per-query, are not in it.
-    output = expanded(output, "--output")
     check_output_path(output, Path(expanded_source(source)), exclude_queries, exclude_documents)
     with stage_progress() as show:
         mining = mine_negatives(
@@ -228,11 +234,7 @@ def _prompt(model: str, long_queries: str) -> Any:
 
 
 def _ids(path: Path | None) -> frozenset[str]:
-    return (
-        frozenset()
-        if path is None
-        else frozenset(row.value.strip() for row in text_rows(expanded(path, "the file of ids"), refuse))
-    )
+    return frozenset() if path is None else frozenset(row.value.strip() for row in text_rows(path, refuse))
 
 
 def _method(name: str) -> Method:

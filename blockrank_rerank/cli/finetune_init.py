@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from blockrank_rerank.cli import options as opt
 from blockrank_rerank.cli.console import print_line
 
 START_TOKEN_CHOICES = "shared|each"
@@ -20,7 +21,13 @@ def init(
         ),
     ],
     folder: Annotated[
-        Path, typer.Argument(metavar="FOLDER", show_default=False, help="Of the new model; must not exist or be empty.")
+        Path,
+        typer.Argument(
+            metavar="FOLDER",
+            parser=opt.user_path,
+            show_default=False,
+            help="Of the new model; must not exist or be empty.",
+        ),
     ],
     query_prefix: Annotated[
         str, typer.Option("--query-prefix", metavar="TEXT", help="What the encoder expects before a query.")

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
+from blockrank_rerank.files import expanded
 from blockrank_rerank.options import OPTIONS, Option
 
 MODEL_PANEL = "Model"
@@ -32,6 +33,17 @@ MinProbability = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+
+
+def user_path(word: str) -> Path:
+    """Return the path of an argument with the home folder in place of ``~``, which no shell expands in ``--run=~/x``.
+
+    It stays relative: a command goes nowhere, and shows paths as they were given.
+    """
+    try:
+        return expanded(word, "the path")
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
 
 
 QueryFree = Annotated[

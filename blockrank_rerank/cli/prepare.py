@@ -19,13 +19,19 @@ def prepare(
     corpus: Annotated[
         Path,
         typer.Argument(
-            metavar="CORPUS", help="A text file with one document per line, or a .jsonl file.", show_default=False
+            parser=opt.user_path,
+            metavar="CORPUS",
+            help="A text file with one document per line, or a .jsonl file.",
+            show_default=False,
         ),
     ],
     store: Annotated[
         Path,
         typer.Argument(
-            metavar="STORE", help="Folder for the states: new, empty, or to go on with.", show_default=False
+            parser=opt.user_path,
+            metavar="STORE",
+            help="Folder for the states: new, empty, or to go on with.",
+            show_default=False,
         ),
     ],
     states: Annotated[

@@ -26,6 +26,7 @@ def rerank(
     files: Annotated[
         list[Path] | None,
         typer.Argument(
+            parser=opt.user_path,
             metavar="FILE",
             show_default=False,
             help="Text files with one document per line, .jsonl files of strings or of objects with "
@@ -41,20 +42,39 @@ def rerank(
     json: opt.Json = False,
     queries: Annotated[
         Path | None,
-        typer.Option("--queries", metavar="JSONL", rich_help_panel=RUN_PANEL, help='{"_id", "text"} per line.'),
+        typer.Option(
+            "--queries",
+            parser=opt.user_path,
+            metavar="JSONL",
+            rich_help_panel=RUN_PANEL,
+            help='{"_id", "text"} per line.',
+        ),
     ] = None,
     corpus: Annotated[
         Path | None,
-        typer.Option("--corpus", metavar="JSONL", rich_help_panel=RUN_PANEL, help='{"_id", "title", "text"} per line.'),
+        typer.Option(
+            "--corpus",
+            parser=opt.user_path,
+            metavar="JSONL",
+            rich_help_panel=RUN_PANEL,
+            help='{"_id", "title", "text"} per line.',
+        ),
     ] = None,
     run: Annotated[
         Path | None,
-        typer.Option("--run", metavar="TREC", rich_help_panel=RUN_PANEL, help="Candidates of the first stage."),
+        typer.Option(
+            "--run",
+            parser=opt.user_path,
+            metavar="TREC",
+            rich_help_panel=RUN_PANEL,
+            help="Candidates of the first stage.",
+        ),
     ] = None,
     output: Annotated[
         Path | None,
         typer.Option(
             "--output",
+            parser=opt.user_path,
             metavar="TREC",
             rich_help_panel=RUN_PANEL,
             help="Reranked run, written whole or not at all. Where scores tie in single precision, the "

@@ -6,11 +6,11 @@ import ctypes
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
+from blockrank_rerank.files import UserPath, absolute
 from blockrank_rerank.states.document_states import DTYPES, DocumentStates
 from blockrank_rerank.states.manifest import MANIFEST_NAME
 from blockrank_rerank.states.store import StateStore
@@ -42,12 +42,13 @@ class Preparation(NamedTuple):
 
 def prepare_store(
     engine: Engine,
-    folder: Path,
+    folder: UserPath,
     documents: Iterable[Document],
     dtype: torch.dtype | None,
     on_progress: Callable[[int, int], None],
 ) -> Preparation:
     """Bring documents into a store that may hold some of them already; ``on_progress`` takes (documents, tokens)."""
+    folder = absolute(folder, "folder")  # the documents may be made while the store is written
     new = not (folder / MANIFEST_NAME).exists()
     check_is_list(documents)
     engine.prompt.encode_documents([])  # a prompt that cannot be prepared leaves no store for the next one to find

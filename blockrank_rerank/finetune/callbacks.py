@@ -14,6 +14,7 @@ from blockrank_rerank.files import replacing
 from blockrank_rerank.finetune.checkpoint_mark import mark_complete
 from blockrank_rerank.finetune.evaluation_sets import means
 from blockrank_rerank.finetune.run_folder import read_history
+from blockrank_rerank.ranking.terminal import print_line
 
 
 class MarkComplete(TrainerCallback):
@@ -57,7 +58,7 @@ class Evaluate(TrainerCallback):
         measures = {"step": step, **self._measure()}
         with replacing(self._history) as file:
             file.writelines(json.dumps(line) + "\n" for line in [*earlier, measures])
-        print(f"{name}: {means(measures)}", flush=True)
+        print_line(f"{name}: {means(measures)}")
         if measures["mean_ndcg@10"] > best:
             self._keep()
         return measures

@@ -37,7 +37,9 @@ def mark_complete(folder: Path) -> None:
         files[path.relative_to(folder).as_posix()] = [path.stat().st_size, _checksum(path)]
     sync(folder)
     temporary = folder / f"{COMPLETE}.tmp"
-    temporary.write_text(json.dumps({"files": files}), encoding="utf-8")
+    temporary.unlink(missing_ok=True)  # what has the name already is not written through
+    with temporary.open("x", encoding="utf-8") as stream:
+        json.dump({"files": files}, stream)
     sync(temporary)
     temporary.replace(folder / COMPLETE)
     sync(folder)

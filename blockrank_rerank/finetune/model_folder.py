@@ -41,6 +41,8 @@ def write_model(
         Where the disk is full.
     """
     unfinished = folder.with_name(folder.name + ".unfinished")
+    if unfinished.is_symlink():  # which is not followed, and not removed as a folder is
+        unfinished.unlink()
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
     state = {name: tensor.to(dtype) for name, tensor in network.state_dict().items()}

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
-from rich.console import Console
 from transformers import TrainerCallback, TrainingArguments
 
 from blockrank_rerank.ranking.progress import progress_bar
+from blockrank_rerank.ranking.terminal import GuardedConsole, print_line
 
 _HIDDEN = ("epoch", "grad_norm", "learning_rate", "tokens_per_second", "spread")
 
@@ -26,7 +25,7 @@ class ShowProgress(TrainerCallback):
         """Draw the bar on a terminal, and say how many processes there are."""
         if state.is_world_process_zero and args.world_size > 1:
             _print(f"{args.world_size} processes")
-        if state.is_world_process_zero and Console(stderr=True).is_terminal:
+        if state.is_world_process_zero and GuardedConsole(stderr=True).is_terminal:
             self._advance = self._bar.enter_context(progress_bar("training", "steps", state.max_steps))
             self._advance(state.global_step, 0)  # a resumed run is that far
 
@@ -56,4 +55,4 @@ def summary(logs: dict[str, Any]) -> str:
 def _print(line: str) -> None:
     # A bar, where there is one, has taken over stderr and shows what is printed there above itself: beside it,
     # losses would push it off a narrow terminal.
-    print(line, file=sys.stderr, flush=True)
+    print_line(line, error=True)

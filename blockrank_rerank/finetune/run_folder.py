@@ -11,7 +11,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from blockrank_rerank.files import replacing
+from blockrank_rerank.files import check_lock, replacing
 from blockrank_rerank.finetune.checkpoint_mark import COMPLETE, damage, sync, sync_all
 from blockrank_rerank.finetune.run_records import read_records
 from blockrank_rerank.finetune.settings import SETTINGS_NAME, FinetuneSettings
@@ -127,6 +127,7 @@ class RunFolder:
         self.work.mkdir(parents=True, exist_ok=True)
         if not self.first:
             return
+        check_lock(self.work / LOCK)
         try:
             self._lock.acquire()
         except Timeout:

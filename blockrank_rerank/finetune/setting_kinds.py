@@ -77,6 +77,33 @@ def require_at_most(settings: Any, largest: Mapping[str, int]) -> None:
             raise ValueError(f"{name} must be at most {most:,}, got {_number_text(value)}")
 
 
+def check_count(name: str, value: Any, most: int, least: int | None = 1) -> None:
+    """Refuse an argument that is no whole number, or one that nobody means, before anything of that size is made.
+
+    Parameters
+    ----------
+    name : str
+        Of the argument, for the message.
+    value : object
+        What was given.
+    most : int
+        The largest number that is believed.
+    least : int, optional
+        The smallest one; without it the caller sees to that.
+
+    Raises
+    ------
+    ValueError
+        Naming the argument, what is wanted and what was found.
+    """
+    wanted = f"at most {most:,}" if least is None else f"in {least:,}..{most:,}"
+    # Integers of numpy have an index, as Python's do; floats have none.
+    whole = hasattr(value, "__index__") and not isinstance(value, bool)
+    if not whole or value > most or (least is not None and value < least):
+        found = _number_text(value) if isinstance(value, int) else shown(value)
+        raise ValueError(f"{name} must be a whole number, {wanted}, got {found}")
+
+
 def shown(value: Any) -> str:
     """Return a value as messages show it: of what is large or deeply nested, the beginning."""
     return _SHORT.repr(value)

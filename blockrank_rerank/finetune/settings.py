@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from blockrank_rerank.config import LONG_QUERIES, refuse_unknown_names
-from blockrank_rerank.finetune.data.reader import absolute_source
-from blockrank_rerank.finetune.data.user_path import absolute, expanded
+from blockrank_rerank.files import UserPath, absolute, expanded, path_text
 from blockrank_rerank.finetune.setting_kinds import check_types, require, require_at_most
 from blockrank_rerank.finetune.settings_file import read_yaml, to_yaml
 from blockrank_rerank.finetune.sources import (
@@ -19,7 +18,7 @@ from blockrank_rerank.finetune.sources import (
     check_weights,
     refuse_repeated,
 )
-from blockrank_rerank.model.checkpoint import DEFAULT_MODEL
+from blockrank_rerank.model.checkpoint import DEFAULT_MODEL, model_name, settled_model
 
 SETTINGS_NAME = "finetune_settings.yaml"
 
@@ -141,14 +140,18 @@ class FinetuneSettings:
 
     def __post_init__(self) -> None:
         """Turn nested mappings into sources and check every value."""
+        for name, text in (("model", model_name), ("output", path_text)):
+            object.__setattr__(self, name, text(getattr(self, name)))
         check_types(self)
         object.__setattr__(self, "data", as_sources(TrainingSource, self.data, "data"))
         object.__setattr__(self, "evaluation", as_sources(EvaluationSource, self.evaluation, "evaluation"))
         _check(self)
-        _settle_paths(self)
+        object.__setattr__(self, "output", str(absolute(self.output, "output")))
+        if self.model != DEFAULT_MODEL:
+            object.__setattr__(self, "model", settled_model(self.model))
 
     @classmethod
-    def read(cls, path: str | Path | None, overrides: Mapping[str, Any]) -> FinetuneSettings:
+    def read(cls, path: UserPath | None, overrides: Mapping[str, Any]) -> FinetuneSettings:
         """Read settings from a YAML file, with some replaced.
 
         Parameters
@@ -248,32 +251,6 @@ def _check(settings: FinetuneSettings) -> None:
         )
     if settings.empty_share > 0 and not settings.abstention_weight and not settings.distillation_weight:
         raise ValueError("empty_share needs abstention_weight or distillation_weight: an empty list has no other loss")
-
-
-def _settle_paths(settings: FinetuneSettings) -> None:
-    """Make every path absolute, so that all who read one find the same wherever the process has gone."""
-    data = (replace(source, path=absolute_source(source.path, source.format)) for source in settings.data)
-    evaluation = (
-        replace(
-            source,
-            path=absolute(source.path, "path"),
-            run=None if source.run is None else absolute(source.run, "run"),
-        )
-        for source in settings.evaluation
-    )
-    for name, value in (
-        ("output", absolute(settings.output, "output")),
-        ("model", _absolute_model(settings.model)),
-        ("data", tuple(data)),
-        ("evaluation", tuple(evaluation)),
-    ):
-        object.__setattr__(settings, name, value)
-
-
-def _absolute_model(model: str) -> str:
-    """Return the folder of a model as an absolute path, and a Hub id or the model in the package as it is."""
-    is_folder = model.startswith(("~", ".")) or Path(model).is_dir()
-    return absolute(model, "model") if is_folder and model != DEFAULT_MODEL else model
 
 
 def _check_device(device: str | None) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from blockrank_rerank.finetune.data.user_path import check_readable
+from blockrank_rerank.files import check_readable
 
 LARGEST_FILE = 1 << 20
 """Characters of a file of settings at most."""

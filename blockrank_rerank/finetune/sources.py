@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from blockrank_rerank.config import refuse_unknown_names
-from blockrank_rerank.finetune.data.reader import FORMATS, check_negatives
+from blockrank_rerank.files import absolute, path_text
+from blockrank_rerank.finetune.data.reader import FORMATS, absolute_source, check_negatives
 from blockrank_rerank.finetune.setting_kinds import check_types, require, require_at_most, shown
 
 
@@ -50,11 +52,13 @@ class TrainingSource:
 
     def __post_init__(self) -> None:
         """Check every value."""
+        _take_texts(self, "path")
         check_types(self)
         require(self, "weight", lambda value: value is None or value >= 0, "0 or more")
         require(self, "limit", lambda value: value is None or value > 0, "positive")
         require(self, "format", lambda value: value in FORMATS, f"one of {', '.join(FORMATS)}")
         check_negatives(self.negatives)
+        object.__setattr__(self, "path", absolute_source(self.path, self.format))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,10 +92,13 @@ class EvaluationSource:
 
     def __post_init__(self) -> None:
         """Check every value."""
+        _take_texts(self, "path", "run")
         check_types(self)
         for name in ("depth", "queries"):
             require(self, name, lambda value: value > 0, "positive")
         require_at_most(self, {"depth": 1_000_000, "queries": 1 << 31})
+        object.__setattr__(self, "path", str(absolute(self.path, "path")))
+        object.__setattr__(self, "run", self.run and str(absolute(self.run, "run")))
 
 
 Source = TypeVar("Source", TrainingSource, EvaluationSource)
@@ -114,7 +121,7 @@ def as_sources(cls: type[Source], values: Any, name: str) -> tuple[Source, ...]:
     ValueError
         For anything else, naming the setting and the number of the source.
     """
-    if isinstance(values, str | Mapping | cls):
+    if isinstance(values, str | os.PathLike | Mapping | cls):
         values = (values,)
     if not isinstance(values, list | tuple):
         raise ValueError(f"{name} must be a path, a mapping with a path, or a list of these, got {shown(values)}")
@@ -133,7 +140,7 @@ def check_weights(data: Sequence[TrainingSource]) -> None:
     if None in weights and set(weights) != {None}:
         number = weights.index(None)
         raise ValueError(
-            f"data[{number}] needs a weight, since others have one, got {data[number].path!r} without; "
+            f"data[{number}] needs a weight, since others have one, got {_told(data[number].path)!r} without; "
             "give every collection a weight, or none"
         )
     if set(weights) == {0}:
@@ -154,14 +161,25 @@ def refuse_repeated(evaluation: Sequence[EvaluationSource]) -> None:
         if first != number:
             raise ValueError(
                 f"evaluation[{number}] must differ from evaluation[{first}] in path or split, "
-                f"got {source.path!r} with split {source.split!r} in both; remove one"
+                f"got {_told(source.path)!r} with split {source.split!r} in both; remove one"
             )
+
+
+def _told(path: str) -> str:
+    """A path as from where the process is, as a user writes it."""
+    return path.removeprefix(f"{os.getcwd()}{os.sep}")
+
+
+def _take_texts(settings: Any, *names: str) -> None:
+    """Turn paths of any type into text, which settings are written as."""
+    for name in names:
+        object.__setattr__(settings, name, path_text(getattr(settings, name)))
 
 
 def _source(cls: type[Source], value: Any, where: str) -> Source:
     if isinstance(value, cls):
         return value
-    if isinstance(value, str):
+    if isinstance(value, str | os.PathLike):
         value = {"path": value}
     if not isinstance(value, Mapping):
         raise ValueError(f"{where} must be a path or a mapping with a path, got {shown(value)}")

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 
 from blockrank_rerank.config import BlockRankConfig, PromptTemplate, escaped
-from blockrank_rerank.files import absolute
+from blockrank_rerank.files import UserPath, absolute, path_text
 from blockrank_rerank.finetune.architecture import check_plain_encoder
 from blockrank_rerank.finetune.model_folder import write_model
 from blockrank_rerank.finetune.settings import DTYPES
@@ -23,8 +23,8 @@ START_TOKENS: tuple[StartToken, ...] = ("shared", "each")
 
 
 def write_starting_model(
-    encoder: str | Path,
-    folder: str | Path,
+    encoder: UserPath,
+    folder: UserPath,
     *,
     query_prefix: str = "",
     document_prefix: str = "",
@@ -37,9 +37,9 @@ def write_starting_model(
 
     Parameters
     ----------
-    encoder : str or Path
+    encoder : str or path-like
         Folder or Hub id of an encoder, such as an embedding model.
-    folder : str or Path
+    folder : str or path-like
         New or empty; whole or not there.
     query_prefix, document_prefix : str
         What the encoder was trained to see before a query and before a document.
@@ -69,10 +69,10 @@ def write_starting_model(
     ValueError
         For a decoder, a cross-encoder, a reranker, an encoder without a tokenizer, and values out of range.
     """
-    target = absolute(folder)
+    target = absolute(folder, "folder")
     _check_target(target)
     head_values = _check_values(start_token, temperature, length_weight, dtype)
-    checkpoint = Checkpoint(model=str(encoder))
+    checkpoint = Checkpoint(model=path_text(encoder))
     model_config = checkpoint.model_config()
     check_plain_encoder(checkpoint, model_config)
     tokenizer = checkpoint.tokenizer(model_config.vocab_size)

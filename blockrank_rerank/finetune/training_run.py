@@ -32,6 +32,7 @@ from blockrank_rerank.finetune.training_model import TrainingModel, training_con
 from blockrank_rerank.model.devices import resolve_device
 from blockrank_rerank.model.families import position_limit
 from blockrank_rerank.options import Options
+from blockrank_rerank.ranking.terminal import print_line
 from blockrank_rerank.reranker import BlockRankReranker
 from blockrank_rerank.text.prompt import PromptEncoder
 
@@ -203,7 +204,7 @@ class TrainingRun:
             step = settings.steps + averages(settings)
             evaluate.record(step, weights_name(step, settings.steps))
         after = self.folder.best_measures()
-        print(f"chosen by its measures: {weights_name(after['step'], settings.steps)}", flush=True)
+        print_line(f"chosen by its measures: {weights_name(after['step'], settings.steps)}")
         return after
 
     def _trainer(self, callbacks: list[TrainerCallback]) -> ListTrainer:

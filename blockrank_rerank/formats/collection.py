@@ -85,10 +85,10 @@ def qrels_path(folder: Path, split: str) -> Path:
         If the judgements are a folder.
     """
     path = folder / "qrels" / f"{split}.tsv"
-    if folder.is_file():
-        raise NotADirectoryError(f"expected a BEIR folder, with queries.jsonl and qrels/, got the file {folder}")
-    if not folder.is_dir():
+    if not folder.exists():
         raise FileNotFoundError(f"no such folder: {folder}")
+    if not folder.is_dir():
+        raise NotADirectoryError(f"expected a BEIR folder, with queries.jsonl and qrels/, got the file {folder}")
     if path.is_dir():
         raise IsADirectoryError(f"expected a file of judgements, one per line, got the folder {path}")
     if not path.exists():

@@ -6,6 +6,9 @@ import csv
 import math
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+
+from blockrank_rerank.errors import DataError
 
 ITERATIONS = {"0", "q0", "iter", "iteration"}
 """What the second column of TREC's files holds, or is called; it says nothing."""
@@ -20,6 +23,35 @@ SHARED_NAMES = {
 
 MOST_DIGITS = 40
 """Of a number; more are no judgement, rank or score."""
+
+
+class ColumnLines:
+    """Reads lines that hold a query, a document and more in columns; the first one may name them.
+
+    Parameters
+    ----------
+    path : Path
+        The file, for messages.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._places: dict[str, int] = {}
+        self._count = 0
+
+    def _settle(self, places: Mapping[str, int], count: int) -> None:
+        """From now on lines have so many columns, which stand where the places say."""
+        self._places, self._count = dict(places), count
+
+    def _subjects(self, columns: Sequence[str], line: int) -> tuple[str, str]:
+        """Return the ids of query and document of a line, none of which may be empty."""
+        query, document = columns[self._places["query"]], columns[self._places["document"]]
+        if not query or not document:
+            raise self._fault("expected an id of a query and one of a document, got an empty one", line)
+        return query, document
+
+    def _fault(self, message: str, line: int) -> DataError:
+        return DataError(message, str(self._path), line)
 
 
 def split_line(text: str, widths: Collection[int]) -> list[str]:

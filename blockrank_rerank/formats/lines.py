@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import codecs
+import os
+import select
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from blockrank_rerank.errors import DataError
+from blockrank_rerank.files import STREAMS, check_readable
 
 GZIP = b"\x1f\x8b"
 """What every gzip file begins with; no UTF-8 text does."""
+
+
+PATIENCE = 3.0
+"""Seconds in which a named pipe must come to have a writer."""
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -18,7 +25,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     Parameters
     ----------
     path : Path
-        File to read; a byte order mark and CRLF line ends are accepted.
+        File to read; a byte order mark and CRLF line ends are accepted. Pipes are read once they have a writer.
 
     Yields
     ------
@@ -27,11 +34,34 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
 
     Raises
     ------
+    IsADirectoryError
+        If it is a folder.
     DataError
-        If a line is not UTF-8.
+        If a line is not UTF-8, or if it is a socket, a device, or a pipe that nothing writes into.
     """
+    check_readable(path, "lines", named_pipes=True)
+    if path.is_fifo() and not str(path).startswith(STREAMS):
+        yield from decode_lines(_of_named_pipe(path), str(path))
+        return
     with path.open("rb") as stream:
         yield from decode_lines(stream, str(path))
+
+
+def _of_named_pipe(path: Path) -> Iterator[bytes]:
+    """Read the lines of a pipe, whose opening would wait for ever where nothing writes into it."""
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as stream:
+        start = b""
+        if not select.select([stream], [], [], PATIENCE)[0]:
+            try:
+                start = os.read(stream.fileno(), 1)
+            except BlockingIOError:
+                pass  # a writer that takes its time
+            else:
+                if not start:
+                    raise DataError("nothing writes into this pipe; write its content to a file first", str(path))
+        os.set_blocking(stream.fileno(), True)
+        yield start + stream.readline()
+        yield from stream
 
 
 def decode_lines(stream: Iterable[bytes], name: str) -> Iterator[tuple[int, str]]:

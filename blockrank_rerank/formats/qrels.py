@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from blockrank_rerank.errors import DataError
-from blockrank_rerank.formats.columns import named_columns, split_line, whole_number
+from blockrank_rerank.formats.columns import ColumnLines, named_columns, split_line, whole_number
 from blockrank_rerank.formats.jsonl import identifier_field, json_type, parse_jsonl
 from blockrank_rerank.formats.lines import read_lines
 
@@ -43,19 +43,12 @@ def read_qrels(path: Path) -> Qrels:
     return qrels
 
 
-class JudgementLines:
-    """Reads the lines of one file of judgements, the first of which may name the columns.
-
-    Parameters
-    ----------
-    path : Path
-        The file, for messages.
-    """
+class JudgementLines(ColumnLines):
+    """Reads the lines of one file of judgements, the first of which may name the columns."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        super().__init__(path)
         self._first = True
-        self._places: dict[str, int] = {}
 
     def read(self, text: str, line: int) -> tuple[str, str, int] | None:
         """Return query, document and judgement of a line, or None for one that names the columns.
@@ -72,10 +65,10 @@ class JudgementLines:
         if first and self._is_header(columns):
             return None
         self._check_count(columns, line)
-        query, document, judgement = (columns[place] for place in self._order(len(columns)))
-        if not query or not document:
-            raise DataError("expected an id of a query and one of a document, got an empty one", str(self._path), line)
-        return query, document, self._grade(judgement, line)
+        if not self._count:  # without names, every line may have either form
+            self._places = {"query": 0, "document": len(columns) - 2, "judgement": len(columns) - 1}
+        query, document = self._subjects(columns, line)
+        return query, document, self._grade(columns[self._places["judgement"]], line)
 
     def _is_header(self, columns: list[str]) -> bool:
         """Whether the line names the columns; from then on they stand where it says."""
@@ -86,31 +79,23 @@ class JudgementLines:
         if judgement is None:
             # By the last name alone, as columns of queries and documents have many names.
             return columns[-1].lower() in JUDGEMENT
-        self._places = places | {"judgement": judgement, "count": len(columns)}
+        self._settle(places | {"judgement": judgement}, len(columns))
         return True
 
     def _check_count(self, columns: list[str], line: int) -> None:
-        expected = self._places.get("count")
-        if expected and len(columns) != expected:
-            message = f"expected {expected} columns, as the first line names them, got {len(columns)}"
-            raise DataError(message, str(self._path), line)
+        if self._count and len(columns) != self._count:
+            raise self._fault(f"expected {self._count} columns, as the first line names them, got {len(columns)}", line)
         if len(columns) not in WIDTHS:
-            raise DataError(
+            raise self._fault(
                 "expected 3 columns (query, document, judgement) or 4 (query, iteration, document, judgement) "
                 f"separated by tabs or spaces, got {len(columns)}",
-                str(self._path),
                 line,
             )
-
-    def _order(self, count: int) -> tuple[int, int, int]:
-        if self._places:
-            return self._places["query"], self._places["document"], self._places["judgement"]
-        return 0, count - 2, count - 1
 
     def _grade(self, judgement: str, line: int) -> int:
         grade = whole_number(judgement)
         if grade is None:
-            raise DataError(f"expected an integer judgement, got {judgement!r}", str(self._path), line)
+            raise self._fault(f"expected an integer judgement, got {judgement!r}", line)
         return grade
 
     def _from_json(self, text: str, line: int) -> tuple[str, str, int]:
@@ -118,12 +103,13 @@ class JudgementLines:
         keys = list(record)
         places = named_columns(keys, NAMES)
         if "judgement" not in places:
-            message = f'expected a JSON object with "query-id", "corpus-id" and "score", got the keys {keys}'
-            raise DataError(message, str(self._path), line)
+            raise self._fault(
+                f'expected a JSON object with "query-id", "corpus-id" and "score", got the keys {keys}', line
+            )
         query, document = (identifier_field(record, keys[places[n]], str(self._path), line) for n in SUBJECTS)
         judgement = record[keys[places["judgement"]]]
         if isinstance(judgement, bool) or not isinstance(judgement, int | float | str):
-            raise DataError(f"expected an integer judgement, got {json_type(judgement)}", str(self._path), line)
+            raise self._fault(f"expected an integer judgement, got {json_type(judgement)}", line)
         return query, document, self._grade(str(judgement), line)
 
 

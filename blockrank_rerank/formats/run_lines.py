@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from blockrank_rerank.errors import DataError
-from blockrank_rerank.formats.columns import ITERATIONS, finite_number, named_columns, split_line, whole_number
+from blockrank_rerank.formats.columns import (
+    ITERATIONS,
+    ColumnLines,
+    finite_number,
+    named_columns,
+    split_line,
+    whole_number,
+)
 
 NAMES = {
     "rank": ("rank", "ranking", "position", "pos"),
@@ -21,19 +27,11 @@ WIDTHS = (3, 5, 6)
 SIX = "expected 6 columns (query, Q0, document, rank, score, tag), got "
 
 
-class RunLines:
-    """Reads the lines of one run; the first line shows its form, and may name the columns.
-
-    Parameters
-    ----------
-    path : Path
-        The file, for messages.
-    """
+class RunLines(ColumnLines):
+    """Reads the lines of one run; the first line shows its form, and may name the columns."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._places: dict[str, int] = {}
-        self._count = 0
+        super().__init__(path)
         self._ranks: dict[str, int] = {}
         self._no_rank: tuple[int, str] | None = None
         self._fractions = False
@@ -52,13 +50,12 @@ class RunLines:
         if not self._places and self._is_header(columns):
             return None
         if not self._places:
-            self._set(self._form(columns, line), len(columns))
+            form = self._form(columns, line)
+            self._settle({role: place for place, role in enumerate(form)}, len(columns))
         if len(columns) != self._count:
             expected = f"expected {self._count} columns, as in the first line, got "
             raise self._fault(f"{SIX if self._count == len(TREC) else expected}{len(columns)}", line)
-        query, document = columns[self._places["query"]], columns[self._places["document"]]
-        if not query or not document:
-            raise self._fault("expected an id of a query and one of a document, got an empty one", line)
+        query, document = self._subjects(columns, line)
         return query, document, *self._rank_and_score(query, columns, line)
 
     def values_are_ranks(self) -> bool:
@@ -85,12 +82,9 @@ class RunLines:
             return False
         places = named_columns(columns, NAMES)
         if "rank" in places or "score" in places:
-            self._places, self._count = places, len(columns)
+            self._settle(places, len(columns))
             return True
         return False
-
-    def _set(self, form: tuple[str, ...], count: int) -> None:
-        self._places, self._count = {role: place for place, role in enumerate(form)}, count
 
     def _form(self, columns: list[str], line: int) -> tuple[str, ...]:
         if len(columns) == len(TREC):
@@ -134,6 +128,3 @@ class RunLines:
         if score is None:
             raise self._fault(f"expected a finite score, got {text!r}", line)
         return score
-
-    def _fault(self, message: str, line: int) -> DataError:
-        return DataError(message, str(self._path), line)

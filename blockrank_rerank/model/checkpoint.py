@@ -7,13 +7,14 @@ import shlex
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from blockrank_rerank.config import CONFIG_NAME, PRESETS, RELEASED, BlockRankConfig
+from blockrank_rerank.files import UserPath, absolute, path_text
 from blockrank_rerank.model.families import (
     DECODERS,
     ENCODERS,
@@ -54,12 +55,12 @@ class Checkpoint:
         """Refuse a path that is not there before anything is asked of the Hub."""
         if not isinstance(self.model, str) or not self.model:
             raise ValueError(f"model must be a folder or a Hub id, got {self.model!r}")
-        if self.model.startswith("~"):
-            object.__setattr__(self, "model", str(Path(self.model).expanduser()))
+        given = self.model
+        object.__setattr__(self, "model", settled_model(given))
         path = Path(self.model)
-        looks_local = path.is_absolute() or self.model.startswith(".") or self.model.count("/") > 1
-        if (looks_local and not path.is_dir()) or path.is_file():
-            raise FileNotFoundError(f"model folder {self.model!r} does not exist or is not a folder")
+        looks_local = path.is_absolute() or given.count("/") > 1 or given.endswith("/")
+        if (looks_local and not path.is_dir()) or (path.exists() and not path.is_dir()):
+            raise FileNotFoundError(f"model folder {given!r} does not exist or is not a folder")
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the token, which does not belong into files."""
@@ -269,10 +270,29 @@ _DEFAULT_FOLDER = Path(__file__).parents[1] / "default_model"
 
 
 def model_name(model: Any) -> Any:
-    """A path as text, and anything else as it is; a folder named ``default`` is not the model in the package."""
-    if not isinstance(model, PurePath):
-        return model
-    return f"./{model}" if str(model) == DEFAULT_MODEL else str(model)
+    """A name that stays the same wherever the process goes: ``default``, a Hub id, or the absolute path of a folder.
+
+    A folder named ``default`` is not the model in the package, so it is given as a path. What is neither text nor
+    path is returned as it is.
+    """
+    text = path_text(model)
+    if model == DEFAULT_MODEL or not isinstance(text, str) or not text:
+        return text
+    text = f"./{text}" if text == DEFAULT_MODEL else text
+    missing = text.startswith(".") and not Path(text).is_dir()
+    return text if missing else settled_model(text)  # what is missing is refused as it was given
+
+
+def settled_model(model: str) -> str:
+    """The absolute path of a model's folder, and a Hub id as it is: one of whose name there is no folder.
+
+    Raises
+    ------
+    ValueError
+        For the home folder of a user that there is not.
+    """
+    is_folder = model.startswith(("~", ".")) or Path(model).is_dir()
+    return str(absolute(model, "model")) if is_folder else model
 
 
 def shown_model(folder: str) -> str:
@@ -280,6 +300,6 @@ def shown_model(folder: str) -> str:
     return DEFAULT_MODEL if folder == str(_DEFAULT_FOLDER) else folder
 
 
-def model_folder(model: str | Path) -> str:
+def model_folder(model: UserPath) -> str:
     """The folder or Hub id that a model name stands for."""
-    return str(_DEFAULT_FOLDER) if model == DEFAULT_MODEL else model_name(model)
+    return str(_DEFAULT_FOLDER) if model == DEFAULT_MODEL else str(model_name(model))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import blockrank_rerank.options.values as values
 from blockrank_rerank.config import BlockRankConfig
+from blockrank_rerank.files import UserPath
 from blockrank_rerank.options.declaration import Option, Owner, option
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class Options:
         For options that exclude each other. What is wrong with a single one is raised where it is used.
     """
 
-    model: str | Path = option(
+    model: UserPath = option(
         "default",
         str,
         "A folder with a Transformers model, a Hub id, or ``default`` for the model in the package.",
@@ -40,7 +41,7 @@ class Options:
         metavar="FOLDER|ID",
     )
     _: KW_ONLY
-    config: BlockRankConfig | Mapping[str, Any] | str | Path | None = option(
+    config: BlockRankConfig | Mapping[str, Any] | UserPath | None = option(
         None,
         dict[str, Any],
         """Settings that take the place of the model's own ``blockrank_config.json``: the path of such a file.
@@ -129,7 +130,7 @@ class Options:
         plain=values.plain_torch,
         check=values.check_cache_device,
     )
-    store: str | Path | None = option(
+    store: UserPath | None = option(
         None,
         Path,
         """Folder of documents that ``blockrank prepare`` has read for this model; those found there are not read

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import operator
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blockrank_rerank.config import LONG_DOCUMENTS, LONG_QUERIES, BlockRankConfig, refuse_unknown_names
+from blockrank_rerank.files import absolute
 
 if TYPE_CHECKING:
     import torch
@@ -18,12 +20,12 @@ if TYPE_CHECKING:
 
 
 def plain_folder(folder: Any) -> Any:
-    """The text of a path."""
-    return str(folder) if isinstance(folder, PurePath) else folder
+    """The text of a folder's path, which stays the same wherever the process goes."""
+    return str(absolute(folder, "store")) if isinstance(folder, str | os.PathLike) and folder != "" else folder
 
 
 def plain_model(model: Any) -> Any:
-    """The text of a model's path; a folder named ``default`` is not the model in the package."""
+    """The text of a model's name; see :func:`blockrank_rerank.model.checkpoint.model_name`."""
     from blockrank_rerank.model.checkpoint import model_name
 
     return model_name(model)
@@ -39,9 +41,9 @@ def check_model(model: Any) -> str:
     """
     from blockrank_rerank.model.checkpoint import model_folder
 
-    if not isinstance(model, str | PurePath) or not str(model).strip():
+    if not isinstance(model, str | os.PathLike) or not str(model).strip():
         raise ValueError(f'model must be a folder or a Hub id, got {model!r}; "default" is the model in the package')
-    return model_folder(str(model) if isinstance(model, str) else Path(model))
+    return model_folder(model)
 
 
 def plain_torch(value: Any) -> Any:
@@ -170,8 +172,8 @@ def check_config(config: Any) -> BlockRankConfig | None:
     """
     if config is None or isinstance(config, BlockRankConfig):
         return config
-    if isinstance(config, str | PurePath):
-        return BlockRankConfig.load(Path(config).expanduser())
+    if isinstance(config, str | os.PathLike):
+        return BlockRankConfig.load(config)
     if not isinstance(config, Mapping):
         raise ValueError(
             f"config must be a BlockRankConfig, got {type(config).__name__}; a mapping of its settings will do too, "
@@ -252,6 +254,16 @@ def check_cache_device(device: Any) -> torch.device | None:
     return None if device is None else resolve_device(device, "cache_device")
 
 
-def check_folder(folder: str | Path | None) -> Path | None:
-    """The path of a folder, if one is given."""
-    return None if folder is None else Path(folder)
+def check_folder(folder: Any) -> Path | None:
+    """The path of a folder, if one is given, which stays the same wherever the process goes.
+
+    Raises
+    ------
+    ValueError
+        For what is no path.
+    """
+    if folder is None:
+        return None
+    if not isinstance(folder, str | os.PathLike) or not str(folder).strip():
+        raise ValueError(f"store must be a folder of prepared documents, got {folder!r}")
+    return absolute(folder, "store")

@@ -45,10 +45,11 @@ def work_progress(
     if not show:
         yield report
         return
-    from rich.console import Console
     from rich.progress import Progress
 
-    with Progress(console=Console(stderr=True)) as bar:
+    from blockrank_rerank.ranking.terminal import GuardedConsole
+
+    with Progress(console=GuardedConsole(stderr=True)) as bar:
         task = bar.add_task(what, total=total)
 
         def advance(items: int, tokens: int) -> None:
@@ -77,8 +78,9 @@ def progress_bar(what: str, unit: str, total: int) -> Iterator[Callable[[int, in
         Takes the items and tokens finished since the last call.
     """
     # Here, so that whoever draws nothing does not wait for it.
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from blockrank_rerank.ranking.terminal import GuardedConsole
 
     columns = (
         TextColumn(what),
@@ -87,7 +89,7 @@ def progress_bar(what: str, unit: str, total: int) -> Iterator[Callable[[int, in
         TextColumn(f"{unit}{{task.fields[throughput]}}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True, highlight=False)) as progress:
+    with Progress(*columns, console=GuardedConsole(stderr=True, highlight=False)) as progress:
         task = progress.add_task("", total=total, throughput="")
         tokens = 0
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from blockrank_rerank.files import replacing, sync_folder
+from blockrank_rerank.files import check_lock, check_readable, replacing, sync_folder
 from blockrank_rerank.forks import unforked
 from blockrank_rerank.states.document_states import DTYPES
 from blockrank_rerank.states.group_files import GROUPS
@@ -37,6 +37,7 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     path = folder / MANIFEST_NAME
     if not path.exists():
         return None
+    check_readable(path, "a store's settings")
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -69,7 +70,7 @@ def create_manifest(folder: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
         return manifest
     folder.mkdir(parents=True, exist_ok=True)
     sync_folder(folder.parent)
-    with unforked(), FileLock(folder / LOCK_NAME):
+    with unforked(), FileLock(check_lock(folder / LOCK_NAME)):
         manifest = read_manifest(folder)
         if manifest is None:
             manifest = {"version": FORMAT_VERSION, **wanted}

@@ -15,7 +15,7 @@ from filelock import FileLock
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from blockrank_rerank.files import absolute, replace_durably, share_like, system_errors
+from blockrank_rerank.files import UserPath, absolute, check_lock, replace_durably, share_like, system_errors
 from blockrank_rerank.forks import ForkLock, unforked
 from blockrank_rerank.states.document_states import DocumentStates
 from blockrank_rerank.states.group_files import (
@@ -42,7 +42,7 @@ class StateStore:
 
     Parameters
     ----------
-    folder : str or Path
+    folder : str or path-like
         An existing store, or a new or empty folder.
     fingerprint : str
         Of the model whose states these are.
@@ -61,12 +61,12 @@ class StateStore:
 
     def __init__(
         self,
-        folder: str | Path,
+        folder: UserPath,
         fingerprint: str,
         dtype: torch.dtype | None = None,
         settings: Mapping[str, Any] | None = None,
     ) -> None:
-        self.folder = absolute(folder)
+        self.folder = absolute(folder, "folder")
         self._locations: dict[bytes, Location] = {}
         self._groups: dict[Path, Any] = {}
         self._damaged: set[Path] = set()
@@ -86,7 +86,7 @@ class StateStore:
 
     def set_damaged_aside(self) -> None:
         """Rename groups that cannot be read, for whoever prepares their documents again."""
-        with unforked(), FileLock(self.folder / LOCK_NAME):
+        with unforked(), FileLock(check_lock(self.folder / LOCK_NAME)):
             damaged, self._damaged = self._damaged, set()
             for path in damaged:
                 # Another process may have done so, and have written a new group under the name.
@@ -123,7 +123,7 @@ class StateStore:
 
     def append(self, texts: Sequence[str], states: Sequence[DocumentStates]) -> int:
         """Write one group, whole or not at all, of those that another process has not written meanwhile: how many."""
-        with unforked(), FileLock(self.folder / LOCK_NAME):
+        with unforked(), FileLock(check_lock(self.folder / LOCK_NAME)):
             self.refresh()
             new = [index for index, text in enumerate(texts) if text not in self]
             if not new:

@@ -12,6 +12,7 @@ from blockrank_rerank.adapters import (
     DEFAULT_MODEL,
     ScoreType,
     Scoring,
+    UserPath,
     check_is_list,
     check_options,
     in_executor,
@@ -33,7 +34,7 @@ class BlockRankRanker(BaseRanker):
 
     Parameters
     ----------
-    model_name_or_path : str
+    model_name_or_path : str or path-like
         Folder, Hub id, or "default" for the model in the package.
     verbose : int
         Accepted for the interface; nothing is printed.
@@ -46,7 +47,7 @@ class BlockRankRanker(BaseRanker):
     @with_options(without=("model",))
     def __init__(
         self,
-        model_name_or_path: str = DEFAULT_MODEL,
+        model_name_or_path: UserPath = DEFAULT_MODEL,
         verbose: int = 1,
         score_type: ScoreType | None = None,
         **options: Any,

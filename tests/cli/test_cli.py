@@ -370,7 +370,9 @@ def test_a_missing_file_is_named(fake, capsys):
 
 def test_a_folder_in_place_of_a_file_is_named(fake, tmp_path, capsys):
     (tmp_path / "folder").mkdir()
-    assert refusal(capsys, ["rerank", QUERY, "folder"], 4) == "Is a directory: folder"
+    assert refusal(capsys, ["rerank", QUERY, "folder"], 4) == (
+        "expected a file of lines, got the folder folder; name a file in it"
+    )
 
 
 @pytest.mark.parametrize(
@@ -778,3 +780,25 @@ def test_an_evaluation_without_any_candidate_is_refused_before_a_model_is_loaded
     assert "the first stage finds no document for any of the 2 queries" in found
     assert "--run" in found
     assert not fake.options
+
+
+# Paths
+
+
+def test_the_home_folder_is_meant_in_every_path(fake, collection, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(collection))
+    words = ["rerank", "--queries=~/queries.jsonl", "--corpus=~/corpus.jsonl", "--run=~/first.trec"]
+    assert main([*words, "--output=~/out put.trec"]) == 0
+    assert (collection / "out put.trec").exists()
+    (collection / "a.txt").write_text("fleas\n")
+    assert main(["rerank", "fleas", "~/a.txt"]) == 0
+    assert not list(collection.glob("~*"))
+    capsys.readouterr()
+    assert "names a home folder that is not known" in refusal(capsys, [*words, "--output=~nobody-here/x"], 2)
+
+
+@needs_extra
+def test_a_collection_in_the_home_folder_is_evaluated(fake, collection, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(collection))
+    assert main(["evaluate", "~", "--run=~/first.trec", "--output=~/o.trec"]) == 0
+    assert (collection / "o.trec").exists()

@@ -16,6 +16,8 @@ from blockrank_rerank.cli.app import main
 from blockrank_rerank.cli.console import print_line, print_note, print_table
 from blockrank_rerank.cli.finetune import main as finetune
 from blockrank_rerank.cli.run import run_app
+from blockrank_rerank.finetune.callbacks import Evaluate
+from blockrank_rerank.ranking.progress import progress_bar
 from tests.fake_ranker import FakeRanker
 
 needs_extra = pytest.mark.skipif(find_spec("ir_measures") is None or find_spec("bm25s") is None, reason="eval extra")
@@ -206,3 +208,24 @@ def test_bars_of_other_libraries_stay_bars(monkeypatch):
     monkeypatch.setattr(sys, "stderr", lines)
     run_app(app_that(lambda: print("10 %\r20 %", file=sys.stderr)), "app", ["--"])
     assert lines.getvalue() == "10 %\n20 %\n"
+
+
+def test_bars_spell_out_control_characters_of_what_is_shown_and_printed_beside_them(monkeypatch):
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    with progress_bar(f"reading \x9b31m\x07{'x'}", "lines", 2) as advance:
+        print("a name \x9b31m\x07", file=sys.stderr)
+        advance(1, 0)
+    shown = terminal.getvalue()
+    assert "\x9b" not in shown
+    assert "\x07" not in shown
+    assert shown.count(r"\x9b") >= 2
+
+
+def test_what_training_prints_is_spelled_out(capsys, tmp_path):
+    history = tmp_path / "history"
+    measures = {f"mean_{prefix}{key}": 0.5 for prefix in ("", "first_stage_") for key in ("ndcg@10", "mrr@10")}
+    Evaluate(lambda: measures, lambda: None, 0, history).record(1, f"step {EVIL}")
+    assert r"\x1b[2J" in printed(capsys)[0]

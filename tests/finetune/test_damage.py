@@ -12,8 +12,8 @@ import typer
 from blockrank_rerank.cli.failures import RUN_TIME
 from blockrank_rerank.cli.run import run_app
 from blockrank_rerank.finetune import finetune
-from blockrank_rerank.finetune.checkpoint_mark import NEEDED, damage, mark_complete
-from blockrank_rerank.finetune.run_folder import RunFolder
+from blockrank_rerank.finetune.checkpoint_mark import COMPLETE, NEEDED, damage, mark_complete
+from blockrank_rerank.finetune.run_folder import BEST, LOCK, RunFolder
 from blockrank_rerank.finetune.run_records import read_records
 from blockrank_rerank.finetune.training_run import TrainingRun
 from blockrank_rerank.formats import DataError
@@ -173,3 +173,25 @@ def test_other_processes_of_a_run_wait_for_no_lock_and_write_nothing(interrupted
     assert (work_of(interrupted) / "checkpoint-7").is_dir()
     first.release()
     assert json.loads((work_of(interrupted) / "checkpoint-4/complete").read_text())["files"]
+
+
+def test_links_planted_in_the_folder_of_a_run_are_not_followed(cut_off, encoder, training_data, tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    checkpoint = shutil.copytree(cut_off / "checkpoint-4", tmp_path / "checkpoint-4")
+    (checkpoint / f"{COMPLETE}.tmp").symlink_to(victim)
+    mark_complete(checkpoint)
+    assert damage(checkpoint) is None
+    work = tmp_path / "out.training"
+    work.mkdir()
+    (work / LOCK).symlink_to(victim)
+    asked = settings(encoder, training_data, tmp_path / "out", steps=1)
+    with pytest.raises(ValueError, match="lock to be a lock that this program makes, got a link; remove it"):
+        finetune(asked)
+    (work / LOCK).unlink()
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder/kept").write_text("precious")
+    (work / f"{BEST}.unfinished").symlink_to(tmp_path / "folder")
+    finetune(asked)
+    assert victim.read_text() == (tmp_path / "folder/kept").read_text() == "precious"
+    assert (tmp_path / "out/model.safetensors").exists()

@@ -8,8 +8,8 @@ import pytest
 
 from blockrank_rerank.cli.failures import ARGUMENTS
 from blockrank_rerank.cli.finetune import main
-from blockrank_rerank.finetune import EvaluationSource, FinetuneSettings
-from blockrank_rerank.finetune.data import read_examples
+from blockrank_rerank.finetune import EvaluationSource, FinetuneSettings, TrainingSource
+from blockrank_rerank.finetune.data import read_examples, write_examples
 from blockrank_rerank.finetune.mining import mine_negatives
 from blockrank_rerank.finetune.validation import validate
 from tests.finetune.data_files import write_jsonl
@@ -88,3 +88,58 @@ def test_commands_know_the_home_folder(home):
     assert main(["mine-negatives", "~/d.jsonl", *words]) == 0
     assert json.loads((home / "mined.jsonl").read_text().splitlines()[0])["query"] == "q"
     assert os.listdir() == []
+
+
+def test_sources_stay_where_they_were_made(home, monkeypatch):
+    (home / "c").mkdir()
+    monkeypatch.chdir(home)
+    data, evaluation = TrainingSource(path="d.jsonl"), EvaluationSource(path="./c/", run="r.trec")
+    monkeypatch.chdir("/")
+    found = FinetuneSettings(output="/o", data=data, evaluation=evaluation)
+    assert found.data[0].path == f"{home}/d.jsonl"
+    assert found.evaluation == (EvaluationSource(path=f"{home}/c", run=f"{home}/r.trec"),)
+
+
+class Given:
+    """A path of another type than pathlib's."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __fspath__(self):
+        return self.path
+
+
+@pytest.mark.parametrize("kind", [Path, Given])
+def test_settings_take_any_kind_of_path(home, kind):
+    found = FinetuneSettings(
+        output=kind("~/Ausgabe ü/m"),
+        model=kind("~/m"),
+        data=[kind("~/d.jsonl"), {"path": kind("../home/d.jsonl")}],
+        evaluation={"path": kind("~/c"), "run": kind("~/r.trec")},
+    )
+    assert (found.output, found.model) == (f"{home}/Ausgabe ü/m", f"{home}/m")
+    assert [source.path for source in found.data] == [f"{home}/d.jsonl"] * 2
+    assert found.evaluation == (EvaluationSource(path=f"{home}/c", run=f"{home}/r.trec"),)
+    assert FinetuneSettings(output=kind("o"), data=kind("~/d.jsonl")).data == found.data[:1]
+    assert FinetuneSettings.read(kind("~/s.yaml"), {}).output == f"{home}/out"
+
+
+@pytest.mark.parametrize("kind", [Path, Given])
+def test_data_is_read_checked_mined_and_written_with_any_kind_of_path(home, monkeypatch, kind):
+    examples = read_examples(kind("~/d.jsonl"))
+    assert validate(kind("../home/d.jsonl")).statistics.examples == 2
+    assert mine_negatives(kind("~/d.jsonl"), method="given").report.queries == 2
+    for model in ({"teacher": kind("~/absent")}, {"method": "embeddings", "model": kind("../absent")}):
+        with pytest.raises(FileNotFoundError, match="absent' does not exist or is not a folder"):
+            mine_negatives(kind("~/d.jsonl"), **model)
+
+    def going():
+        os.chdir("/")
+        yield from examples
+
+    write_examples(kind("neu ü.jsonl"), going())
+    assert (home.parent / "elsewhere" / "neu ü.jsonl").exists()
+    monkeypatch.chdir(home)
+    write_examples(kind("~/w.jsonl"), examples)
+    assert (home / "w.jsonl").exists()

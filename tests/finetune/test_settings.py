@@ -117,7 +117,7 @@ def test_either_all_collections_have_a_weight_or_none_has():
 
 def test_collections_of_evaluation_differ_in_path_or_split():
     assert refusal(evaluation=["e", {"path": "e/", "depth": 9}]) == (
-        "evaluation[1] must differ from evaluation[0] in path or split, got 'e/' with split 'dev' in both; remove one"
+        "evaluation[1] must differ from evaluation[0] in path or split, got 'e' with split 'dev' in both; remove one"
     )
     assert len(settings(evaluation=["e", {"path": "e", "split": "test"}]).evaluation) == 2
 

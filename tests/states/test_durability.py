@@ -13,12 +13,13 @@ from filelock import FileLock
 from safetensors.torch import load_file, save_file
 
 from blockrank_rerank.engine import fingerprint as fingerprints
+from blockrank_rerank.errors import DataError
 from blockrank_rerank.files import replacing
 from blockrank_rerank.states import spill as spilled_states
 from blockrank_rerank.states.cache import StateCache
 from blockrank_rerank.states.document_states import SCALE, DocumentStates, compress
 from blockrank_rerank.states.group_files import group_path
-from blockrank_rerank.states.manifest import LOCK_NAME
+from blockrank_rerank.states.manifest import LOCK_NAME, MANIFEST_NAME
 from blockrank_rerank.states.spill import spill
 from blockrank_rerank.states.store import StateStore
 
@@ -83,6 +84,39 @@ def test_links_planted_under_temporary_names_are_not_written_through(tmp_path, s
     assert victim.read_text() == "precious"
     assert (tmp_path / "run.trec").read_text() == "x"
     assert store.get("a") is not None
+
+
+@pytest.mark.skipif(not hasattr(os, "symlink"), reason="this system has no links")
+@pytest.mark.parametrize("dangling", [False, True])
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda store: store.append(["a"], [states_of()]),
+        lambda store: store.set_damaged_aside(),
+        lambda store: StateStore(store.folder.with_name("new"), "print", torch.float32),
+    ],
+    ids=["append", "set-aside", "begin"],
+)
+def test_a_lock_that_is_a_link_is_not_followed(tmp_path, store, use, dangling):
+    victim = tmp_path / "victim"
+    if not dangling:
+        victim.write_text("precious")
+    for folder in (store.folder, tmp_path / "new"):
+        folder.mkdir(exist_ok=True)
+        (folder / LOCK_NAME).unlink(missing_ok=True)
+        (folder / LOCK_NAME).symlink_to(victim)
+    with pytest.raises(ValueError, match=f"{LOCK_NAME} to be a lock that this program makes, got a link; remove it"):
+        use(store)
+    assert victim.exists() is not dangling
+    assert dangling or victim.read_text() == "precious"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+def test_a_manifest_that_is_a_pipe_is_refused(store):
+    (store.folder / MANIFEST_NAME).unlink()
+    os.mkfifo(store.folder / MANIFEST_NAME)
+    with pytest.raises(DataError, match="expected a file of a store's settings, got a pipe"):
+        StateStore(store.folder, "print")
 
 
 def test_appending_waits_for_the_file_lock(store):

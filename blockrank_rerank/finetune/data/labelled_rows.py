@@ -10,7 +10,7 @@ from blockrank_rerank.errors import DataError
 from blockrank_rerank.finetune.data.columns import column_mapping
 from blockrank_rerank.finetune.data.example import Candidate, TrainingExample
 from blockrank_rerank.finetune.data.joined_rows import joined
-from blockrank_rerank.finetune.data.record import Record
+from blockrank_rerank.finetune.data.record import Record, unfolded
 from blockrank_rerank.finetune.data.row import OnFault, Row
 from blockrank_rerank.finetune.data.row_formats import RowFormat
 from blockrank_rerank.formats.jsonl import json_type
@@ -206,7 +206,10 @@ def _alike(row: Row, known: str, mapped: Mapping[str, str]) -> list[str]:
 
 
 def _has_inner_labels(row: Row, document: str) -> bool:
-    items = row.value.get(document)
+    items = unfolded(row.value.get(document))
+    if isinstance(items, dict) and items and all(isinstance(found, list | tuple) for found in items.values()):
+        counts = ", ".join(f'"{name}" {len(found)}' for name, found in items.items())
+        raise row.fault(f'expected the lists of "{document}" to have one length, got {counts}')
     return isinstance(items, list) and bool(items) and _inner_label(items[0]) is not None
 
 

@@ -9,6 +9,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Literal
 
+from blockrank_rerank.files import UserPath, absolute, expanded, path_text
 from blockrank_rerank.finetune.data.beir_folder import read_judged_corpus
 from blockrank_rerank.finetune.data.columns import ColumnMapping
 from blockrank_rerank.finetune.data.example import TrainingExample
@@ -29,7 +30,7 @@ from blockrank_rerank.finetune.data.row_formats import (
     ROW_FORMATS,
     RowFormat,
 )
-from blockrank_rerank.finetune.data.user_path import absolute, expanded_source
+from blockrank_rerank.finetune.setting_kinds import check_count
 from blockrank_rerank.formats import DataError
 
 FORMATS = ("auto", *ROW_FORMATS, "beir", "hub")
@@ -39,7 +40,7 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
 
 
 def read_examples(
-    source: str | Path,
+    source: UserPath,
     *,
     split: str = "train",
     format: str = "auto",
@@ -53,7 +54,7 @@ def read_examples(
 
     Parameters
     ----------
-    source : str or Path
+    source : str or path-like
         A JSONL file, a BEIR folder, or the id of a Hub dataset (``owner/name`` or ``owner/name:configuration``).
     split : str
         Which ``qrels/<split>.tsv`` of a folder, or which split of a dataset.
@@ -90,6 +91,9 @@ def read_examples(
         If `datasets` or bm25s is needed and missing.
     """
     check_negatives(negatives)
+    check_count("depth", depth, (1 << 31) - 1, 0)
+    if limit is not None:
+        check_count("limit", limit, (1 << 31) - 1)
     source = expanded_source(source)
     form = resolve_format(source, format, columns)
     if form == "beir":
@@ -137,12 +141,12 @@ def resolve_format(source: str | Path, format: str, columns: Mapping[str, str] |
     return format if format != "auto" else "beir" if path.is_dir() else "rows"
 
 
-def absolute_source(source: str, format: str) -> str:
+def absolute_source(source: UserPath, format: str = "auto") -> str:
     """Return the path of a collection so that it stays the same wherever the process goes; a Hub id as it is.
 
     Parameters
     ----------
-    source : str
+    source : str or path-like
         Path or Hub id.
     format : str
         As `read_examples` takes it.
@@ -152,8 +156,16 @@ def absolute_source(source: str, format: str) -> str:
     ValueError
         For the home folder of a user that there is not.
     """
-    may_be_id = format == "hub" or (format == "auto" and _is_hub_id(source))
-    return source if may_be_id and source[:1] != "~" and not Path(source).exists() else absolute(source, "path")
+    text: str = path_text(source)
+    may_be_id = format == "hub" or (format == "auto" and _is_hub_id(text))
+    is_id = may_be_id and not text.startswith(("~", ".", "/")) and not Path(text).exists()
+    return text if is_id else str(absolute(text, "path"))
+
+
+def expanded_source(source: UserPath) -> str | Path:
+    """Return the path or the Hub id of a collection, with the home folder in place of ``~``."""
+    text: str = path_text(source)
+    return expanded(text, "the data") if text.startswith("~") else text
 
 
 def iterate_rows(

@@ -12,7 +12,21 @@ from blockrank_rerank.formats import DataError
 from blockrank_rerank.formats.jsonl import identifier_field, json_type
 from blockrank_rerank.text.document import document_text
 
+TEXT_NAMES = ("text", "passage_text", "passage", "content", "contents", "document", "body", "chunk")
+"""Keys under which documents have their text, the one that counts first."""
+
 LARGEST = float(np.finfo(np.float32).max)
+
+
+def unfolded(value: Any) -> Any:
+    """Return the documents of a mapping of lists, as `datasets` keeps them, one by one; anything else as it is.
+
+    Lists of different lengths stay as they are: nobody knows what belongs together.
+    """
+    lists = list(value.values()) if isinstance(value, dict) else []
+    if not lists or not all(isinstance(item, list | tuple) for item in lists) or len({*map(len, lists)}) > 1:
+        return value
+    return [dict(zip(value, items, strict=True)) for items in zip(*lists, strict=True)]
 
 
 class Record:
@@ -57,7 +71,7 @@ class Record:
 
     def items(self, key: str) -> list[Any]:
         """Return the list of a column, which is empty if the column is missing."""
-        items = self._values.get(key, [])
+        items = unfolded(self._values.get(key, []))
         if not isinstance(items, list | tuple):
             raise self.fault(f'expected "{key}" to be a list, got {json_type(items)}')
         return list(items)
@@ -106,7 +120,7 @@ class Record:
 
     def _document(self, item: Any, key: str, index: int) -> str:
         try:
-            text = document_text(item, index)
+            text = document_text(_with_text(item), index)
         except TypeError as error:
             raise self.fault(str(error).replace("documents[", f"{key}[", 1)) from None
         return self._texts.setdefault(text, text)
@@ -117,3 +131,9 @@ class Record:
         if isinstance(number, bool) or not isinstance(number, int | float):
             raise self.fault(f"expected {key}[{index}] to be a number, got {json_type(number)}")
         return self.finite(number, f"{key}[{index}]")
+
+
+def _with_text(item: Any) -> Any:
+    """Return a document that has its text under the name that is read."""
+    names = [name for name in TEXT_NAMES if name in item] if isinstance(item, dict) else []
+    return {**item, "text": item[names[0]]} if len(names) == 1 else item

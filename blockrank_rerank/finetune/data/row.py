@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from blockrank_rerank.finetune.data.user_path import check_readable
+from blockrank_rerank.files import check_readable
 from blockrank_rerank.formats import DataError
 from blockrank_rerank.formats.jsonl import parse_jsonl
 from blockrank_rerank.formats.lines import decode

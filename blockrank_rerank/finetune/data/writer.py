@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
-from blockrank_rerank.files import replacing
+from blockrank_rerank.files import UserPath, absolute, replacing
 from blockrank_rerank.finetune.data.example import TrainingExample
 
 
-def write_examples(path: str | Path, examples: Iterable[TrainingExample]) -> None:
+def write_examples(path: UserPath, examples: Iterable[TrainingExample]) -> None:
     """Write examples as JSONL of ``{"query", "pos", "neg"}``, whole or not at all.
 
     Parameters
     ----------
-    path : str or Path
+    path : str or path-like
         Output file; replaced only when everything is written.
     examples : iterable of TrainingExample
         Written one by one. Grades other than 1 go to ``pos_grades``, and teacher scores to ``pos_scores`` and
         ``neg_scores`` as FlagEmbedding names them, with null for a document without one.
     """
-    with replacing(Path(path)) as stream:
+    # The examples may be made while they are written.
+    with replacing(absolute(path, "path")) as stream:
         stream.writelines(_line(example) for example in examples)
 
 

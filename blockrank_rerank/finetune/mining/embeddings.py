@@ -8,8 +8,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from blockrank_rerank.files import UserPath
 from blockrank_rerank.finetune.data.hub import require
 from blockrank_rerank.finetune.mining.progress import OnProgress
+from blockrank_rerank.finetune.setting_kinds import check_count
+
+LARGEST_BATCH = 65_536
+"""Texts of one forward pass that are believed to be meant."""
 
 Role = Literal["query", "document"]
 Encode = Callable[[Sequence[str], Role], NDArray[Any]]
@@ -20,7 +25,7 @@ POOLINGS = ("mean", "cls")
 
 
 def sentence_transformer(
-    model: str,
+    model: UserPath,
     *,
     device: str | None = None,
     dtype: str | None = None,
@@ -33,7 +38,7 @@ def sentence_transformer(
 
     Parameters
     ----------
-    model : str
+    model : str or path-like
         Local folder or Hub id, of sentence-transformers or of an encoder alone.
     device : str, optional
         As torch names it; the best there is by default.
@@ -52,20 +57,23 @@ def sentence_transformer(
     ImportError
         If sentence-transformers is not installed.
     FileNotFoundError, ValueError
-        If the model is not found, cannot be read, or was made for something else; for a pooling that there is not.
+        If the model is not found, cannot be read, or was made for something else; for a pooling that there is not, or
+        a batch size out of range.
     """
     from blockrank_rerank.finetune.architecture import check_embedding_model
-    from blockrank_rerank.model.checkpoint import readable
+    from blockrank_rerank.model.checkpoint import model_name, readable
 
     if pooling not in (None, *POOLINGS):
         raise ValueError(f"pooling must be one of {', '.join(POOLINGS)}, got {pooling!r}")
-    check_embedding_model(model)
-    library = require("sentence_transformers", f"embedding with {model}")
+    check_count("batch_size", batch_size, LARGEST_BATCH)
+    name: str = model_name(model)
+    check_embedding_model(name)
+    library = require("sentence_transformers", f"embedding with {name}")
     arguments = {} if dtype is None else {"model_kwargs": {"dtype": dtype}}
-    with readable(model, "the embeddings"):
-        encoder = library.SentenceTransformer(model, device=device, **arguments)
+    with readable(name, "the embeddings"):
+        encoder = library.SentenceTransformer(name, device=device, **arguments)
     if pooling is not None:
-        _set_pooling(model, encoder, pooling)
+        _set_pooling(name, encoder, pooling)
     prefixes = {"query": query_prefix, "document": document_prefix}
     encoder.prompts |= {role: prefix for role, prefix in prefixes.items() if prefix is not None}
 

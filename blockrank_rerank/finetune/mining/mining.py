@@ -2,40 +2,45 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Literal
 
+from blockrank_rerank.files import UserPath, path_text
 from blockrank_rerank.finetune.data.beir_folder import read_judged_corpus
 from blockrank_rerank.finetune.data.example import TrainingExample
 from blockrank_rerank.finetune.data.judged_corpus import JudgedCorpus
-from blockrank_rerank.finetune.data.reader import read_examples, resolve_format
+from blockrank_rerank.finetune.data.reader import expanded_source, read_examples, resolve_format
 from blockrank_rerank.finetune.data.retrieval import Ranking, bm25_ranking, in_turns, random_ranking, unjudged
 from blockrank_rerank.finetune.data.row import refuse
-from blockrank_rerank.finetune.data.user_path import expanded_source
-from blockrank_rerank.finetune.mining.embeddings import Encode, nearest, sentence_transformer
+from blockrank_rerank.finetune.mining.embeddings import LARGEST_BATCH, Encode, nearest, sentence_transformer
 from blockrank_rerank.finetune.mining.miner import Miner
 from blockrank_rerank.finetune.mining.progress import OnProgress
 from blockrank_rerank.finetune.mining.report import Mining
 from blockrank_rerank.finetune.mining.teacher import Teacher
+from blockrank_rerank.finetune.setting_kinds import check_count, shown
+from blockrank_rerank.options.values import check_device, check_dtype
 
+LARGEST_DEPTH = 1_000_000
+"""Documents of a ranking that are believed to be meant."""
 METHODS = ("bm25", "embeddings", "random", "given")
 OTHER_METHODS = "take another method, embeddings or random (--method)"
 Method = Literal["bm25", "embeddings", "random", "given"]
 
 
 def mine_negatives(
-    source: str | Path | Sequence[TrainingExample],
+    source: UserPath | Sequence[TrainingExample],
     *,
     split: str = "train",
     format: str = "auto",
     columns: dict[str, str] | None = None,
     method: Method | Sequence[Method] = "bm25",
-    model: str | Encode | None = None,
+    model: UserPath | Encode | None = None,
     depth: int = 100,
     skip_top: int = 0,
     per_query: int = 20,
-    teacher: str | Encode | None = None,
+    teacher: UserPath | Encode | None = None,
     teacher_margin: float = 0.95,
     queries_limit: int | None = None,
     exclude_queries: Collection[str] = (),
@@ -53,7 +58,7 @@ def mine_negatives(
 
     Parameters
     ----------
-    source : str, Path or sequence of TrainingExample
+    source : str, path-like or sequence of TrainingExample
         A BEIR folder, or data that `read_examples` reads; then all its documents together are the collection.
     split, format, columns
         As `read_examples` takes them.
@@ -94,6 +99,8 @@ def mine_negatives(
 
     Raises
     ------
+    ValueError
+        For numbers out of range, devices and dtypes that torch does not know, and models made for something else.
     FileNotFoundError
         If the data, or the folder of a model, is not there.
     DataError
@@ -102,8 +109,10 @@ def mine_negatives(
         If bm25s or sentence-transformers is needed and missing.
     """
     methods: tuple[Method, ...] = (method,) if isinstance(method, str) else tuple(method)
-    _check(methods, model, depth, skip_top, per_query, teacher_margin)
-    model, teacher = _named(model), _named(teacher)
+    _check(methods, model, depth, skip_top, per_query, teacher_margin, queries_limit, batch_size)
+    check_device(device)
+    check_dtype(dtype)
+    searched, judged = _named(model), _named(teacher)
 
     def encoder(named: str | Encode) -> Encode:
         if callable(named):
@@ -122,10 +131,10 @@ def mine_negatives(
     corpus = corpus.sample(queries_limit, seed)
     if not corpus.queries:
         raise ValueError("no query is left to mine for: exclude_queries and exclude_documents name them all")
-    judge = None if teacher is None else Teacher(encoder(teacher), on_progress)
+    judge = None if judged is None else Teacher(encoder(judged), on_progress)
     searcher = None
-    if model is not None:
-        searcher = judge if judge and model == teacher else Teacher(encoder(model), on_progress)
+    if searched is not None:
+        searcher = judge if judge and searched == judged else Teacher(encoder(searched), on_progress)
     ranking = in_turns([_ranking(corpus, one, depth, seed, searcher) for one in methods])
     miner = Miner(
         corpus,
@@ -139,19 +148,19 @@ def mine_negatives(
     return miner.mine(ranking)
 
 
-def _named(model: str | Encode | None) -> str | Encode | None:
+def _named(model: UserPath | Encode | None) -> str | Encode | None:
     """Spell out a model's folder; one that is missing is refused before anything is read."""
-    if not isinstance(model, str):
+    if not isinstance(model, str | os.PathLike):
         return model
     from blockrank_rerank.model.checkpoint import Checkpoint
 
-    return Checkpoint(model=model).model
+    return Checkpoint(model=path_text(model)).model
 
 
 def _corpus(
-    source: str | Path | Sequence[TrainingExample], split: str, format: str, columns: dict[str, str] | None
+    source: UserPath | Sequence[TrainingExample], split: str, format: str, columns: dict[str, str] | None
 ) -> JudgedCorpus:
-    if not isinstance(source, str | Path):
+    if not isinstance(source, str | os.PathLike):
         return JudgedCorpus.from_examples(source)
     source = expanded_source(source)
     if resolve_format(source, format, columns) == "beir":
@@ -179,7 +188,14 @@ def _embedding_ranking(corpus: JudgedCorpus, searcher: Teacher, depth: int) -> R
 
 
 def _check(
-    methods: Sequence[str], model: object, depth: int, skip_top: int, per_query: int, teacher_margin: float
+    methods: Sequence[str],
+    model: object,
+    depth: int,
+    skip_top: int,
+    per_query: int,
+    teacher_margin: float,
+    queries_limit: int | None,
+    batch_size: int,
 ) -> None:
     for method in methods:
         if method not in METHODS:
@@ -191,10 +207,15 @@ def _check(
             f"model is needed for method 'embeddings' (--model) and for no other, got {model!r} for "
             f"{' and '.join(map(repr, methods))}"
         )
+    for name, value in (("depth", depth), ("per_query", per_query), ("skip_top", skip_top)):
+        check_count(name, value, LARGEST_DEPTH, None)
     if depth < 1 or per_query < 1 or not 0 <= skip_top < depth:
         raise ValueError(
             f"depth and per_query must be at least 1 and skip_top in 0..{depth - 1}, "
             f"got depth {depth}, per_query {per_query}, skip_top {skip_top}"
         )
-    if not teacher_margin > 0:
-        raise ValueError(f"teacher_margin must be above 0, got {teacher_margin}")
+    check_count("batch_size", batch_size, LARGEST_BATCH)
+    if queries_limit is not None:
+        check_count("queries_limit", queries_limit, (1 << 31) - 1)
+    if isinstance(teacher_margin, bool) or not isinstance(teacher_margin, int | float) or not 0 < teacher_margin < 100:
+        raise ValueError(f"teacher_margin must be above 0 and below 100, got {shown(teacher_margin)}")

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from blockrank_rerank.files import UserPath
 from blockrank_rerank.finetune.data.beir_folder import read_judged_corpus
 from blockrank_rerank.finetune.data.example import TrainingExample
-from blockrank_rerank.finetune.data.reader import iterate_rows, resolve_format
+from blockrank_rerank.finetune.data.reader import expanded_source, iterate_rows, resolve_format
 from blockrank_rerank.finetune.data.row import OnFault
-from blockrank_rerank.finetune.data.user_path import expanded_source
 from blockrank_rerank.finetune.validation.report import DataReport
 from blockrank_rerank.finetune.validation.statistics import CountTokens, StatisticsCounter
 from blockrank_rerank.formats import DataError
@@ -18,7 +18,7 @@ from blockrank_rerank.text.prompt import PromptEncoder
 
 
 def validate(
-    *sources: str | Path,
+    *sources: UserPath,
     split: str = "train",
     format: str = "auto",
     columns: Mapping[str, str] | None = None,
@@ -31,7 +31,7 @@ def validate(
 
     Parameters
     ----------
-    *sources : str or Path
+    *sources : str or path-like
         As `read_examples` takes them.
     split, format, columns
         As `read_examples` takes them, for all sources.

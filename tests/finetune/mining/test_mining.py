@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from blockrank_rerank.finetune.data import Candidate, TrainingExample, read_examples, write_examples
-from blockrank_rerank.finetune.mining import is_false_negative, mine_negatives
-from blockrank_rerank.finetune.mining.embeddings import EmbeddingTable, nearest, sentence_transformer
+from blockrank_rerank.finetune.mining import is_false_negative, mine_negatives, sentence_transformer
+from blockrank_rerank.finetune.mining.embeddings import EmbeddingTable, nearest
 from blockrank_rerank.formats import DataError
 from tests.finetune.data_files import DOCUMENTS, write_folder
 from tests.tiny_models import save_model
@@ -297,11 +297,41 @@ def test_random_mining_depends_on_the_seed_and_the_query_alone(folder):
         ({"depth": 5, "skip_top": 5}, r"skip_top in 0\.\.4"),
         ({"per_query": 0}, "got depth 100, per_query 0"),
         ({"teacher_margin": float("nan")}, "teacher_margin must be above 0"),
+        ({"teacher_margin": float("inf")}, "teacher_margin must be above 0 and below 100, got inf"),
+        ({"teacher_margin": "0.9"}, "teacher_margin must be above 0 and below 100, got '0.9'"),
+        ({"depth": 10**12}, "depth must be a whole number, at most 1,000,000, got 1000000000000"),
+        ({"depth": float("nan")}, "depth must be a whole number, at most 1,000,000, got nan"),
+        ({"depth": 10.0}, "depth must be a whole number"),
+        ({"depth": "10"}, "depth must be a whole number"),
+        ({"depth": -1}, "depth and per_query must be at least 1"),
+        ({"per_query": 10**12}, "per_query must be a whole number, at most"),
+        ({"per_query": 10**9000}, "per_query must be a whole number, at most .* got an integer of 29,898 bits"),
+        ({"per_query": True}, "per_query must be a whole number"),
+        ({"skip_top": float("nan")}, "skip_top must be a whole number"),
+        ({"skip_top": -1}, r"skip_top in 0\.\."),
+        ({"batch_size": 0}, r"batch_size must be a whole number, in 1\.\.65,536, got 0"),
+        ({"batch_size": -3}, "batch_size must be a whole number"),
+        ({"batch_size": 10**12}, "batch_size must be a whole number"),
+        ({"batch_size": float("nan")}, "batch_size must be a whole number"),
+        ({"queries_limit": 0}, "queries_limit must be a whole number"),
+        ({"queries_limit": 10**12}, "queries_limit must be a whole number"),
+        ({"device": "gpu"}, "device"),
+        ({"dtype": "fp99"}, "dtype"),
     ],
 )
-def test_arguments_that_make_no_sense_are_refused(folder, options, message):
-    with pytest.raises(ValueError, match=message):
-        mine_negatives(folder, **options)
+def test_arguments_that_make_no_sense_are_refused_before_data_is_read(folder, options, message):
+    for source in (folder, folder / "absent"):
+        with pytest.raises(ValueError, match=message):
+            mine_negatives(source, **options)
+
+
+def test_an_embedding_model_refuses_a_batch_size_before_it_is_loaded():
+    with pytest.raises(ValueError, match="batch_size must be a whole number"):
+        sentence_transformer("/absent", batch_size=0)
+
+
+def test_integers_of_numpy_are_numbers(folder):
+    assert mine_negatives(folder, method="random", depth=np.int64(5), per_query=np.int32(2)).report.negatives
 
 
 def test_mined_examples_are_training_data(folder, tmp_path):

@@ -5,7 +5,6 @@ import json
 import math
 import operator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from blockrank_rerank import BlockRankReranker
@@ -17,6 +16,7 @@ from blockrank_rerank.adapters import (
     ScoredDocument,
     ScoreType,
     Scoring,
+    UserPath,
     check_options,
     check_query,
     in_executor,
@@ -72,7 +72,7 @@ class BlockRankRanker:
     @with_options()
     def __init__(
         self,
-        model: str | Path = DEFAULT_MODEL,
+        model: UserPath = DEFAULT_MODEL,
         device: ComponentDevice | None = None,
         token: Secret | None = Secret.from_env_var(["HF_API_TOKEN", "HF_TOKEN"], strict=False),
         top_k: int = 10,
