@@ -24,7 +24,7 @@ type:    ## check types
 	mypy
 
 check:   ## lint, types, and the tests that need no model: before every commit
-	$(MAKE) lint type && python -m pytest -q $(FAST)
+	$(MAKE) lint type && python -m pytest -n 0 -q $(FAST)
 
 docs:    ## build the documentation site into build/site, refusing broken links (extra: docs)
 	mkdocs build --strict

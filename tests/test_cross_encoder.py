@@ -210,7 +210,6 @@ def test_arrays_of_pairs_are_lists_of_pairs(encoder, dtype):
         (np.array([]), False),
         (zip("q", "d", strict=True), False),
     ],
-    ids=str,
 )
 def test_singular_inputs_are_known(encoder, inputs, single):
     assert encoder.is_singular_input(inputs) is single

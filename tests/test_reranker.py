@@ -18,6 +18,7 @@ from blockrank_rerank import DEFAULT_MODEL, BlockRankConfig, BlockRankReranker, 
 from blockrank_rerank.engine import engine
 from blockrank_rerank.engine.engine import Engine
 from blockrank_rerank.model import devices
+from blockrank_rerank.ranking.results import Limits
 from tests.tiny_models import CONFIG, PHRASE, save_model
 
 QUERY = "what treats a heart attack"
@@ -547,6 +548,24 @@ def test_min_probability_keeps_what_is_likely_enough_whatever_the_list(default):
     assert ranker.rank(QUERY, DOCUMENTS, min_probability=cut, top_k=1) == ranking[:1]
     assert ranker.rank(QUERY, DOCUMENTS, min_probability=1.0) == []
     assert ranker.rank(QUERY, DOCUMENTS, min_probability=0.0) == ranking
+
+
+@pytest.mark.parametrize(
+    ("limits", "kept"),
+    [
+        ({"top_k": 1, "min_probability": 0.5}, [1]),
+        ({"top_k": 2, "min_probability": 0.5}, [1, 3]),
+        ({"top_k": 1, "min_probability": 0.5, "threshold": 0.15}, [1]),
+        ({"top_k": 2, "min_probability": 0.5, "threshold": 0.15}, [1]),
+    ],
+)
+def test_what_is_not_likely_enough_takes_no_place_of_top_k(limits, kept):
+    # Where the query sees the list, its order may be another than that of the probabilities.
+    ranking = [
+        RankedDocument(index=index, score=score, raw_score=0.0, text="", truncated=False, probability=probability)
+        for index, (score, probability) in enumerate([(0.5, 0.1), (0.3, 0.9), (0.2, 0.4), (0.1, 0.5)])
+    ]
+    assert [document.index for document in Limits(**limits).select(ranking)] == kept
 
 
 def test_min_probability_of_a_model_without_probabilities_is_refused(ranker, folder):

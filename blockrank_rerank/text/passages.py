@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from blockrank_rerank.text.sentences import sentence_spans
-
-if TYPE_CHECKING:
-    pass
 
 OVERLAP = 0.125
 """Share of a passage that the next one repeats at most, so that no thought is cut in two everywhere."""
@@ -37,8 +33,9 @@ def passage_bounds(text: str, tokens: Sequence[tuple[int, int]], room: int) -> l
     """
     if len(tokens) <= room:
         return [(0, len(text))]
-    # Numbers of the tokens with which sentences start.
-    starts = [bisect_left(tokens, (start, start)) for start, _ in sentence_spans(text)]
+    # Numbers of the tokens with which sentences start: many tokenizers put the space before a word into its token.
+    ends = [end for _, end in tokens]
+    starts = [bisect_right(ends, start) for start, _ in sentence_spans(text)]
     bounds, first = [], 0
     while True:
         last = min(first + room, len(tokens))

@@ -7,6 +7,7 @@ import pytest
 
 from blockrank_rerank.evaluation.measures import (
     bm25_run,
+    check_judged,
     evaluate_ranker,
     evaluate_run,
     read_candidates,
@@ -64,6 +65,9 @@ def test_min_relevance_decides_reciprocal_rank_and_recall_but_not_gains():
     run, qrels = {"q": {"weak": 2.0, "strong": 1.0}}, {"q": {"weak": 1, "strong": 2}}
     lenient, strict = evaluate_run(qrels, run, 1), evaluate_run(qrels, run, 2)
     assert (lenient["RR@10"], strict["RR@10"]) == (1.0, 0.5)
+    tail = {"q": {"strong": 1.0} | {f"d{number}": -number for number in range(20)} | {"weak": -99.0}}
+    found = [evaluate_run(qrels, tail, least, depth=20) for least in (1, 2)]
+    assert [(measures["R@10"], measures["R@20"]) for measures in found] == [(0.5, 0.5), (1.0, 1.0)]
     assert lenient["nDCG@10"] == strict["nDCG@10"] > 0
 
 
@@ -104,6 +108,18 @@ def test_an_unknown_split_names_those_that_exist(folder):
     (folder / "qrels" / "dev.tsv").write_text("q1\tfleas\t1\n")
     with pytest.raises(FileNotFoundError, match="splits available: dev, test"):
         read_collection(folder, "train")
+
+
+@pytest.mark.parametrize(("least", "missing"), [(1, {"concrete", "fleas"}), (2, {"fleas"})])
+def test_a_judgement_of_exactly_the_least_counts_as_relevant_when_the_corpus_lacks_it(folder, least, missing):
+    corpus = {name: text for name, text in CORPUS.items() if name not in missing}
+    collection = read_collection(folder, min_relevance=1)
+    if least == 1:  # the third relevant document is there
+        with pytest.warns(UserWarning, match="2 of 3 relevant documents are not in corpus.jsonl, such as 'concrete'"):
+            check_judged(collection, corpus, folder, "test", least)
+    else:
+        with pytest.raises(DataError, match=r"none of the 1 relevant documents .*, such as 'fleas'"):
+            check_judged(collection, corpus, folder, "test", least)
 
 
 def test_a_missing_folder_is_named(tmp_path):
@@ -212,6 +228,13 @@ def test_reranking_a_run_keeps_every_document_with_its_own_score():
     assert list(result.run["q1"])[:2] == ["fleas", "dogs"]
     assert set(result.run["q1"]) == set(CORPUS)
     assert sum(result.run["q1"].values()) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("limits", [{"top_k": 1}, {"threshold": 0.5}, {"threshold": 2.0}])
+def test_documents_that_limits_leave_out_of_a_run_count_as_scored(limits):
+    run = {"q1": dict.fromkeys(CORPUS, 0.0), "q2": {"concrete": 0.0}}
+    result = rerank_run(FakeRanker(), run, QUERIES, CORPUS, **limits)
+    assert result.documents == len(CORPUS) + 1 > sum(map(len, result.run.values()))
 
 
 def test_a_missing_extra_names_the_line_that_installs_it(monkeypatch):

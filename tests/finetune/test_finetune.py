@@ -88,13 +88,18 @@ def test_gradient_checkpointing_changes_no_loss(request, training_data, tmp_path
 
 
 COMMAND = [sys.executable, "-m", "blockrank_rerank.cli.finetune", "train"]
+ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
+"""As the tests' own process: sums over other numbers of threads round otherwise."""
 
 
 def test_a_run_that_was_killed_resumes_to_the_same_weights(encoder, training_data, tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    subprocess.run([*COMMAND, *arguments(encoder, training_data, whole)], check=True, capture_output=True)
+    assert main(["train", *arguments(encoder, training_data, whole)]) == 0
     process = subprocess.Popen(
-        [*COMMAND, *arguments(encoder, training_data, cut)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [*COMMAND, *arguments(encoder, training_data, cut)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=ONE_THREAD,
     )
     marker = tmp_path / "cut.training" / "checkpoint-20" / COMPLETE
     deadline = time.monotonic() + 120
@@ -104,7 +109,7 @@ def test_a_run_that_was_killed_resumes_to_the_same_weights(encoder, training_dat
     process.wait()
     assert not cut.exists(), "the run ended before it could be killed"
     (tmp_path / "cut.training" / "checkpoint-999").mkdir()  # as if the kill had hit the writing of a checkpoint
-    subprocess.run([*COMMAND, *arguments(encoder, training_data, cut), "--resume"], check=True, capture_output=True)
+    assert main(["train", *arguments(encoder, training_data, cut), "--resume"]) == 0
     for name in ("model.safetensors", "scoring_head.safetensors"):
         first, second = load_file(whole / name), load_file(cut / name)
         assert all(torch.equal(first[key], second[key]) for key in first)
@@ -121,17 +126,13 @@ LAUNCHERS = {
 def test_two_processes_train_to_the_weights_of_one(launcher, encoder, training_data, tmp_path):
     alone, both = tmp_path / "one", tmp_path / "two"
     changes = {"steps": 3, "save_every": 3, "abstention_weight": 0.5, "empty_share": 0.3}
-    subprocess.run(
-        [*COMMAND, *arguments(encoder, training_data, alone, lists_per_step=4, **changes)],
-        check=True,
-        capture_output=True,
-    )
+    assert main(["train", *arguments(encoder, training_data, alone, lists_per_step=4, **changes)]) == 0
     launch = [sys.executable, "-m", *LAUNCHERS[launcher], "-m", "blockrank_rerank.cli.finetune", "train"]
     done = subprocess.run(
         [*launch, *arguments(encoder, training_data, both, lists_per_step=2, **changes)],
         capture_output=True,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env=ONE_THREAD,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert "2 processes" in done.stderr

@@ -21,6 +21,7 @@ from blockrank_rerank.finetune import finetune
 from blockrank_rerank.finetune.batches import Collator, TrainingLists
 from blockrank_rerank.finetune.data import read_examples
 from blockrank_rerank.finetune.run_folder import COMPLETE
+from blockrank_rerank.finetune.trainer import ListTrainer
 from blockrank_rerank.finetune.training_model import TrainingModel
 from blockrank_rerank.formats import DataError
 from blockrank_rerank.model.checkpoint import Checkpoint
@@ -75,6 +76,20 @@ def test_frozen_layers_that_leave_nothing_to_train_are_refused(encoder, training
 def test_the_scoring_layers_vectors_have_a_learning_rate_of_their_own(encoder, training_data, tmp_path):
     finetune(settings(encoder, training_data, tmp_path / "out", learning_rate=0.0, head_learning_rate=1e-3))
     assert changed(encoder, tmp_path / "out") == {"log_temperature", "length_weight", "signal_weight"}
+
+
+def test_the_scoring_layers_vectors_do_not_decay(encoder, training_data, tmp_path, monkeypatch):
+    made, create = [], ListTrainer.create_optimizer
+
+    def noted(self, *model):
+        made.append(create(self, *model))
+        return made[-1]
+
+    monkeypatch.setattr(ListTrainer, "create_optimizer", noted)
+    finetune(settings(encoder, training_data, tmp_path / "out", steps=1, weight_decay=0.1))
+    *others, vectors = made[0].param_groups
+    assert vectors["weight_decay"] == 0.0
+    assert max(group["weight_decay"] for group in others) == 0.1
 
 
 def test_calibrating_a_scoring_layer_changes_no_ranking(encoder, training_data, tmp_path):

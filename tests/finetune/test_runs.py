@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from blockrank_rerank import BlockRankReranker
 from blockrank_rerank.finetune import EvaluationSource, FinetuneSettings, finetune
 from blockrank_rerank.finetune.averaging import check_average
+from blockrank_rerank.finetune.batches import TrainingLists
 from blockrank_rerank.finetune.evaluation_sets import evaluation_names
 from blockrank_rerank.finetune.trainer import training_arguments
 from blockrank_rerank.finetune.training_model import TrainingModel
@@ -182,21 +183,42 @@ def test_starting_weights_are_mixed_with_what_adapters_make_of_them(decoder, tra
     torch.testing.assert_close(half[name], (whole[name] + first) / 2)
 
 
+@pytest.mark.parametrize("last", [1, 2])
 @pytest.mark.parametrize("lora_rank", [0, 4])
-def test_the_mean_of_checkpoints_is_the_mean_of_their_weights(decoder, training_data, tmp_path, lora_rank):
+def test_the_mean_of_checkpoints_is_the_mean_of_the_last_ones_weights(
+    decoder, training_data, tmp_path, lora_rank, last
+):
     changes = {"learning_rate": 0.01, "steps": 4, "temperature": 0.05, "lora_rank": lora_rank}
     finetune(
-        settings(decoder, training_data, tmp_path / "mean", save_every=2, average_last=2, base_share=0.5, **changes)
+        settings(decoder, training_data, tmp_path / "mean", save_every=2, average_last=last, base_share=0.5, **changes)
     )
     start = TrainingModel.load(Checkpoint(model=str(decoder)), CONFIG, settings(decoder, "d", "o")).weights()
     parts = []
-    for step in (2, 4):
+    for step in (2, 4)[-last:]:
         model = TrainingModel.load(Checkpoint(model=str(decoder)), CONFIG, settings(decoder, "d", "o", **changes))
         model.load_weights(load_file(tmp_path / f"mean.training/checkpoint-{step}/model.safetensors"))
         parts.append(model.merged().weights())
     for name, tensor in weights(tmp_path / "mean").items():
-        expected = (parts[0][f"network.{name}"] + parts[1][f"network.{name}"]) / 4 + start[f"network.{name}"] / 2
-        torch.testing.assert_close(tensor, expected)
+        mean = sum(part[f"network.{name}"] for part in parts) / last
+        torch.testing.assert_close(tensor, (mean + start[f"network.{name}"]) / 2)
+
+
+def test_lists_are_drawn_in_the_order_of_their_numbers_and_a_resumed_run_goes_on_with_the_next(
+    encoder, training_data, tmp_path, monkeypatch
+):
+    drawn, draw = [], TrainingLists.__getitem__
+    monkeypatch.setattr(TrainingLists, "__getitem__", lambda self, index: (drawn.append(index), draw(self, index))[1])
+    asked = settings(encoder, training_data, tmp_path / "out", steps=4, save_every=2, lists_per_step=2)
+    with monkeypatch.context() as patched:
+        patched.setattr(TrainingRun, "_write", lambda *ignored: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            finetune(asked)
+    assert drawn == [*range(8)]
+    (tmp_path / "out.training/checkpoint-4/complete").unlink()
+    drawn.clear()
+    finetune(asked, resume=True)
+    assert drawn[-4:] == [*range(4, 8)]
+    assert set(drawn) <= {*range(8)}
 
 
 def test_averaging_more_checkpoints_than_there_will_be_is_refused(encoder, training_data, tmp_path):

@@ -24,6 +24,12 @@ def test_a_run_is_ranked_by_score_then_rank_then_first_appearance(put):
     assert run["q"]["low"] == 0.5
 
 
+@pytest.mark.parametrize("names", [["b", "a", "c"], ["c", "b", "a"], ["10", "9", "1"]])
+def test_documents_of_one_score_and_rank_keep_the_order_of_the_file_whatever_their_names(put, names):
+    run = read_run(put("r.trec", "\n".join(f"q Q0 {name} 0 1.0 t" for name in names)))
+    assert list(run["q"]) == names
+
+
 @pytest.mark.parametrize(
     ("line", "found"),
     [

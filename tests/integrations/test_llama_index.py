@@ -237,7 +237,7 @@ def test_every_setting_survives_a_dict_a_copy_and_a_pickle():
 def test_sixteen_threads_get_what_one_gets(one_core_each):
     reranker = BlockRankRerank(top_n=None, dtype="float32")
     lists = [TEXTS[shift : shift + 2] for shift in range(4)]
-    work = [lists[number % len(lists)] for number in range(16 * 50)]
+    work = [lists[number % len(lists)] for number in range(16 * 10)]
     expected = [reranker.postprocess_nodes(nodes(texts), query_str=QUESTION) for texts in lists]
     with ThreadPoolExecutor(16) as threads:
         found = list(threads.map(lambda texts: reranker.postprocess_nodes(nodes(texts), query_str=QUESTION), work))

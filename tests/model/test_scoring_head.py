@@ -102,6 +102,14 @@ def test_probabilities_are_as_sharp_as_the_head_says():
     assert (found.share, found.raw) == (scores(lse, ABSTAINS, 1.0).share, scores(lse, ABSTAINS, 1.0).raw)
 
 
+@pytest.mark.parametrize("sharpness", [0.5, 1.0, 3.0])
+@pytest.mark.parametrize("rule", RULES)
+def test_under_every_rule_probabilities_are_the_odds_against_nothing_times_the_sharpness(rule, sharpness):
+    documents, nothing = torch.tensor([-1.0, 0.0, 2.0]), torch.tensor([0.5])
+    found = RULES[rule].relevance(documents[None, None], nothing[None, None], sharpness)
+    torch.testing.assert_close(found.logit(), sharpness * (documents - nothing))
+
+
 def test_a_head_of_before_sharpness_was_learnt_gives_the_odds_that_it_gave(tmp_path):
     head = random_head()
     head.save(tmp_path)

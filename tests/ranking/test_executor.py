@@ -109,6 +109,46 @@ def test_a_cancelled_list_stops_between_its_groups(monkeypatch):
     assert len(passes) < 50
 
 
+@pytest.mark.parametrize(
+    ("reads", "options", "requests"),
+    [
+        ("score", {}, [(QUERY, DOCUMENTS)] * 9),
+        ("_score_pass", {"max_memory": "1MB"}, [(QUERY, [f"{text} {n}" for n in range(200) for text in DOCUMENTS])]),
+    ],
+    ids=["requests", "groups"],
+)
+def test_nothing_is_read_after_what_a_cancelled_ranking_was_at(reads, options, requests, monkeypatch):
+    ranker = BlockRankReranker.from_pretrained(device="cpu", dtype="float32", **options)
+    passes, entered, cancelled, ended, read = [], *(threading.Event() for _ in range(3)), getattr(Engine, reads)
+
+    def waits(self, *arguments):
+        passes.append(arguments)
+        entered.set()
+        cancelled.wait(60)
+        return read(self, *arguments)
+
+    def rank():
+        try:
+            return ranker.rank_batch(requests)
+        finally:
+            ended.set()
+
+    monkeypatch.setattr(Engine, reads, waits)
+    monkeypatch.setattr("blockrank_rerank.ranking.batches.RequestBatch.has_room", lambda self, *ignored: False)
+
+    async def main():
+        task = asyncio.create_task(in_executor(rank))
+        await asyncio.to_thread(entered.wait, 60)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        cancelled.set()
+        assert await asyncio.to_thread(ended.wait, 60)
+
+    asyncio.run(main())
+    assert len(passes) == 1
+
+
 def test_cancelled_requests_leave_the_queue():
     started, release = [], threading.Event()
 

@@ -6,7 +6,8 @@ import torch
 from blockrank_rerank import BlockRankReranker
 from blockrank_rerank.cli.app import main
 from blockrank_rerank.model.layout import build_layout
-from blockrank_rerank.ranking.explanation import word_spans
+from blockrank_rerank.ranking.explanation import ExplainedDocument, Explanation, Span, word_spans
+from blockrank_rerank.ranking.results import RankedDocument
 from blockrank_rerank.text.sentences import sentence_spans
 from tests.tiny_models import BERT_CONFIG, CONFIG, PHRASE, save_model
 
@@ -112,6 +113,17 @@ def test_html_shows_the_text_as_text(ranker):
     assert "&lt;script&gt;" in html
     assert "&lt;b&gt;" in html
     assert html.count("<li>") == 2
+
+
+@pytest.mark.parametrize("shown", [(), ("first",), ("last",), ("first", "last")])
+def test_html_shows_as_text_what_stands_beside_and_between_the_words(shown):
+    text = "<i> first <script> & last </i>"
+    words = [Span(text.index(word), text.index(word) + len(word), 0.5, word) for word in shown]
+    ranked = RankedDocument(index=0, score=1.0, raw_score=0.0, text=text, truncated=False)
+    html = Explanation("q", [ExplainedDocument(ranked, words)])._repr_html_()
+    assert not any(tag in html for tag in ("<i>", "<script>", "</i>", " & "))
+    for part in ("&lt;i&gt;", "&lt;script&gt;", "&amp;", "&lt;/i&gt;"):
+        assert html.count(part) == 1
 
 
 @pytest.mark.parametrize(

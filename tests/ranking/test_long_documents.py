@@ -14,7 +14,9 @@ from blockrank_rerank.cli.failures import BAD_DATA
 from blockrank_rerank.evaluation.rerank_run import rerank_run
 from blockrank_rerank.formats import DataError
 from blockrank_rerank.text.blocks import Blocks
+from blockrank_rerank.text.document import document_text
 from blockrank_rerank.text.prompt import PromptEncoder
+from blockrank_rerank.text.sentences import sentence_spans
 from tests.states.test_prepared import assert_same, save_ranker
 from tests.tiny_models import BERT_CONFIG, CONFIG, byte_level_tokenizer
 
@@ -53,6 +55,14 @@ def test_a_split_document_scores_as_its_best_passage_does(ranker):
     if ranker.config.scoring_head:
         (alone,) = ranker.rank(QUERY, [LONG[start:end]])
         assert alone.raw_score == pytest.approx(ranking[1].raw_score, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("raw_scores", "best"), [([1, 1, 0, 2, 2], [0, 3]), ([0, 1, 1, 2, 3], [1, 4]), ([-3, -2, -1, -2, -3], [2, 3])]
+)
+def test_the_best_passage_is_the_one_of_the_highest_score_and_the_first_of_equals(raw_scores, best):
+    blocks = Blocks(texts=[*"abcde"], owners=[0, 0, 0, 1, 1], bounds=[(n, n + 1) for n in range(5)])
+    assert blocks.best(raw_scores) == best
 
 
 def test_the_default_model_finds_the_passage_with_the_answer():
@@ -145,6 +155,22 @@ def test_passages_cover_the_whole_text_whatever_stands_before_it(ranker, templat
     assert not any(truncated)
     for (_, end), (start, _) in itertools.pairwise(bounds):
         assert not LONG[end:start].strip()
+
+
+@pytest.mark.parametrize("title", [None, "", "the liver", " it stores "])
+@pytest.mark.parametrize("blanks", ["", "  \n "], ids=["", "blanks"])
+def test_passages_are_counted_in_the_text_as_given_and_read_with_its_title(ranker, title, blanks):
+    text = blanks + LONG
+    document = text if title is None else {"title": title, "text": text}
+    blocks = Blocks.of(QUERY, [document], [document_text(document, 0)], ranker.engine.prompt)
+    parts = [text[start:end] for start, end in blocks.bounds]
+    assert len(parts) > 5
+    assert blocks.texts == [f"{title} {part}".strip() if title else part.strip() for part in parts]
+    # Cut between sentences; a token may begin with the blank before its word.
+    sentences = {start for start, _ in sentence_spans(text)}
+    assert {start + len(part) - len(part.lstrip()) for part, (start, _) in zip(parts, blocks.bounds, strict=True)} <= (
+        sentences
+    )
 
 
 @pytest.mark.parametrize(

@@ -66,9 +66,13 @@ def test_a_replaced_file_is_on_the_disk_before_it_is_moved_and_its_folder_afterw
 def test_manifest_and_groups_of_a_store_are_synced_with_their_folder(tmp_path, events):
     store = StateStore(tmp_path / "store", "print", torch.float32)
     store.append(["a"], [states_of()])
-    for name in ("store.json", "group-000000.safetensors"):
+    unfinished = {
+        "store.json": f".store.json.{os.getpid()}.tmp",
+        "group-000000.safetensors": "group-000000.unfinished",
+    }
+    for name, before in unfinished.items():
         moved = events.index(("move", name))
-        assert events[moved - 1][0] == "sync"
+        assert events[moved - 1] == ("sync", before)
         assert events[moved + 1] == ("sync", "store")
 
 
@@ -194,6 +198,24 @@ def test_a_cache_counts_the_bytes_of_what_is_replaced_once(times):
     assert (cache.info().documents, cache.info().nbytes) == (1, states.nbytes)
     cache.put("a", states_of(tokens=5))
     assert cache.info().nbytes == states_of(tokens=5).nbytes
+
+
+@pytest.mark.parametrize(
+    ("uses", "kept"),
+    [
+        ("put a, put b, put c", "bc"),
+        ("put a, put b, get a, put c", "ac"),
+        ("put a, put b, put a, put c", "ac"),
+        ("put a, put b, holds_whole a, put c", "bc"),
+        ("put a, put b, put c, put d", "cd"),
+    ],
+)
+def test_a_full_cache_takes_up_what_is_new_and_drops_what_was_used_longest_ago(uses, kept):
+    cache = StateCache(2 * states_of().nbytes)
+    for use in uses.split(", "):
+        name, text = use.split()
+        getattr(cache, name)(text, *([states_of()] if name == "put" else []))
+    assert [text for text in "abcd" if cache.holds_whole(text)] == [*kept]
 
 
 @pytest.mark.parametrize("size", [1e-2, 1.0, 50.0])

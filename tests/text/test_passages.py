@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,6 +23,16 @@ def test_passages_end_with_sentences_and_repeat_a_little():
     passages = [text[start:end] for start, end in bounds]
     assert all(part.startswith("Sentence") and part.endswith("words.") for part in passages)
     assert all(len(words(part)) == 20 for part in passages)
+
+
+@pytest.mark.parametrize("pattern", [r" ?\S+", r"\S+ ?", r"\S| ", r" ?\S"], ids=["before", "after", "alone", "letters"])
+def test_passages_begin_with_sentences_wherever_tokens_have_their_spaces(pattern):
+    text = " ".join(f"Sentence {number} has five words." for number in range(20))
+    tokens = [found.span() for found in re.finditer(pattern, text)]
+    room = 22 if r"\S+" in pattern else 120
+    passages = [text[start:end].strip() for start, end in passage_bounds(text, tokens, room)]
+    assert len(passages) > 2
+    assert all(part.startswith("Sentence") and part.endswith("words.") for part in passages)
 
 
 def test_a_sentence_longer_than_a_passage_is_cut_inside_with_overlap():

@@ -296,9 +296,17 @@ def test_truncation_keeps_the_end_of_the_template(tokenizer):
     block = short.documents[0]
     assert len(block) == 40
     tail = next(size for size in range(len(block), 0, -1) if block[-size:] == full.documents[0][-size:])
+    assert tail < 40
     assert block == full.documents[0][: 40 - tail] + full.documents[0][-tail:]
     assert re.sub(r"[\s▁]", "", tokenizer.decode(block[-tail:])).upper().endswith("ENDID:0")
     assert len(empty) < 40
+
+
+@pytest.mark.parametrize(("text", "kept"), [("aspirin" + " sugar" * 80, True), ("sugar " * 80 + "aspirin", False)])
+def test_truncation_takes_the_end_of_the_text_and_keeps_its_beginning(text, kept):
+    tokenizer = bert_tokenizer()
+    [block] = encoder(tokenizer, max_document_tokens=60).encode("q", [text]).documents
+    assert ("aspirin" in tokenizer.decode(block)) == kept
 
 
 @pytest.mark.parametrize("extra", [0, 1, -1])

@@ -157,6 +157,15 @@ def test_rows_of_one_query_are_joined_and_relevant_wins(put):
     assert (first.query, second.query, second.source[-2:]) == ("q", "r", ":2")
 
 
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 0, 2)])
+def test_of_a_document_in_several_rows_the_highest_grade_and_the_first_teachers_score_count(order):
+    found = [Candidate("a", 2.0, None), Candidate("a", 0.0, 0.25), Candidate("a", 1.0, 0.75)]
+    rows = [TrainingExample("q", (found[number], Candidate(f"n{number}", 0.0)), "s:1") for number in order]
+    [example] = joined(rows)
+    assert grades(example) == {"a": 2.0} | {f"n{number}": 0.0 for number in order}
+    assert example.candidates[0].teacher_score == next(found[n].teacher_score for n in order if n)
+
+
 def test_validation_counts_rows_and_says_that_they_are_joined(put):
     report = validate(put(*[{"query": "q", "pos": [name]} for name in "abc"]))
     assert any("queries occur more than once" in line and "joins" in line for line in report.warnings())
