@@ -14,6 +14,8 @@ CONFIG_NAME = "blockrank_config.json"
 FORMAT_VERSION = 1
 RELEASED_MODEL = "quicktensor/blockrank-msmarco-mistral-7b"
 
+LARGEST_NUMBER = 2**31 - 1
+"""Of any setting: files of other people may hold any number, and positions are 32 bits wide in places."""
 LONG_DOCUMENTS = ("split", "truncate", "error")
 REDUCTIONS = ("mean_of_softmax", "softmax_of_mean")
 """Names of the rules that make scores of log-sum-exps; the rules are in model/scores.py."""
@@ -256,6 +258,11 @@ def _check_types(config: Any) -> None:
 
 
 def _check_ranges(config: BlockRankConfig) -> None:
+    for item in fields(config):
+        value = getattr(config, item.name)
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, int) and number > LARGEST_NUMBER:
+                raise ValueError(f"{item.name} must be at most {LARGEST_NUMBER:,}, got {str(number)[:40]}")
     for name in ("scoring_layer", "query_offset", "query_documents_from_layer"):
         if getattr(config, name) < 0:
             raise ValueError(f"{name} must not be negative, got {getattr(config, name)}")
