@@ -188,8 +188,9 @@ def mine(data, teacher):
     return finetune_main(words)
 
 
-def test_a_teacher_in_a_folder_is_read_without_the_network(embedding_model, training_data):
+def test_a_teacher_in_a_folder_is_read_without_the_network(embedding_model, training_data, capsys):
     assert mine(training_data, embedding_model) == 0
+    assert "Loading weights" not in capsys.readouterr().err
 
 
 def test_a_teacher_is_read_from_the_cache_or_refused_at_once(embedding_model, cache, offline, training_data, capsys):

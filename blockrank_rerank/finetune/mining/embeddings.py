@@ -40,12 +40,12 @@ def sentence_transformer(
         If the model is not found, cannot be read, or was made for something else.
     """
     from blockrank_rerank.finetune.architecture import check_embedding_model
-    from blockrank_rerank.model.checkpoint import readable
+    from blockrank_rerank.model.checkpoint import quiet, readable
 
     check_embedding_model(model)
     library = require("sentence_transformers", f"embedding with {model}")
     arguments = {} if dtype is None else {"model_kwargs": {"dtype": dtype}}
-    with readable(model, "the embeddings"):
+    with readable(model, "the embeddings"), quiet():
         encoder = library.SentenceTransformer(model, device=device, **arguments)
 
     def encode(texts: Sequence[str], role: Role) -> NDArray[Any]:
