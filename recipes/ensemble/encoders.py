@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoModel, AutoTokenizer
 
+from blockrank_rerank.model.checkpoint import Checkpoint
+
 MAX_TOKENS, BATCH_TOKENS = 192, 1536
 SETTINGS = Path(__file__).with_name("encoders.yaml")
 
@@ -46,8 +48,9 @@ class Encoder:
 
     def __init__(self, settings: EncoderSettings) -> None:
         self.settings = settings
-        self.tokenizer = AutoTokenizer.from_pretrained(settings.folder)
-        self.model = AutoModel.from_pretrained(settings.folder, add_pooling_layer=False, dtype=torch.float32).eval()
+        folder = str(Checkpoint(model=settings.folder, local_files_only=True).folder)
+        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        self.model = AutoModel.from_pretrained(folder, add_pooling_layer=False, dtype=torch.float32).eval()
         if settings.eight_bits:
             self.model = torch.ao.quantization.quantize_dynamic(self.model, {torch.nn.Linear}, dtype=torch.qint8)
 

@@ -8,9 +8,11 @@ import shutil
 import socket
 import subprocess
 import sys
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
+from transformers import AutoModelForCausalLM
 
 from blockrank_rerank import BlockRankCrossEncoder, BlockRankReranker
 from blockrank_rerank.cli.app import main
@@ -88,6 +90,58 @@ def rank(model, **options):
 @pytest.mark.parametrize("name", ["llama", "bert"])
 def test_a_folder_is_read_without_the_network_whatever_the_options(folders, name):
     assert rank(folders / name) == rank(folders / name, local_files_only=True)
+
+
+@pytest.fixture
+def hub(monkeypatch, cache, tmp_path):
+    """A Hub that holds what lies in a folder; what was fetched of it, call by call, with the revision."""
+    remote, fetched = tmp_path / "remote", []
+
+    def snapshot_download(name, *, allow_patterns, revision, local_files_only, token):
+        place = cache / f"models--{name.replace('/', '--')}/snapshots" / COMMIT
+        place.mkdir(parents=True, exist_ok=True)
+        names = [
+            path.name for path in remote.iterdir() if any(fnmatch(path.name, pattern) for pattern in allow_patterns)
+        ]
+        for path in names:
+            shutil.copy(remote / path, place)
+        fetched.append((revision, set(names)))
+        return str(place)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    return remote, fetched
+
+
+def test_weights_are_fetched_when_they_are_needed_and_of_the_commit_that_the_rest_is_of(folders, hub):
+    remote, fetched = hub
+    shutil.copytree(folders / "bert", remote)
+    for other in ("pytorch_model.bin", "model.onnx", "README.md", "code.py"):
+        (remote / other).write_bytes(b"not wanted")
+    ranker = BlockRankReranker.from_pretrained("acme/bert", revision="v2", device="cpu", dtype="float32")
+    assert ranker.config == BERT_CONFIG
+    small = {"blockrank_config.json", "config.json", "tokenizer.json", "tokenizer_config.json"}
+    assert fetched == [("v2", small)]
+    assert ranker.rank("who", DOCUMENTS) == rank(folders / "bert")
+    assert fetched[1:] == [(COMMIT, {"model.safetensors"}), (COMMIT, {"scoring_head.safetensors"})]
+
+
+def test_weights_in_several_files_are_fetched_by_their_index(folders, hub):
+    remote, fetched = hub
+    shutil.copytree(folders / "llama", remote)
+    (remote / "model.safetensors").unlink()
+    AutoModelForCausalLM.from_pretrained(folders / "llama").save_pretrained(remote, max_shard_size="40KB")
+    assert rank("acme/llama") == rank(folders / "llama")
+    shards = {path.name for path in remote.glob("model-*.safetensors")}
+    assert fetched[1:] == [(COMMIT, shards)]
+
+
+def test_code_is_fetched_only_where_it_may_run(folders, hub):
+    remote, fetched = hub
+    shutil.copytree(folders / "llama", remote)
+    (remote / "code.py").write_text("1 / 0")
+    for trusted in (False, True):
+        _ = Checkpoint(model="acme/llama", trust_remote_code=trusted).folder
+        assert ("code.py" in fetched[-1][1]) == trusted
 
 
 @pytest.mark.parametrize("name", ["llama", "bert"])
