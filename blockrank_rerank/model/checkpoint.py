@@ -99,6 +99,8 @@ class Checkpoint:
             For what is neither there nor on the Hub.
         """
         local = Path(self.model)
+        if looks_local(self.model) and not local.is_dir():
+            raise FileNotFoundError("the folder is not there any more")
         return local if local.is_dir() else self._snapshot
 
     @cached_property
@@ -114,8 +116,10 @@ class Checkpoint:
     @property
     def adapter(self) -> LoraAdapter | None:
         """The adapter that this is, if it is one and no model of its own."""
+        with readable(self.model, "the files"):
+            folder = self.folder
         with readable(self.model, "the adapter"):
-            return LoraAdapter.of(self.folder)
+            return LoraAdapter.of(folder)
 
     @property
     def base(self) -> Checkpoint:
