@@ -21,6 +21,8 @@ NO_INSTRUCTION = (
 )
 """What is wrong with settings of a model that may abstain."""
 
+LARGEST_NUMBER = 2**31 - 1
+"""Of any setting: files of other people may hold any number, and positions are 32 bits wide in places."""
 LONG_DOCUMENTS = ("split", "truncate", "error")
 LONG_QUERIES = ("error", "truncate")
 REDUCTIONS = ("mean_of_softmax", "softmax_of_mean")
@@ -272,6 +274,11 @@ def _check_types(config: Any) -> None:
 
 
 def _check_ranges(config: BlockRankConfig) -> None:
+    for item in fields(config):
+        value = getattr(config, item.name)
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, int) and number > LARGEST_NUMBER:
+                raise ValueError(f"{item.name} must be at most {LARGEST_NUMBER:,}, got {str(number)[:40]}")
     for name in ("scoring_layer", "query_offset", "query_documents_from_layer"):
         if getattr(config, name) < 0:
             raise ValueError(f"{name} must not be negative, got {getattr(config, name)}")

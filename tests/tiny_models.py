@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import cache
 from pathlib import Path
 
@@ -226,3 +227,22 @@ def save_scoring_head(folder: Path) -> None:
     head = ScoringHead(_DECODER["hidden_size"])
     randomise(head, seed=1)
     head.save(folder)
+
+
+def save_lora(folder: Path, model: Path, base: str | None = None, task: str | None = "CAUSAL_LM", **settings) -> Path:
+    """Write a random LoRA adapter over a model in a folder, as peft does; ``base`` is what it calls that model."""
+    from peft import LoraConfig, get_peft_model
+
+    chosen = {"r": 4, "target_modules": "all-linear", **settings}
+    kind = AutoModelForCausalLM if task == "CAUSAL_LM" else AutoModel
+    with torch.random.fork_rng([]), torch.no_grad():
+        torch.manual_seed(3)
+        adapted = get_peft_model(kind.from_pretrained(model), LoraConfig(task_type=task, **chosen))
+        for name, parameter in adapted.named_parameters():
+            if "lora_" in name or "modules_to_save" in name:
+                parameter.add_(torch.randn_like(parameter) * 0.3)
+    adapted.save_pretrained(folder)
+    path = folder / "adapter_config.json"
+    settings = json.loads(path.read_text()) | {"base_model_name_or_path": base or str(model)}
+    path.write_text(json.dumps(settings))
+    return folder

@@ -50,7 +50,9 @@ def blockrank(
         bool,
         typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
     ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help=f"Print tracebacks; so does {DEBUG_VARIABLE}=1.")] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help=f"Print tracebacks and other libraries' notes; so does {DEBUG_VARIABLE}=1.")
+    ] = False,
 ) -> None:
     r"""Rerank retrieved documents with block-sparse in-context attention (BlockRank, arXiv 2510.05396).
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import sys
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
 from typing import Any, TextIO
 
 from rich.text import Text
@@ -110,9 +113,38 @@ def show_warning(message: Warning | str, category: type[Warning], *_: object, **
     print_note(f"blockrank: warning: {message}")
 
 
-def show_warnings_as_lines() -> None:
-    """Print warnings in one line each, without a line of source code."""
-    warnings.showwarning = show_warning
+def show_warning_unless_foreign(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
+    """Print a Python warning as one line, but none that an installed library of other people gives."""
+    # The place that a warning names is its caller's, so that ours may name anybody's: who gives it is what counts.
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_globals.get("__name__") == "warnings":
+        frame = frame.f_back
+    package = "" if frame is None else str(frame.f_globals.get("__name__", "")).partition(".")[0]
+    installed = frame is not None and {"site-packages", "dist-packages"} & {*Path(frame.f_code.co_filename).parts}
+    if not installed or package.startswith("blockrank_"):
+        show_warning(message, category)
+
+
+@contextmanager
+def own_lines_only(everything: bool) -> Iterator[None]:
+    """Print warnings of ours, in one line each, and neither warnings nor log lines of other libraries.
+
+    Their errors are logged still.
+
+    Parameters
+    ----------
+    everything : bool
+        Whether other libraries are heard too, as for finding a fault.
+    """
+    before = logging.root.manager.disable
+    with warnings.catch_warnings():
+        warnings.showwarning = show_warning if everything else show_warning_unless_foreign
+        if not everything:
+            logging.disable(logging.WARNING)
+        try:
+            yield
+        finally:
+            logging.disable(before)
 
 
 def is_unicode(stream: TextIO) -> bool:

@@ -23,7 +23,9 @@ app.command("mine-negatives")(mine_negatives_command)
 
 @app.callback()
 def blockrank_finetune(
-    debug: Annotated[bool, typer.Option("--debug", help=f"Print tracebacks; so does {DEBUG_VARIABLE}=1.")] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help=f"Print tracebacks and other libraries' notes; so does {DEBUG_VARIABLE}=1.")
+    ] = False,
 ) -> None:
     """Fine-tune BlockRank models on your own queries and documents.
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-import warnings
 from collections.abc import Sequence
 
 import typer
 
-from blockrank_rerank.cli.console import guarded_streams, harden_streams, show_warnings_as_lines
+from blockrank_rerank.cli.console import guarded_streams, harden_streams, own_lines_only
 from blockrank_rerank.cli.failures import INTERRUPTED, OK, debugging, report
 
 
@@ -34,8 +33,7 @@ def run_app(app: typer.Typer, name: str, arguments: Sequence[str] | None = None)
     # No arguments is a question and not a mistake.
     words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     harden_streams()
-    with guarded_streams(), warnings.catch_warnings():
-        show_warnings_as_lines()
+    with guarded_streams(), own_lines_only(debugging(words)):
         return _run(app, name, words)
 
 

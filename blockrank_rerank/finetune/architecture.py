@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from blockrank_rerank.config import CONFIG_NAME
-from blockrank_rerank.model.checkpoint import Checkpoint
+from blockrank_rerank.model.checkpoint import Checkpoint, readable
 from blockrank_rerank.model.families import ENCODERS
+from blockrank_rerank.model.foreign_files import check_embedding_folder
 from blockrank_rerank.model.scoring_head import SCORING_HEAD_NAME
 
 CLASSIFIERS = ("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering", "ForMultipleChoice")
@@ -38,10 +39,12 @@ def check_embedding_model(model: str) -> None:
 
     Raises
     ------
-    ValueError
+    FileNotFoundError, ValueError
         Saying what the model is, and what to give instead.
     """
     checkpoint = Checkpoint(model=model if "/" in model or Path(model).exists() else f"sentence-transformers/{model}")
+    with readable(model, "the embeddings"):
+        check_embedding_folder(checkpoint.folder)
     config = _record(checkpoint, "config.json")
     kind = _record(checkpoint, "config_sentence_transformers.json").get("model_type", "SentenceTransformer")
     if _exists(checkpoint, CONFIG_NAME):

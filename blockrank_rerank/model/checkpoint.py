@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import shlex
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from torch import nn
 
 from blockrank_rerank.config import CONFIG_NAME, PRESETS, RELEASED, BlockRankConfig
 from blockrank_rerank.files import UserPath, absolute, path_text
+from blockrank_rerank.model import foreign_files as foreign
+from blockrank_rerank.model.adapter import LoraAdapter
 from blockrank_rerank.model.families import (
     DECODERS,
     ENCODERS,
@@ -58,20 +61,23 @@ class Checkpoint:
         given = self.model
         object.__setattr__(self, "model", settled_model(given))
         path = Path(self.model)
-        looks_local = path.is_absolute() or given.count("/") > 1 or given.endswith("/")
-        if (looks_local and not path.is_dir()) or (path.exists() and not path.is_dir()):
+        if path.exists() and not path.is_dir():
+            advice = foreign.file_instead_of_folder(path)
+            raise FileNotFoundError(f"model folder {given!r} does not exist or is not a folder: {advice}")
+        if (looks_local(self.model) or given.endswith("/")) and not path.is_dir():
             raise FileNotFoundError(f"model folder {given!r} does not exist or is not a folder")
 
     def __getstate__(self) -> dict[str, Any]:
-        """Everything but the token, which does not belong into files."""
-        return self.__dict__ | {"token": None}
+        """Everything but the token, which does not belong into files, and what was found on this machine."""
+        return {name: self.__dict__[name] for name in self.__dataclass_fields__} | {"token": None}
 
     def version(self) -> tuple[tuple[str, int, int], ...]:
         """Names, sizes and times of a local folder's files, which change when the model does."""
         if not Path(self.model).is_dir():
             return ()
         stats = ((path.name, path.stat()) for path in sorted(Path(self.model).iterdir()))
-        return tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
+        base = () if self.adapter is None else self.base.version()
+        return (*((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats), *base)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -83,32 +89,82 @@ class Checkpoint:
             "token": self.token,
         }
 
-    def file(self, name: str) -> Path | None:
-        """Local path of one file of the model, or nothing where the model has no such file."""
-        from transformers.utils import cached_file
+    @property
+    def folder(self) -> Path:
+        """Where its files lie: a local folder as it is, or the part of the Hub's cache that was fetched for it.
 
-        path = cached_file(
-            self.model,
-            name,
-            revision=self.revision,
-            local_files_only=self.local_files_only,
-            token=self.token,
-            _raise_exceptions_for_missing_entries=False,
-        )
-        return None if path is None else Path(path)
+        Every reader is given a folder, because only then no library asks the Hub for anything.
+
+        Raises
+        ------
+        FileNotFoundError, ValueError
+            For what is neither there nor on the Hub.
+        """
+        local = Path(self.model)
+        if looks_local(self.model) and not local.is_dir():
+            raise FileNotFoundError("the folder is not there any more")
+        return local if local.is_dir() else self._snapshot
+
+    @cached_property
+    def _snapshot(self) -> Path:
+        code = ["*.py"] if self.trust_remote_code else []
+        return fetch(self, [*foreign.SMALL_FILES, CONFIG_NAME, *code], self.revision)
+
+    def _complete(self, names: Sequence[str]) -> None:
+        """Fetch those of these files that are not in the folder; a local one has no others than it has."""
+        if not Path(self.model).is_dir() and not all((self.folder / name).is_file() for name in names):
+            fetch(self, names, self.folder.name)
+
+    @property
+    def adapter(self) -> LoraAdapter | None:
+        """The adapter that this is, if it is one and no model of its own."""
+        with readable(self.model, "the files"):
+            folder = self.folder
+        with readable(self.model, "the adapter"):
+            return LoraAdapter.of(folder)
+
+    @property
+    def base(self) -> Checkpoint:
+        """Where config and layers are read from: the model itself, or what an adapter was trained on.
+
+        A folder that names a model of the Hub finds it in the local cache only: no folder makes us use the network.
+
+        Raises
+        ------
+        FileNotFoundError, ValueError
+            For a base that is not there, or is an adapter itself.
+        """
+        adapter = self.adapter
+        if adapter is None:
+            return self
+        with readable(self.model, "the adapter"):
+            name, revision = adapter.base
+        with readable(self.model, f"the base {name!r} of the adapter"):
+            local = self.local_files_only or Path(self.model).is_dir()
+            base = replace(self, model=name, revision=revision, local_files_only=local)
+            if LoraAdapter.of(base.folder) is not None:
+                raise ValueError("it is an adapter too: merge it into its own base first")
+        return base
+
+    def file(self, name: str) -> Path | None:
+        """Local path of one file of the model, or nothing where the model has no such file; an adapter's base may."""
+        largest = foreign.LARGEST_JSON if name.endswith(".json") else foreign.LARGEST_WEIGHTS
+        for source in (self,) if self.adapter is None else (self, self.base):
+            with readable(source.model, name):
+                source._complete([name])
+                if (source.folder / name).is_file():
+                    return foreign.check_file(source.folder / name, largest)
+        return None
 
     def model_config(self) -> Any:
         """The Transformers config, of a supported architecture."""
         import transformers
         from transformers import AutoConfig
 
-        with readable(self.model, "config.json"):
-            config = AutoConfig.from_pretrained(self.model, **self.options)
-        if config.model_type not in ENCODERS | DECODERS:
-            raise ValueError(
-                f"model {self.model!r} has architecture {config.model_type!r}; supported are "
-                f"{', '.join(sorted(DECODERS | ENCODERS))}"
-            )
+        base = self.base
+        with readable(base.model, foreign.MODEL_CONFIG):
+            foreign.check_model_config(base.folder, ENCODERS | DECODERS)
+            config = AutoConfig.from_pretrained(str(base.folder), **self.options)
         release = tuple(int(part) for part in transformers.__version__.split(".")[:2])
         if config.model_type == "modernbert" and release < MODERNBERT_SINCE:
             raise ValueError(
@@ -128,13 +184,15 @@ class Checkpoint:
         """
         from transformers import AutoTokenizer
 
-        with readable(self.model, "the tokenizer"):
-            tokenizer = AutoTokenizer.from_pretrained(self.model, **self.options)
+        source = self if foreign.has_tokenizer(self.folder) else self.base
+        with readable(source.model, "the tokenizer"):
+            foreign.check_tokenizer(source.folder)
+            tokenizer = AutoTokenizer.from_pretrained(str(source.folder), **self.options)
         # Where its files are missing Transformers makes an empty one, to which every word is unknown.
         if 2 * len(tokenizer) < vocabulary:
             raise ValueError(
-                f"model {self.model!r} has a tokenizer of {len(tokenizer)} tokens and embeddings of {vocabulary}: its "
-                "tokenizer.json is missing, or another model's"
+                f"model {self.model!r} has a tokenizer of {len(tokenizer)} tokens and embeddings of {vocabulary}: "
+                f"{foreign.NO_TOKENIZER}"
             )
         return tokenizer
 
@@ -146,9 +204,8 @@ class Checkpoint:
         ValueError
             For an encoder without ``blockrank_config.json``.
         """
-        with readable(self.model, CONFIG_NAME):
-            path = self.file(CONFIG_NAME)
-        config = BlockRankConfig.load(path) if path else PRESETS.get(self.model)
+        path = self.file(CONFIG_NAME)
+        config = BlockRankConfig.load(path) if path else PRESETS.get(self.base.model)
         if config is None and model_config.model_type in ENCODERS:
             raise ValueError(
                 f"model {self.model!r} is an encoder without {CONFIG_NAME}; pass config=BlockRankConfig(...) if it has "
@@ -186,24 +243,79 @@ class Checkpoint:
         from transformers import AutoModel, AutoModelForCausalLM
 
         loader = AutoModelForCausalLM if language_model else AutoModel
-        with readable(self.model, "the weights"), quiet():
+        base, own = self.base, {"attn_implementation": attention, **loading_options(model_config)}
+        with readable(base.model, "the weights"), quiet():
+            stored = base._weights()
+            with torch.device("meta"):
+                shell = loader.from_config(truncate(model_config, layers), **own)
+            foreign.check_size(sum(weight.numel() for weight in shell.parameters()), stored)
             model, report = loader.from_pretrained(
-                self.model,
+                str(base.folder),
                 config=truncate(model_config, layers),
                 dtype=dtype,
-                attn_implementation=attention,
                 output_loading_info=True,
                 **self.options,
-                **loading_options(model_config),
+                **own,
             )
         missing = sorted(report["missing_keys"])
         if missing:
             raise ValueError(
-                f"model {self.model!r} is incomplete: {len(missing)} weights are missing, the first is {missing[0]}"
+                f"model {base.model!r} is incomplete: {len(missing)} weights are missing, the first is {missing[0]}"
             )
-        chunk_feed_forward(model.base_model)
         frozen: nn.Module = model.eval().requires_grad_(False)
+        if (adapter := self.adapter) is not None:
+            with readable(self.model, "the adapter"):
+                adapter.merge_into(frozen, layers)
+        chunk_feed_forward(model.base_model)
         return frozen
+
+    def _weights(self) -> int:
+        """Fetch the files of the weights, and refuse those that are not there; their bytes."""
+        listed = foreign.listed_weights(self.folder)
+        for names in [listed] if listed else [[whole] for whole in foreign.WHOLE_WEIGHTS]:
+            self._complete(names)
+            if found := foreign.listed_weights(self.folder):
+                return foreign.check_weights(self.folder, found)
+        return foreign.check_weights(self.folder, [])
+
+
+def looks_local(model: str) -> bool:
+    """Whether a model's name can only be a folder's."""
+    return Path(model).is_absolute() or model.startswith(".") or model.count("/") > 1
+
+
+def fetch(checkpoint: Checkpoint, names: Sequence[str], revision: str | None) -> Path:
+    """Fetch those of these files that a model of the Hub has, into the local cache; their folder there.
+
+    Raises
+    ------
+    FileNotFoundError
+        For a model, or a revision, that is not there; where the network may not be used, in the cache.
+    """
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    try:
+        folder = snapshot_download(
+            checkpoint.model,
+            allow_patterns=list(names),
+            revision=revision,
+            local_files_only=checkpoint.local_files_only,
+            token=checkpoint.token,
+        )
+    except GatedRepoError as error:
+        raise FileNotFoundError("access to it is restricted: ask for it on its page, and give a token") from error
+    except RepositoryNotFoundError as error:
+        raise FileNotFoundError("the Hub has no such model, or it is private and needs a token") from error
+    except LocalEntryNotFoundError as error:
+        if checkpoint.local_files_only or constants.is_offline_mode():
+            raise FileNotFoundError(
+                "it is not in the local cache of the Hub, and the network may not be used (local_files_only, "
+                "HF_HUB_OFFLINE, or the base of an adapter in a folder): "
+                f"hf download {checkpoint.model}, or give a folder"
+            ) from error
+        raise
+    return Path(folder)
 
 
 def _new_folder(model: str) -> str:

@@ -31,6 +31,7 @@ from torch.nn import functional as F
 from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
 
 from blockrank_rerank import BlockRankReranker
+from blockrank_rerank.model.checkpoint import Checkpoint
 
 DOCUMENTS, HARD, POSITIVES = 14, 6, 2
 TEMPERATURE, BM25_WEIGHT = 0.05, 0.5
@@ -47,6 +48,7 @@ class Mpnet:
     """Token states of all-mpnet-base-v2."""
 
     def __init__(self, folder: str) -> None:
+        folder = str(Checkpoint(model=folder, local_files_only=True).folder)
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         self.model = AutoModel.from_pretrained(folder, dtype=torch.bfloat16).eval()
 
@@ -78,6 +80,7 @@ class Splade:
     """Weights of vocabulary terms: the largest of a term's logits over the text, dampened."""
 
     def __init__(self, folder: str) -> None:
+        folder = str(Checkpoint(model=folder, local_files_only=True).folder)
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         self.model = AutoModelForMaskedLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
 

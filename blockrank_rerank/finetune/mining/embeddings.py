@@ -61,7 +61,7 @@ def sentence_transformer(
         a batch size out of range.
     """
     from blockrank_rerank.finetune.architecture import check_embedding_model
-    from blockrank_rerank.model.checkpoint import model_name, readable
+    from blockrank_rerank.model.checkpoint import model_name, quiet, readable
 
     if pooling not in (None, *POOLINGS):
         raise ValueError(f"pooling must be one of {', '.join(POOLINGS)}, got {pooling!r}")
@@ -70,7 +70,7 @@ def sentence_transformer(
     check_embedding_model(name)
     library = require("sentence_transformers", f"embedding with {name}")
     arguments = {} if dtype is None else {"model_kwargs": {"dtype": dtype}}
-    with readable(name, "the embeddings"):
+    with readable(name, "the embeddings"), quiet():
         encoder = library.SentenceTransformer(name, device=device, **arguments)
     if pooling is not None:
         _set_pooling(name, encoder, pooling)
