@@ -32,9 +32,9 @@ class EnsembleSettings:
     spread: float
 
     @classmethod
-    def read(cls) -> EnsembleSettings:
-        """Read ensemble.yaml."""
-        return cls(**yaml.safe_load(SETTINGS.read_text(encoding="utf-8")))
+    def read(cls, path: Path = SETTINGS) -> EnsembleSettings:
+        """Read ensemble.yaml, or another file like it."""
+        return cls(**yaml.safe_load(path.read_text(encoding="utf-8")))
 
     def weights(self, collection: str) -> dict[str, float]:
         """Weights of a collection's teachers."""
@@ -105,9 +105,9 @@ def measure(ensemble: Ensemble, pool: Pool) -> dict[str, float]:
     return {name: evaluate_run(pool.collection.qrels, run)["nDCG@10"] for name, run in runs.items()}
 
 
-def main(pools: Path, vectors: Path, student: str) -> None:
+def main(pools: Path, vectors: Path, student: str, weights: Path = SETTINGS) -> None:
     """Print the quality of each teacher and of their ensemble on every development set."""
-    settings, ranker = EnsembleSettings.read(), BlockRankReranker.from_pretrained(student)
+    settings, ranker = EnsembleSettings.read(weights), BlockRankReranker.from_pretrained(student)
     for folder in sorted(path for path in pools.iterdir() if path.is_dir()):
         pool = Pool.read(folder, "test", vectors, settings.encoders(folder.name))
         measured = measure(Ensemble(pool, ranker, settings), pool)
@@ -119,4 +119,5 @@ if __name__ == "__main__":
     parser.add_argument("pools", type=Path)
     parser.add_argument("vectors", type=Path)
     parser.add_argument("--student", required=True)
+    parser.add_argument("--weights", type=Path, default=SETTINGS, help="settings; ensemble.yaml by default")
     main(**vars(parser.parse_args()))

@@ -17,7 +17,7 @@ import numpy as np
 from blockrank_rerank import BlockRankReranker
 from blockrank_rerank.finetune.data import Candidate, TrainingExample, write_examples
 from recipes.ensemble.candidates import Pool, candidates
-from recipes.ensemble.ensemble import Ensemble, EnsembleSettings, Scores
+from recipes.ensemble.ensemble import SETTINGS, Ensemble, EnsembleSettings, Scores
 
 DOCUMENTS, POSITIVES, HARD_EACH, HARDEST, DEPTH = 14, 2, 3, 12, 50
 """Of a list: documents, relevant ones at most, hard ones of each teacher, drawn from its best so many of so many."""
@@ -42,7 +42,11 @@ def scored_lists(pool: Pool, ensemble: Ensemble) -> Iterator[TrainingExample]:
         relevant = [name for name in grades if grades[name] > 0 and name in pool.texts]
         relevant = sorted(relevant, key=grades.__getitem__, reverse=True)[:POSITIVES]
         others = chosen(query, grades, ensemble.first_stages(query, found), found)[: DOCUMENTS - len(relevant) - 1]
-        unknown = [name for name in random.Random(query).sample(names, DOCUMENTS) if name not in {*grades, *others}]
+        unknown = [
+            name
+            for name in random.Random(query).sample(names, min(DOCUMENTS, len(names)))
+            if name not in {*grades, *others}
+        ]
         others += unknown[: DOCUMENTS - len(relevant) - len(others)]
         scores = ensemble.total(ensemble.opinions(query, [*relevant, *others]))
         if relevant:
@@ -58,10 +62,10 @@ def _example(pool: Pool, query: str, relevant: Sequence[str], others: Sequence[s
     return TrainingExample(pool.collection.queries[query], tuple(documents), pool.name, query)
 
 
-def main(pools: Path, vectors: Path, output: Path, student: str) -> None:
+def main(pools: Path, vectors: Path, output: Path, student: str, weights: Path = SETTINGS) -> None:
     """Write the training lists of every pool."""
     output.mkdir(parents=True, exist_ok=True)
-    settings, ranker = EnsembleSettings.read(), BlockRankReranker.from_pretrained(student)
+    settings, ranker = EnsembleSettings.read(weights), BlockRankReranker.from_pretrained(student)
     for folder in sorted(path for path in pools.iterdir() if path.is_dir()):
         if (path := output / f"{folder.name}.jsonl").exists():
             continue
@@ -76,4 +80,5 @@ if __name__ == "__main__":
     parser.add_argument("vectors", type=Path)
     parser.add_argument("output", type=Path)
     parser.add_argument("--student", required=True)
+    parser.add_argument("--weights", type=Path, default=SETTINGS, help="settings; ensemble.yaml by default")
     main(**vars(parser.parse_args()))

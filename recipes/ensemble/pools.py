@@ -22,6 +22,7 @@ from blockrank_rerank.text.document import document_text
 from recipes.beir_folder import write_corpus, write_judged_queries, write_lines
 
 ROOT = Path(__file__).parents[2]
+COLLECTIONS = Path(__file__).with_name("collections.yaml")
 SEED = 28
 WORD = re.compile(r"\S+\s*")
 
@@ -70,9 +71,17 @@ def _sample_queries(collection: str) -> set[str]:
     return set(read_queries(ROOT / "examples/data/medquad-sample/queries.jsonl")) if collection == "medquad" else set()
 
 
-def main(source: Path, output: Path) -> None:
-    """Write a pool of every collection that collections.yaml names."""
-    asked = yaml.safe_load(Path(__file__).with_name("collections.yaml").read_text(encoding="utf-8"))
+def main(source: Path, output: Path, collections: Path = COLLECTIONS) -> None:
+    """Write a pool of every collection that the settings name.
+
+    Raises
+    ------
+    FileNotFoundError
+        Naming collections that are not there, before anything is written.
+    """
+    asked = yaml.safe_load(collections.read_text(encoding="utf-8"))
+    if missing := [name for name in asked["collections"] if not (source / name / "corpus.jsonl").exists()]:
+        raise FileNotFoundError(f"no collection {', '.join(missing)} in {source}; {collections} says what is read")
     chosen = json.loads((ROOT / "recipes/default_model/development_queries.json").read_text(encoding="utf-8"))
     for collection, numbers in asked["collections"].items():
         if not (output / collection / "corpus.jsonl").exists():
@@ -83,4 +92,5 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", type=Path)
     parser.add_argument("output", type=Path)
+    parser.add_argument("--collections", type=Path, default=COLLECTIONS, help="settings; collections.yaml by default")
     main(**vars(parser.parse_args()))

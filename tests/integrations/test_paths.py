@@ -43,6 +43,9 @@ class Given:
     def __fspath__(self):
         return self.path
 
+    def __str__(self):  # names the test, which must be called the same in every process
+        return f"path-like {self.path}"
+
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
