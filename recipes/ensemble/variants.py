@@ -19,21 +19,21 @@ from bm25s.stopwords import STOPWORDS_EN_PLUS
 from blockrank_rerank.finetune.data import Candidate, TrainingExample, read_examples, write_examples
 from blockrank_rerank.text.sentences import sentence_spans
 
-STUFFED_SHARE, SURROUNDED_SHARE = 0.2, 0.2
-STUFFED_DOCUMENTS = 3
+STUFFED_SHARE, SURROUNDED_SHARE = 0.08, 0.08
+STUFFED_DOCUMENTS = 2
 WORDS_AROUND = (10, 80)
 STOP_WORDS = frozenset(STOPWORDS_EN_PLUS)
 
 
 def stuffed(query: str, text: str, rng: random.Random) -> str:
-    """A text with the query or its keywords put in, once or often, in one place or several."""
+    """A text with the query or its keywords put in: mostly often, which no honest text does (dev/LOG.md)."""
     keywords = " ".join(word for word in query.split() if word.lower().strip("?") not in STOP_WORDS)
-    wording = rng.choice([query, query, keywords or query])
+    wording, copies = rng.choice([(query, rng.choice([1, 3, 5, 8])), (keywords or query, rng.choice([4, 7, 10]))])
     if rng.random() < 0.25:
         sentences = [text[start:end] for start, end in sentence_spans(text)]
-        return " ".join(f"{sentence} {wording}" for sentence in sentences)
-    copies = " ".join([wording] * rng.choice([1, 1, 2, 3, 5, 8]))
-    return rng.choice([f"{copies} {text}", f"{copies} {text}", f"{text} {copies}", f"{wording} {text} {copies}"])
+        return " ".join(f"{sentence} {query}" for sentence in sentences)
+    copied = " ".join([wording] * copies)
+    return rng.choice([f"{copied} {text}", f"{copied} {text}", f"{text} {copied}"])
 
 
 def surrounded(text: str, filler: str, rng: random.Random) -> str:
