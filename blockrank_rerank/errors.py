@@ -1,6 +1,17 @@
-"""Errors that say where something was found: in which request, document, file or line."""
+"""Errors that say where something was found: in which request, document, file or line; and what installs the rest."""
 
 from __future__ import annotations
+
+
+def install_line(extra: str = "") -> str:
+    """What installs the package with one of its extras: the package is on no index, so a clone is what there is.
+
+    Parameters
+    ----------
+    extra : str
+        A name under ``project.optional-dependencies`` in ``pyproject.toml``; none for the package alone.
+    """
+    return f"in a clone of blockrank-rerank: pip install {repr(f'.[{extra}]') if extra else '.'}"
 
 
 class RequestError(ValueError):

@@ -629,7 +629,7 @@ def test_an_unknown_split_lists_those_available(fake, collection, capsys):
 
 def test_evaluation_without_its_extra_names_the_install_line(fake, collection, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "ir_measures", None)
-    assert refusal(capsys, ["evaluate", "."], 3).endswith("run: pip install 'blockrank-rerank[eval]'")
+    assert refusal(capsys, ["evaluate", "."], 3).endswith("pip install '.[eval]'")
 
 
 @needs_extra
