@@ -13,9 +13,15 @@ from blockrank_rerank.cli.console import print_line
 from blockrank_rerank.cli.failures import DEBUG_VARIABLE
 from blockrank_rerank.cli.finetune_data import mine_negatives_command, validate_data
 from blockrank_rerank.cli.finetune_init import init
-from blockrank_rerank.cli.run import run_app
+from blockrank_rerank.cli.run import HELP_NAMES, run_app
 
-app = typer.Typer(name="blockrank-finetune", no_args_is_help=True, add_completion=False, rich_markup_mode="rich")
+app = typer.Typer(
+    name="blockrank-finetune",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    context_settings=HELP_NAMES,
+)
 app.command("init")(init)
 app.command("validate-data")(validate_data)
 app.command("mine-negatives")(mine_negatives_command)

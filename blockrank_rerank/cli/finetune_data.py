@@ -76,7 +76,7 @@ def validate_data(
         *sources,
         split=split,
         format=format,
-        columns=parse_columns(column),
+        columns=opt.parse_columns(column, "pos=answer"),
         tokenizer=None if tokenizer is None else _tokenizer(tokenizer),
         token_cap=token_cap,
         prompt=None if model is None else _prompt(model, long_queries),
@@ -177,7 +177,7 @@ def mine_negatives_command(
             source,
             split=split,
             format=format,
-            columns=parse_columns(column),
+            columns=opt.parse_columns(column, "pos=answer"),
             method=[_method(name) for name in method or ["bm25"]],
             model=model,
             depth=depth,
@@ -199,23 +199,6 @@ def mine_negatives_command(
         )
     write_examples(output, mining.examples)
     print_json(mining.report.as_json()) if json else _print_mining(mining.report, output)
-
-
-def parse_columns(pairs: list[str] | None) -> dict[str, str] | None:
-    """Return the mapping that ``--column KNOWN=YOURS`` options spell.
-
-    Raises
-    ------
-    ValueError
-        If one has no equals sign or an empty side.
-    """
-    columns = {}
-    for pair in pairs or []:
-        known, _, theirs = pair.partition("=")
-        if not known or not theirs:
-            raise ValueError(f"--column must be KNOWN=YOURS, for instance pos=answer, got {pair!r}")
-        columns[known] = theirs
-    return columns or None
 
 
 def _tokenizer(model: str) -> Any:
