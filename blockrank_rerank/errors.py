@@ -62,10 +62,14 @@ class DataError(ValueError):
         The file as the user named it.
     line : int, optional
         1-based line number in that file.
+
+    Attributes
+    ----------
+    reason : str
+        The message without the place.
     """
 
     def __init__(self, message: str, path: str | None = None, line: int | None = None) -> None:
         location = ":".join(str(part) for part in (path, line) if part is not None)
         super().__init__(f"{location}: {message}" if location else message)
-        self.path = path
-        self.line = line
+        self.reason, self.path, self.line = message, path, line

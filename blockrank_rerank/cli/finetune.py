@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from blockrank_rerank.cli.console import print_line
+from blockrank_rerank.cli.console import print_line, print_note
 from blockrank_rerank.cli.failures import DEBUG_VARIABLE
 from blockrank_rerank.cli.finetune_data import mine_negatives_command, validate_data
 from blockrank_rerank.cli.finetune_init import init
@@ -84,7 +85,14 @@ def train(
     from blockrank_rerank.finetune.evaluation_sets import means
     from blockrank_rerank.finetune.training_run import finetune
 
-    result = finetune(resolved, resume=resume)
+    try:
+        result = finetune(resolved, resume=resume)
+    except KeyboardInterrupt:
+        if first:
+            steps = [] if max_steps is None else [f"--max-steps={max_steps}"]
+            again = shlex.join(["blockrank-finetune", "train", settings, *pairs, *steps, "--resume"])
+            print_note(f"interrupted; go on from the last checkpoint with: {again}")
+        raise
     if not first:
         return
     if result.after:

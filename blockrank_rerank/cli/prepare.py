@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from blockrank_rerank.cli import options as opt
-from blockrank_rerank.cli.console import print_json, print_line
+from blockrank_rerank.cli.console import print_json, print_line, print_note
 from blockrank_rerank.cli.ranker import load_ranker
 from blockrank_rerank.formats import read_documents
 from blockrank_rerank.ranking.progress import progress_bar
@@ -55,10 +55,14 @@ def prepare(
     """
     documents = read_documents([corpus], unit=unit, columns=opt.parse_columns(column, "text=abstract"))
     ranker = load_ranker(model_options)
-    with progress_bar("preparing", "documents", len(documents)) as advance:
-        done = ranker.prepare_store(
-            store, (document.content for document in documents), dtype=states, on_progress=advance
-        )
+    try:
+        with progress_bar("preparing", "documents", len(documents)) as advance:
+            done = ranker.prepare_store(
+                store, (document.content for document in documents), dtype=states, on_progress=advance
+            )
+    except KeyboardInterrupt:
+        print_note(f"interrupted; what was prepared stays in {store}: run the same command again to go on")
+        raise
     if json:
         print_json(done._asdict())
     else:

@@ -4,9 +4,11 @@ import io
 import json
 import os
 import sys
+from contextlib import contextmanager
 
 import pytest
 
+from blockrank_rerank.cli import bench as bench_module
 from blockrank_rerank.cli import finetune as finetune_module
 from blockrank_rerank.cli import prepare as prepare_module
 from blockrank_rerank.cli import rerank_documents as rerank_documents_module
@@ -197,3 +199,52 @@ def test_a_limit_of_memory_that_no_pass_keeps_is_refused_with_the_reason(fake, t
     found = refused(capsys, QUERY, "a.txt", "--max-memory", word)
     assert f"--max-memory must be at least 1MB, got '{word}', which is {bytes_} bytes" in found
     assert main(["rerank", QUERY, "a.txt", "--max-memory", "1MB"]) == 0
+
+
+# Interrupts
+
+
+def test_an_interrupted_training_says_how_to_go_on(tmp_path, monkeypatch, capsys):
+    training_run = pytest.importorskip("blockrank_rerank.finetune.training_run")
+    monkeypatch.chdir(tmp_path)
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training_run, "finetune", interrupted)
+    assert finetune_module.main(["train", "output=my model", "data=x.jsonl", "--max-steps", "3"]) == 130
+    line = "blockrank-finetune train 'output=my model' data=x.jsonl --max-steps=3 --resume"
+    assert capsys.readouterr().err == f"interrupted; go on from the last checkpoint with: {line}\n"
+    monkeypatch.setenv("RANK", "1")
+    assert finetune_module.main(["train", "output=m", "data=x.jsonl"]) == 130
+    assert capsys.readouterr().err == ""
+
+
+def test_an_interrupted_preparation_says_how_to_go_on(fake, tmp_path, monkeypatch, capsys):
+    class Preparing:
+        def prepare_store(self, *_, **__):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(prepare_module, "load_ranker", lambda _: Preparing())
+    (tmp_path / "a.txt").write_text(FLEAS)
+    assert main(["prepare", "a.txt", "states"]) == 130
+    found = "interrupted; what was prepared stays in states: run the same command again to go on"
+    assert found in capsys.readouterr().err
+
+
+# Progress
+
+
+def test_bench_tells_how_far_it_is(monkeypatch, capsys):
+    told = []
+
+    @contextmanager
+    def progress(what, total, characters, show):
+        told.append((what, total))
+        yield lambda items, tokens: told.append(items)
+
+    monkeypatch.setattr(bench_module, "work_progress", progress)
+    assert main(["bench", "--documents", "3", "--words", "4", "--repeats", "2", "--json"]) == 0
+    assert told[0] == ("timing", 7)
+    assert sum(told[1:]) == 7
+    capsys.readouterr()
