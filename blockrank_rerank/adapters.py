@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from blockrank_rerank.engine.spec import resolve_config
+from blockrank_rerank.errors import install_line
 from blockrank_rerank.files import UserPath
 from blockrank_rerank.model.checkpoint import DEFAULT_MODEL
 from blockrank_rerank.model.devices import check_device
@@ -55,6 +56,7 @@ __all__ = [
     "check_options",
     "check_query",
     "in_executor",
+    "install_line",
     "metadata_of",
     "plain_options",
     "truncation",

@@ -25,7 +25,7 @@ from blockrank_rerank.ranking.score_type import (
     scored,
 )
 from blockrank_rerank.reranker import BlockRankReranker
-from blockrank_rerank.text.document import Document
+from blockrank_rerank.text.document import Document, GivenDocument
 
 NO_EFFECT = frozenset(
     {"batch_size", "chunk_size", "num_workers", "show_progress_bar", "apply_softmax", "processing_kwargs"}
@@ -117,7 +117,7 @@ class BlockRankCrossEncoder:
     def rank(
         self,
         query: str,
-        documents: Sequence[Document],
+        documents: Iterable[GivenDocument],
         top_k: int | None = None,
         return_documents: bool = False,
         *,

@@ -1,6 +1,17 @@
-"""Errors that say where something was found: in which request, document, file or line."""
+"""Errors that say where something was found: in which request, document, file or line; and what installs the rest."""
 
 from __future__ import annotations
+
+
+def install_line(extra: str = "") -> str:
+    """What installs the package with one of its extras: the package is on no index, so a clone is what there is.
+
+    Parameters
+    ----------
+    extra : str
+        A name under ``project.optional-dependencies`` in ``pyproject.toml``; none for the package alone.
+    """
+    return f"in a clone of blockrank-rerank: pip install {repr(f'.[{extra}]') if extra else '.'}"
 
 
 class RequestError(ValueError):
@@ -51,10 +62,14 @@ class DataError(ValueError):
         The file as the user named it.
     line : int, optional
         1-based line number in that file.
+
+    Attributes
+    ----------
+    reason : str
+        The message without the place.
     """
 
     def __init__(self, message: str, path: str | None = None, line: int | None = None) -> None:
         location = ":".join(str(part) for part in (path, line) if part is not None)
         super().__init__(f"{location}: {message}" if location else message)
-        self.path = path
-        self.line = line
+        self.reason, self.path, self.line = message, path, line

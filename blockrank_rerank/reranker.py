@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from blockrank_rerank.config import BlockRankConfig
-from blockrank_rerank.engine.shared import SharedEngine
+from blockrank_rerank.engine.shared import SharedEngine, checked_engine
 from blockrank_rerank.engine.state_lookup import StateLookup
 from blockrank_rerank.engine.store_preparation import Preparation, prepare_store
 from blockrank_rerank.files import UserPath
@@ -34,7 +34,7 @@ from blockrank_rerank.states.cache import CacheInfo
 from blockrank_rerank.states.document_states import DocumentStates, states_dtype
 from blockrank_rerank.states.prepared import PreparedDocuments
 from blockrank_rerank.text.blocks import Blocks
-from blockrank_rerank.text.document import Document
+from blockrank_rerank.text.document import Document, GivenDocument
 
 if TYPE_CHECKING:
     from blockrank_rerank.engine.engine import Engine
@@ -48,8 +48,8 @@ class BlockRankReranker(AsyncRanking):
     Threads may share an instance; a copy shares the loaded model, the cache and the store.
     """
 
-    def __init__(self, shared: SharedEngine, lookup: StateLookup | None = None) -> None:
-        self._shared, self._lookup = shared, lookup
+    def __init__(self, shared: SharedEngine | None = None, lookup: StateLookup | None = None, **options: Any) -> None:
+        self._shared, self._lookup = checked_engine(shared, options), lookup
 
     @classmethod
     @typed_as(Options)
@@ -131,7 +131,7 @@ class BlockRankReranker(AsyncRanking):
 
     def prepare(
         self,
-        documents: Sequence[Document],
+        documents: Iterable[GivenDocument],
         *,
         dtype: str | torch.dtype | None = None,
         device: str | torch.device | None = None,
@@ -144,7 +144,7 @@ class BlockRankReranker(AsyncRanking):
 
         Parameters
         ----------
-        documents : sequence of str or mapping
+        documents : iterable of str, mapping or object
             As in :meth:`rank`.
         dtype : str or torch.dtype, optional
             Of the kept states: the model's if not given, or ``float16``, ``bfloat16``, ``float32``, ``int8``.
@@ -162,12 +162,12 @@ class BlockRankReranker(AsyncRanking):
             Where the prompt makes documents depend on the query: see :meth:`query_free`; for a device that torch
             cannot use here.
         """
-        given, texts = check_documents(documents)
+        given, plain, texts = check_documents(documents)
         engine = self.engine
         states_device = engine.device if device is None else resolve_device(device)
         given = [*map(copy, given)]
         dtype_of_states = engine.dtype if dtype is None else states_dtype(dtype)
-        blocks = Blocks.of("", given, texts, engine.prompt)
+        blocks = Blocks.of("", plain, texts, engine.prompt)
         states: list[DocumentStates] = []
         with work_progress("preparing", len(blocks.texts), sum(map(len, texts)), show_progress) as advance:
             for document in engine.document_states(blocks.texts, dtype_of_states):
@@ -178,7 +178,7 @@ class BlockRankReranker(AsyncRanking):
     def prepare_store(
         self,
         folder: UserPath,
-        documents: Iterable[Document],
+        documents: Iterable[GivenDocument],
         *,
         dtype: str | torch.dtype | None = None,
         on_progress: Callable[[int, int], None] | None = None,
@@ -193,7 +193,7 @@ class BlockRankReranker(AsyncRanking):
         ----------
         folder : str or path-like
             A store, or a folder that is new or empty.
-        documents : iterable of str or mapping
+        documents : iterable of str, mapping or object
             As in :meth:`rank`; may be a generator.
         dtype : str or torch.dtype, optional
             As in :meth:`prepare`; a store has one for all of its documents.
@@ -213,7 +213,7 @@ class BlockRankReranker(AsyncRanking):
     def rank(
         self,
         query: str,
-        documents: Sequence[Document],
+        documents: Iterable[GivenDocument],
         *,
         top_k: int | None = None,
         threshold: float | None = None,
@@ -225,8 +225,8 @@ class BlockRankReranker(AsyncRanking):
         ----------
         query : str
             Not empty.
-        documents : sequence of str or mapping
-            Texts, or mappings with ``text`` and optional ``title``; never modified.
+        documents : iterable of str, mapping or object
+            Texts, or what has ``text``, ``page_content`` or ``content`` and optional ``title``; never modified.
         top_k : int, optional
             Keep the best ``top_k``; all by default.
         threshold : float, optional
@@ -309,7 +309,7 @@ class BlockRankReranker(AsyncRanking):
     def explain(
         self,
         query: str,
-        documents: Sequence[Document],
+        documents: Iterable[GivenDocument],
         *,
         top_k: int | None = None,
         threshold: float | None = None,
@@ -330,11 +330,11 @@ class BlockRankReranker(AsyncRanking):
             Best document first; words and sentences with weights.
         """
         limits = self._limits(top_k, threshold, min_probability)
-        given = check_request((query, documents)).given
-        ranking = self.rank(query, documents if isinstance(documents, PreparedDocuments) else given)
+        checked = check_request((query, documents))
+        ranking = self.rank(query, documents if isinstance(documents, PreparedDocuments) else checked.given)
         if not ranking:
             return Explanation(query, [])
-        return explained(self.engine, query, given, ranking, limits)
+        return explained(self.engine, query, checked.plain, ranking, limits)
 
     def _limits(self, top_k: int | None, threshold: float | None, min_probability: float | None) -> Limits:
         limits = Limits(top_k, threshold, min_probability)

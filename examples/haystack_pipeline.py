@@ -1,6 +1,6 @@
 """BlockRank as a ranker in a Haystack pipeline that is saved to YAML and loaded again.
 
-pip install 'blockrank-rerank[haystack,eval]'
+pip install '.[haystack,eval]'
 python examples/haystack_pipeline.py
 """
 

@@ -1,6 +1,6 @@
 """BlockRank as a document compressor in LangChain: around a retriever, and as a step of an LCEL chain.
 
-pip install 'blockrank-rerank[langchain,eval]' langchain-classic
+pip install '.[langchain,eval]' langchain-classic
 python examples/langchain_retriever.py
 """
 

@@ -1,6 +1,6 @@
 """BlockRank as a node postprocessor in a LlamaIndex query engine, offline and without an LLM.
 
-pip install 'blockrank-rerank[llama-index,eval]' llama-index-retrievers-bm25
+pip install '.[llama-index,eval]' llama-index-retrievers-bm25
 python examples/llama_index_query_engine.py
 """
 

@@ -1,6 +1,6 @@
 """The same candidates in the same order from LlamaIndex, Haystack, LangChain and the engine itself.
 
-pip install 'blockrank-rerank[all]'
+pip install '.[all]'
 python examples/same_order.py
 """
 

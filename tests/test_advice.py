@@ -12,12 +12,18 @@ import typer
 
 from blockrank_rerank import BlockRankConfig, BlockRankReranker
 from blockrank_rerank.cli import app, finetune
+from blockrank_rerank.errors import install_line
 from tests.tiny_models import CONFIG, save_model
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("blockrank_rerank", "kernels", "integrations")
-OTHERS_OPTIONS = {"--force-reinstall", "--nproc_per_node"}
-"""Of pip and torchrun, in texts of ours."""
+READ = (*FOLDERS, "docs", "examples", "benchmarks", "recipes", "tests", "dev")
+OTHERS_OPTIONS = {"--nproc_per_node"}
+"""Of torchrun, in texts of ours."""
+
+FROM_INDEX = re.compile(r"pip install [^\n`]*\bblockrank[-_]rerank\b|blockrank-rerank\[[\w,-]+\]")
+IN_CLONE = re.compile(r"pip install (?:-e )?'\.\[([\w, -]+)\]'")
+CALLED = re.compile(r"""install_line\(["']([\w-]+)["']\)""")
 
 PROSE = {"needs"}
 """Words that follow the name of a program and are no command."""
@@ -57,11 +63,35 @@ def test_options_that_texts_name_exist():
         assert not unknown, (name, text)
 
 
+def whole_tree():
+    """Every file of code, documentation and settings that people read, but this one."""
+    kinds = ("*.py", "*.md", "*.yaml", "*.yml", "*.ipynb")
+    within = [path for folder in READ for kind in kinds for path in sorted((ROOT / folder).rglob(kind))]
+    return [path for path in (*ROOT.glob("*.md"), *within) if path != Path(__file__)]
+
+
+def test_nothing_tells_to_install_from_an_index_that_does_not_have_the_package():
+    files = whole_tree()
+    assert {"README.md", "langchain.md", "same_order.py", "ranker.py", "finetuning.md"} <= {path.name for path in files}
+    for path in files:
+        found = FROM_INDEX.search(path.read_text(encoding="utf-8"))
+        assert not found, (path, found[0])
+
+
 def test_extras_that_texts_name_exist():
     with (ROOT / "pyproject.toml").open("rb") as file:
         extras = tomllib.load(file)["project"]["optional-dependencies"]
-    named = {extra for _, text in texts() for extra in re.findall(r"blockrank-rerank\[([\w-]+)\]", text)}
-    assert {"eval", "train", "langchain"} <= named <= extras.keys()
+    words = {extra for path in whole_tree() for extra in IN_CLONE.findall(path.read_text(encoding="utf-8"))}
+    named = {extra.strip() for word in words for extra in word.split(",")}
+    called = {extra for path in whole_tree() for extra in CALLED.findall(path.read_text(encoding="utf-8"))}
+    assert {"eval", "train", "langchain", "float8", "test"} <= named
+    assert {"eval", "train", "langchain", "llama-index", "haystack", "rerankers", "float8"} <= called
+    assert named | called <= extras.keys()
+
+
+def test_the_line_that_installs_an_extra_is_one_for_a_shell_in_a_clone():
+    assert install_line("eval") == "in a clone of blockrank-rerank: pip install '.[eval]'"
+    assert install_line() == "in a clone of blockrank-rerank: pip install ."
 
 
 # A prompt that repeats the query

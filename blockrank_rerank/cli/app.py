@@ -13,9 +13,15 @@ from blockrank_rerank.cli.evaluate import evaluate
 from blockrank_rerank.cli.failures import DEBUG_VARIABLE
 from blockrank_rerank.cli.prepare import prepare
 from blockrank_rerank.cli.rerank import rerank
-from blockrank_rerank.cli.run import run_app
+from blockrank_rerank.cli.run import HELP_NAMES, run_app
 
-app = typer.Typer(name="blockrank", no_args_is_help=True, add_completion=False, rich_markup_mode="rich")
+app = typer.Typer(
+    name="blockrank",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    context_settings=HELP_NAMES,
+)
 app.command()(rerank)
 app.command()(evaluate)
 app.command()(prepare)
@@ -56,7 +62,7 @@ def blockrank(
 ) -> None:
     r"""Rerank retrieved documents with block-sparse in-context attention (BlockRank, arXiv 2510.05396).
 
-    For example: printf 'Fleas live for weeks.\nConcrete is cheap.\n' | blockrank rerank "flea life" -
+    For example: printf 'Fleas live for weeks.\nConcrete is cheap.\n' | blockrank rerank "flea life"
 
     Exit codes: 0 ok, 2 arguments, 3 missing dependency, 4 missing file, 5 bad data, 6 run-time.
     """

@@ -14,6 +14,7 @@ from rich.table import Table
 from blockrank_rerank.cli import options as opt
 from blockrank_rerank.cli.console import print_json, print_line, print_table
 from blockrank_rerank.cli.ranker import load_ranker
+from blockrank_rerank.ranking.progress import work_progress
 
 if TYPE_CHECKING:
     from blockrank_rerank import BlockRankReranker
@@ -65,12 +66,19 @@ def _measure(ranker: BlockRankReranker, texts: list[str], repeats: int) -> dict[
         nonlocal tokens
         tokens += read
 
-    ranker.rank_batch([(QUERY, texts)], show_progress=False, on_progress=count)
-    rows = {"new": _median_ms(lambda: ranker.rank(QUERY, texts), repeats)}
-    if ranker.config.prompt.documents_stand_alone:
-        prepared = ranker.prepare(texts, show_progress=False)
-        ranker.rank(QUERY, prepared)
-        rows["prepared"] = _median_ms(lambda: ranker.rank(QUERY, prepared), repeats)
+    alone = ranker.config.prompt.documents_stand_alone
+    # Rankings that count, and before each kind of them one or two that do not.
+    rounds = repeats + 1 + (repeats + 2 if alone else 0)
+    with work_progress("timing", rounds, sum(map(len, texts)) * rounds, None) as advance:
+        ranker.rank_batch([(QUERY, texts)], show_progress=False, on_progress=count)
+        advance(1, 0)
+        rows = {"new": _median_ms(lambda: ranker.rank(QUERY, texts), repeats, advance)}
+        if alone:
+            prepared = ranker.prepare(texts, show_progress=False)
+            advance(1, 0)
+            ranker.rank(QUERY, prepared)
+            advance(1, 0)
+            rows["prepared"] = _median_ms(lambda: ranker.rank(QUERY, prepared), repeats, advance)
     return {
         "model": ranker.model,
         "device": str(ranker.device),
@@ -82,13 +90,14 @@ def _measure(ranker: BlockRankReranker, texts: list[str], repeats: int) -> dict[
     }
 
 
-def _median_ms(function: Callable[[], object], repeats: int) -> float:
+def _median_ms(function: Callable[[], object], repeats: int, advance: Callable[[int, int], None]) -> float:
     """A ranking ends with scores on the CPU, so nothing of it is still running on a device when it returns."""
     times = []
     for _ in range(repeats):
         start = time.perf_counter()
         function()
         times.append((time.perf_counter() - start) * 1000)
+        advance(1, 0)
     return statistics.median(times)
 
 

@@ -79,9 +79,9 @@ def harden_streams() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def literal(text: str) -> Text:
-    """User text for a table cell: one line, no markup, no terminal escapes."""
-    shown = text[:SHOWN_CHARACTERS]
+def literal(text: str, most: int | None = SHOWN_CHARACTERS) -> Text:
+    """User text for a table cell: one line, no markup, no terminal escapes; all of it where ``most`` is None."""
+    shown = text[:most]
     return Text(CONTROLS.sub(" ", " ".join(shown.split())))
 
 

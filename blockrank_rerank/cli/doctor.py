@@ -15,6 +15,7 @@ from blockrank_rerank.cli import options as opt
 from blockrank_rerank.cli.console import literal, print_json, print_table
 from blockrank_rerank.cli.failures import RUN_TIME, message
 from blockrank_rerank.cli.ranker import load_ranker
+from blockrank_rerank.errors import install_line
 
 
 class Package(NamedTuple):
@@ -26,14 +27,14 @@ class Package(NamedTuple):
 
 BASE = (
     Package("blockrank-rerank", "run from a source tree: pip install -e ."),
-    Package("torch", "required: pip install --force-reinstall blockrank-rerank"),
-    Package("transformers", "required: pip install --force-reinstall blockrank-rerank"),
-    Package("tokenizers", "required: pip install --force-reinstall blockrank-rerank"),
+    Package("torch", f"required; {install_line()}"),
+    Package("transformers", f"required; {install_line()}"),
+    Package("tokenizers", f"required; {install_line()}"),
     Package("triton", "only needed for the Triton kernels on a GPU; everything else works without it"),
 )
 OPTIONAL = (
-    Package("ir-measures", "for blockrank evaluate: pip install 'blockrank-rerank[eval]'"),
-    Package("bm25s", "for blockrank evaluate without --run: pip install 'blockrank-rerank[eval]'"),
+    Package("ir-measures", f"for blockrank evaluate; {install_line('eval')}"),
+    Package("bm25s", f"for blockrank evaluate without --run; {install_line('eval')}"),
     Package("llama-index-core", "to use the LlamaIndex adapter: pip install llama-index-core"),
     Package("haystack-ai", "to use the Haystack adapter: pip install haystack-ai"),
     Package("langchain-core", "to use the LangChain adapter: pip install langchain-core"),

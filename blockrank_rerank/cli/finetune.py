@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from blockrank_rerank.cli.console import print_line
+from blockrank_rerank.cli.console import print_line, print_note
 from blockrank_rerank.cli.failures import DEBUG_VARIABLE
 from blockrank_rerank.cli.finetune_data import mine_negatives_command, validate_data
 from blockrank_rerank.cli.finetune_init import init
-from blockrank_rerank.cli.run import run_app
+from blockrank_rerank.cli.run import HELP_NAMES, run_app
 
-app = typer.Typer(name="blockrank-finetune", no_args_is_help=True, add_completion=False, rich_markup_mode="rich")
+app = typer.Typer(
+    name="blockrank-finetune",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    context_settings=HELP_NAMES,
+)
 app.command("init")(init)
 app.command("validate-data")(validate_data)
 app.command("mine-negatives")(mine_negatives_command)
@@ -78,7 +85,14 @@ def train(
     from blockrank_rerank.finetune.evaluation_sets import means
     from blockrank_rerank.finetune.training_run import finetune
 
-    result = finetune(resolved, resume=resume)
+    try:
+        result = finetune(resolved, resume=resume)
+    except KeyboardInterrupt:
+        if first:
+            steps = [] if max_steps is None else [f"--max-steps={max_steps}"]
+            again = shlex.join(["blockrank-finetune", "train", settings, *pairs, *steps, "--resume"])
+            print_note(f"interrupted; go on from the last checkpoint with: {again}")
+        raise
     if not first:
         return
     if result.after:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,6 +20,9 @@ from blockrank_rerank.finetune.mining.report import MiningReport
 from blockrank_rerank.finetune.validation.report import DataReport
 from blockrank_rerank.finetune.validation.validation import validate
 from blockrank_rerank.formats import DataError, check_output_path
+
+KEPT_FAULTS = 10_000
+"""Faults of which equal ones are found."""
 
 Split = Annotated[str, typer.Option("--split", help="Which qrels/<split>.tsv, or which split of a Hub dataset.")]
 Format = Annotated[
@@ -41,7 +45,8 @@ def validate_data(
         typer.Argument(
             metavar="DATA...",
             show_default=False,
-            help="JSONL files, BEIR folders, Hub datasets (owner/name or owner/name:configuration).",
+            help="JSONL files, CSV or TSV with named columns, BEIR folders, "
+            "Hub datasets (owner/name or owner/name:configuration).",
         ),
     ],
     split: Split = "train",
@@ -76,13 +81,14 @@ def validate_data(
         *sources,
         split=split,
         format=format,
-        columns=parse_columns(column),
+        columns=opt.parse_columns(column, "pos=answer"),
         tokenizer=None if tokenizer is None else _tokenizer(tokenizer),
         token_cap=token_cap,
         prompt=None if model is None else _prompt(model, long_queries),
-        max_faults=max_faults,
+        # Equal faults are shown as one, so that more are looked at than shown.
+        max_faults=max_faults if json else max(max_faults, KEPT_FAULTS),
     )
-    print_json(report.as_json()) if json else _print_report(report)
+    print_json(report.as_json()) if json else _print_report(report, max_faults)
     if not report.usable:
         raise DataError(f"{report.fault_count:,} faults in {', '.join(report.sources)}; training will not start")
 
@@ -177,7 +183,7 @@ def mine_negatives_command(
             source,
             split=split,
             format=format,
-            columns=parse_columns(column),
+            columns=opt.parse_columns(column, "pos=answer"),
             method=[_method(name) for name in method or ["bm25"]],
             model=model,
             depth=depth,
@@ -199,23 +205,6 @@ def mine_negatives_command(
         )
     write_examples(output, mining.examples)
     print_json(mining.report.as_json()) if json else _print_mining(mining.report, output)
-
-
-def parse_columns(pairs: list[str] | None) -> dict[str, str] | None:
-    """Return the mapping that ``--column KNOWN=YOURS`` options spell.
-
-    Raises
-    ------
-    ValueError
-        If one has no equals sign or an empty side.
-    """
-    columns = {}
-    for pair in pairs or []:
-        known, _, theirs = pair.partition("=")
-        if not known or not theirs:
-            raise ValueError(f"--column must be KNOWN=YOURS, for instance pos=answer, got {pair!r}")
-        columns[known] = theirs
-    return columns or None
 
 
 def _tokenizer(model: str) -> Any:
@@ -244,11 +233,13 @@ def _method(name: str) -> Method:
     return known[name]
 
 
-def _print_report(report: DataReport) -> None:
-    for fault in report.faults:
-        print_line(" ".join(str(fault).split()))
-    if report.fault_count > len(report.faults):
-        print_line(f"… and {report.fault_count - len(report.faults):,} more faults (--max-faults)")
+def _print_report(report: DataReport, max_faults: int) -> None:
+    shown = [*islice(report.fault_lines(), max_faults)]
+    for fault, _ in shown:
+        print_line(" ".join(fault.split()))
+    more = report.fault_count - sum(count for _, count in shown)
+    if more:
+        print_line(f"… and {more:,} more faults (--max-faults)")
     if report.statistics.examples:
         print_table(report)
     for line in (*report.facts(), *report.warnings()):

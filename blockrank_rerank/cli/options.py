@@ -12,15 +12,29 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import typer
 
 from blockrank_rerank.files import expanded
+from blockrank_rerank.formats import Unit
 from blockrank_rerank.options import OPTIONS, Option
 
 MODEL_PANEL = "Model"
 
-TopK = Annotated[int | None, typer.Option("--top-k", metavar="K", help="Keep the best K documents.")]
+TopK = Annotated[int | None, typer.Option("--top-k", "-k", metavar="K", help="Keep the best K documents.")]
+
+
+def _share(threshold: float | None) -> float | None:
+    """Refuse a threshold that no document can reach."""
+    if threshold is not None and threshold > 1:
+        raise typer.BadParameter(
+            f"scores are shares of the list and at most 1, so {threshold:g} would drop every document; "
+            "for what does not depend on the list: --min-probability"
+        )
+    return threshold
+
+
 Threshold = Annotated[
     float | None,
     typer.Option(
         "--threshold",
+        callback=_share,
         help="Drop documents scored below this. Scores are shares: they sum to 1 over the list, "
         "so that documents of longer lists have lower ones.",
     ),
@@ -30,6 +44,23 @@ MinProbability = Annotated[
     typer.Option(
         "--min-probability",
         help="Drop documents whose probability of relevance is below this, whatever the list; may leave none.",
+    ),
+]
+DocumentUnit = Annotated[
+    Unit | None,
+    typer.Option(
+        "--unit",
+        metavar="|".join(get_args(Unit)),
+        help="What one document of a text file is. By default each file of a folder is one, Markdown is read by "
+        "paragraphs, and other text by lines.",
+    ),
+]
+DocumentColumn = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--column",
+        metavar="KNOWN=YOURS",
+        help="Say what text, title or id is called in JSONL and tables, for instance text=abstract; may be repeated.",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
@@ -44,6 +75,23 @@ def user_path(word: str) -> Path:
         return expanded(word, "the path")
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
+
+
+def parse_columns(pairs: list[str] | None, example: str) -> dict[str, str] | None:
+    """Return the mapping that ``--column KNOWN=YOURS`` options spell.
+
+    Raises
+    ------
+    ValueError
+        If one has no equals sign or an empty side.
+    """
+    columns = {}
+    for pair in pairs or []:
+        known, _, theirs = pair.partition("=")
+        if not known or not theirs:
+            raise ValueError(f"--column must be KNOWN=YOURS, for instance {example}, got {pair!r}")
+        columns[known] = theirs
+    return columns or None
 
 
 QueryFree = Annotated[

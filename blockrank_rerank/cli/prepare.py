@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from blockrank_rerank.cli import options as opt
-from blockrank_rerank.cli.console import print_json, print_line
+from blockrank_rerank.cli.console import print_json, print_line, print_note
 from blockrank_rerank.cli.ranker import load_ranker
 from blockrank_rerank.formats import read_documents
 from blockrank_rerank.ranking.progress import progress_bar
@@ -21,7 +21,7 @@ def prepare(
         typer.Argument(
             parser=opt.user_path,
             metavar="CORPUS",
-            help="A text file with one document per line, or a .jsonl file.",
+            help="A file or folder of documents, as rerank takes it.",
             show_default=False,
         ),
     ],
@@ -40,6 +40,8 @@ def prepare(
             "--states", metavar="DTYPE", help="float32, bfloat16, float16 or int8. Default: the dtype of the model."
         ),
     ] = None,
+    unit: opt.DocumentUnit = None,
+    column: opt.DocumentColumn = None,
     json: opt.Json = False,
     *,
     model_options: opt.ModelOptions,
@@ -51,12 +53,16 @@ def prepare(
 
     For example: blockrank prepare corpus.jsonl states && blockrank rerank "flea life" corpus.jsonl --store states
     """
-    documents = read_documents([corpus])
+    documents = read_documents([corpus], unit=unit, columns=opt.parse_columns(column, "text=abstract"))
     ranker = load_ranker(model_options)
-    with progress_bar("preparing", "documents", len(documents)) as advance:
-        done = ranker.prepare_store(
-            store, (document.content for document in documents), dtype=states, on_progress=advance
-        )
+    try:
+        with progress_bar("preparing", "documents", len(documents)) as advance:
+            done = ranker.prepare_store(
+                store, (document.content for document in documents), dtype=states, on_progress=advance
+            )
+    except KeyboardInterrupt:
+        print_note(f"interrupted; what was prepared stays in {store}: run the same command again to go on")
+        raise
     if json:
         print_json(done._asdict())
     else:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import stat
+import sys
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -10,6 +13,8 @@ import typer
 from blockrank_rerank.cli import options as opt
 from blockrank_rerank.cli.rerank_documents import rerank_documents
 from blockrank_rerank.cli.rerank_trec import TrecPaths, rerank_trec
+from blockrank_rerank.formats import read_documents
+from blockrank_rerank.formats.documents import STDIN
 from blockrank_rerank.ranking.results import Limits
 
 RUN_PANEL = "Reranking a TREC run"
@@ -29,8 +34,9 @@ def rerank(
             parser=opt.user_path,
             metavar="FILE",
             show_default=False,
-            help="Text files with one document per line, .jsonl files of strings or of objects with "
-            '"text" and optional "title" and "_id", or - for standard input.',
+            help="Text files with one document per line, Markdown, .jsonl files of strings or of objects with "
+            '"text" and optional "title" and "_id", CSV and TSV with named columns, folders of such files, any of them '
+            "with .gz, or - for standard input, which is also read where it is a pipe and no file is named.",
         ),
     ] = None,
     top_k: opt.TopK = None,
@@ -40,6 +46,8 @@ def rerank(
         bool, typer.Option("--explain", help="Show the sentences of each document that the query looked at.")
     ] = False,
     json: opt.Json = False,
+    unit: opt.DocumentUnit = None,
+    column: opt.DocumentColumn = None,
     queries: Annotated[
         Path | None,
         typer.Option(
@@ -102,15 +110,33 @@ def rerank(
     blockrank rerank --queries queries.jsonl --corpus corpus.jsonl --run bm25.trec --output reranked.trec
     """
     of_run = {"--queries": queries, "--corpus": corpus, "--run": run, "--output": output}
+    is_run = any(map(_given, (*of_run.values(), depth)))
+    if query is not None and not files and not is_run and _is_piped():
+        files = [STDIN]
     of_documents: dict[str, Any] = {"QUERY": query, "FILE": files or None}
-    only_documents = {"--min-probability": min_probability, "--explain": explain or None, "--json": json or None}
+    only_documents: dict[str, Any] = {
+        "--min-probability": min_probability,
+        "--explain": explain or None,
+        "--json": json or None,
+    }
+    only_documents |= {"--unit": unit, "--column": column or None}
     _refuse_both(of_run | {"--depth": depth}, of_documents | only_documents)
-    if any(map(_given, (*of_run.values(), depth))):
+    if is_run:
         rerank_trec(TrecPaths(*_complete(of_run)), depth or DEFAULT_DEPTH, top_k, threshold, model_options)
     else:
         _complete(of_documents)
         limits = Limits(top_k, threshold, min_probability)
-        rerank_documents(query or "", files or [], limits, explain, json, model_options)
+        documents = read_documents(files or [], unit=unit, columns=opt.parse_columns(column, "text=abstract"))
+        rerank_documents(query or "", documents, limits, explain, json, model_options)
+
+
+def _is_piped() -> bool:
+    """Whether standard input is a pipe or a file, and neither a terminal nor closed."""
+    try:
+        mode = os.fstat(sys.stdin.fileno()).st_mode
+    except (AttributeError, OSError):
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISREG(mode)
 
 
 def _given(value: object) -> bool:

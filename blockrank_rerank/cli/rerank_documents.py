@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from shutil import get_terminal_size
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from blockrank_rerank.cli.explained import print_explained
 from blockrank_rerank.cli.options import ModelOptions
 from blockrank_rerank.cli.ranker import load_ranker
 from blockrank_rerank.errors import DocumentError
-from blockrank_rerank.formats import DataError, FileDocument, read_documents
+from blockrank_rerank.formats import DataError, FileDocument
 from blockrank_rerank.ranking.results import Limits
 
 if TYPE_CHECKING:
@@ -28,10 +28,14 @@ NAME_WIDTH = 32
 
 
 def rerank_documents(
-    query: str, paths: Sequence[Path], limits: Limits, explain: bool, as_json: bool, model_options: ModelOptions
+    query: str,
+    documents: Sequence[FileDocument],
+    limits: Limits,
+    explain: bool,
+    as_json: bool,
+    model_options: ModelOptions,
 ) -> None:
     """Rank the documents of files and print the ranking."""
-    documents = read_documents(paths)
     ranker = load_ranker(model_options)
     contents = [document.content for document in documents]
     try:
@@ -70,19 +74,42 @@ def _record(rank: int, ranked: RankedDocument, document: FileDocument) -> dict[s
 
 
 def _print_ranking(ranking: Sequence[RankedDocument], documents: Sequence[FileDocument]) -> None:
-    if ranking:
+    whole = _is_read_by_a_program()
+    if whole:
+        _print_lines(ranking, documents)
+    elif ranking:
         print_table(_table(ranking, documents))
-    if len(ranking) < len(documents):
-        print_line(f"{len(ranking)} of {len(documents)} documents shown")
+    for note in _notes(ranking, len(documents)):
+        print_line(note, error=whole)
+
+
+def _is_read_by_a_program() -> bool:
+    """Whether the output goes into a pipe or file, for which nobody has named a width."""
+    return not sys.stdout.isatty() and "COLUMNS" not in os.environ
+
+
+def _notes(ranking: Sequence[RankedDocument], count: int) -> Iterator[str]:
+    if len(ranking) < count:
+        yield f"{len(ranking)} of {count} documents shown"
     pruned = sum(ranked.pruned for ranked in ranking)
     if pruned:
-        print_line(f"the last {pruned} were dropped by early layers (--prune), in the order of their scores there")
+        yield f"the last {pruned} were dropped by early layers (--prune), in the order of their scores there"
     truncated = sum(ranked.truncated for ranked in ranking)
     if truncated:
-        print_line(
+        yield (
             f"{TRUNCATED_MARK} {truncated} of these documents were longer than the model reads and were cut "
             "(--max-document-tokens)"
         )
+
+
+def _print_lines(ranking: Sequence[RankedDocument], documents: Sequence[FileDocument]) -> None:
+    """Print whole names and texts, with tabs between the columns."""
+    print_line("\t".join(("rank", "score", "probability", "document", "text")))
+    for rank, ranked in enumerate(ranking, start=1):
+        document = documents[ranked.index]
+        name = f"{_mark(ranked)}{document.id or document.source}"
+        cells = (literal(text, None).plain for text in (name, _titled(document)))
+        print_line("\t".join((str(rank), f"{ranked.score:.4f}", _probability(ranked), *cells)))
 
 
 def _table(ranking: Sequence[RankedDocument], documents: Sequence[FileDocument]) -> Table:
@@ -97,10 +124,19 @@ def _table(ranking: Sequence[RankedDocument], documents: Sequence[FileDocument])
     table.add_column("text")
     for rank, ranked in enumerate(ranking, start=1):
         document = documents[ranked.index]
-        mark = TRUNCATED_MARK if ranked.truncated else ""
         probability = [_probability(ranked)] if with_probability else []
-        table.add_row(str(rank), f"{ranked.score:.4f}", *probability, literal(mark + _name(document)), _text(document))
+        table.add_row(
+            str(rank), f"{ranked.score:.4f}", *probability, literal(_mark(ranked) + _name(document)), _text(document)
+        )
     return table
+
+
+def _mark(ranked: RankedDocument) -> str:
+    return TRUNCATED_MARK if ranked.truncated else ""
+
+
+def _titled(document: FileDocument) -> str:
+    return f"{document.title} | {document.text}" if document.title else document.text
 
 
 def _probability(ranked: RankedDocument) -> str:
@@ -115,7 +151,7 @@ def _name(document: FileDocument) -> str:
 
 
 def _text(document: FileDocument) -> Text:
-    shown = literal(f"{document.title} | {document.text}" if document.title else document.text)
+    shown = literal(_titled(document))
     shown.no_wrap = True
     shown.overflow = "ellipsis" if _ellipsis() else "crop"
     return shown

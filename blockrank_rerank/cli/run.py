@@ -11,6 +11,9 @@ import typer
 from blockrank_rerank.cli.console import guarded_streams, harden_streams, own_lines_only
 from blockrank_rerank.cli.failures import INTERRUPTED, OK, debugging, report
 
+HELP_NAMES = {"help_option_names": ["-h", "--help"]}
+"""Settings of a command line: what asks for help."""
+
 
 def run_app(app: typer.Typer, name: str, arguments: Sequence[str] | None = None) -> int:
     """Run one of our command lines.

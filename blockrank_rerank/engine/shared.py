@@ -13,6 +13,23 @@ if TYPE_CHECKING:
     from blockrank_rerank.engine.engine import Engine
 
 
+def checked_engine(shared: object, options: dict[str, Any]) -> SharedEngine:
+    """Return what a reranker was made of, if it is an engine.
+
+    Raises
+    ------
+    TypeError
+        With the line to write, for a model and its options.
+    """
+    if isinstance(shared, SharedEngine) and not options:
+        return shared
+    words = [] if shared is None else [repr(shared)]
+    words += [f"{name}=..." if name == "token" else f"{name}={value!r}" for name, value in options.items()]
+    raise TypeError(
+        f"a reranker is made by from_pretrained; write BlockRankReranker.from_pretrained({', '.join(words)})"
+    )
+
+
 class SharedEngine:
     """Loads an engine once, when it is first needed, however many threads ask.
 

@@ -15,11 +15,11 @@ from blockrank_rerank.states.document_states import DTYPES, DocumentStates
 from blockrank_rerank.states.manifest import MANIFEST_NAME
 from blockrank_rerank.states.store import StateStore
 from blockrank_rerank.text.blocks import Blocks
-from blockrank_rerank.text.document import check_is_list, document_text
+from blockrank_rerank.text.document import check_is_list, document_text, plain_document
 
 if TYPE_CHECKING:
     from blockrank_rerank.engine.engine import Engine
-    from blockrank_rerank.text.document import Document
+    from blockrank_rerank.text.document import Document, GivenDocument
 
 GROUP_BYTES = 16_000_000
 """States of one file of a store at most, which is what a kill loses."""
@@ -43,7 +43,7 @@ class Preparation(NamedTuple):
 def prepare_store(
     engine: Engine,
     folder: UserPath,
-    documents: Iterable[Document],
+    documents: Iterable[GivenDocument],
     dtype: torch.dtype | None,
     on_progress: Callable[[int, int], None],
 ) -> Preparation:
@@ -73,12 +73,13 @@ def prepare_store(
     return Preparation(prepared, found, len(store), store.nbytes)
 
 
-def _chunks(documents: Iterable[Document]) -> Iterator[tuple[int, list[Document], list[str]]]:
-    """Yield the index of the first document of a chunk, its documents as given, and their texts."""
+def _chunks(documents: Iterable[GivenDocument]) -> Iterator[tuple[int, list[Document], list[str]]]:
+    """Yield the index of the first document of a chunk, its documents as texts or mappings, and their texts."""
     rest = enumerate(documents)
     while chunk := list(islice(rest, LOOK_AHEAD)):
-        texts = [document_text(document, index) for index, document in chunk]
-        yield chunk[0][0], [document for _, document in chunk], texts
+        plain = [plain_document(document, index) for index, document in chunk]
+        first = chunk[0][0]
+        yield first, plain, [document_text(document, index) for index, document in enumerate(plain, start=first)]
 
 
 def _groups(

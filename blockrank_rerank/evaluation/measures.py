@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from blockrank_rerank.errors import install_line
 from blockrank_rerank.evaluation.own_documents import own_documents, without_own
 from blockrank_rerank.evaluation.rerank_run import (
     BatchRanker,
@@ -21,8 +22,6 @@ from blockrank_rerank.evaluation.rerank_run import (
 )
 from blockrank_rerank.evaluation.words import PATTERN, spaced
 from blockrank_rerank.formats import Collection, Corpus, DataError, Qrels, Queries, Run, read_corpus
-
-INSTALL_LINE = "pip install 'blockrank-rerank[eval]'"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -286,7 +285,7 @@ def _import(module: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise ImportError(f"evaluation needs {module}, which cannot be imported; run: {INSTALL_LINE}") from error
+        raise ImportError(f"evaluation needs {module}, which cannot be imported; {install_line('eval')}") from error
 
 
 def _words(bm25s: Any, texts: list[str], **arguments: Any) -> Any:

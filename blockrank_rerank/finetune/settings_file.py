@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from blockrank_rerank.errors import install_line
 from blockrank_rerank.files import check_readable
 
 LARGEST_FILE = 1 << 20
@@ -32,7 +33,7 @@ def parse_yaml(text: str, name: str) -> Any:
     try:
         import yaml
     except ImportError as error:
-        raise ImportError("blockrank-finetune needs its extra: pip install 'blockrank-rerank[train]'") from error
+        raise ImportError(f"blockrank-finetune needs its extra; {install_line('train')}") from error
 
     class Loader(yaml.SafeLoader):
         def construct_mapping(self, node: Any, deep: bool = False) -> Any:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from blockrank_rerank.config import BlockRankConfig
+from blockrank_rerank.errors import install_line
 from blockrank_rerank.finetune.architecture import check_trained_architecture
 from blockrank_rerank.finetune.losses import abstention, contrastive, distillation, list_logits
 from blockrank_rerank.finetune.model_folder import write_model
@@ -272,7 +273,7 @@ def _with_lora(network: nn.Module, rank: int) -> nn.Module:
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError as error:
-        raise ImportError("lora_rank needs peft: pip install 'blockrank-rerank[train]'") from error
+        raise ImportError(f"lora_rank needs peft; {install_line('train')}") from error
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # peft asks for what Transformers 5.23 renamed
         adapted: nn.Module = get_peft_model(

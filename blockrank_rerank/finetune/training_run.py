@@ -15,6 +15,7 @@ from blockrank_rerank.config import BlockRankConfig
 from blockrank_rerank.engine.engine import Engine
 from blockrank_rerank.engine.shared import SharedEngine
 from blockrank_rerank.engine.spec import resolve_config
+from blockrank_rerank.errors import install_line
 from blockrank_rerank.files import replacing
 from blockrank_rerank.finetune.averaging import averaged, averages, check_average
 from blockrank_rerank.finetune.batches import Collator, TrainingLists
@@ -79,7 +80,7 @@ def finetune(settings: FinetuneSettings, *, resume: bool = False) -> FinetuneRes
         Without the ``train`` extra.
     """
     if find_spec("accelerate") is None:
-        raise ImportError("training needs its extra: pip install 'blockrank-rerank[train]'")
+        raise ImportError(f"training needs its extra; {install_line('train')}")
     folder = RunFolder(settings.output)
     try:
         return TrainingRun(settings, resume, folder).result()

@@ -7,6 +7,7 @@ from blockrank_rerank.formats.collection import Collection, read_collection
 from blockrank_rerank.formats.documents import FileDocument, read_documents
 from blockrank_rerank.formats.qrels import Qrels, read_qrels
 from blockrank_rerank.formats.trec import Run, check_ids, read_run, write_run
+from blockrank_rerank.formats.units import Unit
 
 __all__ = [
     "Collection",
@@ -16,6 +17,7 @@ __all__ = [
     "Qrels",
     "Queries",
     "Run",
+    "Unit",
     "check_ids",
     "check_output_path",
     "read_collection",

@@ -1,15 +1,16 @@
-"""Documents of text files, JSONL and standard input."""
+"""Documents of text files, JSONL, tables, folders and standard input."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from blockrank_rerank.errors import DataError
+from blockrank_rerank.formats.folder import JSONL_SUFFIXES, MARKDOWN_SUFFIXES, files_of, suffix_of
 from blockrank_rerank.formats.jsonl import (
     ONE_PER_LINE,
     identifier_field,
@@ -27,13 +28,13 @@ from blockrank_rerank.formats.structured import (
     table_delimiter,
     table_records,
 )
+from blockrank_rerank.formats.text_names import check_columns, column_advice, text_name
+from blockrank_rerank.formats.units import Unit, units_of
 
 Numbered = Iterator[tuple[int, str]]
 
 STDIN = Path("-")
 STDIN_NAME = "<stdin>"
-# A .json file is read line by line as well: reading it as text would rank its brackets.
-JSONL_SUFFIXES = {".jsonl", ".ndjson", ".json"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,13 +46,13 @@ class FileDocument:
     text : str
         Text to rank.
     source : str
-        ``file:line``.
+        ``file:line``, or ``file`` where the whole of it is the document.
     title : str, optional
-        Title, from JSONL only.
+        Title, from JSONL and tables only.
     id : str, optional
-        ``"_id"`` or ``"id"``, from JSONL only.
+        ``"_id"`` or ``"id"``, from JSONL and tables only.
     metadata : dict
-        All other JSON keys, kept for output.
+        All other keys and columns, kept for output.
     """
 
     text: str
@@ -66,16 +67,24 @@ class FileDocument:
         return {"title": self.title, "text": self.text} if self.title else self.text
 
 
-def read_documents(paths: Sequence[Path]) -> list[FileDocument]:
+def read_documents(
+    paths: Sequence[Path], *, unit: Unit | None = None, columns: Mapping[str, str] | None = None
+) -> list[FileDocument]:
     """Read the documents of several files, in order.
 
     Parameters
     ----------
     paths : sequence of Path
-        Text files (one document per non-blank line), ``.jsonl`` files (strings, or objects with
-        ``"text"`` and optional ``"title"`` and ``"_id"``), or ``-`` for standard input, which is JSONL
-        when its first non-blank line starts with ``{`` or ``"``; and so are pipes, which have no suffix.
-        JSON arrays, indented JSON and tables whose first line names a column ``text`` are read where they come.
+        Text files, ``.jsonl`` files (strings, or objects with ``"text"`` and optional ``"title"`` and ``"_id"``),
+        tables whose first line names their columns, any of them with ``.gz`` after its name, folders of such files,
+        or ``-`` for standard input, which is JSONL when its first non-blank line starts with ``{`` or ``"``; and so
+        are pipes, which have no suffix. JSON arrays, indented JSON and tables are read where they come.
+        ``"content"``, ``"passage"`` and others of `TEXT_NAMES` are read where there is no ``"text"``.
+    unit : str, optional
+        What one document of a text is: ``line``, ``paragraph``, ``heading`` or ``file``. By default a file in a folder
+        is one document, Markdown is read by paragraphs, and everything else by lines.
+    columns : mapping, optional
+        ``text``, ``title`` or ``id`` → what it is called in objects and tables.
 
     Returns
     -------
@@ -84,82 +93,116 @@ def read_documents(paths: Sequence[Path]) -> list[FileDocument]:
     Raises
     ------
     DataError
-        If a line cannot be read, a table has no column ``text``, a file is markup, or there is no document at all.
+        If a line cannot be read, an object or table has no text, or several fields that could be it, a file is
+        markup, or there is no document at all.
+    FileNotFoundError
+        If a file is not there, or a folder has none that is read.
+    ValueError
+        If ``columns`` maps anything else.
     """
-    documents = list(chain.from_iterable(map(_read, paths)))
+    mapped = dict(columns or {})
+    check_columns(mapped)
+    documents = [document for path in paths for document in _read(path, unit, mapped)]
     if not documents:
         names = ", ".join(_name(path) for path in paths)
         raise DataError(f"no documents in {names}: expected one document per non-empty line")
     return documents
 
 
-def _read(path: Path) -> Iterator[FileDocument]:
+@dataclass(frozen=True, kw_only=True)
+class _Reading:
+    """The name of what is read, and how: see `read_documents`."""
+
+    name: str
+    columns: Mapping[str, str]
+    unit: Unit
+
+
+def _read(path: Path, unit: Unit | None, columns: Mapping[str, str]) -> Iterator[FileDocument]:
+    how = _Reading(name=_name(path), columns=columns, unit=unit or "line")
     if path == STDIN:
-        return _from_pipe(decode_lines(sys.stdin.buffer, STDIN_NAME), STDIN_NAME)
-    lines, name = read_lines(path), str(path)
-    if path.suffix.lower() in JSONL_SUFFIXES:
-        return _from_jsonl(lines, name)
-    return _from_pipe(lines, name) if path.is_fifo() else _from_file(lines, name, path.suffix.lower() in TABLE_SUFFIXES)
+        return _from_pipe(decode_lines(sys.stdin.buffer, STDIN_NAME), how)
+    if path.is_dir():
+        whole = replace(how, unit=unit or "file")
+        return chain.from_iterable(_of_file(file, replace(whole, name=str(file))) for file in files_of(path))
+    by_paragraph = unit is None and suffix_of(path) in MARKDOWN_SUFFIXES
+    return _of_file(path, replace(how, unit="paragraph") if by_paragraph else how)
 
 
-def _from_pipe(lines: Numbered, name: str) -> Iterator[FileDocument]:
+def _of_file(path: Path, how: _Reading) -> Iterator[FileDocument]:
+    lines, suffix = read_lines(path), suffix_of(path)
+    if suffix in JSONL_SUFFIXES:
+        return _from_jsonl(lines, how)
+    return _from_pipe(lines, how) if path.is_fifo() else _from_named_file(lines, suffix in TABLE_SUFFIXES, how)
+
+
+def _from_pipe(lines: Numbered, how: _Reading) -> Iterator[FileDocument]:
     first = next(lines, None)
     if first is None:
         return iter(())
     every, start = chain([first], lines), first[1].lstrip()
     if start.rstrip() == "{" or begins_array(start):
-        return _from_values(json_values(every, name), name)
-    delimiter = None if start.startswith("{") else table_delimiter(start, False, name, first[0])
+        return _from_values(json_values(every, how.name), how)
+    delimiter = None if start.startswith("{") else table_delimiter(start, False, how.columns, how.name, first[0])
     if delimiter:
-        return _from_values(table_records(every, delimiter, name), name)
-    return (_from_jsonl if start.startswith(("{", '"')) else _from_text)(every, name)
+        return _from_values(table_records(every, delimiter, how.columns, how.name), how)
+    return (_from_jsonl if start.startswith(("{", '"')) else _from_text)(every, how)
 
 
-def _from_file(lines: Numbered, name: str, is_table: bool) -> Iterator[FileDocument]:
+def _from_named_file(lines: Numbered, is_table: bool, how: _Reading) -> Iterator[FileDocument]:
     """Read a file whose name says nothing of JSON; what begins as JSON with a text is none the less JSON."""
     first = next(lines, None)
     if first is None:
         return iter(())
     every, start = chain([first], lines), first[1]
     if not is_table and begins_array(start):
-        return _from_values(json_values(every, name), name)
+        return _from_values(json_values(every, how.name), how)
     if not is_table and is_object(start):
-        return _from_jsonl(every, name)
-    delimiter = table_delimiter(start, is_table, name, first[0])
-    return _from_values(table_records(every, delimiter, name), name) if delimiter else _from_text(every, name)
+        return _from_jsonl(every, how)
+    delimiter = table_delimiter(start, is_table, how.columns, how.name, first[0])
+    if delimiter:
+        return _from_values(table_records(every, delimiter, how.columns, how.name), how)
+    return _from_text(every, how)
 
 
-def _from_text(lines: Iterable[tuple[int, str]], name: str) -> Iterator[FileDocument]:
-    for number, line in lines:
-        yield FileDocument(text=line.strip(), source=f"{name}:{number}")
+def _from_text(lines: Iterable[tuple[int, str]], how: _Reading) -> Iterator[FileDocument]:
+    for number, text in units_of(lines, how.unit):
+        yield FileDocument(text=text, source=how.name if how.unit == "file" else f"{how.name}:{number}")
 
 
-def _from_jsonl(lines: Iterable[tuple[int, str]], name: str) -> Iterator[FileDocument]:
-    return _from_values(parse_jsonl(lines, name), name)
+def _from_jsonl(lines: Iterable[tuple[int, str]], how: _Reading) -> Iterator[FileDocument]:
+    return _from_values(parse_jsonl(lines, how.name), how)
 
 
-def _from_values(values: Iterable[tuple[int, object]], name: str) -> Iterator[FileDocument]:
-    return (_from_value(value, name, number) for number, value in values)
+def _from_values(values: Iterable[tuple[int, object]], how: _Reading) -> Iterator[FileDocument]:
+    return (_from_value(value, number, how) for number, value in values)
 
 
-def _from_value(value: object, name: str, line: int) -> FileDocument:
-    source = f"{name}:{line}"
+def _from_value(value: object, line: int, how: _Reading) -> FileDocument:
+    name, columns, source = how.name, how.columns, f"{how.name}:{line}"
     if isinstance(value, str):
         return FileDocument(text=value, source=source)
     if not isinstance(value, dict):
         advice = ONE_PER_LINE if isinstance(value, list) and line == 1 else ""
         raise DataError(f'expected a string or a JSON object with "text", got {json_type(value)}{advice}', name, line)
+    text, title = text_name(value, columns, name, line), columns.get("title", "title")
+    if text not in value:
+        raise DataError(f'expected "text" to be a string, got nothing{column_advice(value)}', name, line)
     return FileDocument(
-        text=string_field(value, "text", name, line),
+        text=string_field(value, text, name, line),
         source=source,
-        title=optional_string_field(value, "title", name, line),
-        id=_identifier(value, name, line),
-        metadata={key: item for key, item in value.items() if key not in {"text", "title", "_id", "id"}},
+        title=optional_string_field(value, title, name, line),
+        id=_identifier(value, columns, name, line),
+        metadata={key: item for key, item in value.items() if key not in {text, title, *_id_names(columns)}},
     )
 
 
-def _identifier(record: dict[str, Any], name: str, line: int) -> str | None:
-    key = next((key for key in ("_id", "id") if record.get(key) is not None), None)
+def _id_names(columns: Mapping[str, str]) -> tuple[str, ...]:
+    return (columns["id"],) if "id" in columns else ("_id", "id")
+
+
+def _identifier(record: dict[str, Any], columns: Mapping[str, str], name: str, line: int) -> str | None:
+    key = next((key for key in _id_names(columns) if record.get(key) is not None), None)
     return identifier_field(record, key, name, line) if key else None
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import codecs
+import gzip
 import os
 import select
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -25,7 +27,8 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     Parameters
     ----------
     path : Path
-        File to read; a byte order mark and CRLF line ends are accepted. Pipes are read once they have a writer.
+        File to read; a byte order mark and CRLF line ends are accepted. Pipes are read once they have a writer,
+        and files whose names end in ``.gz`` are decompressed.
 
     Yields
     ------
@@ -37,14 +40,26 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     IsADirectoryError
         If it is a folder.
     DataError
-        If a line is not UTF-8, or if it is a socket, a device, or a pipe that nothing writes into.
+        If a line is not UTF-8, or if it is a socket, a device, a pipe that nothing writes into, or no whole gzip file.
     """
     check_readable(path, "lines", named_pipes=True)
     if path.is_fifo() and not str(path).startswith(STREAMS):
         yield from decode_lines(_of_named_pipe(path), str(path))
         return
+    if path.suffix.lower() == ".gz":
+        yield from decode_lines(_decompressed(path), str(path))
+        return
     with path.open("rb") as stream:
         yield from decode_lines(stream, str(path))
+
+
+def _decompressed(path: Path) -> Iterator[bytes]:
+    """Read the lines of a gzip file."""
+    try:
+        with gzip.open(path, "rb") as stream:
+            yield from stream
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise DataError(f"expected a whole gzip file, as the name says: {error}", str(path)) from None
 
 
 def _of_named_pipe(path: Path) -> Iterator[bytes]:

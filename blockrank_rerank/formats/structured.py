@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from blockrank_rerank.errors import DataError
 from blockrank_rerank.formats.jsonl import DECODER, check_depth
+from blockrank_rerank.formats.text_names import KNOWN, PLAIN_TEXT_NAMES, plain_name, text_name
 
 Lines = Iterable[tuple[int, str]]
 
@@ -17,7 +18,6 @@ TABLE_SUFFIXES = {".csv", ".tsv", ".tab"}
 ARRAY = re.compile(r'\s*\[\s*($|[{"\[\]])')
 """How a JSON array of documents begins; a line such as ``[1] Smith`` is text."""
 MARKUP = ("<?xml", "<!doctype", "<html")
-TEXT_NAMES = {"text", "passage", "content", "contents", "document", "body", "chunk"}
 OTHER_NAMES = {"id", "docid", "pid", "index", "title", "url", "source", "metadata", "date", "author", "label", "score"}
 """Names of columns, without case and punctuation."""
 LONGEST_NAMES = 1000
@@ -92,7 +92,7 @@ def _named(name: str, line: int) -> Iterator[None]:
         raise DataError(f"not usable JSON: {error}", name, line) from None
 
 
-def table_delimiter(first: str, is_table: bool, name: str, line: int) -> str | None:
+def table_delimiter(first: str, is_table: bool, columns: Mapping[str, str], name: str, line: int) -> str | None:
     """Return what stands between the columns of a table of documents; None where the text is no table.
 
     Parameters
@@ -101,13 +101,15 @@ def table_delimiter(first: str, is_table: bool, name: str, line: int) -> str | N
         The first line.
     is_table : bool
         Whether the file's name says so.
+    columns : mapping
+        ``text``, ``title`` or ``id`` → the column of it, where it is known.
     name, line
         Where it stands, for messages.
 
     Raises
     ------
     DataError
-        If it is a table without a column named ``text``, or markup.
+        If it is a table without a column of text, or markup.
     """
     if first.lstrip().lower().startswith(MARKUP):
         raise DataError(
@@ -118,14 +120,16 @@ def table_delimiter(first: str, is_table: bool, name: str, line: int) -> str | N
         )
     delimiter = next((mark for mark in "\t,;" if mark in first), ",")
     names = _names(first, delimiter)
-    known = set(names) & (TEXT_NAMES | OTHER_NAMES)
-    looks_like_names = len(names) > 1 and known & TEXT_NAMES and (len(known) > 1 or delimiter == "\t")
+    texts = PLAIN_TEXT_NAMES | {plain_name(columns["text"])} if "text" in columns else PLAIN_TEXT_NAMES
+    known = set(names) & (texts | OTHER_NAMES)
+    looks_like_names = len(names) > 1 and known & texts and (len(known) > 1 or delimiter == "\t")
     if not is_table and not looks_like_names:
         return None
-    if names.count("text") != 1:
+    if names.count("text") > 1 or not (known & texts or "text" in columns):
         found = ", ".join(cell.strip() for cell in first.split(delimiter))
         raise DataError(
-            f'this is a table: expected a first line that names its columns, one of them "text", got {found[:100]}',
+            f'this is a table: expected a first line that names its columns, one of them "text", got {found[:100]}; '
+            "if it names them, say which holds the text: --column text=YOURS",
             name,
             line,
         )
@@ -134,18 +138,21 @@ def table_delimiter(first: str, is_table: bool, name: str, line: int) -> str | N
 
 def _names(first: str, delimiter: str) -> list[str]:
     try:
-        return [_plain(cell) for cell in next(csv.reader([first[:LONGEST_NAMES]], delimiter=delimiter))]
+        return [plain_name(cell) for cell in next(csv.reader([first[:LONGEST_NAMES]], delimiter=delimiter))]
     except csv.Error:
         return []
 
 
-def table_records(lines: Lines, delimiter: str, name: str) -> Iterator[tuple[int, dict[str, object]]]:
+def table_records(
+    lines: Lines, delimiter: str, columns: Mapping[str, str], name: str
+) -> Iterator[tuple[int, dict[str, object]]]:
     """Read the rows of a table, whose first line names the columns, as objects of JSONL.
 
     Yields
     ------
     tuple of (int, dict)
-        Line on which the row begins, and its values by name; ``text``, ``title`` and ``id`` in lower case.
+        Line on which the row begins, and its values by name; ``text``, ``title`` and ``id`` in lower case, unless
+        ``columns`` says what else they are called. Empty cells are left out, but for those of text.
 
     Raises
     ------
@@ -155,6 +162,7 @@ def table_records(lines: Lines, delimiter: str, name: str) -> Iterator[tuple[int
     place = _Place()
     rows = csv.reader(place.following(lines), delimiter=delimiter, strict=True)
     names: list[str] = []
+    kept = {*columns.values()}
     while True:
         start = place.line
         try:
@@ -164,16 +172,17 @@ def table_records(lines: Lines, delimiter: str, name: str) -> Iterator[tuple[int
         if row is None:
             return
         if not names:
-            names = [_key(cell) for cell in row]
+            names = [_key(cell, kept) for cell in row]
             if len(set(names)) < len(names):
                 raise DataError(f"expected every column to have a name of its own, got {names}", name, place.line)
+            kept.add(text_name(names, columns, name, place.line))
         elif len(row) != len(names):
             message = (
                 f"expected {len(names)} cells, as the first line has, got {len(row)}; quote text with {delimiter!r}"
             )
             raise DataError(message, name, place.line)
         else:
-            yield start + 1, {key: cell for key, cell in zip(names, row, strict=True) if cell or key == "text"}
+            yield start + 1, {key: cell for key, cell in zip(names, row, strict=True) if cell or key in kept}
 
 
 class _Place:
@@ -188,10 +197,6 @@ class _Place:
             yield text + "\n"
 
 
-def _plain(cell: str) -> str:
-    return re.sub(r"[\W_]+", "", cell.lower())
-
-
-def _key(cell: str) -> str:
-    plain = _plain(cell)
-    return plain if plain in {"text", "title", "id"} else cell.strip()
+def _key(cell: str, mapped: Collection[str]) -> str:
+    plain, stripped = plain_name(cell), cell.strip()
+    return plain if plain in KNOWN and stripped not in mapped else stripped

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from blockrank_kernels.gpu import Verdict, triton_on
 
+from blockrank_rerank.errors import install_line
+
 BF16_UNITS = {"AMX matrix units": "_is_amx_tile_supported", "AVX512-BF16": "_is_avx512_bf16_supported"}
 """What makes a CPU multiply bf16 faster than fp32 in whole passes (dev/LOG.md), and who in torch.cpu knows of it."""
 
@@ -154,13 +156,10 @@ FLOAT8_CAPABILITY = (8, 9)
 """Oldest compute capability that multiplies 8-bit floating point (Ada)."""
 
 
-INSTALL_LINE = "pip install 'blockrank-rerank[float8]'"
-
-
 def float8_on(device: torch.device) -> Verdict:
     """Whether linear layers can be computed in 8-bit floating point on a device."""
     if not has_torchao():
-        return Verdict(False, f"torchao is not installed ({INSTALL_LINE})")
+        return Verdict(False, f"torchao is not installed ({install_line('float8')})")
     if device.type != "cuda" or torch.version.hip is not None:
         return Verdict(False, "needs an NVIDIA GPU")
     capability = torch.cuda.get_device_capability(device)

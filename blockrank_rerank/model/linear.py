@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from blockrank_rerank.errors import install_line
 from blockrank_rerank.model.devices import (
-    INSTALL_LINE,
     fast_bf16,
     float8_on,
     has_torchao,
@@ -51,7 +51,7 @@ def refuse_quantization(device: torch.device, dtype: torch.dtype) -> None:
         For a device without such products, or another dtype than bf16.
     """
     if not has_torchao():
-        raise ImportError(f"quantization float8 needs torchao: {INSTALL_LINE}")
+        raise ImportError(f"quantization float8 needs torchao; {install_line('float8')}")
     if not (verdict := float8_on(device)).usable:
         raise ValueError(f"quantization float8 cannot run on {device}: {verdict.reason}")
     if dtype != torch.bfloat16:

@@ -165,6 +165,7 @@ class Options:
         :meth:`BlockRankReranker.prepare` has made come on top. Scores stay the same to rounding.""",
         check=partial(values.check_bytes, "max_memory"),
         metavar="BYTES",
+        parse=values.parse_memory,
     )
     revision: str | None = option(
         None,

@@ -16,6 +16,9 @@ from blockrank_rerank.files import absolute
 if TYPE_CHECKING:
     import torch
 
+LEAST_MEMORY = 10**6
+"""Bytes below which a limit on memory, as it is typed, is a slip: a pass of few tokens takes several times as many."""
+
 # Imports stand in functions: `blockrank --help` should not wait a second for torch.
 
 
@@ -245,6 +248,23 @@ def check_bytes(name: str, value: Any) -> int | None:
     from blockrank_rerank.states.cache import parse_bytes
 
     return None if value is None else parse_bytes(name, value)
+
+
+def parse_memory(word: str | None) -> str | None:
+    """The word of a limit on memory, as it is.
+
+    Raises
+    ------
+    ValueError
+        For less than any model could keep to: a number without its unit counts bytes.
+    """
+    nbytes = check_bytes("max_memory", word)
+    if nbytes is not None and nbytes < LEAST_MEMORY:
+        raise ValueError(
+            f"--max-memory must be at least 1MB, got {word!r}, which is {nbytes:,} bytes: no pass is that small; "
+            "write the unit, such as 2GB"
+        )
+    return word
 
 
 def check_cache_device(device: Any) -> torch.device | None:

@@ -15,7 +15,7 @@ from blockrank_rerank.ranking.request import CheckedRequest, of_request
 from blockrank_rerank.ranking.results import RankedDocument
 from blockrank_rerank.states.pack import PassingStates, StatePack
 from blockrank_rerank.text.blocks import Blocks, first_copies, with_copies_tied
-from blockrank_rerank.text.document import given_text
+from blockrank_rerank.text.document import document_id, given_text
 from blockrank_rerank.text.prompt import EncodedRequest
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ class Batches:
         if self._lookup is not None:
             return self._of_known(request, self._lookup)
         prompt = self._engine.prompt
-        blocks = Blocks.of(request.query, request.given, request.texts, prompt)
+        blocks = Blocks.of(request.query, request.plain, request.texts, prompt)
         encoded = prompt.encode(request.query, blocks.texts)
         found = survivors(self._engine, blocks, encoded)
         ids = [tuple(document) for document in found.encoded.documents]
@@ -162,7 +162,7 @@ class Batches:
         """Documents whose states are looked up, and computed where they are not known."""
         engine = self._engine
         blocks = Blocks.of(
-            request.query, request.given, request.texts, engine.prompt, lambda text: lookup.knows(text, engine)
+            request.query, request.plain, request.texts, engine.prompt, lambda text: lookup.knows(text, engine)
         )
         lookup.check_store(blocks.texts, engine)
         if engine.budget.max_memory is None and not self._reads_in_passing(blocks):
@@ -185,7 +185,7 @@ class Batches:
 
 def _ranked(candidates: Candidates, lse: Lse, engine: Engine) -> list[RankedDocument]:
     """Every document, best first; the sort is stable, so ties keep the input order."""
-    given, found = candidates.request.given, candidates.survivors
+    given, plain, found = candidates.request.given, candidates.request.plain, candidates.survivors
     unreadable = _unreadable(candidates, engine)
     best = found.blocks.best(with_copies_tied(raw_score(lse.documents).tolist(), candidates.ids))
     values = scores(lse.select(best), engine.config, engine.backbone.sharpness)
@@ -196,7 +196,9 @@ def _ranked(candidates: Candidates, lse: Lse, engine: Engine) -> list[RankedDocu
             score=values.share[source],
             raw_score=values.raw[source],
             probability=_lowered(values.probability[source], unreadable[block]),
-            text=given_text(given[index]),
+            text=given_text(plain[index]),
+            document=given[index],
+            id=document_id(given[index]),
             truncated=candidates.truncated[block],
             passage=found.blocks.passage(block),
             unreadable=unreadable[block],
@@ -208,7 +210,9 @@ def _ranked(candidates: Candidates, lse: Lse, engine: Engine) -> list[RankedDocu
             index=dropped.document,
             score=0.0,
             raw_score=dropped.raw_score,
-            text=given_text(given[dropped.document]),
+            text=given_text(plain[dropped.document]),
+            document=given[dropped.document],
+            id=document_id(given[dropped.document]),
             truncated=dropped.truncated,
             pruned=True,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from functools import cache, partial
@@ -14,7 +14,7 @@ from typing import Any, ParamSpec, TypeVar
 from blockrank_rerank.engine.workers import STOP
 from blockrank_rerank.ranking.request import Request
 from blockrank_rerank.ranking.results import RankedDocument
-from blockrank_rerank.text.document import Document
+from blockrank_rerank.text.document import GivenDocument
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -43,7 +43,7 @@ class AsyncRanking:
     async def arank(
         self,
         query: str,
-        documents: Sequence[Document],
+        documents: Iterable[GivenDocument],
         *,
         top_k: int | None = None,
         threshold: float | None = None,

@@ -11,10 +11,10 @@ from typing import TypeVar
 
 from blockrank_rerank.errors import RequestError, request_name
 from blockrank_rerank.states.prepared import PreparedDocuments
-from blockrank_rerank.text.document import Document, check_is_list, document_text
+from blockrank_rerank.text.document import Document, GivenDocument, check_is_list, document_text, plain_document
 from blockrank_rerank.text.prompt import PromptEncoder
 
-Request = tuple[str, Sequence[Document]]
+Request = tuple[str, Iterable[GivenDocument]]
 """A query and its candidate documents."""
 
 NAMES_IN_WARNING = 5
@@ -24,13 +24,15 @@ Name = TypeVar("Name", int, str)
 
 @dataclass(frozen=True)
 class CheckedRequest:
-    """A request whose types are right: the query, and the documents as given and as texts with titles.
+    """A request whose types are right: the query, and the documents in three forms.
 
-    ``prepared`` are the documents too, where their states came with them.
+    They are as given, as texts or mappings with ``text``, and as texts with titles; and ``prepared`` where their states
+    came with them.
     """
 
     query: str
-    given: Sequence[Document]
+    given: Sequence[GivenDocument]
+    plain: Sequence[Document]
     texts: list[str]
     prepared: PreparedDocuments | None = None
 
@@ -63,10 +65,8 @@ def check_request(request: Request) -> CheckedRequest:
     """
     query, documents = request
     check_query(query)
-    documents_as_given, texts = check_documents(documents)
-    return CheckedRequest(
-        query, documents_as_given, texts, documents if isinstance(documents, PreparedDocuments) else None
-    )
+    prepared = documents if isinstance(documents, PreparedDocuments) else None
+    return CheckedRequest(query, *check_documents(documents), prepared)
 
 
 def check_query(query: str) -> None:
@@ -85,8 +85,8 @@ def check_query(query: str) -> None:
         raise ValueError("query must not be empty")
 
 
-def check_documents(documents: Iterable[Document]) -> tuple[list[Document], list[str]]:
-    """Return the documents as given, and their texts with titles.
+def check_documents(documents: Iterable[GivenDocument]) -> tuple[list[GivenDocument], list[Document], list[str]]:
+    """Return the documents as given, as texts or mappings with ``text``, and their texts with titles.
 
     Raises
     ------
@@ -94,8 +94,9 @@ def check_documents(documents: Iterable[Document]) -> tuple[list[Document], list
         For anything but a list of documents, naming the index.
     """
     check_is_list(documents)
-    checked = list(documents)
-    return checked, [document_text(document, index) for index, document in enumerate(checked)]
+    given = list(documents)
+    plain = [plain_document(document, index) for index, document in enumerate(given)]
+    return given, plain, [document_text(document, index) for index, document in enumerate(plain)]
 
 
 @contextmanager

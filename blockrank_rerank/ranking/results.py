@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import numbers
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,10 @@ class RankedDocument:
     pruned : bool
         Whether an early layer dropped the document (``prune``): then it comes after all that were not, ``score`` is
         0, ``raw_score`` is the early layer's, and there is no probability.
+    document : object
+        What was given for the document: the text, mapping or object itself, or its copy of prepared documents.
+    id : str or int or None
+        Its ``id``, ``_id`` or ``doc_id``, where it had one.
     """
 
     index: int
@@ -46,6 +51,8 @@ class RankedDocument:
     passage: tuple[int, int] | None = None
     pruned: bool = False
     unreadable: float = 0.0
+    document: Any = field(default=None, repr=False, compare=False)
+    id: Any = None
 
 
 @dataclass(frozen=True)

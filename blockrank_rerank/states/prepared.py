@@ -11,10 +11,10 @@ from blockrank_rerank.states.pack import SharedPack
 from blockrank_rerank.text.blocks import Blocks
 
 if TYPE_CHECKING:
-    from blockrank_rerank.text.document import Document
+    from blockrank_rerank.text.document import GivenDocument
 
 
-class PreparedDocuments(Sequence["Document"]):
+class PreparedDocuments(Sequence["GivenDocument"]):
     """Documents with the states that a model has made of them; accepted wherever documents are.
 
     Made by :meth:`BlockRankReranker.prepare`. Behaves as the sequence of the documents; a slice, and
@@ -33,7 +33,7 @@ class PreparedDocuments(Sequence["Document"]):
     """
 
     def __init__(
-        self, documents: Sequence[Document], blocks: Blocks, states: Sequence[DocumentStates], fingerprint: str
+        self, documents: Sequence[GivenDocument], blocks: Blocks, states: Sequence[DocumentStates], fingerprint: str
     ) -> None:
         self.documents, self.blocks, self.states = list(documents), blocks, list(states)
         self.fingerprint = fingerprint
@@ -63,17 +63,17 @@ class PreparedDocuments(Sequence["Document"]):
         return len(self.documents)
 
     @overload
-    def __getitem__(self, index: int) -> Document: ...
+    def __getitem__(self, index: int) -> GivenDocument: ...
 
     @overload
     def __getitem__(self, index: slice) -> PreparedDocuments: ...
 
-    def __getitem__(self, index: int | slice) -> Document | PreparedDocuments:
+    def __getitem__(self, index: int | slice) -> GivenDocument | PreparedDocuments:
         if isinstance(index, slice):
             return self.select(range(*index.indices(len(self))))
         return self.documents[index]
 
-    def __iter__(self) -> Iterator[Document]:
+    def __iter__(self) -> Iterator[GivenDocument]:
         return iter(self.documents)
 
     def __repr__(self) -> str:

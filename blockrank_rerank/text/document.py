@@ -3,10 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Set
-from typing import Any
+from numbers import Integral
+from typing import Any, Protocol
+
+from blockrank_rerank.formats.text_names import PLAIN_TEXT_NAMES, TEXT_NAMES, plain_name
 
 Document = str | Mapping[str, Any]
 """A text, or a mapping with ``text`` and optional ``title``."""
+
+
+class HasText(Protocol):
+    """An object with its text under this name, such as a node of LlamaIndex."""
+
+    @property
+    def text(self) -> str: ...  # noqa: D102
+
+
+class HasPageContent(Protocol):
+    """An object with its text under this name, such as a document of LangChain."""
+
+    @property
+    def page_content(self) -> str: ...  # noqa: D102
+
+
+class HasContent(Protocol):
+    """An object with its text under this name, such as a document of Haystack."""
+
+    @property
+    def content(self) -> str | None: ...  # noqa: D102
+
+
+GivenDocument = Document | HasText | HasPageContent | HasContent
+"""What callers give for a document: see `plain_document`."""
+
+ID_NAMES = ("id", "_id", "doc_id", "id_", "node_id")
+"""Keys and attributes of a document's id, the one that counts first."""
 
 
 def check_is_list(documents: object) -> None:
@@ -19,6 +50,61 @@ def check_is_list(documents: object) -> None:
         )
     if isinstance(documents, str | Mapping | Set) or not isinstance(documents, Iterable):
         raise TypeError(f"documents must be a list of documents, got {type(documents).__name__}")
+
+
+def plain_document(given: object, index: int) -> Document:
+    """Return what was given for a document as a text or a mapping with ``text`` and optional ``title``.
+
+    Parameters
+    ----------
+    given : object
+        A text; a mapping that has its text under one of `TEXT_NAMES`; or an object that has it in an attribute of such
+        a name, among them documents of frameworks, named tuples and rows of pandas.
+    index : int
+        Of the document, for messages.
+
+    Raises
+    ------
+    TypeError
+        For what has several fields that could be the text, or an object without any. What a mapping holds under
+        ``text`` is checked by :func:`document_text`.
+    """
+    if isinstance(given, str):
+        return given
+    if isinstance(given, Mapping):
+        return _plain_mapping(given, index)
+    names = [name for name in TEXT_NAMES if hasattr(given, name)]
+    texts = [name for name in names if isinstance(getattr(given, name), str)]
+    if not texts and names:
+        kind = type(getattr(given, names[0])).__name__
+        raise TypeError(f"documents[{index}] needs .{names[0]} as a str, got {kind}")
+    if not texts:
+        raise TypeError(
+            f'documents[{index}] must be a str or a mapping with "text" and optional "title", or an object with .text, '
+            f".page_content or .content, got {type(given).__name__}"
+        )
+    title = getattr(given, "title", None)
+    return {"title": title if isinstance(title, str) else None, "text": getattr(given, texts[0])}
+
+
+def _plain_mapping(given: Mapping[str, Any], index: int) -> Mapping[str, Any]:
+    if "text" in given:
+        return given
+    names = [name for name in given if isinstance(name, str) and plain_name(name) in PLAIN_TEXT_NAMES]
+    if len(names) > 1:
+        shown = " and ".join(f'"{name}"' for name in names)
+        raise TypeError(
+            f'documents[{index}] has {shown}, which may each be the text; give {{"text": document["{names[0]}"]}}'
+        )
+    return {"title": given.get("title"), "text": given[names[0]]} if names else given
+
+
+def document_id(given: object) -> Any:
+    """Return the id of what was given for a document: a text or whole number; None where there is none."""
+    if isinstance(given, str):
+        return None
+    found = [given.get(name) if isinstance(given, Mapping) else getattr(given, name, None) for name in ID_NAMES]
+    return next((it for it in found if isinstance(it, str | Integral) and not isinstance(it, bool)), None)
 
 
 def document_text(document: str | Mapping[str, Any], index: int) -> str:

@@ -16,6 +16,7 @@ from blockrank_rerank.adapters import (
     check_is_list,
     check_options,
     in_executor,
+    install_line,
     metadata_of,
     with_options,
 )
@@ -26,7 +27,7 @@ try:
     from rerankers.models.ranker import BaseRanker
     from rerankers.results import RankedResults, Result
 except ImportError as error:
-    raise ImportError("rerankers_blockrank needs rerankers: pip install 'blockrank-rerank[rerankers]'") from error
+    raise ImportError(f"rerankers_blockrank needs rerankers; {install_line('rerankers')}") from error
 
 
 class BlockRankRanker(BaseRanker):

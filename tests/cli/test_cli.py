@@ -368,11 +368,13 @@ def test_a_missing_file_is_named(fake, capsys):
     assert refusal(capsys, ["rerank", QUERY, "absent.txt"], 4) == "No such file or directory: absent.txt"
 
 
-def test_a_folder_in_place_of_a_file_is_named(fake, tmp_path, capsys):
+def test_a_folder_in_place_of_a_file_or_without_any_is_named(fake, tmp_path, capsys):
     (tmp_path / "folder").mkdir()
-    assert refusal(capsys, ["rerank", QUERY, "folder"], 4) == (
-        "expected a file of lines, got the folder folder; name a file in it"
+    assert refusal(capsys, ["rerank", QUERY, "folder"], 4).startswith(
+        "no file of documents in the folder folder: expected .csv, .json, "
     )
+    named = ["rerank", "--queries", "folder", "--corpus", "folder", "--run", "folder", "--output", "out.trec"]
+    assert refusal(capsys, named, 4) == "expected a file of lines, got the folder folder; name a file in it"
 
 
 @pytest.mark.parametrize(
@@ -629,7 +631,7 @@ def test_an_unknown_split_lists_those_available(fake, collection, capsys):
 
 def test_evaluation_without_its_extra_names_the_install_line(fake, collection, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "ir_measures", None)
-    assert refusal(capsys, ["evaluate", "."], 3).endswith("run: pip install 'blockrank-rerank[eval]'")
+    assert refusal(capsys, ["evaluate", "."], 3).endswith("pip install '.[eval]'")
 
 
 @needs_extra

@@ -11,7 +11,7 @@ import pytest
 from blockrank_rerank.model.scoring_head import ScoringHead
 from tests.tiny_models import BERT_CONFIG, CONFIG, WORDS, save_model
 
-pytest.importorskip("accelerate", reason="needs the train extra: pip install 'blockrank-rerank[train]'")
+pytest.importorskip("accelerate", reason="needs the train extra: pip install '.[train]'")
 
 
 @pytest.fixture(scope="session")

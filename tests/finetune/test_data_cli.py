@@ -56,6 +56,16 @@ def test_bad_data_is_listed_up_to_a_cap_and_has_its_exit_code(tmp_path, capsys):
     assert "and 1 more faults" in lines[2]
 
 
+def test_faults_that_many_lines_have_are_one_line_with_their_count(tmp_path, capsys):
+    rows = [GOOD, *[{"query": "q"}] * 20, {"query": " ", "pos": ["p"]}, *[{"query": "q", "pos": []}] * 2]
+    write_jsonl(tmp_path / "a.jsonl", rows)
+    assert run("validate-data", "a.jsonl") == (5, "23 faults in a.jsonl; training will not start")
+    faults = [line for line in capsys.readouterr().out.splitlines() if line.startswith("a.jsonl:")]
+    assert [line.split(": ")[0] for line in faults] == ["a.jsonl:2", "a.jsonl:22", "a.jsonl:23", "a.jsonl:24"]
+    assert faults[0].endswith(" (20 times, the last in line 21)")
+    assert "times" not in "".join(faults[1:])
+
+
 def test_the_report_can_be_json(tmp_path, capsys):
     write_jsonl(tmp_path / "a.jsonl", [GOOD, {}])
     assert run("validate-data", "a.jsonl", "--json")[0] == 5
@@ -201,7 +211,7 @@ def test_a_missing_library_is_named_with_the_line_that_installs_it(tmp_path, mon
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
     code, line = run("mine-negatives", "data", "--output", "out.jsonl", "--method", "random", "--teacher", "x")
     assert code == 3
-    assert "pip install 'blockrank-rerank[train]'" in line
+    assert "pip install '.[train]'" in line
 
 
 def _random_vectors(texts):

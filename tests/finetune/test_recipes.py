@@ -237,7 +237,7 @@ def test_the_recipe_of_the_examples_runs_for_encoders_and_for_decoders_with_lora
 
 def test_training_without_its_extra_says_so_before_anything_is_written(encoder, training_data, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "accelerate", None)
-    with pytest.raises(ImportError, match="pip install 'blockrank-rerank\\[train\\]'"):
+    with pytest.raises(ImportError, match="pip install '\\.\\[train\\]'"):
         finetune(settings(encoder, training_data, tmp_path / "out"))
     assert not list(tmp_path.iterdir())
 

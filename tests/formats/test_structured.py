@@ -79,15 +79,12 @@ def test_text_that_looks_a_little_like_structure_is_text(put, content):
         ('[{"text": "a"},\n{"text": "b"]', "<stdin>:2: not valid JSON"),
         ('[{"text": "a"}', "<stdin>:1: not valid JSON: the array has no end"),
         ('["a"] ["b"]', "<stdin>:1: not valid JSON: the array has no end, or text after it"),
-        ('[{"passage": "a"}]', '<stdin>:1: expected "text" to be a string, got nothing'),
+        ('[{"blurb": "a"}]', '<stdin>:1: expected "text" to be a string, got nothing; found: "blurb"; name the one'),
         ("id,text\n1,a,b\n", "<stdin>:2: expected 2 cells, as the first line has, got 3"),
         ('id,text\n1,"a\n', "<stdin>:2: not a row of a table"),
         ("id,text,text\n1,a,b\n", "<stdin>:1: this is a table: expected a first line that names its columns"),
         ("id,x,text,x\n1,a,b,c\n", "<stdin>:1: expected every column to have a name of its own"),
-        (
-            "id,passage\n1,a\n",
-            '<stdin>:1: this is a table: expected a first line that names its columns, one of them "text"',
-        ),
+        ("id,passage,body\n1,a,b\n", '<stdin>:1: "passage", "body" may each be the text; choose one: --column text='),
         ("<!DOCTYPE html>\n<html>\n", "<stdin>:1: this is markup"),
         ('<?xml version="1.0"?>\n', "<stdin>:1: this is markup"),
         ("[" * 100_000, "<stdin>:1: not usable JSON: brackets are nested more than 200 deep"),
@@ -118,7 +115,7 @@ def test_the_advice_to_write_one_value_per_line_with_jq_helps(put, stdin):
 
 
 def test_the_advice_to_name_a_column_text_helps(put):
-    assert '"text"' in refusal(read_documents_of, put("a.csv", "id,passage\n1,a\n"))
+    assert '"text"' in refusal(read_documents_of, put("a.csv", "id,blurb\n1,a\n"))
     assert read_documents([put("b.csv", "id,text\n1,a\n")])[0].text == "a"
 
 

@@ -272,7 +272,7 @@ def test_sixteen_threads_get_what_one_gets(one_core_each):
 def test_without_the_framework_the_import_says_what_to_install():
     code = "import sys; sys.modules['haystack'] = None\nimport haystack_integrations.components.rankers.blockrank"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert "pip install 'blockrank-rerank[haystack]'" in done.stderr
+    assert "pip install '.[haystack]'" in done.stderr
 
 
 def test_what_is_no_document_and_no_probability_is_refused():

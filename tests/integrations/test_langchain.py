@@ -263,7 +263,7 @@ def test_a_cancelled_call_leaves_the_reranker_usable():
 def test_without_the_framework_the_import_says_what_to_install():
     code = "import sys; sys.modules['langchain_core'] = None\nimport langchain_blockrank"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert "pip install 'blockrank-rerank[langchain]'" in done.stderr
+    assert "pip install '.[langchain]'" in done.stderr
 
 
 def test_a_cut_document_says_so_and_is_not_compressed():

@@ -267,7 +267,7 @@ def test_without_the_framework_the_import_says_what_to_install():
         "import llama_index.postprocessor.blockrank_rerank"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert "pip install 'blockrank-rerank[llama-index]'" in done.stderr
+    assert "pip install '.[llama-index]'" in done.stderr
 
 
 def test_an_iterator_of_nodes_is_a_list_of_nodes():

@@ -93,7 +93,7 @@ def test_copies_pickles_and_rerankers_with_equal_settings_share_the_model(ranker
 def test_without_the_framework_the_import_says_what_to_install():
     code = "import sys; sys.modules['rerankers'] = None\nimport rerankers_blockrank"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert "pip install 'blockrank-rerank[rerankers]'" in done.stderr
+    assert "pip install '.[rerankers]'" in done.stderr
 
 
 @pytest.mark.parametrize("documents", [{"text": "x"}, {"a", "b"}, pd.DataFrame({"text": TEXTS})])

@@ -142,7 +142,8 @@ def test_sentences_end_with_punctuation_or_lines(text, sentences):
     assert [text[start:end] for start, end in sentence_spans(text)] == sentences
 
 
-def test_the_terminal_shows_a_window_of_an_endless_sentence(tmp_path, capsys):
+def test_the_terminal_shows_a_window_of_an_endless_sentence(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")  # into a pipe go whole texts
     file = tmp_path / "endless.txt"
     file.write_text("flea " * 5000 + "\n" + "x" * 5000, encoding="utf-8")
     assert main(["rerank", "how long do fleas live", str(file), "--explain"]) == 0

@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from blockrank_rerank.errors import install_line
 from blockrank_rerank.finetune.data.row import Row
-
-INSTALL_LINE = "pip install 'blockrank-rerank[train]'"
 
 
 def require(module: str, what: str) -> Any:
@@ -23,7 +22,7 @@ def require(module: str, what: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise ImportError(f"{what} needs {module}, which cannot be imported; run: {INSTALL_LINE}") from error
+        raise ImportError(f"{what} needs {module}, which cannot be imported; {install_line('train')}") from error
 
 
 def hub_rows(dataset: str, split: str) -> Iterator[Row]:

@@ -23,7 +23,7 @@ from blockrank_rerank.finetune.data.labelled_rows import (
 )
 from blockrank_rerank.finetune.data.record import Record
 from blockrank_rerank.finetune.data.retrieval import bm25_ranking, random_ranking
-from blockrank_rerank.finetune.data.row import OnFault, Row, jsonl_rows, refuse
+from blockrank_rerank.finetune.data.row import OnFault, Row, example_rows, refuse
 from blockrank_rerank.finetune.data.row_formats import (
     ANSWERS_AMONG_DOCUMENTS,
     POSITIVES_AND_NEGATIVES,
@@ -55,7 +55,8 @@ def read_examples(
     Parameters
     ----------
     source : str or path-like
-        A JSONL file, a BEIR folder, or the id of a Hub dataset (``owner/name`` or ``owner/name:configuration``).
+        A JSONL file, a table (``.csv``, ``.tsv``) whose first line names its columns, a BEIR folder, or the id of a
+        Hub dataset (``owner/name`` or ``owner/name:configuration``).
     split : str
         Which ``qrels/<split>.tsv`` of a folder, or which split of a dataset.
     format : str
@@ -176,7 +177,7 @@ def iterate_rows(
     Parameters
     ----------
     source : str or Path
-        A JSONL file, or the id of a Hub dataset.
+        A JSONL file, a table, or the id of a Hub dataset.
     form : str
         As `resolve_format` names it.
     split : str
@@ -186,7 +187,7 @@ def iterate_rows(
     on_fault : OnFault
         Takes the faults.
     """
-    rows = hub_rows(str(source), split) if form == "hub" else jsonl_rows(Path(source), "example", on_fault)
+    rows = hub_rows(str(source), split) if form == "hub" else example_rows(Path(source), "example", on_fault)
     first = next(rows, None)
     if first is None:
         return

@@ -10,10 +10,8 @@ import numpy as np
 from blockrank_rerank.finetune.data.row import Row
 from blockrank_rerank.formats import DataError
 from blockrank_rerank.formats.jsonl import identifier_field, json_type
+from blockrank_rerank.formats.text_names import TEXT_NAMES
 from blockrank_rerank.text.document import document_text
-
-TEXT_NAMES = ("text", "passage_text", "passage", "content", "contents", "document", "body", "chunk")
-"""Keys under which documents have their text, the one that counts first."""
 
 LARGEST = float(np.finfo(np.float32).max)
 

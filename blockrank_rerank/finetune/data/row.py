@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import codecs
+import csv
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -12,6 +14,7 @@ from blockrank_rerank.files import check_readable
 from blockrank_rerank.formats import DataError
 from blockrank_rerank.formats.jsonl import parse_jsonl
 from blockrank_rerank.formats.lines import decode
+from blockrank_rerank.formats.structured import TABLE_SUFFIXES
 
 OnFault = Callable[[DataError], None]
 """Takes a fault. Whoever reads raises it; whoever validates notes it and goes on with the next line."""
@@ -64,6 +67,59 @@ def text_rows(path: Path, on_fault: OnFault) -> Iterator[Row]:
                 continue
             if line.strip():
                 yield Row(str(path), number, line.rstrip("\r\n"))
+
+
+def example_rows(path: Path, noun: str, on_fault: OnFault) -> Iterator[Row]:
+    """Read the rows of a file: those of a table where its name says so, else the JSON values of its lines."""
+    return (table_rows if path.suffix.lower() in TABLE_SUFFIXES else jsonl_rows)(path, noun, on_fault)
+
+
+def table_rows(path: Path, noun: str, on_fault: OnFault) -> Iterator[Row]:
+    """Read the rows of a table as objects, by the names in its first line; an empty cell is None.
+
+    A row that cannot be read, or has more or fewer cells, is a fault, and so is a table without names.
+    """
+    noted, last = Noted(on_fault), 0
+
+    def lines() -> Iterator[str]:
+        nonlocal last
+        for row in text_rows(path, noted):
+            last = row.line
+            yield row.value + "\n"
+
+    every = lines()
+    head = next(every, None)
+    if head is None:
+        if not noted.faults:
+            on_fault(
+                DataError(
+                    f"the file is empty: expected a line that names the columns, and one {noun} per row", str(path)
+                )
+            )
+        return
+    rows = csv.reader(chain([head], every), delimiter=next((mark for mark in "\t,;" if mark in head), ","), strict=True)
+    names: list[str] = []
+    while True:
+        start = last if not names else last + 1
+        try:
+            cells = next(rows, None)
+        except csv.Error as error:
+            on_fault(DataError(f"not a row of a table: {error}", str(path), last))
+            continue
+        if cells is None:
+            return
+        if not names:
+            names = [cell.strip() for cell in cells]
+            if len(set(names)) < len(names):
+                return on_fault(
+                    DataError(f"expected every column to have a name of its own, got {names}", str(path), last)
+                )
+        elif len(cells) != len(names):
+            on_fault(
+                DataError(f"expected {len(names)} cells, as the first line has, got {len(cells)}", str(path), start)
+            )
+        else:
+            yield Row(str(path), start, {name: cell or None for name, cell in zip(names, cells, strict=True)})
 
 
 def jsonl_rows(path: Path, noun: str, on_fault: OnFault) -> Iterator[Row]:

@@ -11,6 +11,9 @@ from rich.table import Table
 from blockrank_rerank.finetune.validation.statistics import Spread, Statistics
 from blockrank_rerank.formats import DataError
 
+FEW_EQUAL = 3
+"""Equal faults of one file that are shown one by one."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataReport:
@@ -37,6 +40,18 @@ class DataReport:
     def usable(self) -> bool:
         """Say whether `read_examples` will read this data."""
         return not self.fault_count
+
+    def fault_lines(self) -> Iterator[tuple[str, int]]:
+        """Say what is wrong where, with how many faults that is: what many lines of a file have is one sentence."""
+        alike: dict[tuple[str | None, str], list[DataError]] = {}
+        for fault in self.faults:
+            alike.setdefault((fault.path, fault.reason), []).append(fault)
+        for fault in self.faults:
+            equal = alike[fault.path, fault.reason]
+            if len(equal) <= FEW_EQUAL:
+                yield str(fault), 1
+            elif fault is equal[0]:
+                yield f"{fault} ({len(equal):,} times, the last in line {equal[-1].line})", len(equal)
 
     def as_json(self) -> dict[str, Any]:
         """Return the whole report as JSON values."""

@@ -28,5 +28,5 @@ def test_a_dataset_is_read_through_a_column_mapping(tmp_path):
 
 def test_without_datasets_the_line_that_installs_it_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(ImportError, match=r"pip install 'blockrank-rerank\[train\]'"):
+    with pytest.raises(ImportError, match=r"pip install '\.\[train\]'"):
         read_examples("owner/name")

@@ -12,6 +12,7 @@ from blockrank_rerank.adapters import (
     Scoring,
     check_query,
     in_executor,
+    install_line,
     metadata_of,
 )
 
@@ -26,7 +27,7 @@ try:
     from blockrank_rerank.adapters import PydanticOptions
 except ImportError as error:
     raise ImportError(
-        "BlockRankRerank for LlamaIndex needs llama-index-core: pip install 'blockrank-rerank[llama-index]'"
+        f"BlockRankRerank for LlamaIndex needs llama-index-core; {install_line('llama-index')}"
     ) from error
 
 RETRIEVAL_SCORE = "retrieval_score"

@@ -20,6 +20,7 @@ from blockrank_rerank.adapters import (
     check_options,
     check_query,
     in_executor,
+    install_line,
     metadata_of,
     plain_options,
     with_options,
@@ -29,7 +30,7 @@ try:
     from haystack import Document, component, default_from_dict, default_to_dict
     from haystack.utils import ComponentDevice, Secret
 except ImportError as error:
-    raise ImportError("BlockRankRanker needs haystack-ai: pip install 'blockrank-rerank[haystack]'") from error
+    raise ImportError(f"BlockRankRanker needs haystack-ai; {install_line('haystack')}") from error
 
 
 @component
