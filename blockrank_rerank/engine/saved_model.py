@@ -15,7 +15,6 @@ from blockrank_rerank.files import UserPath, absolute
 from blockrank_rerank.model.checkpoint import Checkpoint
 from blockrank_rerank.model.devices import resolve_device, resolve_dtype
 from blockrank_rerank.model.foreign_files import listed_weights
-from blockrank_rerank.model.model_folder import check_new_folder, write_model
 
 STORED_DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
 """What safetensors calls them."""
@@ -98,7 +97,9 @@ def save_model(shared: SharedEngine, folder: Path) -> None:
     OSError, ValueError
         As :meth:`SavedModel.save_pretrained`.
     """
-    from blockrank_rerank.model.backbone import Backbone, read_head  # brings in Transformers
+    # Ranking needs neither, and the first brings in Transformers.
+    from blockrank_rerank.model.backbone import Backbone, read_head
+    from blockrank_rerank.model.model_folder import check_new_folder, write_model
 
     check_new_folder(folder)
     shared.check_unchanged()
