@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+from blockrank_rerank.config import placeholders
 from blockrank_rerank.engine.spec import resolve_config
 from blockrank_rerank.errors import install_line
 from blockrank_rerank.files import UserPath
@@ -54,6 +55,7 @@ __all__ = [
     "UserPath",
     "check_is_list",
     "check_options",
+    "check_pairs_stand_alone",
     "check_query",
     "in_executor",
     "install_line",
@@ -75,6 +77,24 @@ def __getattr__(name: str) -> Any:
     if name == "PydanticOptions":
         return _pydantic_options()
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def check_pairs_stand_alone(reranker: BlockRankReranker) -> None:
+    """Refuse a model of which a document has another raw score alone than in its list; reads no weights.
+
+    Raises
+    ------
+    ValueError
+        Saying why, and what to use.
+    """
+    config = reranker.config
+    numbered = "index" in placeholders(config.prompt.document, "document")
+    if numbered or config.query_documents_from_layer < config.scoring_layer:
+        why = "its prompt numbers the documents" if numbered else "its query sees them before the scoring layer"
+        raise ValueError(
+            f"model {reranker.model!r} reads the documents of a list together ({why}), so pairs of their own cannot "
+            "be scored with it; rank lists, with BlockRankReranker.rank"
+        )
 
 
 def plain_options(options: Mapping[str, Any]) -> dict[str, Any]:

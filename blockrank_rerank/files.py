@@ -171,6 +171,24 @@ def sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    if os.name == "nt" and path.is_dir():
+        return  # Windows cannot open a folder
+    descriptor = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_all(folder: Path) -> None:
+    """Wait until all files of a folder, and their names, are on the disk."""
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        sync(path)
+    sync(folder)
+
+
 def share_like(path: Path, neighbour: Path) -> None:
     """Let those read a file who may read its neighbour: safetensors writes files that only their owner can read."""
     with suppress(OSError):  # not every file system knows permissions

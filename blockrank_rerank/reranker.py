@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from blockrank_rerank.config import BlockRankConfig
+from blockrank_rerank.engine.saved_model import SavedModel
 from blockrank_rerank.engine.shared import SharedEngine, checked_engine
 from blockrank_rerank.engine.state_lookup import StateLookup
 from blockrank_rerank.engine.store_preparation import Preparation, prepare_store
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 __all__ = ["DEFAULT_MODEL", "BlockRankReranker", "Document", "RankedDocument", "Request", "describe_choices"]
 
 
-class BlockRankReranker(AsyncRanking):
+class BlockRankReranker(AsyncRanking, SavedModel):
     """Ranks documents for a query by in-context attention. Make one with :meth:`from_pretrained`.
 
     Threads may share an instance; a copy shares the loaded model, the cache and the store.
@@ -332,9 +333,7 @@ class BlockRankReranker(AsyncRanking):
         limits = self._limits(top_k, threshold, min_probability)
         checked = check_request((query, documents))
         ranking = self.rank(query, documents if isinstance(documents, PreparedDocuments) else checked.given)
-        if not ranking:
-            return Explanation(query, [])
-        return explained(self.engine, query, checked.plain, ranking, limits)
+        return explained(self.engine, query, checked.plain, ranking, limits) if ranking else Explanation(query, [])
 
     def _limits(self, top_k: int | None, threshold: float | None, min_probability: float | None) -> Limits:
         limits = Limits(top_k, threshold, min_probability)

@@ -10,6 +10,7 @@ import typer
 from blockrank_rerank.cli.bench import bench
 from blockrank_rerank.cli.doctor import doctor
 from blockrank_rerank.cli.evaluate import evaluate
+from blockrank_rerank.cli.export import export
 from blockrank_rerank.cli.failures import DEBUG_VARIABLE
 from blockrank_rerank.cli.prepare import prepare
 from blockrank_rerank.cli.rerank import rerank
@@ -25,6 +26,7 @@ app = typer.Typer(
 app.command()(rerank)
 app.command()(evaluate)
 app.command()(prepare)
+app.command()(export)
 app.command()(bench)
 app.command()(doctor)
 

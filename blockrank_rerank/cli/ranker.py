@@ -1,4 +1,4 @@
-"""The model that a command line names, loaded."""
+"""The model that a command line names."""
 
 from __future__ import annotations
 
@@ -19,6 +19,19 @@ def load_ranker(options: ModelOptions) -> BlockRankReranker:
     FileNotFoundError, ImportError, ValueError
         As the engine raises them.
     """
+    ranker = described_ranker(options)
+    _ = ranker.device  # loading is lazy
+    return ranker
+
+
+def described_ranker(options: ModelOptions) -> BlockRankReranker:
+    """Return a ranker of the model that the options name, which is not loaded.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        As the engine raises them.
+    """
     from blockrank_rerank import BlockRankReranker
 
     values = options.values()
@@ -27,6 +40,4 @@ def load_ranker(options: ModelOptions) -> BlockRankReranker:
         # Only a query-free prompt goes together with a cache or a store, so they wait for it.
         described = {name: value for name, value in values.items() if OPTIONS[name].owner != "ranker"}
         values["config"] = BlockRankReranker.from_pretrained(model, **described).query_free().config
-    ranker = BlockRankReranker.from_pretrained(model, **values)
-    _ = ranker.device  # loading is lazy
-    return ranker
+    return BlockRankReranker.from_pretrained(model, **values)

@@ -15,6 +15,7 @@ from blockrank_rerank.text.prompt import PromptEncoder
 
 KEYS_WITHOUT_EFFECT = frozenset(
     {"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "use_cache"}
+    | {"sentence_transformers"}
 )
 """Keys of a model's config.json on which no state depends."""
 

@@ -40,10 +40,12 @@ class SharedEngine:
     def __init__(self, spec: EngineSpec, engine: Engine | None = None) -> None:
         self.spec = spec
         self._engine = engine
+        self._version: Any = None
 
     def get(self) -> Engine:
         """Return the engine, loading it on the first call."""
         if self._engine is None:
+            self._version = self.spec.checkpoint.version()
             self._engine = _shared_engine(self.spec)
         return self._engine
 
@@ -54,6 +56,20 @@ class SharedEngine:
             return self._engine.config
         with unforked():  # a child could not import what a thread of its parent was importing
             return resolve_config(self.spec)[1]
+
+    def check_unchanged(self) -> None:
+        """Refuse a model whose files are others by now than those that were loaded.
+
+        Raises
+        ------
+        ValueError
+            Saying what to do.
+        """
+        if self._version is not None and self._version != self.spec.checkpoint.version():
+            raise ValueError(
+                f"the files of model {self.spec.checkpoint.model!r} have changed since they were read, so that what is "
+                "in use cannot be written any more; make a new reranker of the folder for what is there now"
+            )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> SharedEngine:
         return self

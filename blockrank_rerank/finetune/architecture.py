@@ -44,11 +44,13 @@ def check_embedding_model(model: str) -> None:
     """
     checkpoint = Checkpoint(model=model if "/" in model or Path(model).exists() else f"sentence-transformers/{model}")
     with readable(model, "the embeddings"):
-        check_embedding_folder(checkpoint.folder)
-    config = _record(checkpoint, "config.json")
-    kind = _record(checkpoint, "config_sentence_transformers.json").get("model_type", "SentenceTransformer")
+        folder = checkpoint.folder
     if _exists(checkpoint, CONFIG_NAME):
         _refuse(model, "a BlockRank reranker")
+    with readable(model, "the embeddings"):
+        check_embedding_folder(folder)
+    config = _record(checkpoint, "config.json")
+    kind = _record(checkpoint, "config_sentence_transformers.json").get("model_type", "SentenceTransformer")
     if kind != "SentenceTransformer":
         _refuse(model, f"a {kind}")
     if not config or _exists(checkpoint, "modules.json"):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
+
+from blockrank_rerank.files import sync
 
 COMPLETE = "complete"
 """Name of the mark; a checkpoint without one was interrupted while it was written."""
@@ -69,24 +70,6 @@ def damage(folder: Path) -> str | None:
         return f"its mark {COMPLETE!r} is missing"
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return f"its mark {COMPLETE!r} is empty or torn"
-
-
-def sync(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk."""
-    if os.name == "nt" and path.is_dir():
-        return  # Windows cannot open a folder
-    descriptor = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def sync_all(folder: Path) -> None:
-    """Wait until all files of a folder, and their names, are on the disk."""
-    for path in _files(folder):
-        sync(path)
-    sync(folder)
 
 
 def _files(folder: Path) -> list[Path]:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from blockrank_rerank.files import check_lock, replacing
-from blockrank_rerank.finetune.checkpoint_mark import COMPLETE, damage, sync, sync_all
+from blockrank_rerank.files import check_lock, replacing, sync, sync_all
+from blockrank_rerank.finetune.checkpoint_mark import COMPLETE, damage
 from blockrank_rerank.finetune.run_records import read_records
 from blockrank_rerank.finetune.settings import SETTINGS_NAME, FinetuneSettings
 

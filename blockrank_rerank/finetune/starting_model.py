@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -11,10 +10,10 @@ import torch
 from blockrank_rerank.config import BlockRankConfig, PromptTemplate, escaped
 from blockrank_rerank.files import UserPath, absolute, path_text
 from blockrank_rerank.finetune.architecture import check_plain_encoder
-from blockrank_rerank.finetune.model_folder import write_model
 from blockrank_rerank.finetune.settings import DTYPES
 from blockrank_rerank.model.checkpoint import Checkpoint
 from blockrank_rerank.model.families import check_fits, position_limit
+from blockrank_rerank.model.model_folder import check_new_folder, write_model
 from blockrank_rerank.model.scoring_head import ScoringHead
 from blockrank_rerank.text.prompt import PromptEncoder
 
@@ -70,7 +69,7 @@ def write_starting_model(
         For a decoder, a cross-encoder, a reranker, an encoder without a tokenizer, and values out of range.
     """
     target = absolute(folder, "folder")
-    _check_target(target)
+    check_new_folder(target)
     head_values = _check_values(start_token, temperature, length_weight, dtype)
     checkpoint = Checkpoint(model=path_text(encoder))
     model_config = checkpoint.model_config()
@@ -90,13 +89,6 @@ def write_starting_model(
         head.length_weight.fill_(head_values[1])
     write_model(target, network, head, config, tokenizer, next(network.parameters()).dtype)
     return config
-
-
-def _check_target(folder: Path) -> None:
-    if folder.exists() and not folder.is_dir():
-        raise NotADirectoryError(f"expected a folder for the model, got the file {folder}")
-    if folder.exists() and any(folder.iterdir()):
-        raise FileExistsError(f"the folder {folder} has something in it; name another one, or empty it")
 
 
 def _check_values(start_token: str, temperature: float, length_weight: float, dtype: str | None) -> tuple[float, float]:

@@ -15,12 +15,12 @@ from blockrank_rerank.config import BlockRankConfig
 from blockrank_rerank.errors import install_line
 from blockrank_rerank.finetune.architecture import check_trained_architecture
 from blockrank_rerank.finetune.losses import abstention, contrastive, distillation, list_logits
-from blockrank_rerank.finetune.model_folder import write_model
 from blockrank_rerank.finetune.settings import FinetuneSettings
 from blockrank_rerank.model.backbone import ATTENTION_NAME, Backbone, Pass
 from blockrank_rerank.model.checkpoint import Checkpoint
 from blockrank_rerank.model.families import ENCODERS, check_fits, layers_of
 from blockrank_rerank.model.layout import Layout
+from blockrank_rerank.model.model_folder import write_model
 from blockrank_rerank.model.scores import Lse, raw_score
 from blockrank_rerank.model.scoring_head import SCORING_HEAD_NAME, ScoringHead
 

@@ -178,6 +178,22 @@ def _refuse_window_at_scoring_layer(layer: int, window: int | None, layout: Layo
         )
 
 
+def read_head(checkpoint: Checkpoint, model_config: Any, config: BlockRankConfig) -> ScoringHead | None:
+    """Read the appended scoring layer in fp32, of a model that has one.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        Where its file is missing or damaged, or fits another width.
+    """
+    if not config.scoring_head:
+        return None
+    path = checkpoint.file(SCORING_HEAD_NAME)
+    if path is None:
+        raise FileNotFoundError(f"model {checkpoint.model!r} has no {SCORING_HEAD_NAME}, which its config needs")
+    return ScoringHead.load(path, model_config.hidden_size)
+
+
 AttentionInterface.register(ATTENTION_NAME, _attention)
 AttentionMaskInterface.register(ATTENTION_NAME, lambda *args, **kwargs: None)
 
@@ -227,16 +243,10 @@ class Backbone(nn.Module):
             refuse_quantization(device, dtype)
         layers = config.scoring_layer + (not config.scoring_head)
         model = checkpoint.truncated_model(model_config, layers, dtype, ATTENTION_NAME)
-        head = None
-        if config.scoring_head:
-            path = checkpoint.file(SCORING_HEAD_NAME)
-            if path is None:
-                raise FileNotFoundError(
-                    f"model {checkpoint.model!r} has no {SCORING_HEAD_NAME}, which its config needs"
-                )
-            head = ScoringHead.load(path, model_config.hidden_size).to(dtype).eval().requires_grad_(False)
+        head = read_head(checkpoint, model_config, config)
+        head = None if head is None else head.to(dtype).eval().requires_grad_(False)
         backbone = cls(model, config, head, attention).to(device)
-        backbone._refuse_nonfinite_weights(checkpoint.model)
+        backbone.refuse_nonfinite_weights(checkpoint.model)
         if quantization is not None:
             quantize_linear_layers(model)
         elif can_fuse(device, dtype):
@@ -313,7 +323,14 @@ class Backbone(nn.Module):
             raise RuntimeError(f"the model never reached scoring_layer {self.config.scoring_layer}")
         return self.head
 
-    def _refuse_nonfinite_weights(self, name: str) -> None:
+    def refuse_nonfinite_weights(self, name: str) -> None:
+        """Refuse weights with which nothing can be scored, of the model of this name.
+
+        Raises
+        ------
+        ValueError
+            Naming the first of them.
+        """
         for parameter, tensor in self.named_parameters():
             if tensor.numel() and not all(bool(torch.isfinite(bound)) for bound in torch.aminmax(tensor)):
                 raise ValueError(f"model {name!r} has non-finite weights in {parameter}; the checkpoint is damaged")

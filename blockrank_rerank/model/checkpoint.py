@@ -108,12 +108,17 @@ class Checkpoint:
     @cached_property
     def _snapshot(self) -> Path:
         code = ["*.py"] if self.trust_remote_code else []
-        return fetch(self, [*foreign.SMALL_FILES, CONFIG_NAME, *code], self.revision)
+        return self._fetched([*foreign.SMALL_FILES, CONFIG_NAME, *code], self.revision)
 
     def _complete(self, names: Sequence[str]) -> None:
         """Fetch those of these files that are not in the folder; a local one has no others than it has."""
         if not Path(self.model).is_dir() and not all((self.folder / name).is_file() for name in names):
-            fetch(self, names, self.folder.name)
+            self._fetched(names, self.folder.name)
+
+    def _fetched(self, names: Sequence[str], revision: str | None) -> Path:
+        from blockrank_rerank.model.hub import fetch
+
+        return fetch(self.model, names, revision, local_files_only=self.local_files_only, token=self.token)
 
     @property
     def adapter(self) -> LoraAdapter | None:
@@ -282,40 +287,6 @@ class Checkpoint:
 def looks_local(model: str) -> bool:
     """Whether a model's name can only be a folder's."""
     return Path(model).is_absolute() or model.startswith(".") or model.count("/") > 1
-
-
-def fetch(checkpoint: Checkpoint, names: Sequence[str], revision: str | None) -> Path:
-    """Fetch those of these files that a model of the Hub has, into the local cache; their folder there.
-
-    Raises
-    ------
-    FileNotFoundError
-        For a model, or a revision, that is not there; where the network may not be used, in the cache.
-    """
-    from huggingface_hub import constants, snapshot_download
-    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
-
-    try:
-        folder = snapshot_download(
-            checkpoint.model,
-            allow_patterns=list(names),
-            revision=revision,
-            local_files_only=checkpoint.local_files_only,
-            token=checkpoint.token,
-        )
-    except GatedRepoError as error:
-        raise FileNotFoundError("access to it is restricted: ask for it on its page, and give a token") from error
-    except RepositoryNotFoundError as error:
-        raise FileNotFoundError("the Hub has no such model, or it is private and needs a token") from error
-    except LocalEntryNotFoundError as error:
-        if checkpoint.local_files_only or constants.is_offline_mode():
-            raise FileNotFoundError(
-                "it is not in the local cache of the Hub, and the network may not be used (local_files_only, "
-                "HF_HUB_OFFLINE, or the base of an adapter in a folder): "
-                f"hf download {checkpoint.model}, or give a folder"
-            ) from error
-        raise
-    return Path(folder)
 
 
 def _new_folder(model: str) -> str:

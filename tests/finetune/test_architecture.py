@@ -6,7 +6,10 @@ import pytest
 
 from blockrank_rerank.finetune.architecture import check_embedding_model, check_trained_architecture
 from blockrank_rerank.finetune.mining import mine_negatives
+from blockrank_rerank.model.model_folder import FOR_SENTENCE_TRANSFORMERS
 from tests.finetune.data_files import write_jsonl
+
+OURS = {name.removesuffix(".json"): content for name, content in FOR_SENTENCE_TRANSFORMERS.items()}
 
 
 def folder_of(tmp_path, architecture, **files):
@@ -30,6 +33,7 @@ def test_a_model_with_another_head_is_no_embedding_model(tmp_path, architecture)
         ({"config_sentence_transformers": {"model_type": "CrossEncoder"}, "modules": []}, "a CrossEncoder"),
         ({"config_sentence_transformers": {"model_type": "SparseEncoder"}, "modules": []}, "a SparseEncoder"),
         ({"blockrank_config": {}, "modules": []}, "a BlockRank reranker"),
+        ({"blockrank_config": {}, **OURS}, "a BlockRank reranker"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

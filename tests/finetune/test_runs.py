@@ -248,8 +248,9 @@ def test_weights_that_exploded_in_the_last_step_are_not_delivered(encoder, train
 
 
 def test_collections_of_one_folder_are_named_by_their_split():
-    sources = [EvaluationSource(path=path, split=split) for path, split in (("a", "dev"), ("a", "test"), ("b", "test"))]
-    assert evaluation_names(sources) == ["a (dev)", "a (test)", "b"]
+    asked = (("/data/a", "dev"), ("/data/a", "test"), ("/data/b", "test"))
+    sources = [EvaluationSource(path=path, split=split) for path, split in asked]
+    assert evaluation_names(sources) == ["/data/a (dev)", "/data/a (test)", "/data/b"]
 
 
 @pytest.mark.parametrize(

@@ -140,6 +140,15 @@ def test_the_advice_for_an_encoder_without_settings_works_to_the_letter(
 # What is refused
 
 
+def test_what_is_written_says_to_sentence_transformers_what_it_is(bert, tmp_path):
+    write_starting_model(bert, tmp_path / "model")
+    (module,) = json.loads((tmp_path / "model/modules.json").read_text())
+    assert module["type"] == "sentence_transformers_blockrank.module.RawScores"
+    settings = json.loads((tmp_path / "model/config_sentence_transformers.json").read_text())
+    assert (settings["model_type"], settings["activation_fn"]) == ("CrossEncoder", "torch.nn.modules.linear.Identity")
+    assert "no classifier" in AutoConfig.from_pretrained(tmp_path / "model").sentence_transformers["version"]
+
+
 def test_a_folder_with_something_in_it_is_left_as_it_is(bert, tmp_path, capsys):
     (tmp_path / "mine.txt").write_text("mine")
     assert "has something in it; name another one" in refused(capsys, 6, bert, tmp_path)

@@ -67,8 +67,8 @@ def sentence_transformer(
         raise ValueError(f"pooling must be one of {', '.join(POOLINGS)}, got {pooling!r}")
     check_count("batch_size", batch_size, LARGEST_BATCH)
     name: str = model_name(model)
-    check_embedding_model(name)
     library = require("sentence_transformers", f"embedding with {name}")
+    check_embedding_model(name)
     arguments = {} if dtype is None else {"model_kwargs": {"dtype": dtype}}
     with readable(name, "the embeddings"), quiet():
         encoder = library.SentenceTransformer(name, device=device, **arguments)
