@@ -495,8 +495,9 @@ def test_ranking_warns_about_nothing(ranker):
 UNWANTED = ["llama_index", "haystack", "langchain_core", "triton", "peft", "datasets", "sentence_transformers"]
 
 PROBE = """
-import sys, time
+import gc, sys, time
 import torch
+gc.disable()  # a collection of all that torch has made takes as long, and falls here or later by chance
 before = set(sys.modules)
 start = time.perf_counter()
 import blockrank_rerank
