@@ -70,6 +70,11 @@ def layers_of(model: torch.nn.Module) -> torch.nn.ModuleList:
     return model.layers if hasattr(model, "layers") else model.encoder.layer
 
 
+def first_row(config) -> int:
+    """Row of the position table for position 0, from the models' own code: RoBERTa's follow the padding token's."""
+    return config.pad_token_id + 1 if "roberta" in config.model_type else 0
+
+
 def window_of(config) -> int | None:
     """Exclusive bound on the position distance in local layers, from the model's own documentation."""
     if config.model_type == "modernbert":
@@ -119,7 +124,7 @@ def run(
     with torch.no_grad():
         out = model(
             input_ids=torch.tensor([ids]),
-            position_ids=positions(requests, query_offset)[None],
+            position_ids=positions(requests, query_offset)[None] + first_row(config),
             attention_mask=given(True),
             output_attentions=True,
         )

@@ -111,6 +111,8 @@ FAMILIES = {
     "phi3": ("phi3", {k: v for k, v in _DECODER.items() if k != "head_dim"} | {"sliding_window": None}),
     "phi3-window": ("phi3", {k: v for k, v in _DECODER.items() if k != "head_dim"} | {"sliding_window": 12}),
     "bert": ("bert", _ENCODER),
+    "roberta": ("roberta", _ENCODER),
+    "xlm-roberta": ("xlm-roberta", _ENCODER),
     "modernbert": (
         "modernbert",
         _ENCODER

@@ -15,6 +15,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 
 from blockrank_rerank.config import BlockRankConfig
 from blockrank_rerank.model.checkpoint import Checkpoint
+from blockrank_rerank.model.families import first_position
 from blockrank_rerank.model.layout import Layout, scored_offsets, signal_rows
 from blockrank_rerank.model.linear import can_fuse, fuse_linear_layers, quantize_linear_layers, refuse_quantization
 from blockrank_rerank.model.scores import Lse
@@ -218,6 +219,7 @@ class Backbone(nn.Module):
     ) -> None:
         super().__init__()
         self.model, self.config, self.head, self.attention = model, config, head, attention
+        self._first_position = first_position(model.config)
 
     @classmethod
     def load(
@@ -309,7 +311,7 @@ class Backbone(nn.Module):
         device = next(self.model.parameters()).device
         inputs = {
             "input_ids": forward.layout.input_ids.to(device).unsqueeze(0),
-            "position_ids": forward.layout.positions.to(device).unsqueeze(0),
+            "position_ids": forward.layout.positions.to(device).unsqueeze(0) + self._first_position,
         }
         try:
             states: Tensor = self.model(**inputs, use_cache=False, blockrank=forward).last_hidden_state

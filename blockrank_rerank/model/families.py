@@ -7,7 +7,8 @@ from typing import Any
 
 from blockrank_rerank.config import CONFIG_NAME, BlockRankConfig
 
-ENCODERS = frozenset({"bert", "modernbert"})
+ROBERTAS = frozenset({"roberta", "xlm-roberta"})
+ENCODERS = frozenset({"bert", "modernbert"}) | ROBERTAS
 DECODERS = frozenset({"mistral", "llama", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3"})
 
 MODERNBERT_SINCE = (5, 1)
@@ -29,7 +30,12 @@ def truncate(model_config: Any, layers: int) -> Any:
 
 def loading_options(model_config: Any) -> dict[str, Any]:
     """Keyword arguments of its own that a family's Transformers loader needs."""
-    return {"add_pooling_layer": False} if model_config.model_type == "bert" else {}
+    return {"add_pooling_layer": False} if model_config.model_type in {"bert", *ROBERTAS} else {}
+
+
+def first_position(model_config: Any) -> int:
+    """Row of a learnt position table that stands for position 0: RoBERTa uses none up to its padding token's."""
+    return int(model_config.pad_token_id) + 1 if model_config.model_type in ROBERTAS else 0
 
 
 def layers_of(model: Any) -> Any:
@@ -98,7 +104,7 @@ def position_limit(config: BlockRankConfig, model_config: Any) -> int:
     ValueError
         For dynamic rotary scaling.
     """
-    limit = int(model_config.max_position_embeddings)
+    limit = int(model_config.max_position_embeddings) - first_position(model_config)
     parameters = getattr(model_config, "rope_parameters", None) or {}
     per_layer = [value for value in parameters.values() if isinstance(value, dict)] or [parameters]
     for rope in per_layer:

@@ -22,7 +22,7 @@ from tests.tiny_models import save_model
 TEXTS = ["heart attack", "the liver stores sugar", "aspirin thins blood", "who treats it", "a blocked artery"]
 
 
-@pytest.fixture(scope="module", params=["bert", "modernbert"])
+@pytest.fixture(scope="module", params=["bert", "xlm-roberta", "modernbert"])
 def encoder(request, tmp_path_factory):
     return as_embedding_model(save_model(tmp_path_factory.mktemp(request.param) / "an encoder", request.param))
 

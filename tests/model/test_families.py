@@ -34,7 +34,7 @@ FAR, NEAR = 80, 6
 
 LOCAL, GLOBAL = "sliding_attention", "full_attention"
 DTYPE = torch.float64
-ENCODERS = ("bert", "modernbert")
+ENCODERS = ("bert", "roberta", "xlm-roberta", "modernbert")
 BIDIRECTIONAL = (*ENCODERS, "gemma3_text-bidirectional")
 # Norms, rotary tables and eager softmax are fp32 inside the models, whatever the dtype of the weights.
 CLOSE = {"atol": 2e-5, "rtol": 2e-5}
@@ -398,3 +398,14 @@ def test_heads_together_with_a_scoring_head_are_refused(tmp_path):
 def test_a_model_loaded_for_blockrank_refuses_to_be_called_another_way(llama):
     with pytest.raises(RuntimeError, match=r"call it through Backbone\.document_lse"):
         load(llama).backbone.model(input_ids=torch.tensor([[1, 2]]))
+
+
+@pytest.mark.parametrize(("name", "rows"), [("bert", 48), ("roberta", 47), ("xlm-roberta", 47)])
+def test_a_row_of_the_position_table_that_belongs_to_padding_is_no_position(tmp_path, name, rows):
+    save_model(tmp_path, name, max_position_embeddings=48)  # whose padding token is 0
+    config = replace(CONFIG, scoring_layer=2, query_offset=1, prompt=BERT_PROMPT)
+    ranker = BlockRankReranker.from_pretrained(tmp_path, config=config, dtype=DTYPE)
+    beside = len(ranker.engine.prompt.encode("", ["x"]).query) + config.query_offset
+    assert len(ranker.rank("x " * (rows - beside), ["x"])) == 1
+    with pytest.raises(ValueError, match=f"has {rows} positions"):
+        ranker.rank("x " * (rows - beside + 1), ["x"])
