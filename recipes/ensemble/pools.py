@@ -80,12 +80,13 @@ def main(source: Path, output: Path, collections: Path = COLLECTIONS) -> None:
         Naming collections that are not there, before anything is written.
     """
     asked = yaml.safe_load(collections.read_text(encoding="utf-8"))
-    if missing := [name for name in asked["collections"] if not (source / name / "corpus.jsonl").exists()]:
+    folders = {name: source / numbers.get("source", name) for name, numbers in asked["collections"].items()}
+    if missing := [name for name, folder in folders.items() if not (folder / "corpus.jsonl").exists()]:
         raise FileNotFoundError(f"no collection {', '.join(missing)} in {source}; {collections} says what is read")
     chosen = json.loads((ROOT / "recipes/default_model/development_queries.json").read_text(encoding="utf-8"))
     for collection, numbers in asked["collections"].items():
         if not (output / collection / "corpus.jsonl").exists():
-            write_pool(source / collection, output / collection, numbers, asked["cut"], set(chosen.get(collection, ())))
+            write_pool(folders[collection], output / collection, numbers, asked["cut"], set(chosen.get(collection, ())))
 
 
 if __name__ == "__main__":

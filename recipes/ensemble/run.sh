@@ -13,6 +13,8 @@ python -m recipes.ensemble.pools "$data" build/pools
 python -m recipes.ensemble.vectors build/pools build/vectors --encoder "arctic=$arctic"
 python -m recipes.ensemble.vectors build/pools build/vectors --encoder "e5=$e5" --only $web
 python -m recipes.ensemble.lists build/pools build/vectors build/lists --student build/start
+[ -f build/lists/passages.jsonl ] || python -m recipes.ensemble.passages build/pools build/vectors \
+    build/lists/passages.jsonl --student build/start
 [ -f build/lists/opposites.jsonl ] || python -m recipes.ensemble.opposites lists build/lists/opposites.jsonl
 python -m recipes.ensemble.variants build/lists build/varied
 [ -d build/trained ] || blockrank-finetune train recipes/ensemble/train.yaml

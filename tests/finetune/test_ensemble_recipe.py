@@ -6,6 +6,7 @@ import json
 import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
@@ -13,8 +14,9 @@ import blockrank_rerank
 from blockrank_rerank import BlockRankReranker
 from blockrank_rerank.finetune import FinetuneSettings, finetune
 from blockrank_rerank.finetune.data import Candidate, TrainingExample, read_examples
-from recipes.ensemble import ensemble, lists, opposites, pools, variants, vectors
+from recipes.ensemble import ensemble, lists, opposites, passages, pools, variants, vectors
 from recipes.ensemble.start import write_start
+from recipes.ensemble.vectors import Vectors
 from tests.tiny_models import save_model
 
 THINGS = ("fleas", "concrete", "bread", "glaciers", "violins", "tulips", "engines", "novels")
@@ -140,6 +142,24 @@ def test_a_missing_collection_or_teacher_is_named_before_anything_is_written(dat
         vectors.main(tmp_path / "pools", tmp_path / "vectors", [f"arctic={tmp_path}"], [])
     with pytest.raises(ValueError, match="encoder must be one of"):
         vectors.main(tmp_path / "pools", tmp_path / "vectors", [f"nobody={tmp_path}"], [])
+
+
+def test_passages_are_queries_of_lists_without_themselves_and_the_student_teaches(made, tmp_path):
+    texts = {f"{t}{i}": f"{t} {i} " + " ".join(f"{t} fact {n}" for n in range(12)) for t in THINGS for i in range(3)}
+    texts["short"] = "too short for a query"
+    path, names = tmp_path / "vectors.npz", np.array(list(texts))
+    table = np.stack([np.eye(len(THINGS) + 1)[min(place // 3, len(THINGS))] for place in range(len(texts))])
+    np.savez(path, document=table.astype(np.float32), document_ids=names, query=table[:0], query_ids=names[:0])
+    ranker = BlockRankReranker.from_pretrained(str(made / "start"))
+    found = list(passages.lists("made", texts, Vectors(path), 5, ranker, 3.0))
+    assert len(found) == 5
+    for one in found:
+        thing = one.query.split()[0]
+        low, high = passages.WORDS
+        assert low <= len(one.query.split()) <= high
+        assert not any(text.startswith(one.query) for text in (candidate.text for candidate in one.candidates))
+        assert [positive.text.split()[0] for positive in one.positives] == [thing]
+        assert one.positives[0].teacher_score == max(candidate.teacher_score for candidate in one.candidates)
 
 
 def example(count=8):

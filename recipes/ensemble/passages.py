@@ -1,0 +1,77 @@
+"""Training lists whose queries are passages: people also paste an abstract, and no question is as long.
+
+    python -m recipes.ensemble.passages build/pools build/vectors build/lists/passages.jsonl --student build/start
+
+The beginning of a document is the query, its neighbours are the candidates, and the student that training starts from
+is the only teacher: these lists keep what it knows. Its best document counts as the relevant one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from blockrank_rerank import BlockRankReranker
+from blockrank_rerank.finetune.data import Candidate, TrainingExample, write_examples
+from blockrank_rerank.formats import read_corpus
+from blockrank_rerank.text.document import document_text
+from recipes.ensemble.ensemble import EnsembleSettings, standardised
+from recipes.ensemble.vectors import Vectors
+
+QUERIES = {"scitldr": 170, "covid-qa": 130, "openstax": 100, "stackexchange": 120, "medquad": 60}
+ENCODER, NEAREST, FURTHER, DEPTH = "arctic", 8, 6, 60
+WORDS = (20, 60)
+"""Of a query; a passage that is shorter than half of the longest is none."""
+
+
+def passages(texts: dict[str, str], count: int, rng: random.Random) -> dict[str, str]:
+    """Beginnings of drawn documents, by their ids."""
+    long = [name for name, text in texts.items() if len(text.split()) >= WORDS[1] // 2]
+    drawn = rng.sample(long, min(count, len(long)))
+    return {name: " ".join(texts[name].split()[: rng.randint(*WORDS)]) for name in drawn}
+
+
+def lists(
+    name: str, texts: dict[str, str], vectors: Vectors, count: int, ranker: BlockRankReranker, spread: float
+) -> Iterator[TrainingExample]:
+    """One list for each of a pool's passages."""
+    rng, names = random.Random(name), list(texts)
+    matrix = vectors.of("document", names)
+    for document, query in passages(texts, count, rng).items():
+        order = np.argsort(-(matrix @ vectors.of("document", [document])[0]))
+        near = [names[place] for place in order[: DEPTH + 1] if names[place] != document]
+        further = near[NEAREST:]
+        candidates = [texts[one] for one in near[:NEAREST] + rng.sample(further, min(FURTHER, len(further)))]
+        scores = np.zeros(len(candidates), np.float32)
+        for found in ranker.rank(query, candidates):
+            scores[found.index] = found.raw_score
+        opinions, best = spread * standardised(scores), int(scores.argmax())
+        documents = [
+            Candidate(text, int(place == best), round(float(opinions[place]), 4))
+            for place, text in enumerate(candidates)
+        ]
+        yield TrainingExample(query, tuple(documents), f"{name} passages", document)
+
+
+def main(pools: Path, vectors: Path, output: Path, student: str) -> None:
+    """Write the lists of all pools into one file."""
+    ranker, spread = BlockRankReranker.from_pretrained(student, cache="4GB"), EnsembleSettings.read().spread
+    examples = []
+    for name, count in QUERIES.items():
+        corpus = read_corpus(pools / name / "corpus.jsonl")
+        texts = {one: document_text(document, 0) for one, document in corpus.items()}
+        examples += lists(name, texts, Vectors(vectors / ENCODER / f"{name}.npz"), count, ranker, spread)
+    write_examples(output, examples)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("pools", type=Path)
+    parser.add_argument("vectors", type=Path)
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--student", required=True)
+    main(**vars(parser.parse_args()))
