@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from blockrank_rerank.config import BlockRankConfig
+from blockrank_rerank.errors import install_line
 from blockrank_rerank.files import share_like, sync_all, system_errors
 from blockrank_rerank.model.checkpoint import quiet
 from blockrank_rerank.model.scoring_head import ScoringHead
@@ -29,7 +30,7 @@ FOR_SENTENCE_TRANSFORMERS: dict[str, Any] = {
         # Else it would be a sigmoid, of numbers that are no log odds.
         "activation_fn": "torch.nn.modules.linear.Identity",
         "requirements": {
-            "blockrank-rerank": {"specifier": ">=0.1.0", "reason": "it ranks this model: pip install blockrank-rerank"}
+            "blockrank-rerank": {"specifier": ">=0.1.0", "reason": f"it ranks this model; {install_line()}"}
         },
     },
 }
