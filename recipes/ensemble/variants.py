@@ -22,6 +22,7 @@ from blockrank_rerank.text.sentences import sentence_spans
 STUFFED_SHARE, SURROUNDED_SHARE = 0.08, 0.08
 STUFFED_DOCUMENTS = 2
 WORDS_AROUND = (10, 80)
+AS_THEY_ARE = ("opposites", "passages")
 STOP_WORDS = frozenset(STOPWORDS_EN_PLUS)
 
 
@@ -82,7 +83,7 @@ def _with_texts(example: TrainingExample, texts: dict[int, str]) -> TrainingExam
 def main(lists: Path, output: Path) -> None:
     """Write the variants of every file of lists."""
     output.mkdir(parents=True, exist_ok=True)
-    for path in sorted(lists.glob("*.jsonl")):
+    for path in sorted(path for path in lists.glob("*.jsonl") if path.stem not in AS_THEY_ARE):
         examples = list(read_examples(path))
         fillers = [one.text for example in examples for one in example.negatives]
         write_examples(output / path.name, (varied(example, fillers) for example in examples))

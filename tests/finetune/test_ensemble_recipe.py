@@ -105,7 +105,9 @@ def test_the_ensemble_is_measured_before_anything_is_trained(made, settings, cap
 
 
 def test_variants_of_the_lists_train_a_model_that_ranks(made):
+    (made / "lists" / "opposites.jsonl").write_text((made / "lists" / "web.jsonl").read_text())
     variants.main(made / "lists", made / "varied")
+    assert sorted(path.name for path in (made / "varied").iterdir()) == ["manual.jsonl", "web.jsonl"]
     trained = finetune(
         FinetuneSettings(
             model=str(made / "start"),
