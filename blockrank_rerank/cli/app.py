@@ -14,15 +14,9 @@ from blockrank_rerank.cli.export import export
 from blockrank_rerank.cli.failures import DEBUG_VARIABLE
 from blockrank_rerank.cli.prepare import prepare
 from blockrank_rerank.cli.rerank import rerank
-from blockrank_rerank.cli.run import HELP_NAMES, run_app
+from blockrank_rerank.cli.run import new_app, run_app
 
-app = typer.Typer(
-    name="blockrank",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode="rich",
-    context_settings=HELP_NAMES,
-)
+app = new_app("blockrank")
 app.command()(rerank)
 app.command()(evaluate)
 app.command()(prepare)

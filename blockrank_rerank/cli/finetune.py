@@ -14,15 +14,9 @@ from blockrank_rerank.cli.console import print_line, print_note
 from blockrank_rerank.cli.failures import DEBUG_VARIABLE
 from blockrank_rerank.cli.finetune_data import mine_negatives_command, validate_data
 from blockrank_rerank.cli.finetune_init import init
-from blockrank_rerank.cli.run import HELP_NAMES, run_app
+from blockrank_rerank.cli.run import new_app, run_app
 
-app = typer.Typer(
-    name="blockrank-finetune",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode="rich",
-    context_settings=HELP_NAMES,
-)
+app = new_app("blockrank-finetune")
 app.command("init")(init)
 app.command("validate-data")(validate_data)
 app.command("mine-negatives")(mine_negatives_command)

@@ -11,8 +11,16 @@ import typer
 from blockrank_rerank.cli.console import guarded_streams, harden_streams, own_lines_only
 from blockrank_rerank.cli.failures import INTERRUPTED, OK, debugging, report
 
-HELP_NAMES = {"help_option_names": ["-h", "--help"]}
-"""Settings of a command line: what asks for help."""
+
+def new_app(name: str) -> typer.Typer:
+    """A command line of ours, without commands yet."""
+    return typer.Typer(
+        name=name,
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode="rich",
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
 
 
 def run_app(app: typer.Typer, name: str, arguments: Sequence[str] | None = None) -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from blockrank_rerank import BlockRankReranker
+from blockrank_rerank import BlockRankReranker, PreparedDocuments
 from blockrank_rerank.evaluation.measures import evaluate_run
 from recipes.ensemble.candidates import Pool, Scores, candidates, lexical_scores
 
@@ -67,7 +67,8 @@ class Ensemble:
     def opinions(self, query: str, documents: Sequence[str]) -> dict[str, Scores]:
         """Every teacher's scores of one list."""
         places = [self._places[name] for name in documents]
-        return {"student": self._raw_scores(query, places), **self.first_stages(query, documents)}
+        student = raw_scores(self._student, self._pool.collection.queries[query], self._prepared.select(places))
+        return {"student": student, **self.first_stages(query, documents)}
 
     def first_stages(self, query: str, documents: Sequence[str]) -> dict[str, Scores]:
         """Scores of those that candidates come from."""
@@ -82,11 +83,13 @@ class Ensemble:
         mixed = sum(weight * standardised(opinions[name]) for name, weight in weights.items())
         return np.asarray(self._settings.spread / sum(weights.values()) * mixed, np.float32)
 
-    def _raw_scores(self, query: str, places: Sequence[int]) -> Scores:
-        scores = np.zeros(len(places), np.float32)
-        for found in self._student.rank(self._pool.collection.queries[query], self._prepared.select(places)):
-            scores[found.index] = found.raw_score
-        return scores
+
+def raw_scores(ranker: BlockRankReranker, query: str, documents: Sequence[str] | PreparedDocuments) -> Scores:
+    """A model's raw scores in the order of the documents."""
+    scores = np.zeros(len(documents), np.float32)
+    for found in ranker.rank(query, documents):
+        scores[found.index] = found.raw_score
+    return scores
 
 
 def standardised(scores: Scores) -> Scores:

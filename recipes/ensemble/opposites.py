@@ -19,6 +19,7 @@ import yaml
 
 from blockrank_rerank import BlockRankReranker
 from blockrank_rerank.finetune.data import Candidate, TrainingExample, write_examples
+from recipes.ensemble.ensemble import raw_scores
 
 SETTINGS = Path(__file__).with_name("opposites.yaml")
 SAME, OPPOSITE, UNRELATED = 4.0, -1.0, -4.0
@@ -70,9 +71,7 @@ def check(model: str) -> dict[str, float]:
     """Share of the development queries without a mistake, and of pairs in the right order."""
     ranker, whole, right, pairs, count = BlockRankReranker.from_pretrained(model), 0, 0, 0, 0
     for query, same, opposite, _ in cases("development"):
-        scores = [0.0] * (len(same) + len(opposite))
-        for found in ranker.rank(query, [*same, *opposite]):
-            scores[found.index] = found.raw_score
+        scores = raw_scores(ranker, query, [*same, *opposite])
         in_order = [good > bad for good in scores[: len(same)] for bad in scores[len(same) :]]
         whole, right, pairs, count = whole + all(in_order), right + sum(in_order), pairs + len(in_order), count + 1
     return {"queries": whole / count, "pairs": right / pairs}

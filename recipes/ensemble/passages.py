@@ -19,7 +19,7 @@ from blockrank_rerank import BlockRankReranker
 from blockrank_rerank.finetune.data import Candidate, TrainingExample, write_examples
 from blockrank_rerank.formats import read_corpus
 from blockrank_rerank.text.document import document_text
-from recipes.ensemble.ensemble import EnsembleSettings, standardised
+from recipes.ensemble.ensemble import EnsembleSettings, raw_scores, standardised
 from recipes.ensemble.vectors import Vectors
 
 QUERIES = {"scitldr": 170, "covid-qa": 130, "openstax": 100, "stackexchange": 120, "medquad": 60}
@@ -46,9 +46,7 @@ def lists(
         near = [names[place] for place in order[: DEPTH + 1] if names[place] != document]
         further = near[NEAREST:]
         candidates = [texts[one] for one in near[:NEAREST] + rng.sample(further, min(FURTHER, len(further)))]
-        scores = np.zeros(len(candidates), np.float32)
-        for found in ranker.rank(query, candidates):
-            scores[found.index] = found.raw_score
+        scores = raw_scores(ranker, query, candidates)
         opinions, best = spread * standardised(scores), int(scores.argmax())
         documents = [
             Candidate(text, int(place == best), round(float(opinions[place]), 4))
