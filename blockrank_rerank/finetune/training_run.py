@@ -175,6 +175,10 @@ class TrainingRun:
         after = self._write(evaluate, before) if writes else {}
         # A process that leaves early takes the connection of the one that still writes with it.
         trainer.accelerator.wait_for_everyone()
+        # What joins the gradients must be gone before the connection is closed: as its last holder it would close it
+        # with the interpreter locked, and wait for ever for a thread that waits for the interpreter.
+        trainer.model_wrapped = trainer.model
+        trainer.accelerator.free_memory()
         trainer.accelerator.end_training()
         return FinetuneResult(self.folder.output, before, after)
 

@@ -122,6 +122,38 @@ LAUNCHERS = {
 }
 
 
+CLOSING = """
+import gc, sys
+from accelerate import Accelerator
+from torch.nn.parallel import DistributedDataParallel
+from blockrank_rerank.cli.finetune import main
+
+close = Accelerator.end_training
+
+def end_training(self):
+    print("joined models left:", sum(type(one) is DistributedDataParallel for one in gc.get_objects()))
+    close(self)
+
+Accelerator.end_training = end_training
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_nothing_holds_the_connection_of_processes_when_it_is_closed(encoder, training_data, tmp_path):
+    (tmp_path / "closing.py").write_text(CLOSING)
+    launch = [sys.executable, "-m", *LAUNCHERS["torchrun"], str(tmp_path / "closing.py"), "train"]
+    changes = {"steps": 2, "save_every": 2, "lists_per_step": 2}
+    done = subprocess.run(
+        [*launch, *arguments(encoder, training_data, tmp_path / "out", **changes)],
+        capture_output=True,
+        text=True,
+        env=ONE_THREAD,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("joined models left: 0") == 2
+
+
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_two_processes_train_to_the_weights_of_one(launcher, encoder, training_data, tmp_path):
     alone, both = tmp_path / "one", tmp_path / "two"
@@ -133,6 +165,7 @@ def test_two_processes_train_to_the_weights_of_one(launcher, encoder, training_d
         capture_output=True,
         text=True,
         env=ONE_THREAD,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert "2 processes" in done.stderr
