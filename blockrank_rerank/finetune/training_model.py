@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from blockrank_rerank.config import BlockRankConfig
 from blockrank_rerank.errors import install_line
 from blockrank_rerank.finetune.architecture import check_trained_architecture
+from blockrank_rerank.finetune.frozen_states import FrozenStates
 from blockrank_rerank.finetune.losses import abstention, contrastive, distillation, list_logits
 from blockrank_rerank.finetune.settings import FinetuneSettings
 from blockrank_rerank.model.backbone import ATTENTION_NAME, Backbone, Pass
@@ -23,6 +24,7 @@ from blockrank_rerank.model.layout import Layout
 from blockrank_rerank.model.model_folder import write_model
 from blockrank_rerank.model.scores import Lse, raw_score
 from blockrank_rerank.model.scoring_head import SCORING_HEAD_NAME, ScoringHead
+from blockrank_rerank.states.cache import parse_bytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +58,7 @@ class TrainingModel(nn.Module):
         self.network: Any = network
         # The trainer takes an attribute named config for a Transformers one and writes to it.
         self.head, self.blockrank, self.settings = head, config, settings
+        self._frozen = FrozenStates(self.backbone, parse_bytes("cache", settings.cache)) if self._reads_once else None
         names = {name for name, _ in self.named_parameters()}
         tied = {name for name, _ in self.named_parameters(remove_duplicate=False)} - names
         # The trainer asks for these where a checkpoint, as :meth:`weights` gives it, lacks them.
@@ -125,6 +128,12 @@ class TrainingModel(nn.Module):
         return self.network.get_base_model() if hasattr(self.network, "get_base_model") else self.network
 
     @property
+    def _reads_once(self) -> bool:
+        """Whether a block has the same states in every list: nothing of the encoder learns, or sees another block."""
+        config = self.blockrank
+        return self.settings.freeze_backbone and config.query_documents_from_layer >= config.scoring_layer
+
+    @property
     def backbone(self) -> Backbone:
         """Return a view of the current weights that scores documents."""
         return Backbone(getattr(self.base, "model", self.base), self.blockrank, self.head)
@@ -144,7 +153,7 @@ class TrainingModel(nn.Module):
             language_model = self._language_model_loss(layout, state)
             scores = state.lse
         else:
-            scores = self.backbone.document_lse(layout)
+            scores = self._document_lse(layout)
         parts = _mean([self._list_losses(lse, target) for lse, target in zip(scores, targets, strict=True)])
         if self.settings.language_model_weight:
             parts["language_model"] = language_model
@@ -153,6 +162,12 @@ class TrainingModel(nn.Module):
         zero = scores[0].documents.sum() * 0.0
         loss = sum((weights[name] * part for name, part in parts.items()), zero)
         return {"spread": self._spread(scores), "loss": loss} | parts
+
+    def _document_lse(self, layout: Layout) -> list[Lse]:
+        if self._frozen is None or self.head is None:
+            return self.backbone.document_lse(layout)
+        scores: list[Lse] = self.head(self._frozen.of(layout), layout, self.blockrank, self.backbone.attention)
+        return scores
 
     def _spread(self, scores: list[Lse]) -> Tensor:
         """Average the distance between the best and the worst document over lists of more than one."""

@@ -272,6 +272,19 @@ class Backbone(nn.Module):
             forward.lse if states is None else self._head(states, layout, self.config, self.attention, document_states)
         )
 
+    def final_states(self, layout: Layout) -> Tensor:
+        """Compute ``[T, hidden]``, what the scoring head reads: states after the last layer.
+
+        Raises
+        ------
+        RuntimeError
+            For a model without a scoring head.
+        """
+        states = self._run(Pass(layout, self.config, self.attention))
+        if states is None:
+            raise RuntimeError("only a model with a scoring head goes through all of its layers")
+        return states
+
     def staged_lse(self, layout: Layout, start: tuple[int, Tensor] | None) -> tuple[list[Lse], Tensor]:
         """Compute log-sum-exps, and the ``[T, hidden]`` states after the last layer, of a staged model with a head.
 
