@@ -47,6 +47,12 @@ def test_every_example_prints_the_same_from_the_same_first_stage(name, plain):
     assert run(name) == plain
 
 
+def test_mteb_measures_what_the_example_in_plain_python_does(plain):
+    pytest.importorskip("mteb", reason="needs mteb, which is in no extra")
+    (score,) = re.findall(r"reranked [\d.]+", run("mteb_reranking"))
+    assert score in plain
+
+
 def test_all_frameworks_give_the_same_order():
     for module in ("llama_index.core", "haystack", "langchain_core"):
         pytest.importorskip(module, reason=f"needs {module}")
