@@ -51,7 +51,11 @@ def telling(function: Callable[[T], R], parts: int) -> Callable[[T], R]:
 
 def telling_each(parts: Iterable[T], count: int) -> Iterator[T]:
     """Yield so many equal parts of a list; whoever waits is told of each as it comes."""
-    yield from map(telling(lambda part: part, count), parts)
+    tell = PART_DONE.get()
+    for part in parts:
+        if tell:
+            tell(1 / count)
+        yield part
 
 
 def worker_count(most: int) -> int:
