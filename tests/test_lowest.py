@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -41,3 +42,8 @@ def test_no_bound_allows_what_is_known_to_fail():
 def test_the_makefile_and_the_workflow_try_them():
     for name in ("Makefile", ".github/workflows/lowest.yml"):
         assert ".ci/lowest.py" in (ROOT / name).read_text(encoding="utf-8")
+
+
+def test_the_publishing_workflow_builds_with_the_script_that_anybody_can_run():
+    assert "run: .ci/release" in (ROOT / ".github/workflows/publish.yml").read_text(encoding="utf-8")
+    assert os.access(ROOT / ".ci/release", os.X_OK)

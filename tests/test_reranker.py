@@ -18,6 +18,7 @@ from blockrank_rerank import DEFAULT_MODEL, BlockRankConfig, BlockRankReranker, 
 from blockrank_rerank.engine import engine
 from blockrank_rerank.engine.engine import Engine
 from blockrank_rerank.model import devices
+from blockrank_rerank.ranking.progress import work_progress
 from blockrank_rerank.ranking.results import Limits
 from tests.tiny_models import CONFIG, PHRASE, save_model
 
@@ -312,6 +313,30 @@ def test_a_progress_bar_is_drawn_on_stderr_where_it_is_asked_for(ranker, capsys)
     assert len(rankings) == 3
     ranker.rank_batch(batch_of(3))
     assert capsys.readouterr().err == ""
+
+
+def test_the_bar_moves_within_one_long_list(ranker, monkeypatch):
+    from rich.progress import Progress
+
+    monkeypatch.setitem(devices.PROFILES, "cpu", devices.PROFILES["cpu"]._replace(budget_tokens=60))
+    moved, ended = [], []
+    monkeypatch.setattr(Progress, "advance", lambda self, task, share: moved.append(share))
+    monkeypatch.setattr(Progress, "update", lambda self, task, completed: ended.append(completed))
+    documents = [*DOCUMENTS, PHRASE * 3, DOCUMENTS[0]]
+    ranker.rank_batch([(QUERY, documents)], show_progress=True)
+    assert len(moved) > 1
+    assert sum(moved) == pytest.approx(1)
+    assert ended == [1]
+    ranker.rank_batch([(QUERY, documents)], show_progress=False)
+    assert sum(moved) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(("letters", "drawn"), [(1000, False), (400_000, True)])
+def test_a_bar_appears_by_itself_on_a_terminal_for_one_list_that_is_long(letters, drawn, monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    with work_progress("reranking", 1, letters, None) as advance:
+        advance(1, 0)
+    assert ("reranking" in capsys.readouterr().err) is drawn
 
 
 # Loading, copying, threads

@@ -9,12 +9,10 @@ from rich.padding import Padding
 from rich.text import Text
 
 from blockrank_rerank.cli.console import literal, print_table
+from blockrank_rerank.ranking.explanation import SENTENCES
 
 if TYPE_CHECKING:
     from blockrank_rerank.ranking.explanation import ExplainedDocument, Span
-
-SENTENCES = 2
-"""Shown per document; they mostly hold more than half of its attention."""
 
 WORDS = 60
 """Shown of a sentence: text without full stops is one sentence."""

@@ -16,7 +16,7 @@ from blockrank_rerank.engine.batch import Batch
 from blockrank_rerank.engine.budget import Budget
 from blockrank_rerank.engine.fingerprint import fingerprint, named_settings
 from blockrank_rerank.engine.spec import EngineSpec, Prune, read_prompt, resolve_config
-from blockrank_rerank.engine.workers import computing, in_workers
+from blockrank_rerank.engine.workers import computing, in_workers, telling, telling_each
 from blockrank_rerank.model.backbone import Backbone
 from blockrank_rerank.model.devices import resolve_device, resolve_dtype
 from blockrank_rerank.model.layout import Layout, build_layout
@@ -126,12 +126,13 @@ class Engine:
         (request,) = batch.requests
         if self.documents_are_independent:
             groups, workers = self.budget.groups(request)
-            passes = in_workers(self._score_pass, [[group] for group in groups], workers)
+            passes = in_workers(telling(self._score_pass, len(groups)), [[group] for group in groups], workers)
             return [_join([lse for (lse,) in passes])]
         if request.num_tokens <= self.budget.tokens:
             return self._score_pass(batch.requests)
         # The groups' states one after the other, then the query over all of them.
-        states = PassingStates(self._states(replace(request, query=[]), self.dtype))
+        read = self._states(replace(request, query=[]), self.dtype)
+        states = PassingStates(telling_each(read, len(request.documents)))
         return self._score_states([replace(request, documents=[], truncated=[])], [states])
 
     @torch.inference_mode()

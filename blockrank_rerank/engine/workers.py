@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextvars import ContextVar
 from functools import cache
@@ -25,11 +25,37 @@ STOP: ContextVar[Event | None] = ContextVar("blockrank_stop", default=None)
 """Set by whoever waits for the work of this context, once nobody does."""
 
 
+PART_DONE: ContextVar[Callable[[float], None] | None] = ContextVar("blockrank_part_done", default=None)
+"""Told which share of the one list that is scored has just been read, for whoever waits for a long one."""
+
+
 def stop_if_cancelled() -> None:
     """Leave work that nobody waits for; raises CancelledError, which nobody sees."""
     stop = STOP.get()
     if stop is not None and stop.is_set():
         raise CancelledError("nobody waits for this ranking any more")
+
+
+def telling(function: Callable[[T], R], parts: int) -> Callable[[T], R]:
+    """``function`` of a part of a list, of so many equal ones; whoever waits is told of each that is done."""
+    tell = PART_DONE.get()  # workers have contexts of their own
+
+    def told(part: T) -> R:
+        result = function(part)
+        if tell:
+            tell(1 / parts)
+        return result
+
+    return told
+
+
+def telling_each(parts: Iterable[T], count: int) -> Iterator[T]:
+    """Yield so many equal parts of a list; whoever waits is told of each as it comes."""
+    tell = PART_DONE.get()
+    for part in parts:
+        if tell:
+            tell(1 / count)
+        yield part
 
 
 def worker_count(most: int) -> int:

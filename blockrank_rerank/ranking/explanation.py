@@ -20,6 +20,12 @@ if TYPE_CHECKING:
 HIGHLIGHTS = "highlights"
 """Key under which adapters write a document's highlights to its metadata."""
 
+SENTENCES = 2
+"""Shown of a document before its whole text; they mostly hold more than half of its attention."""
+
+SHADED = 0.2
+"""Weight, over that of the strongest word, from which a word is shaded."""
+
 TRUNCATED = "truncated"
 """Key under which they write that the model read only the beginning; no other document has it."""
 
@@ -152,7 +158,7 @@ class Explanation:
         return iter(self.documents)
 
     def _repr_html_(self) -> str:
-        """The documents with their words shaded by weight."""
+        """The documents, each with its best sentences first, and words shaded by weight."""
         rows = "".join(_html(document) for document in self.documents)
         return f"<p><b>{escape(self.query)}</b></p><ol>{rows}</ol>"
 
@@ -230,12 +236,26 @@ def word_spans(text: str, tokens: Sequence[tuple[int, int]], weights: Sequence[f
 
 
 def _html(document: ExplainedDocument) -> str:
-    text, parts, shown = document.ranked.text, [], 0
+    """The best sentences with their shares, and the whole text behind a line that opens it."""
+    whole = _shaded(document, 0, len(document.ranked.text))
+    if len(document.sentences) > SENTENCES:
+        best = document.sentences_by_attention[:SENTENCES]
+        shown = "".join(f"<div>{s.weight:.0%} {_shaded(document, s.start, s.end)}</div>" for s in best)
+        whole = f"{shown}<details><summary>whole text</summary>{whole}</details>"
+    return f"<li><b>{document.ranked.score:.3f}</b> {whole}</li>"
+
+
+def _shaded(document: ExplainedDocument, start: int, end: int) -> str:
+    """A part of the text, with the words shaded that drew much of the attention."""
+    text, parts, shown = document.ranked.text, [], start
     for word in document.words:
         strength = word.weight / (document.strongest or 1.0)
-        parts += [
-            escape(text[shown : word.start]),
-            f'<span style="background: rgba(255, 200, 0, {strength:.2f})">{escape(word.text)}</span>',
-        ]
-        shown = word.end
-    return f"<li><b>{document.ranked.score:.3f}</b> {''.join(parts)}{escape(text[shown:])}</li>"
+        if start <= word.start and word.end <= end and strength >= SHADED:
+            # Opaque, and with a colour for the letters: a page may be light or dark.
+            colour = f"rgb(255, {240 - 40 * strength:.0f}, {190 * (1 - strength):.0f})"
+            parts += [
+                escape(text[shown : word.start]),
+                f'<span style="background: {colour}; color: #111">{escape(word.text)}</span>',
+            ]
+            shown = word.end
+    return f"{''.join(parts)}{escape(text[shown:end])}"

@@ -40,23 +40,30 @@ def work_progress(
     report = on_progress or no_progress
     if show is None:
         # Four characters a token is close enough.
-        long = total > 1 and characters > 4 * LONG_WORK_TOKENS
-        show = long and sys.stderr.isatty() and not on_progress
+        show = characters > 4 * LONG_WORK_TOKENS and sys.stderr.isatty() and not on_progress
     if not show:
         yield report
         return
     from rich.progress import Progress
 
+    from blockrank_rerank.engine.workers import PART_DONE
     from blockrank_rerank.ranking.terminal import GuardedConsole
 
+    done = 0
     with Progress(console=GuardedConsole(stderr=True)) as bar:
         task = bar.add_task(what, total=total)
 
         def advance(items: int, tokens: int) -> None:
-            bar.advance(task, items)
+            nonlocal done
+            done += items
+            bar.update(task, completed=done)  # its parts are in it already
             report(items, tokens)
 
-        yield advance
+        token = PART_DONE.set(lambda share: bar.advance(task, share))
+        try:
+            yield advance
+        finally:
+            PART_DONE.reset(token)
 
 
 @contextmanager

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import re
+import runpy
+import shlex
 import shutil
 import sys
 from dataclasses import replace
@@ -15,6 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 from blockrank_rerank import BlockRankReranker
+from blockrank_rerank.cli import app
 from blockrank_rerank.cli.finetune import main
 from blockrank_rerank.config import BlockRankConfig
 from blockrank_rerank.finetune import finetune
@@ -23,13 +26,15 @@ from blockrank_rerank.finetune.data import read_examples
 from blockrank_rerank.finetune.run_folder import COMPLETE
 from blockrank_rerank.finetune.trainer import ListTrainer
 from blockrank_rerank.finetune.training_model import TrainingModel
-from blockrank_rerank.formats import DataError
+from blockrank_rerank.formats import DataError, read_collection
 from blockrank_rerank.model.checkpoint import Checkpoint
 from blockrank_rerank.model.families import position_limit
 from blockrank_rerank.model.scoring_head import ScoringHead
 from blockrank_rerank.text.prompt import PromptEncoder
 from tests.finetune.runs import arguments, losses_of, settings
 from tests.tiny_models import BERT_CONFIG, CONFIG
+
+ROOT = Path(__file__).parents[2]
 
 
 def changed(before, after) -> set[str]:
@@ -224,7 +229,7 @@ def test_the_recipe_of_the_examples_runs_for_encoders_and_for_decoders_with_lora
         "evaluate_every": 4,
         **({"lora_rank": 16, "temperature": 0.05} if family == "decoder" else {}),
     }
-    recipe = Path(__file__).parents[2] / "examples/finetune_domain.yaml"
+    recipe = ROOT / "examples/finetune_domain.yaml"
     assert main(["train", str(recipe), *(f"{name}={value}" for name, value in changes.items())]) == 0, (
         capsys.readouterr()
     )
@@ -233,6 +238,29 @@ def test_the_recipe_of_the_examples_runs_for_encoders_and_for_decoders_with_lora
     assert after.startswith("after: mean nDCG@10 ")
     assert written == f"written to {tmp_path / 'out'}"
     assert BlockRankReranker.from_pretrained(tmp_path / "out").rank("who", ["who", "what"])
+
+
+def test_the_commands_of_the_recipe_run_in_a_clone_on_what_ships(encoder, tmp_path, monkeypatch, capsys):
+    recipe = (ROOT / "examples/finetune_domain.yaml").read_text(encoding="utf-8")
+    commands = [shlex.split(line) for line in re.findall(r"^#   (.*)$", recipe, re.MULTILINE)]
+    assert [command[0] for command in commands] == [*["python"] * 2, *["blockrank-finetune"] * 2, "blockrank"]
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    monkeypatch.chdir(tmp_path)
+    small = [f"model={encoder}", "steps=2", "save_every=1", "evaluate_every=2"]
+    for program, *words in commands:
+        if program == "python":
+            monkeypatch.setattr(sys, "argv", words[1:])
+            runpy.run_module(words[1], run_name="__main__")
+        elif program == "blockrank":
+            assert app.main(words) == 0, capsys.readouterr()
+        else:
+            given = [word for word in words if not re.match(r"\w+=", word)]
+            assert main([*given, *small] if given[0] == "train" else given) == 0, capsys.readouterr()
+    trained = {json.loads(line)["query"] for line in Path("build/domain.jsonl").read_text().splitlines()}
+    held_out = [read_collection(Path("build", name)) for name in ("domain-dev", "domain-test")]
+    assert [len(collection.queries) for collection in held_out] == [8, 8]
+    assert not trained & {query for collection in held_out for query in collection.queries.values()}
+    assert len(trained) >= 20
 
 
 def test_training_without_its_extra_says_so_before_anything_is_written(encoder, training_data, tmp_path, monkeypatch):

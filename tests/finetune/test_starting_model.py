@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shlex
 import shutil
@@ -68,6 +69,24 @@ def test_its_raw_scores_are_log_sum_exps_of_cosines(bert, tmp_path, start_token)
         expected = (logits.logsumexp(-1) - 0.5 * torch.tensor(float(len(document))).log()).mean()
         assert ranked.raw_score == pytest.approx(float(expected), abs=1e-3)
     assert network.config.num_hidden_layers == 3
+
+
+def test_at_a_low_temperature_and_without_a_weight_of_length_it_ranks_by_maxsim_as_the_docs_say(bert, tmp_path):
+    page = (Path(__file__).parents[2] / "docs/models.md").read_text(encoding="utf-8")
+    (line,) = re.findall(r"^blockrank-finetune (init ENCODER build/maxsim .*)$", page, re.MULTILINE)
+    names = {"ENCODER": str(bert), "build/maxsim": str(tmp_path / "maxsim")}
+    assert main([names.get(word, word) for word in line.split()]) == 0
+    ranker = BlockRankReranker.from_pretrained(tmp_path / "maxsim", dtype="float32", device="cpu")
+    query, documents = TEXTS[0], [*TEXTS[1:], f"{TEXTS[1]} {TEXTS[0]}"]
+    encoded = ranker.engine.prompt.encode(query, documents)
+    asked = unit_states(bert, [], encoded.query)
+    maxsim = [float((asked @ unit_states(bert, [], block).T).amax(-1).mean()) for block in encoded.documents]
+    ranked = ranker.rank(query, documents)
+    assert [document.index for document in ranked] == sorted(range(len(documents)), key=lambda i: -maxsim[i])
+    # A sum of n exponentials exceeds the largest by n times at most.
+    longest = max(map(len, encoded.documents))
+    for document in ranked:
+        assert 0 <= 0.005 * document.raw_score - maxsim[document.index] + 1e-4 <= 0.005 * math.log(longest) + 2e-4
 
 
 def unit_states(folder, instruction, block):

@@ -8,6 +8,13 @@ from pathlib import Path
 import pytest
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
+COUNTED = {
+    "cross_encoder": [],
+    "llama_index_query_engine": ["llama_index.core"],
+    "haystack_pipeline": ["haystack"],
+    "langchain_retriever": ["langchain_core", "langchain_classic"],
+}
+"""Script → what it needs besides the extra eval."""
 
 
 def run(name: str) -> str:
@@ -18,21 +25,32 @@ def run(name: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize(
-    ("name", "modules"),
-    [
-        ("llama_index_query_engine", ["llama_index.core", "llama_index.retrievers.bm25"]),
-        ("haystack_pipeline", ["haystack"]),
-        ("langchain_retriever", ["langchain_core", "langchain_classic"]),
-    ],
-)
-def test_the_example_prints_both_orders_and_a_better_ndcg(name, modules):
-    for module in modules:
-        pytest.importorskip(module, reason=f"needs {module}")
-    output = run(name)
-    before, after = map(float, re.search(r"BM25 ([\d.]+), reranked ([\d.]+)", output).groups())
+@pytest.fixture(scope="module")
+def plain() -> str:
+    return run("plain_python")
+
+
+def test_the_example_in_plain_python_shows_a_gain_with_its_answer_marked_and_counts_that_add_up(plain):
+    before, after = map(float, re.search(r"BM25 ([\d.]+), reranked ([\d.]+)", plain).groups())
     assert after > before
-    assert "before" in output
+    better, worse, equal = map(int, re.search(r"(\d+) better, (\d+) worse, (\d+) equal", plain).groups())
+    assert better + worse + equal == 40
+    assert better > worse
+    gain = plain[plain.index("largest gain") :].partition("\n\n")[0]
+    assert re.search(r"^1    .{44}  \* ", gain, re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", COUNTED)
+def test_every_example_prints_the_same_from_the_same_first_stage(name, plain):
+    for module in COUNTED[name]:
+        pytest.importorskip(module, reason=f"needs {module}")
+    assert run(name) == plain
+
+
+def test_mteb_measures_what_the_example_in_plain_python_does(plain):
+    pytest.importorskip("mteb", reason="needs mteb, which is in no extra")
+    (score,) = re.findall(r"reranked [\d.]+", run("mteb_reranking"))
+    assert score in plain
 
 
 def test_all_frameworks_give_the_same_order():

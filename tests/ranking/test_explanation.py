@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 
@@ -124,6 +126,34 @@ def test_html_shows_as_text_what_stands_beside_and_between_the_words(shown):
     assert not any(tag in html for tag in ("<i>", "<script>", "</i>", " & "))
     for part in ("&lt;i&gt;", "&lt;script&gt;", "&amp;", "&lt;/i&gt;"):
         assert html.count(part) == 1
+
+
+def explained_sentences(weights):
+    text = " ".join(f"word{number}." for number in range(len(weights)))
+    words = word_spans(text, [match.span() for match in re.finditer(r"\S+", text)], weights)
+    ranked = RankedDocument(index=0, score=1.0, raw_score=0.0, text=text, truncated=False)
+    return Explanation("q", [ExplainedDocument(ranked, words)])._repr_html_()
+
+
+def test_html_begins_with_the_best_sentences_and_opens_the_whole_text_on_demand():
+    html = explained_sentences([0.1, 0.2, 0.4, 0.3])
+    best, whole = html.split("<details>")
+    assert re.findall(r"\d+%|word\d", best) == ["40%", "word2", "30%", "word3"]
+    assert re.findall(r"word\d", whole) == ["word0", "word1", "word2", "word3"]
+    assert "<details>" not in explained_sentences([0.6, 0.4])
+
+
+def luminance(red, green, blue):
+    linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in (red / 255, green / 255, blue / 255)]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def test_html_shades_words_so_that_they_are_read_on_any_page():
+    html = explained_sentences([0.4, 0.3, 0.1, 0.01])
+    styles = re.findall(r'style="background: rgb\((\d+), (\d+), (\d+)\); color: #111"', html)
+    assert html.count("style=") == len(styles) == 5  # two in the best sentences, three in the whole text
+    for colour in styles:  # contrast as WCAG defines it; 7 is its strictest level
+        assert (luminance(*map(int, colour)) + 0.05) / (luminance(0x11, 0x11, 0x11) + 0.05) > 7
 
 
 @pytest.mark.parametrize(
