@@ -2,6 +2,7 @@
 
 import math
 import re
+from pathlib import Path
 
 import pytest
 
@@ -172,3 +173,17 @@ def test_a_file_whose_keys_come_twice_or_that_is_no_yaml_is_refused(text, messag
 def test_a_setting_that_comes_twice_on_the_command_line_is_refused(capsys):
     assert main(["train", "output=o", "data=a.jsonl", "data=b.jsonl", "--dry-run"]) == ARGUMENTS
     assert "data is given twice; several values are a list: data=[a,b]" in capsys.readouterr().err
+
+
+ROOT = Path(__file__).parents[2]
+TRAININGS = [
+    path
+    for folder in ("recipes", "examples")
+    for path in sorted((ROOT / folder).rglob("*.yaml"))
+    if "\noutput:" in path.read_text(encoding="utf-8")
+]
+
+
+@pytest.mark.parametrize("path", TRAININGS, ids=lambda path: path.stem)
+def test_settings_that_ship_can_be_read(path):
+    FinetuneSettings.read(path, {})
