@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,8 @@ DEPTH, QUERIES = 20, 200
 Values = NDArray[np.float64]
 
 
-class Bin(NamedTuple):
+@dataclass(frozen=True)
+class Bin:
     """Documents whose probabilities are alike: their mean, the share of relevant ones, and how many they are."""
 
     probability: float
@@ -32,7 +33,8 @@ class Bin(NamedTuple):
     documents: int
 
 
-class Pass(NamedTuple):
+@dataclass(frozen=True)
+class Pass:
     """Shares of the lists whose best probability reaches a threshold: those with a relevant document, and without."""
 
     threshold: float

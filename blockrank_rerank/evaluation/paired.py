@@ -43,18 +43,16 @@ class Difference(Interval):
     equal: int
 
 
-def mean_interval(values: Sequence[float], seed: int = 0) -> Interval:
+def mean_interval(values: Sequence[float]) -> Interval:
     """Bootstrap the mean of values: samples of as many queries, drawn with replacement.
 
     Parameters
     ----------
     values : sequence of float
         One per query, at least one.
-    seed : int
-        Of the samples.
     """
     drawn_from = np.asarray(values, dtype=float)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     means: NDArray[Any] = np.concatenate(
         [
             drawn_from[rng.integers(len(drawn_from), size=(AT_ONCE, len(drawn_from)))].mean(1)
@@ -65,7 +63,7 @@ def mean_interval(values: Sequence[float], seed: int = 0) -> Interval:
     return Interval(float(drawn_from.mean()), float(low), float(high))
 
 
-def paired_difference(values: Sequence[float], others: Sequence[float], seed: int = 0) -> Difference:
+def paired_difference(values: Sequence[float], others: Sequence[float]) -> Difference:
     """Bootstrap the mean of ``values - others``, both of the same queries in the same order.
 
     Raises
@@ -74,6 +72,6 @@ def paired_difference(values: Sequence[float], others: Sequence[float], seed: in
         If there are not as many of the one as of the other.
     """
     differences = [value - other for value, other in zip(values, others, strict=True)]
-    interval = mean_interval(differences, seed)
+    interval = mean_interval(differences)
     better, worse = sum(d > 0 for d in differences), sum(d < 0 for d in differences)
     return Difference(interval.mean, interval.low, interval.high, better, worse, len(differences) - better - worse)

@@ -1,5 +1,6 @@
 """Probabilities against judgements."""
 
+from dataclasses import astuple
 from types import SimpleNamespace
 
 import numpy as np
@@ -22,7 +23,7 @@ def array(*values):
 
 def test_documents_of_like_probability_share_a_bin_and_one_is_in_the_last():
     bins = reliability(array(0.11, 0.19, 0.95, 1.0), array(0, 1, 1, 1))
-    assert [tuple(each) for each in bins] == [pytest.approx((0.15, 0.5, 2)), pytest.approx((0.975, 1.0, 2))]
+    assert [astuple(each) for each in bins] == [pytest.approx((0.15, 0.5, 2)), pytest.approx((0.975, 1.0, 2))]
 
 
 def test_the_error_is_the_mean_distance_weighted_by_size():

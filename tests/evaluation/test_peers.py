@@ -36,11 +36,8 @@ def embedding(tmp_path_factory):
     randomise(model)
     model.save_pretrained(folder)
     bert_tokenizer().save_pretrained(folder)
-    modules = sentence_transformers.models
-    transformer = modules.Transformer(str(folder), max_seq_length=64)
-    sentence_transformers.SentenceTransformer(modules=[transformer, modules.Pooling(32)], device="cpu").save(
-        str(folder.with_name("embedding"))
-    )
+    # An encoder alone gets mean pooling.
+    sentence_transformers.SentenceTransformer(str(folder), device="cpu").save(str(folder.with_name("embedding")))
     return str(folder.with_name("embedding"))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -23,10 +24,10 @@ List = tuple[str, Sequence[Any]]
 
 def timed_lists(task: Task, depth: int, seed: int) -> list[List]:
     """Draw queries with candidates, and take those in random order."""
-    sample = task.collection.sample(QUERIES, seed)
-    found = {query: task.first_stage[query] for query in sample.queries if task.first_stage.get(query)}
-    run = shuffled(first_documents(found, depth), seed)
-    return [(sample.queries[query], [task.corpus[name] for name in ranking]) for query, ranking in run.items()]
+    queries = sorted(query for query in task.collection.queries if task.first_stage.get(query))
+    drawn = random.Random(seed).sample(queries, min(QUERIES, len(queries)))
+    run = shuffled(first_documents({query: task.first_stage[query] for query in drawn}, depth), seed)
+    return [(task.collection.queries[query], [task.corpus[name] for name in ranking]) for query, ranking in run.items()]
 
 
 def measure_latency(

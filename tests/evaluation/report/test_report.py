@@ -18,6 +18,7 @@ from blockrank_rerank.evaluation.report.contestants import (
     check_names,
     other_contestants,
 )
+from blockrank_rerank.evaluation.report.latency import timed_lists
 from blockrank_rerank.evaluation.report.page import html, numbers_json, write_report
 from blockrank_rerank.evaluation.report.worst import worst_queries
 from blockrank_rerank.evaluation.stuffing import WAYS
@@ -138,6 +139,27 @@ def test_all_ways_of_a_model_rank_alike(ours):
     assert rankings[0] == [(number, score.expected) for number, score in rankings[2]]
 
 
+def test_only_queries_with_candidates_are_timed(source):
+    task = read_task(source)
+    few = task._replace(first_stage={**task.first_stage, "q1": {}, "q2": {}})
+    lists = timed_lists(few, 3, 0)
+    assert sorted(query for query, _ in lists) == sorted(QUERIES[name] for name in ("q3", "q4"))
+    assert {len(documents) for _, documents in lists} == {3}
+
+
+def test_a_model_is_loaded_once_for_all_that_is_measured(model):
+    rankers = []
+
+    def load(cache):
+        rankers.append(BlockRankReranker.from_pretrained(model, device="cpu", cache=cache))
+        return rankers[-1]
+
+    blockrank_contestant("tiny", load, "1MB")
+    cold, caching = rankers
+    assert cold.engine is caching.engine
+    assert (cold.cache_info, caching.cache_info.max_bytes) == (None, 10**6)
+
+
 def test_every_ranker_and_bm25_are_stuffed_in_every_way(numbers):
     assert [*numbers.stuffing.shares] == [numbers.model, "words", "BM25"]
     assert all([*shares] == [*WAYS] for shares in numbers.stuffing.shares.values())
@@ -234,6 +256,7 @@ def test_the_numbers_beside_the_page_hold_no_text_of_the_collection(report, tmp_
     assert written == numbers_json(report.numbers)
     found = json.loads(written)
     assert (found["format"], found["model"], len(found["rows"])) == (1, "BlockRank $tiny$ <i>", 3)
+    assert found["calibrations"][0]["values"]["passes"][0].keys() == {"threshold", "with_answer", "without_answer"}
     for text in [*QUERIES.values(), *(each["text"] for each in DOCUMENTS.values()), *DOCUMENTS]:
         assert json.dumps(text)[1:-1] not in written
 
