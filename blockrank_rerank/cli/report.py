@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -79,16 +81,18 @@ def report(
     )
     task = read_task(source)
     contestants, notes = _contestants(model_options, against or [])
-    builder = ReportBuilder(
-        source=source,
-        task=task,
-        contestants=contestants,
-        progress=lambda what, total: progress_bar(what, "lists", total),
-    )
+    builder = ReportBuilder(source=source, task=task, contestants=contestants, progress=_progress)
     finished = builder.build(str(context.obj), notes)
     write_report(finished, output)
     _print_rows(finished.numbers)
     print_line(f"{output} is the page, and {json_path(output)} has its numbers")
+
+
+@contextmanager
+def _progress(what: str, total: int) -> Iterator[Callable[[int, int], None]]:
+    with progress_bar(what, "lists", total) as advance:
+        # Without the tokens: documents that were read before count none.
+        yield lambda items, tokens: advance(items, 0)
 
 
 def _check_output(page: Path, numbers: Path, run: Path | None) -> None:
