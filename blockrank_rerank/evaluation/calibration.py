@@ -125,16 +125,14 @@ def measure_calibration(
     asked = ranker.fitting_queries(collection.queries)
     lists = [[*names] for names in full.values()]
     without = [[name for name in names if name not in relevant[query]] for query, names in full.items()]
-    rankings = [
-        ranker.rank_batch(
-            [(asked[query], [task.corpus[name] for name in names]) for query, names in zip(full, chosen, strict=True)],
-            show_progress=False,
-            on_progress=advance,
-        )
-        for chosen in (lists, without)
-    ]
+
+    def ranked(chosen: list[list[str]]) -> list[list[RankedDocument]]:
+        texts = [[task.corpus[name] for name in names] for names in chosen]
+        requests = list(zip((asked[query] for query in full), texts, strict=True))
+        return ranker.rank_batch(requests, show_progress=False, on_progress=advance)
+
     truths = [[name in relevant[query] for name in names] for query, names in zip(full, lists, strict=True)]
-    return calibration(*rankings, truths)
+    return calibration(ranked(lists), ranked(without), truths)
 
 
 def calibration(
