@@ -12,6 +12,7 @@ import torch
 
 VERSIONS = ("torch", "transformers", "sentence-transformers", "ir-measures", "bm25s", "numpy")
 """Distributions that a measure may depend on."""
+COMMIT_DIGITS = 7
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +70,8 @@ def _commit(folder: Path) -> str | None:
     if not (folder / ".git").exists():
         return None
     try:
-        commit = _git(folder, "rev-parse", "--short", "HEAD")
-        return f"{commit}+" if _git(folder, "status", "--porcelain", "--untracked-files=no") else commit
+        commit = _git(folder, "rev-parse", "HEAD")[:COMMIT_DIGITS]
+        return f"{commit}+" if _git(folder, "status", "-s", "-uno") else commit
     except (OSError, subprocess.CalledProcessError):
         return None
 
