@@ -16,6 +16,7 @@ INK = "#010203"
 """Stands for the page's own text colour until the plot is finished: SVG knows that one, and matplotlib does not."""
 COLOURS = ("#3b82c4", "#d9762b", "#3a9d6e", "#b0609f", "#a08a28", "#7f7f7f", "#c4504f", "#4fa3a8")
 """Seen on white and on black."""
+MARKS = ("o", "s", "^", "D")
 STYLE = {
     "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "blockrank",  # the same plot has the same bytes
@@ -72,25 +73,33 @@ def depth_plot(depths: Sequence[Depth]) -> str:
 
 
 def latency_plot(latencies: Sequence[Latency], rows: Sequence[Row]) -> str:
-    """NDCG@10 over the median milliseconds of a list; a bar goes to the 95th percentile."""
+    """NDCG@10 over the median milliseconds of a list: a colour for each ranker, a mark for each way."""
     quality = {row.name: row.measures["nDCG@10"] for row in rows}
     names = [*dict.fromkeys(each.name for each in latencies)]
+    ways = [*dict.fromkeys(each.way for each in latencies)]
     with require_plots().rc_context(STYLE):
         figure, axes = _figure()
+        for each in latencies:
+            colour, mark = COLOURS[names.index(each.name) % len(COLOURS)], MARKS[ways.index(each.way) % len(MARKS)]
+            bar = [[0.0], [max(0.0, each.p95 - each.p50)]]
+            axes.errorbar([each.p50], [quality[each.name]], xerr=bar, fmt=mark, color=colour, capsize=3)
         for number, name in enumerate(names):
-            points = [each for each in latencies if each.name == name]
-            colour = COLOURS[number % len(COLOURS)]
-            bars = [[0.0] * len(points), [max(0.0, each.p95 - each.p50) for each in points]]
-            heights = [quality[name]] * len(points)
-            axes.errorbar(
-                [each.p50 for each in points], heights, xerr=bars, fmt="o", color=colour, capsize=3, label=name
-            )
-            for each, height in zip(points, heights, strict=True):
-                axes.annotate(each.way, (each.p50, height), xytext=(0, 6), textcoords="offset points", ha="center")
+            axes.plot([], [], "-", linewidth=4, color=COLOURS[number % len(COLOURS)], label=name)
+        for number, way in enumerate(ways):
+            axes.plot([], [], MARKS[number % len(MARKS)], color=INK, label=way)
         axes.set(xscale="log", xlabel="milliseconds for a list (median, bar to the 95th percentile)", ylabel="nDCG@10")
         axes.margins(0.1, 0.25)
-        axes.legend(fontsize=8)
+        _plain_ticks(axes)
+        figure.legend(loc="outside right upper", fontsize=8)
         return _svg(figure, "nDCG@10 over the time for a list")
+
+
+def _plain_ticks(axes: Any) -> None:
+    """Write the numbers of a logarithmic axis out: powers would be markup."""
+    ticker = importlib.import_module("matplotlib.ticker")
+    axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:,g}"))
+    axes.xaxis.set_minor_formatter(ticker.NullFormatter())
 
 
 def reliability_plot(calibration: Calibration) -> str:

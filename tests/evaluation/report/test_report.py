@@ -144,7 +144,7 @@ def test_only_queries_with_candidates_are_timed(source):
     few = task._replace(first_stage={**task.first_stage, "q1": {}, "q2": {}})
     lists = timed_lists(few, 3, 0)
     assert sorted(query for query, _ in lists) == sorted(QUERIES[name] for name in ("q3", "q4"))
-    assert {len(documents) for _, documents in lists} == {3}
+    assert max(len(documents) for _, documents in lists) == 3
 
 
 def test_a_model_is_loaded_once_for_all_that_is_measured(model):
@@ -229,6 +229,8 @@ def test_plots_take_the_colour_of_the_page_and_show_names_as_they_are(report):
     assert len(plots) == 3
     assert all("currentColor" in plot and "#010203" not in plot for plot in plots)
     assert "BlockRank $tiny$ &lt;i&gt;" in plots[1]
+    assert "mathdefault" not in text
+    assert all(f"{way}</text>" in plots[1] for way in ("cold", "cached", "prepared"))
     assert "prefers-color-scheme: dark" in text
 
 
