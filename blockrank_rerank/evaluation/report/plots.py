@@ -66,7 +66,7 @@ def depth_plot(depths: Sequence[Depth]) -> str:
         axes.plot(counts, [each.recall for each in depths], "--", color=COLOURS[5], label="recall of the candidates")
         axes.plot(counts, [each.ndcg for each in depths], "o-", color=COLOURS[0], label="nDCG@10 after reranking")
         axes.set(xscale="log", xlabel="candidates", ylim=(0, 1.02))
-        axes.set_xticks(counts, [str(count) for count in counts])
+        axes.set_xticks(counts, [f"{count:,}" for count in counts])
         axes.minorticks_off()
         axes.legend()
         return _svg(figure, "nDCG@10 over the number of candidates")
@@ -90,7 +90,7 @@ def latency_plot(latencies: Sequence[Latency], rows: Sequence[Row]) -> str:
         axes.set(xscale="log", xlabel="milliseconds for a list (median, bar to the 95th percentile)", ylabel="nDCG@10")
         axes.margins(0.1, 0.25)
         _plain_ticks(axes)
-        figure.legend(loc="outside right upper", fontsize=8)
+        figure.legend(loc="outside lower center", ncols=2, fontsize=8)
         return _svg(figure, "nDCG@10 over the time for a list")
 
 
