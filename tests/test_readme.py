@@ -82,7 +82,7 @@ def test_outputs_are_written_anew_where_they_differ_and_nowhere_else():
 def test_files_that_commands_of_the_readme_read_are_there():
     section = README[README.index("## From the command line") : README.index("## Larger models")]
     commands = COMMAND.findall(section[: section.index("TREC runs too")])
-    assert len(commands) == 8
+    assert len(commands) == 9
     words = [word for command in commands for word in command.split() if word.startswith("examples/")]
     assert len(words) >= 5
     assert [word for word in words if not [*ROOT.glob(word)]] == []
