@@ -1,4 +1,4 @@
-"""Draw the pictures of docs/explain.md, light and dark: `python .ci/screenshots.py`; needs chromium and chromedriver."""
+"""Draw the pictures of docs/explain.md, light and dark: `python .ci/screenshots.py`; needs chromium, chromedriver."""
 
 from __future__ import annotations
 
