@@ -1,7 +1,9 @@
-.PHONY: help test lowest lint format type check docs bench
+.PHONY: help test lowest lint format type check docs bench report
 
 FAST = tests/formats tests/text tests/test_config.py
 LOWEST = tests/cli tests/states tests/formats tests/test_files.py tests/finetune/test_paths.py tests/integrations
+
+DATA = ../shared/data/dev
 
 help:    ## show these lines
 	@grep -E '^[a-z]+: +##' Makefile
@@ -28,6 +30,9 @@ check:   ## lint, types, and the tests that need no model: before every commit
 
 docs:    ## build the documentation site into build/site, refusing broken links (extra: docs)
 	mkdocs build --strict
+
+report:  ## build the reports of a folder of collections, DATA=FOLDER, into build/report and docs/results (extra: report)
+	python benchmarks/results.py $(DATA) $(ARGUMENTS)
 
 bench:   ## print timings; never part of the tests
 	python benchmarks/packing.py && python benchmarks/scaling.py

@@ -12,7 +12,7 @@ import argparse
 from collections.abc import Callable
 from unittest.mock import patch
 
-from common import machine, median_ms
+from common import median_ms
 from haystack import Document as HaystackDocument
 from haystack_integrations.components.rankers.blockrank import BlockRankRanker
 from langchain_blockrank import BlockRankRerank as LangChainRerank
@@ -22,6 +22,7 @@ from llama_index.postprocessor.blockrank_rerank import BlockRankRerank as LlamaI
 from scaling import passages
 
 from blockrank_rerank import BlockRankReranker
+from blockrank_rerank.evaluation.machine import machine
 
 QUERY = "What are the symptoms of iron-deficiency anemia in adults?"
 

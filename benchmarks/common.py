@@ -1,8 +1,7 @@
-"""Parts that every benchmark shares: tests first, the machine, timing, a table."""
+"""Parts that every benchmark shares: tests first, timing, random models and requests."""
 
 from __future__ import annotations
 
-import platform
 import random
 import statistics
 import subprocess
@@ -26,21 +25,6 @@ def require_green(*tests: str) -> None:
     done = subprocess.run([sys.executable, "-m", "pytest", "-q", *tests], cwd=ROOT, capture_output=True, text=True)
     if done.returncode:
         sys.exit(done.stdout + done.stderr)
-
-
-def machine() -> str:
-    """One line: commit, processor, threads, torch."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
-    model = next((line for line in _cpuinfo() if line.startswith("model name")), platform.processor())
-    return (
-        f"commit {commit.stdout.strip()}, {model.partition(': ')[2] or model}, {torch.get_num_threads()} threads, "
-        f"{torch.backends.cpu.get_cpu_capability()}, torch {torch.__version__}"
-    )
-
-
-def _cpuinfo() -> list[str]:
-    path = Path("/proc/cpuinfo")
-    return path.read_text().splitlines() if path.exists() else []
 
 
 def median_ms(functions: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:

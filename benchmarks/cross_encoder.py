@@ -16,12 +16,13 @@ import tempfile
 from pathlib import Path
 
 import torch
-from common import machine, median_ms, require_green
+from common import median_ms, require_green
 from scaling import passages
 from sentence_transformers import CrossEncoder
 from transformers import AutoConfig, AutoTokenizer, BertForSequenceClassification
 
 from blockrank_rerank import BlockRankReranker
+from blockrank_rerank.evaluation.machine import machine
 
 DEFAULT_MODEL = Path(__file__).parent.parent / "blockrank_rerank/default_model"
 QUERY = "What are the symptoms of iron-deficiency anemia in adults?"
@@ -86,4 +87,4 @@ if __name__ == "__main__":
     rows = measure(arguments.documents, arguments.repeats)
     report(rows)
     if arguments.output:
-        arguments.output.write_text(json.dumps({"machine": machine(), "rows": rows}, indent=2) + "\n")
+        arguments.output.write_text(json.dumps({"machine": str(machine()), "rows": rows}, indent=2) + "\n")

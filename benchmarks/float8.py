@@ -18,11 +18,11 @@ from unittest.mock import patch
 
 import torch
 from blockrank_kernels.gpu import Verdict
-from common import machine
+from evaluation_sets import read_task
 from prepared import kendall
-from quality import read_task
 
 from blockrank_rerank import BlockRankReranker
+from blockrank_rerank.evaluation.machine import machine
 from blockrank_rerank.evaluation.measures import evaluate_ranker
 from blockrank_rerank.formats import Run
 from blockrank_rerank.model.devices import float8_on, resolve_device

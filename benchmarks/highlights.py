@@ -14,9 +14,8 @@ import argparse
 import random
 from pathlib import Path
 
-from common import machine
-
 from blockrank_rerank import BlockRankReranker
+from blockrank_rerank.evaluation.machine import machine
 from blockrank_rerank.evaluation.measures import bm25_run
 from blockrank_rerank.formats import read_collection, read_corpus, read_run
 from blockrank_rerank.text.document import document_text

@@ -13,9 +13,8 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from common import machine
-
 from blockrank_rerank import BlockRankReranker
+from blockrank_rerank.evaluation.machine import machine
 from blockrank_rerank.evaluation.measures import bm25_run, evaluate_ranker
 from blockrank_rerank.formats import Collection, Corpus, read_collection, read_corpus
 from blockrank_rerank.text.document import document_text

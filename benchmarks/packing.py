@@ -12,8 +12,9 @@ import argparse
 from functools import partial
 
 import torch
-from common import machine, median_ms, random_decoder, random_request, require_green, skewed_lengths
+from common import median_ms, random_decoder, random_request, require_green, skewed_lengths
 
+from blockrank_rerank.evaluation.machine import machine
 from blockrank_rerank.model.layout import build_layout
 
 

@@ -15,11 +15,12 @@ import threading
 from pathlib import Path
 
 import torch
-from common import machine, median_ms, require_green
+from common import median_ms, require_green
 from cross_encoder import QUERY, cross_encoder
 from scaling import passages
 
 from blockrank_rerank import BlockRankReranker
+from blockrank_rerank.evaluation.machine import machine
 
 FEW = 5
 

@@ -16,9 +16,8 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
-from common import machine
-
 from blockrank_rerank import BlockRankReranker
+from blockrank_rerank.evaluation.machine import machine
 from blockrank_rerank.formats import read_collection, read_corpus
 from blockrank_rerank.text.document import document_text
 

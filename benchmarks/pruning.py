@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import machine
-from quality import read_task
+from evaluation_sets import read_task
 
 from blockrank_rerank import BlockRankReranker
-from blockrank_rerank.cli.ranker import parse_prune
+from blockrank_rerank.evaluation.machine import machine
 from blockrank_rerank.evaluation.measures import evaluate_ranker
+from blockrank_rerank.options.values import parse_prune
 
 SETTINGS = ["1:50", "2:50", "2:30", "2:20", "3:50", "3:30", "3:20"]
 

@@ -13,9 +13,10 @@ import resource
 import subprocess
 import sys
 
-from common import ROOT, machine, median_ms, require_green
+from common import ROOT, median_ms, require_green
 
 from blockrank_rerank import BlockRankReranker
+from blockrank_rerank.evaluation.machine import machine
 
 SIZES = (50, 100, 200, 500, 1000)
 

@@ -13,12 +13,14 @@ from blockrank_rerank.cli.evaluate import evaluate
 from blockrank_rerank.cli.export import export
 from blockrank_rerank.cli.failures import DEBUG_VARIABLE
 from blockrank_rerank.cli.prepare import prepare
+from blockrank_rerank.cli.report import report
 from blockrank_rerank.cli.rerank import rerank
 from blockrank_rerank.cli.run import new_app, run_app
 
 app = new_app("blockrank")
 app.command()(rerank)
 app.command()(evaluate)
+app.command()(report)
 app.command()(prepare)
 app.command()(export)
 app.command()(bench)

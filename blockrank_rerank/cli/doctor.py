@@ -35,6 +35,7 @@ BASE = (
 OPTIONAL = (
     Package("ir-measures", f"for blockrank evaluate; {install_line('eval')}"),
     Package("bm25s", f"for blockrank evaluate without --run; {install_line('eval')}"),
+    Package("matplotlib", f"for blockrank report; {install_line('report')}"),
     Package("llama-index-core", "to use the LlamaIndex adapter: pip install llama-index-core"),
     Package("haystack-ai", "to use the Haystack adapter: pip install haystack-ai"),
     Package("langchain-core", "to use the LangChain adapter: pip install langchain-core"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,83 +11,24 @@ from rich.table import Table
 from blockrank_rerank.cli import options as opt
 from blockrank_rerank.cli.console import literal, print_json, print_line, print_table
 from blockrank_rerank.cli.ranker import load_ranker
-from blockrank_rerank.evaluation.measures import (
-    Evaluation,
-    bm25_run,
-    check_candidates,
-    check_judged,
-    evaluate_ranker,
-    read_candidates,
-    require_extra,
-)
-from blockrank_rerank.formats import (
-    Collection,
-    Corpus,
-    DataError,
-    Run,
-    check_ids,
-    check_output_path,
-    read_collection,
-    read_corpus,
-    read_run,
-    write_run,
-)
+from blockrank_rerank.evaluation.measures import Evaluation, evaluate_ranker, require_extra
+from blockrank_rerank.evaluation.task import TaskSource
+from blockrank_rerank.formats import Collection, check_ids, check_output_path, write_run
 from blockrank_rerank.ranking.progress import progress_bar
-
-BM25_ADVICE = "BM25 needs documents that share a word with a query; give the run of another first stage with --run"
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluateOptions:
-    """What `blockrank evaluate` was asked."""
-
-    folder: Path
-    run: Path | None
-    split: str
-    depth: int
-    min_relevance: int
-    queries_limit: int | None
-    seed: int
-
-    @property
-    def first_stage_name(self) -> str:
-        """The first stage, for the report."""
-        return "BM25 (bm25s)" if self.run is None else str(self.run)
 
 
 @opt.with_model_options()
 def evaluate(
-    folder: Annotated[
-        Path,
-        typer.Argument(
-            parser=opt.user_path,
-            help="BEIR folder: corpus.jsonl, queries.jsonl, qrels/<split>.tsv.",
-            show_default=False,
-        ),
-    ],
-    run: Annotated[
-        Path | None,
-        typer.Option(
-            "--run", parser=opt.user_path, metavar="TREC", help="First-stage run. Default: BM25 over title and text."
-        ),
-    ] = None,
-    split: Annotated[str, typer.Option("--split", help="Which qrels/<split>.tsv.")] = "test",
-    depth: Annotated[int, typer.Option("--depth", min=1, help="Candidates per query.")] = 100,
-    min_relevance: Annotated[
-        int,
-        typer.Option(
-            "--min-relevance",
-            min=1,
-            help="Least judgement that is relevant to RR and recall (2 for TREC DL passages).",
-        ),
-    ] = 1,
+    folder: opt.BeirFolder,
+    run: opt.FirstStageRun = None,
+    split: opt.Split = "test",
+    depth: opt.Depth = 100,
+    min_relevance: opt.MinRelevance = 1,
     queries_limit: Annotated[
         int | None,
         typer.Option("--queries-limit", min=1, metavar="N", help="Draw N of the queries at random."),
     ] = None,
-    seed: Annotated[
-        int, typer.Option("--seed", help="Seed of that draw and of the order in which candidates are scored.")
-    ] = 0,
+    seed: opt.Seed = 0,
     output: Annotated[
         Path | None, typer.Option("--output", parser=opt.user_path, metavar="TREC", help="Keep the reranked run.")
     ] = None,
@@ -107,24 +47,23 @@ def evaluate(
 
     blockrank evaluate data/trec-dl19 --run data/trec-dl19/bm25.trec --split full_pool --min-relevance 2
     """
-    asked = EvaluateOptions(
+    asked = TaskSource(
         folder=folder,
         run=run,
         split=split,
         depth=depth,
         min_relevance=min_relevance,
-        queries_limit=queries_limit,
+        queries=queries_limit,
         seed=seed,
     )
     _evaluate(asked, output, json, model_options)
 
 
-def _evaluate(asked: EvaluateOptions, output: Path | None, as_json: bool, model_options: opt.ModelOptions) -> None:
+def _evaluate(asked: TaskSource, output: Path | None, as_json: bool, model_options: opt.ModelOptions) -> None:
     require_extra()
     if output:
         check_output_path(output, asked.run)
-    collection = _read_queries(asked)
-    corpus, first_stage = _read_first_stage(asked, collection)
+    collection, corpus, first_stage = asked.read()
     if output:
         check_ids(first_stage)
     ranker = load_ranker(model_options)
@@ -146,29 +85,7 @@ def _evaluate(asked: EvaluateOptions, output: Path | None, as_json: bool, model_
     print_json(report) if as_json else _print_report(report)
 
 
-def _read_queries(asked: EvaluateOptions) -> Collection:
-    collection = read_collection(asked.folder, asked.split, asked.min_relevance)
-    return collection if asked.queries_limit is None else collection.sample(asked.queries_limit, asked.seed)
-
-
-def _read_first_stage(asked: EvaluateOptions, collection: Collection) -> tuple[Corpus, Run]:
-    if asked.run is None:
-        corpus = read_corpus(asked.folder / "corpus.jsonl")
-        check_judged(collection, corpus, asked.folder, asked.split, asked.min_relevance)
-        found = bm25_run(collection.queries, corpus, asked.depth)
-        check_candidates(found, collection.queries, BM25_ADVICE)
-        return corpus, found
-    run = {query: ranking for query, ranking in read_run(asked.run).items() if query in collection.queries}
-    if not run:
-        raise DataError(
-            f"none of the {len(collection.queries)} judged queries of {asked.folder} is in the run: it is another "
-            "collection's",
-            str(asked.run),
-        )
-    return read_candidates(asked.folder, run), run
-
-
-def _report(asked: EvaluateOptions, collection: Collection, evaluation: Evaluation, model: str) -> dict[str, Any]:
+def _report(asked: TaskSource, collection: Collection, evaluation: Evaluation, model: str) -> dict[str, Any]:
     reranked = evaluation.reranked
     return {
         "folder": str(asked.folder),

@@ -77,6 +77,29 @@ def user_path(word: str) -> Path:
         raise typer.BadParameter(str(error)) from error
 
 
+BeirFolder = Annotated[
+    Path,
+    typer.Argument(
+        parser=user_path,
+        help="BEIR folder: corpus.jsonl, queries.jsonl, qrels/<split>.tsv.",
+        show_default=False,
+    ),
+]
+FirstStageRun = Annotated[
+    Path | None,
+    typer.Option("--run", parser=user_path, metavar="TREC", help="First-stage run. Default: BM25 over title and text."),
+]
+Split = Annotated[str, typer.Option("--split", help="Which qrels/<split>.tsv.")]
+Depth = Annotated[int, typer.Option("--depth", min=1, help="Candidates per query.")]
+MinRelevance = Annotated[
+    int,
+    typer.Option(
+        "--min-relevance", min=1, help="Least judgement that is relevant to RR and recall (2 for TREC DL passages)."
+    ),
+]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of that draw and of the order in which candidates are scored.")]
+
+
 def parse_columns(pairs: list[str] | None, example: str) -> dict[str, str] | None:
     """Return the mapping that ``--column KNOWN=YOURS`` options spell.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 
@@ -50,7 +51,9 @@ def run_app(app: typer.Typer, name: str, arguments: Sequence[str] | None = None)
 
 def _run(app: typer.Typer, name: str, arguments: list[str]) -> int:
     try:
-        code = typer.main.get_command(app).main(arguments, prog_name=name, standalone_mode=False)
+        command = typer.main.get_command(app)
+        # What was typed is the object of every command's context.
+        code = command.main(arguments, prog_name=name, standalone_mode=False, obj=shlex.join([name, *arguments]))
         sys.stdout.flush()
     except BrokenPipeError:
         _discard_output()

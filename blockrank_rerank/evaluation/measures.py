@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import random
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,8 @@ class Evaluation:
         (often: relevant documents first) must not be measured as one; it is shuffled for `before`.
     in_corpus : int
         Queries that are documents of the corpus themselves, under their id; these documents are no candidates.
+    candidates : Run
+        What was reranked, in the order of the first stage.
     """
 
     before: dict[str, float]
@@ -51,7 +53,8 @@ class Evaluation:
     queries: int
     without_candidates: int
     unranked: int
-    in_corpus: int = 0
+    in_corpus: int
+    candidates: Run
 
 
 def require_extra() -> None:
@@ -63,7 +66,7 @@ def require_extra() -> None:
         With the line that installs it.
     """
     for module in ("ir_measures", "bm25s"):
-        _import(module)
+        import_extra(module)
 
 
 def bm25_run(queries: Queries, corpus: Corpus, depth: int = 100) -> Run:
@@ -91,14 +94,14 @@ def bm25_run(queries: Queries, corpus: Corpus, depth: int = 100) -> Run:
     ImportError
         With the line that installs the ``eval`` extra.
     """
-    bm25s = _import("bm25s")
-    words = _words(bm25s, [_searched(document) for document in corpus.values()])
+    bm25s = import_extra("bm25s")
+    words = bm25_words([_searched(document) for document in corpus.values()])
     if not words.vocab:  # bm25s cannot index nothing
         return {query: {} for query in queries}
     index = bm25s.BM25()
     index.index(words, show_progress=False)
     # Word lists and not ids: ids of a second tokenize call belong to a vocabulary of its own.
-    asked = _words(bm25s, list(queries.values()), return_ids=False)
+    asked = bm25_words(list(queries.values()), return_ids=False)
     own = own_documents(queries, corpus)
     rows, scores = index.retrieve(asked, k=min(depth + bool(own), len(corpus)), show_progress=False)
     identifiers = list(corpus)
@@ -130,43 +133,61 @@ def check_candidates(run: Run, queries: Queries, advice: str) -> None:
         raise DataError(f"the first stage finds no document for any of the {len(queries)} queries; {advice}")
 
 
-def evaluate_run(qrels: Qrels, run: Run, min_relevance: int = 1, *, depth: int = 100) -> dict[str, float]:
-    """Measure a ranking, as ``trec_eval -c`` would.
+def measure_queries(qrels: Qrels, run: Run, min_relevance: int = 1, *, depth: int = 100) -> dict[str, dict[str, float]]:
+    """Measure the ranking of every query, as ``trec_eval -c -q`` would.
 
     Parameters
     ----------
     qrels : Qrels
-        Judgements; the mean is over exactly these queries, and one that the run lacks counts as 0.
+        Judgements of the queries that are measured; one that the run lacks counts as 0.
     run : Run
         Documents best first. Their order is the ranking, so that ties count in the order given and not by
         document id.
     min_relevance : int
-        Least judgement that counts as relevant for RR and recall; nDCG uses the judgements as gains.
+        Least judgement that counts as relevant for RR, AP and recall; nDCG uses the judgements as gains.
     depth : int
         Second recall cut-off.
 
     Returns
     -------
     dict
-        ``nDCG@10``, ``RR@10``, ``R@10``, and ``R@<depth>``: values in 0..1.
+        ``nDCG@10``, ``RR@10``, ``AP``, ``R@10``, and ``R@<depth>``: of each, query → value in 0..1.
 
     Raises
     ------
     ImportError
         With the line that installs the ``eval`` extra.
     """
-    ir_measures = _import("ir_measures")
+    ir_measures = import_extra("ir_measures")
     measures = {
         "nDCG@10": ir_measures.nDCG @ 10,
         "RR@10": ir_measures.RR(rel=min_relevance) @ 10,
+        "AP": ir_measures.AP(rel=min_relevance),
         "R@10": ir_measures.R(rel=min_relevance) @ 10,
         f"R@{depth}": ir_measures.R(rel=min_relevance) @ depth,
     }
     ranked = {query: _by_order(ranking) for query, ranking in run.items() if query in qrels}
-    totals = dict.fromkeys(measures.values(), 0.0)
-    for metric in ir_measures.iter_calc(list(totals), qrels, ranked):
-        totals[metric.measure] += metric.value
-    return {name: totals[measure] / len(qrels) for name, measure in measures.items()}
+    values = {measure: dict.fromkeys(qrels, 0.0) for measure in measures.values()}
+    for metric in ir_measures.iter_calc(list(values), qrels, ranked):
+        values[metric.measure][metric.query_id] = metric.value
+    return {name: values[measure] for name, measure in measures.items()}
+
+
+def evaluate_run(qrels: Qrels, run: Run, min_relevance: int = 1, *, depth: int = 100) -> dict[str, float]:
+    """Average what :func:`measure_queries` says of each query, over exactly the judged queries.
+
+    Parameters
+    ----------
+    qrels, run, min_relevance, depth
+        As for :func:`measure_queries`.
+
+    Returns
+    -------
+    dict
+        Its measures: values in 0..1.
+    """
+    measured = measure_queries(qrels, run, min_relevance, depth=depth)
+    return {name: sum(values.values()) / len(qrels) for name, values in measured.items()}
 
 
 def shuffled(run: Run, seed: int) -> Run:
@@ -230,6 +251,7 @@ def evaluate_ranker(
         without_candidates=len(collection.queries) - len(candidates),
         unranked=len(unranked),
         in_corpus=len(own),
+        candidates=candidates,
     )
 
 
@@ -268,27 +290,36 @@ def check_judged(collection: Collection, corpus: Corpus, folder: Path, split: st
         )
 
 
-def read_candidates(folder: Path, run: Run) -> Corpus:
-    """Read those documents of a BEIR folder that a run names.
+def read_candidates(folder: Path, run: Run, also: Iterable[str] = ()) -> Corpus:
+    """Read those documents of a BEIR folder that a run names, and others where they are there.
 
     Raises
     ------
     DataError
-        If one is missing; names the first few.
+        If one of the run is missing; names the first few.
     """
-    corpus = read_corpus(folder / "corpus.jsonl", keep=document_ids(run))
+    corpus = read_corpus(folder / "corpus.jsonl", keep=document_ids(run).union(also))
     check_run(run, dict.fromkeys(run, ""), corpus)
     return corpus
 
 
-def _import(module: str) -> Any:
+def import_extra(module: str) -> Any:
+    """Import a module of the ``eval`` extra.
+
+    Raises
+    ------
+    ImportError
+        With the line that installs it.
+    """
     try:
         return importlib.import_module(module)
     except ImportError as error:
         raise ImportError(f"evaluation needs {module}, which cannot be imported; {install_line('eval')}") from error
 
 
-def _words(bm25s: Any, texts: list[str], **arguments: Any) -> Any:
+def bm25_words(texts: list[str], **arguments: Any) -> Any:
+    """Return the words of texts as BM25 sees them, in the form of ``bm25s.tokenize``, which takes the arguments."""
+    bm25s = import_extra("bm25s")
     prepared = [spaced(text) for text in texts]
     return bm25s.tokenize(prepared, token_pattern=PATTERN, stopwords="en", show_progress=False, **arguments)
 

@@ -350,7 +350,7 @@ def test_no_arguments_print_the_help(capsys):
     assert "rerank" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", ["rerank", "evaluate", "doctor"])
+@pytest.mark.parametrize("command", ["rerank", "evaluate", "report", "doctor"])
 def test_every_help_text_holds_an_example(command, capsys):
     assert main([command, "--help"]) == 0
     assert f"blockrank {command} " in capsys.readouterr().out
@@ -573,7 +573,7 @@ def test_evaluation_without_a_run_uses_bm25_and_prints_json(fake, collection, ca
     assert main(["evaluate", ".", "--json", "--output", "out.trec"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["first_stage"] == "BM25 (bm25s)"
-    assert report["before"].keys() == report["after"].keys() == {"nDCG@10", "RR@10", "R@10", "R@100"}
+    assert report["before"].keys() == report["after"].keys() == {"nDCG@10", "RR@10", "AP", "R@10", "R@100"}
     assert (report["queries"], report["queries_without_relevant"]) == (2, 1)
     assert (collection / "out.trec").is_file()
 

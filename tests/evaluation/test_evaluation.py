@@ -10,6 +10,7 @@ from blockrank_rerank.evaluation.measures import (
     check_judged,
     evaluate_ranker,
     evaluate_run,
+    measure_queries,
     read_candidates,
     require_extra,
     shuffled,
@@ -50,7 +51,21 @@ def _write_jsonl(path, records):
 def test_measures_of_a_known_ranking():
     measures = evaluate_run({"q": {"a": 1, "b": 1}}, {"q": {"x": 3.0, "a": 2.0}}, depth=100)
     ideal = 1 + 1 / 1.584962500721156
-    assert measures == pytest.approx({"nDCG@10": 0.63093 / ideal, "RR@10": 0.5, "R@10": 0.5, "R@100": 0.5}, abs=1e-5)
+    assert measures == pytest.approx(
+        {"nDCG@10": 0.63093 / ideal, "RR@10": 0.5, "AP": 0.25, "R@10": 0.5, "R@100": 0.5}, abs=1e-5
+    )
+
+
+def test_every_query_is_measured_on_its_own_and_the_mean_is_theirs():
+    qrels, run = {"q": {"a": 1}, "p": {"a": 1}, "r": {"b": 1}}, {"q": {"a": 1.0}, "r": {"a": 2.0, "b": 1.0}}
+    measured = measure_queries(qrels, run)
+    assert measured["RR@10"] == {"q": 1.0, "p": 0.0, "r": 0.5}
+    assert evaluate_run(qrels, run)["RR@10"] == pytest.approx(0.5)
+
+
+def test_average_precision_heeds_the_least_relevance():
+    qrels, run = {"q": {"weak": 1, "strong": 2}}, {"q": {"weak": 2.0, "strong": 1.0}}
+    assert [evaluate_run(qrels, run, least)["AP"] for least in (1, 2)] == [1.0, 0.5]
 
 
 def test_a_query_that_the_run_lacks_counts_as_zero():
@@ -78,7 +93,7 @@ def test_ties_count_in_the_order_of_the_run_and_not_by_document_id():
 
 
 def test_a_recall_depth_of_ten_is_reported_once():
-    assert list(evaluate_run({"q": {"a": 1}}, {}, depth=10)) == ["nDCG@10", "RR@10", "R@10"]
+    assert list(evaluate_run({"q": {"a": 1}}, {}, depth=10)) == ["nDCG@10", "RR@10", "AP", "R@10"]
 
 
 def test_figures_agree_with_ir_measures_on_a_run_without_ties():
