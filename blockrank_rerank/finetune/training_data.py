@@ -61,7 +61,9 @@ class TrainingData:
         keys = held_out_keys(collections, 0 if sets else settings.held_out, settings.seed)
         if not keys:
             return cls(collections, collections, sets, None)
-        trained = [[example for example in part if query_key(example.query) not in keys] for part in collections]
+        trained: list[Sequence[TrainingExample]] = [
+            [example for example in part if query_key(example.query) not in keys] for part in collections
+        ]
         return cls(collections, trained, sets, HeldOut.draw(collections, keys, settings))
 
     def check_queries(self, prompt: PromptEncoder) -> None:

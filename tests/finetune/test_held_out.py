@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from blockrank_rerank import BlockRankReranker
 from blockrank_rerank.cli.finetune import main
-from blockrank_rerank.finetune import finetune
+from blockrank_rerank.finetune import FinetuneSettings, finetune
 from blockrank_rerank.finetune.batches import TrainingLists
 from blockrank_rerank.finetune.data import Candidate, TrainingExample
 from blockrank_rerank.finetune.held_out import HeldOut, HeldOutMeasures, held_out_keys
@@ -23,6 +23,15 @@ from blockrank_rerank.finetune.training_run import TrainingRun
 from tests.finetune.data_files import write_folder, write_jsonl
 from tests.finetune.runs import arguments, settings
 from tests.tiny_models import WORDS
+
+ROOT = Path(__file__).parents[2]
+RECIPES = [
+    "default_model/default_model.yaml",
+    "default_model/default_model_distilled.yaml",
+    "default_model/default_model_calibrated.yaml",
+    "ensemble/train.yaml",
+    "ensemble/calibrate.yaml",
+]
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +99,11 @@ def test_nothing_is_held_out_where_there_is_an_evaluation_or_it_is_set_to_0(enou
         data = TrainingData.read(settings("default", enough, "out", **changes))
         assert data.held_out is None
         assert len(data.trained[0]) == len(data.collections[0]) == 200
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_recipes_of_the_default_model_train_on_everything(name):
+    assert FinetuneSettings.read(ROOT / "recipes" / name, {}).held_out == 0
 
 
 def test_lists_that_are_held_out_are_as_long_as_those_of_training_and_hold_every_grade():
