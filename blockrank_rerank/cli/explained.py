@@ -36,10 +36,11 @@ def _line(sentence: Span, document: ExplainedDocument) -> Text:
     line.append("... " if first else "")
     for word in words[first:last]:
         shown = literal(word.text if len(word.text) <= LETTERS else word.text[:LETTERS] + "...")
+        # No colour: it would be unreadable on one of a light and a dark ground.
         if word.weight > document.strongest / 2:
-            shown.stylize("bold yellow")
+            shown.stylize("bold underline")
         elif word.weight > document.strongest / 5:
-            shown.stylize("yellow")
+            shown.stylize("bold")
         line.append_text(shown).append(" ")
     return line.append("..." if last < len(words) else "")
 

@@ -92,6 +92,8 @@ def train(
     if result.after:
         print_line(f"before: {means(result.before)}")
         print_line(f"after: {means(result.after)}")
+    if result.held_out:
+        print_line(result.held_out.line())
     print_line(f"written to {result.folder}")
 
 

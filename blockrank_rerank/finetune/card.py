@@ -8,6 +8,7 @@ from pathlib import Path
 
 from blockrank_rerank.config import BlockRankConfig
 from blockrank_rerank.finetune.evaluation_sets import MEASURES, evaluation_names, weights_name
+from blockrank_rerank.finetune.held_out import HeldOutMeasures
 from blockrank_rerank.finetune.settings import FinetuneSettings
 
 
@@ -17,6 +18,7 @@ def write_card(
     config: BlockRankConfig,
     before: Mapping[str, float],
     after: Mapping[str, float],
+    held_out: HeldOutMeasures | None = None,
 ) -> None:
     """Write ``README.md``, the model card: data, settings, and measures where there are any.
 
@@ -30,8 +32,11 @@ def write_card(
         Settings of the result.
     before, after : mapping
         Measures of the starting model and of the result by name; empty where nothing was measured.
+    held_out : HeldOutMeasures, optional
+        Of queries that were held out of the training data.
     """
-    sections = [_head(settings), _use(folder), _data(settings), _measures(settings, before, after), _settings(settings)]
+    measures = _held_out(held_out) if held_out else _measures(settings, before, after)
+    sections = [_head(settings), _use(folder), _data(settings), measures, _settings(settings)]
     # The card is published: paths are told as from where the command ran.
     text = "\n".join(sections).replace(f"{Path.cwd()}{os.sep}", "")
     (folder / "README.md").write_text(text, encoding="utf-8")
@@ -76,6 +81,13 @@ def _measures(settings: FinetuneSettings, before: Mapping[str, float], after: Ma
         "collections.\n"
     )
     return "## Measures\n\n" + head + "\n".join(rows) + "\n" + note
+
+
+def _held_out(measures: HeldOutMeasures) -> str:
+    return (
+        f"## Measures\n\n{measures.line()}.\n\nThe lists are like those of training, and their documents may have been "
+        "in other queries' lists.\n"
+    )
 
 
 def _settings(settings: FinetuneSettings) -> str:

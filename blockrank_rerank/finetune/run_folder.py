@@ -19,12 +19,12 @@ from blockrank_rerank.finetune.settings import SETTINGS_NAME, FinetuneSettings
 FINISHED = "finished"
 """Marks the working folder of a run whose result is where it belongs."""
 
-BEFORE, HISTORY, INPUTS, BEST = "before.json", "evaluations.jsonl", "inputs.json", "best"
+BEFORE, HISTORY, HELD_OUT, INPUTS, BEST = "before.json", "evaluations.jsonl", "held_out.json", "inputs.json", "best"
 
 LOCK = "lock"
 """Locked by the run that works in the folder."""
 
-OURS = frozenset((SETTINGS_NAME, FINISHED, BEFORE, HISTORY, INPUTS, BEST, f"{BEST}.unfinished", LOCK))
+OURS = frozenset((SETTINGS_NAME, FINISHED, BEFORE, HISTORY, HELD_OUT, INPUTS, BEST, f"{BEST}.unfinished", LOCK))
 """Names that a run gives; a folder that holds others and no settings belongs to somebody else."""
 
 
@@ -44,8 +44,9 @@ class RunFolder:
         The best weights so far, a folder.
     first : bool
         Whether this is the first of a run's processes, which writes for all.
-    before, history, inputs : Path
-        Files of the starting model's measures, of all measurements, and of what the run began with.
+    before, history, held_out, inputs : Path
+        Files of the starting model's measures, of all measurements, of those on held-out queries, and of what the run
+        began with.
     """
 
     def __init__(self, output: str) -> None:
@@ -53,7 +54,7 @@ class RunFolder:
         self.output = Path(output).resolve() if Path(output).is_symlink() else Path(output)
         self.work = self.output.with_name(self.output.name + ".training")
         self.best, self.before = self.work / BEST, self.work / BEFORE
-        self.history, self.inputs = self.work / HISTORY, self.work / INPUTS
+        self.history, self.held_out, self.inputs = self.work / HISTORY, self.work / HELD_OUT, self.work / INPUTS
         # Of several processes the first writes, and holds the lock for all.
         self.first = os.environ.get("RANK", "0") == "0"
         self._lock = FileLock(self.work / LOCK, timeout=0, thread_local=False)
@@ -184,7 +185,7 @@ class RunFolder:
     def _begin(self, settings: FinetuneSettings) -> None:
         """Make a folder without measures of another run, one that never came to weights."""
         self.work.mkdir(parents=True, exist_ok=True)
-        for path in (self.before, self.history, self.work / FINISHED):
+        for path in (self.before, self.history, self.held_out, self.work / FINISHED):
             path.unlink(missing_ok=True)
         with replacing(self.work / SETTINGS_NAME) as file:
             file.write(settings.to_yaml())

@@ -40,6 +40,10 @@ class FinetuneSettings:
         Collections to train on.
     evaluation : tuple of EvaluationSource
         Collections to choose the best checkpoint on, by mean nDCG@10; each differs in path or split.
+    held_out : int
+        Where there is no evaluation: so many training queries, drawn by `seed`, are not trained on, and the starting
+        model and the result rank one list of each. At most one in ten of each collection's queries is held out, and
+        none where fewer than 10 would be (or than asked for, if that is less); 0 trains on all.
     steps : int
         Optimiser steps.
     lists_per_step : int
@@ -110,6 +114,7 @@ class FinetuneSettings:
     output: str
     data: tuple[TrainingSource, ...]
     evaluation: tuple[EvaluationSource, ...] = ()
+    held_out: int = 40
     steps: int = 1000
     lists_per_step: int = 4
     accumulation: int = 1
@@ -202,6 +207,7 @@ _NOT_NEGATIVE = (
     "distillation_weight",
     "abstention_weight",
     "frozen_layers",
+    "held_out",
     "lora_rank",
     "evaluate_every",
     "save_every",
@@ -214,6 +220,7 @@ LARGEST = {
     "average_last": 10_000,
     "lora_rank": 4_096,
     "scoring_layer": 10_000,
+    "held_out": (1 << 31) - 1,
     "evaluate_every": (1 << 31) - 1,
     "save_every": (1 << 31) - 1,
 }

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from itertools import chain
 
 from blockrank_rerank.finetune.data.example import TrainingExample
+from blockrank_rerank.finetune.data.joined_rows import query_key
 from blockrank_rerank.finetune.data.reader import read_examples
 from blockrank_rerank.finetune.evaluation_sets import EvaluationSet, evaluation_names
+from blockrank_rerank.finetune.held_out import HeldOut, held_out_keys
 from blockrank_rerank.finetune.settings import FinetuneSettings
 from blockrank_rerank.finetune.sources import TrainingSource
 from blockrank_rerank.formats import DataError
@@ -25,12 +27,18 @@ class TrainingData:
     ----------
     collections : list of sequences of TrainingExample
         One for each ``data`` source of the settings.
+    trained : list of sequences of TrainingExample
+        The same without the queries that are held out.
     evaluation_sets : list of EvaluationSet
         One for each ``evaluation`` source.
+    held_out : HeldOut, optional
+        Training queries that are measured on where there is no evaluation source.
     """
 
     collections: list[Sequence[TrainingExample]]
+    trained: list[Sequence[TrainingExample]]
     evaluation_sets: list[EvaluationSet]
+    held_out: HeldOut | None
 
     @classmethod
     def read(cls, settings: FinetuneSettings) -> TrainingData:
@@ -50,7 +58,13 @@ class TrainingData:
             EvaluationSet.read(source, name, settings.seed)
             for source, name in zip(settings.evaluation, names, strict=True)
         ]
-        return cls(collections, sets)
+        keys = held_out_keys(collections, 0 if sets else settings.held_out, settings.seed)
+        if not keys:
+            return cls(collections, collections, sets, None)
+        trained: list[Sequence[TrainingExample]] = [
+            [example for example in part if query_key(example.query) not in keys] for part in collections
+        ]
+        return cls(collections, trained, sets, HeldOut.draw(collections, keys, settings))
 
     def check_queries(self, prompt: PromptEncoder) -> None:
         """Refuse queries that the model cannot read: now, and not when their turn comes. Warn of those that are cut.

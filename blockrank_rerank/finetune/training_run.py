@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import warnings
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
@@ -22,10 +24,12 @@ from blockrank_rerank.finetune.batches import Collator, TrainingLists
 from blockrank_rerank.finetune.callbacks import Evaluate, MarkComplete
 from blockrank_rerank.finetune.card import write_card
 from blockrank_rerank.finetune.evaluation_sets import MEASURES, weights_name
+from blockrank_rerank.finetune.held_out import HeldOutMeasures
 from blockrank_rerank.finetune.inputs import Inputs
 from blockrank_rerank.finetune.progress import ShowProgress
 from blockrank_rerank.finetune.run_folder import RunFolder
-from blockrank_rerank.finetune.run_records import read_record
+from blockrank_rerank.finetune.run_plot import PLOT_NAME, write_plot
+from blockrank_rerank.finetune.run_records import read_record, read_records
 from blockrank_rerank.finetune.settings import SETTINGS_NAME, FinetuneSettings
 from blockrank_rerank.finetune.trainer import ListTrainer, training_arguments
 from blockrank_rerank.finetune.training_data import TrainingData
@@ -36,6 +40,8 @@ from blockrank_rerank.options import Options
 from blockrank_rerank.ranking.terminal import print_line
 from blockrank_rerank.reranker import BlockRankReranker
 from blockrank_rerank.text.prompt import PromptEncoder
+
+Measured = TypeVar("Measured")
 
 
 @dataclass(frozen=True)
@@ -48,11 +54,14 @@ class FinetuneResult:
         The model, loadable with ``BlockRankReranker.from_pretrained``.
     before, after : dict
         Measures of the starting model and of the result by name; empty without evaluation collections.
+    held_out : HeldOutMeasures, optional
+        What both measure on training queries that were held out, where there are no evaluation collections.
     """
 
     folder: Path
     before: dict[str, float]
     after: dict[str, float]
+    held_out: HeldOutMeasures | None = None
 
 
 def finetune(settings: FinetuneSettings, *, resume: bool = False) -> FinetuneResult:
@@ -113,6 +122,10 @@ class TrainingRun:
         inputs = Inputs.of(self.spec.checkpoint.model, self.data.collections)
         self.data.warn_of_known_queries()
         self._settle_inputs(inputs, resume)
+        if self.folder.first and settings.held_out and not self.data.evaluation_sets and not self.data.held_out:
+            print_line(
+                "nothing is held out to measure before and after: the data has too few queries; name an evaluation"
+            )
 
     def result(self) -> FinetuneResult:
         """Train, choose the weights and write them.
@@ -168,11 +181,14 @@ class TrainingRun:
         trainer = self._trainer([MarkComplete(), evaluate, progress])
         writes = trainer.is_world_process_zero()
         before = self._before() if writes else {}
+        held_before = self._held_out_before() if writes else {}
         try:
             trainer.train(resume_from_checkpoint=self.checkpoint)
         finally:
             progress.close()
-        after = self._write(evaluate, before) if writes else {}
+        result = FinetuneResult(self.folder.output, {}, {})
+        if writes:
+            result = self._write(evaluate, before, held_before, trainer.state.log_history)
         # A process that leaves early takes the connection of the one that still writes with it.
         trainer.accelerator.wait_for_everyone()
         # What joins the gradients must be gone before the connection is closed: as its last holder it would close it
@@ -180,7 +196,7 @@ class TrainingRun:
         trainer.model_wrapped = trainer.model
         trainer.accelerator.free_memory()
         trainer.accelerator.end_training()
-        return FinetuneResult(self.folder.output, before, after)
+        return result
 
     def _advice(self) -> str:
         """Say what to do after numbers that are not finite, or scores that collapsed."""
@@ -189,15 +205,23 @@ class TrainingRun:
         again = f"begin anew with {rate}, and with another output or {work} removed (--resume would repeat it)"
         return again + (f"; the best weights so far are in {best}" if best.exists() else "")
 
-    def _write(self, evaluate: Evaluate, before: dict[str, float]) -> dict[str, float]:
-        """Average, choose, and write the output folder; return the measures of what was chosen."""
+    def _write(
+        self,
+        evaluate: Evaluate,
+        before: dict[str, float],
+        held_before: dict[str, float],
+        log: list[dict[str, float]],
+    ) -> FinetuneResult:
+        """Average, choose, and write the output folder; return it with the measures of what was chosen."""
         if averages(self.settings):
             self.model = averaged(self.model, self.folder.checkpoints(), self.spec.checkpoint)
         after = self._choose(evaluate)
-        write_card(self.folder.best, self.settings, self.config, before, after)
+        held_out = self._held_out(held_before)
+        write_card(self.folder.best, self.settings, self.config, before, after, held_out)
+        write_plot(self.folder.best / PLOT_NAME, log, self._points(before, held_out))
         (self.folder.best / SETTINGS_NAME).write_text(self.settings.to_yaml(), encoding="utf-8")
         self.folder.deliver()
-        return after
+        return FinetuneResult(self.folder.output, before, after, held_out)
 
     def _choose(self, evaluate: Evaluate) -> dict[str, float]:
         """Let the best folder hold what is to be delivered; return its measures, if there are any."""
@@ -219,7 +243,7 @@ class TrainingRun:
         trainer = ListTrainer(
             model=self.model,
             args=arguments,
-            train_dataset=TrainingLists(self.data.collections, settings, lists),
+            train_dataset=TrainingLists(self.data.trained, settings, lists),
             data_collator=Collator(
                 self.prompt, self.query_free_prompt, self.config, settings.language_model_weight > 0
             ),
@@ -240,20 +264,54 @@ class TrainingRun:
             json.dump(before, file)
         return before
 
+    def _held_out_before(self) -> dict[str, float]:
+        """Measure the starting model on the held-out queries, once for a run and all that resume it."""
+        path, held_out = self.folder.held_out, self.data.held_out
+        if held_out is None:
+            return {}
+        before: dict[str, float] = read_record(path).get("before", {}) if path.exists() else {}
+        if before.keys() != set(held_out.queries.values()):
+            before = self._ranked(held_out.ndcg)
+            with replacing(path) as file:
+                json.dump({"before": before}, file)
+        return before
+
+    def _held_out(self, before: dict[str, float]) -> HeldOutMeasures | None:
+        """Measure the result on the held-out queries, where there are any, and write it down."""
+        if self.data.held_out is None:
+            return None
+        measures = HeldOutMeasures(before, self._ranked(self.data.held_out.ndcg))
+        with replacing(self.folder.held_out) as file:
+            json.dump(asdict(measures), file)
+        return measures
+
+    def _points(self, before: dict[str, float], held_out: HeldOutMeasures | None) -> list[tuple[float, float]]:
+        """List the steps at which nDCG@10 was measured, with what it was."""
+        if held_out:
+            return [*zip((0, self.settings.steps), held_out.means, strict=True)]
+        history = read_records(self.folder.history) if before else []
+        start = [{"step": 0, **before}] if before else []
+        return [(line["step"], line["mean_ndcg@10"]) for line in [*start, *history]]
+
     def _measure(self) -> dict[str, float]:
         """Measure nDCG@10 and MRR@10 of the current weights, by collection and on the mean."""
-        training = self.model.training
-        self.model.eval()
-        engine = Engine(self.config, self.prompt, self.model.backbone)
-        ranker = BlockRankReranker(SharedEngine(self.spec, engine))
         sets, seed = self.data.evaluation_sets, self.settings.seed
-        with torch.autocast(engine.device.type, torch.bfloat16, enabled=self.settings.bf16):
-            measured = {queries.name: queries.measure(ranker, seed) for queries in sets}
-        self.model.train(training)
+        measured = self._ranked(lambda ranker: {queries.name: queries.measure(ranker, seed) for queries in sets})
         flat = {f"{name}/{key}": value for name, values in measured.items() for key, value in values.items()}
         keys = [prefix + key for key in MEASURES.values() for prefix in ("first_stage_", "")]
         means = {f"mean_{key}": sum(values[key] for values in measured.values()) / len(measured) for key in keys}
         return means | flat
+
+    def _ranked(self, measure: Callable[[BlockRankReranker], Measured]) -> Measured:
+        """Measure the current weights as a ranker."""
+        training = self.model.training
+        self.model.eval()
+        engine = Engine(self.config, self.prompt, self.model.backbone)
+        ranker = BlockRankReranker(SharedEngine(self.spec, engine))
+        with torch.autocast(engine.device.type, torch.bfloat16, enabled=self.settings.bf16):
+            measured = measure(ranker)
+        self.model.train(training)
+        return measured
 
 
 def _query_free(config: BlockRankConfig) -> BlockRankConfig:

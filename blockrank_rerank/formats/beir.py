@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from blockrank_rerank.errors import DataError
+from blockrank_rerank.files import UserPath, expanded
 from blockrank_rerank.formats.jsonl import (
     identifier_field,
     json_type,
@@ -23,12 +24,12 @@ Corpus = dict[str, str | dict[str, str]]
 """Document id → text, or ``{"title", "text"}`` where there is a title."""
 
 
-def read_queries(path: Path) -> Queries:
+def read_queries(path: UserPath) -> Queries:
     """Read the queries of a BEIR folder.
 
     Parameters
     ----------
-    path : Path
+    path : str or path-like
         JSONL of ``{"_id", "text"}``.
 
     Raises
@@ -37,6 +38,7 @@ def read_queries(path: Path) -> Queries:
         If a line is malformed, an id appears twice, or there is no query.
     """
     queries: Queries = {}
+    path = expanded(path, "path")
     for line, key, record in _records(path):
         _refuse_duplicate(key, queries, path, line)
         queries[key] = string_field(record, "text", str(path), line)
@@ -47,12 +49,12 @@ def read_queries(path: Path) -> Queries:
     return queries
 
 
-def read_corpus(path: Path, keep: Collection[str] | None = None) -> Corpus:
+def read_corpus(path: UserPath, keep: Collection[str] | None = None) -> Corpus:
     """Read the documents of a BEIR folder, or some of them.
 
     Parameters
     ----------
-    path : Path
+    path : str or path-like
         JSONL of ``{"_id", "title", "text"}``; the title may be missing or empty.
     keep : collection of str, optional
         Ids to keep in memory; everything by default.
@@ -63,6 +65,7 @@ def read_corpus(path: Path, keep: Collection[str] | None = None) -> Corpus:
         If a line is malformed, an id appears twice, or the file holds no document.
     """
     corpus: Corpus = {}
+    path = expanded(path, "path")
     empty = True
     for line, key, record in _records(path):
         empty = False

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from blockrank_rerank.errors import DataError
+from blockrank_rerank.files import UserPath, expanded
 from blockrank_rerank.formats.beir import Queries, read_queries
 from blockrank_rerank.formats.qrels import Qrels, read_qrels
 
@@ -41,12 +42,12 @@ class Collection:
         )
 
 
-def read_collection(folder: Path, split: str = "test", min_relevance: int = 1) -> Collection:
+def read_collection(folder: UserPath, split: str = "test", min_relevance: int = 1) -> Collection:
     """Read the judged queries of a BEIR folder.
 
     Parameters
     ----------
-    folder : Path
+    folder : str or path-like
         Holds ``queries.jsonl`` and ``qrels/<split>.tsv``.
     split : str
         Name of the judgements.
@@ -60,6 +61,7 @@ def read_collection(folder: Path, split: str = "test", min_relevance: int = 1) -
     DataError
         If a file is malformed, a judged query has no text, or no query has a positive judgement.
     """
+    folder = expanded(folder, "folder")
     qrels = read_qrels(qrels_path(folder, split))
     positive = {query for query, judged in qrels.items() if max(judged.values()) >= min_relevance}
     if not positive:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from blockrank_rerank.errors import DataError
+from blockrank_rerank.files import UserPath, expanded
 from blockrank_rerank.formats.folder import JSONL_SUFFIXES, MARKDOWN_SUFFIXES, files_of, suffix_of
 from blockrank_rerank.formats.jsonl import (
     ONE_PER_LINE,
@@ -68,15 +69,16 @@ class FileDocument:
 
 
 def read_documents(
-    paths: Sequence[Path], *, unit: Unit | None = None, columns: Mapping[str, str] | None = None
+    paths: Sequence[UserPath], *, unit: Unit | None = None, columns: Mapping[str, str] | None = None
 ) -> list[FileDocument]:
     """Read the documents of several files, in order.
 
     Parameters
     ----------
-    paths : sequence of Path
+    paths : sequence of str or path-like
         Text files, ``.jsonl`` files (strings, or objects with ``"text"`` and optional ``"title"`` and ``"_id"``),
-        tables whose first line names their columns, any of them with ``.gz`` after its name, folders of such files,
+        tables whose first line names their columns, any of them with ``.gz`` after its name, folders of such files (of
+        a BEIR folder ``corpus.jsonl`` alone),
         or ``-`` for standard input, which is JSONL when its first non-blank line starts with ``{`` or ``"``; and so
         are pipes, which have no suffix. JSON arrays, indented JSON and tables are read where they come.
         ``"content"``, ``"passage"`` and others of `TEXT_NAMES` are read where there is no ``"text"``.
@@ -102,9 +104,10 @@ def read_documents(
     """
     mapped = dict(columns or {})
     check_columns(mapped)
-    documents = [document for path in paths for document in _read(path, unit, mapped)]
+    files = [expanded(path, "paths") for path in paths]
+    documents = [document for file in files for document in _read(file, unit, mapped)]
     if not documents:
-        names = ", ".join(_name(path) for path in paths)
+        names = ", ".join(map(_name, files))
         raise DataError(f"no documents in {names}: expected one document per non-empty line")
     return documents
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from blockrank_rerank.errors import DataError
+from blockrank_rerank.files import UserPath, expanded
 from blockrank_rerank.formats.columns import ColumnLines, named_columns, split_line, whole_number
 from blockrank_rerank.formats.jsonl import identifier_field, json_type, parse_jsonl
 from blockrank_rerank.formats.lines import read_lines
@@ -18,12 +19,12 @@ NAMES = {"judgement": JUDGEMENT}
 WIDTHS = (3, 4)
 
 
-def read_qrels(path: Path) -> Qrels:
+def read_qrels(path: UserPath) -> Qrels:
     """Read relevance judgements.
 
     Parameters
     ----------
-    path : Path
+    path : str or path-like
         BEIR's three columns (query, document, judgement), or TREC's four (query, iteration, document, judgement),
         between tabs, spaces or commas. A first line may name them, in any order. Or a JSON object per line.
 
@@ -33,6 +34,7 @@ def read_qrels(path: Path) -> Qrels:
         If a line is malformed, two judgements contradict each other, or there is no judgement.
     """
     qrels: Qrels = {}
+    path = expanded(path, "path")
     judgements = JudgementLines(path)
     for line, text in read_lines(path):
         judged = judgements.read(text, line)

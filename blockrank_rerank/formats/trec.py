@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from blockrank_rerank.errors import DataError
-from blockrank_rerank.files import replacing
+from blockrank_rerank.files import UserPath, expanded, replacing
 from blockrank_rerank.formats.lines import read_lines
 from blockrank_rerank.formats.run_lines import RunLines
 
@@ -14,12 +13,12 @@ Run = dict[str, dict[str, float]]
 """Query id → document id → score; the order of the documents, best first, is the ranking."""
 
 
-def read_run(path: Path) -> Run:
+def read_run(path: UserPath) -> Run:
     """Read a TREC run.
 
     Parameters
     ----------
-    path : Path
+    path : str or path-like
         Six columns: query, ``Q0``, document, rank, score, tag; between tabs, ids may hold spaces. Also five, where
         ``Q0`` is missing, and three, where the last is a rank (MS MARCO's) or, if it cannot be one, a
         score. A first line may name the columns, which then may be others in any order.
@@ -36,6 +35,7 @@ def read_run(path: Path) -> Run:
         in two ways, or it is empty.
     """
     entries: dict[str, dict[str, tuple[float, int]]] = {}
+    path = expanded(path, "path")
     lines = RunLines(path)
     for line, text in read_lines(path):
         entry = lines.read(text, line)
@@ -53,7 +53,7 @@ def read_run(path: Path) -> Run:
     return {query: _sorted(ranking, best_first) for query, ranking in entries.items()}
 
 
-def write_run(path: Path, run: Run, tag: str = "blockrank") -> None:
+def write_run(path: UserPath, run: Run, tag: str = "blockrank") -> None:
     """Write a TREC run, whole or not at all.
 
     TREC tools order by single-precision score and break ties by document id. A score that ties with (or lies
@@ -62,7 +62,7 @@ def write_run(path: Path, run: Run, tag: str = "blockrank") -> None:
 
     Parameters
     ----------
-    path : Path
+    path : str or path-like
         Output file; replaced only when the run is complete.
     run : Run
         Documents best first.
@@ -74,7 +74,7 @@ def write_run(path: Path, run: Run, tag: str = "blockrank") -> None:
     DataError
         If an id cannot stand in a column, or a score is not finite.
     """
-    with replacing(path) as stream:
+    with replacing(expanded(path, "path")) as stream:
         for query, ranking in run.items():
             stream.writelines(_lines(query, ranking, tag))
 

@@ -725,6 +725,17 @@ def test_explain_prints_the_sentences_that_were_looked_at(tmp_path, capsys):
     assert 0 < first["probability"] < 1
 
 
+def test_explain_marks_words_without_a_colour_that_a_light_or_dark_terminal_hides(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    path = tmp_path / "a.txt"
+    path.write_text("Bread is baked. Aspirin treats a heart attack.\n", encoding="utf-8")
+    assert main(["rerank", "what treats a heart attack", str(path), "--explain"]) == 0
+    styles = set(re.findall(r"\x1b\[([\d;]+)m", capsys.readouterr().out))
+    assert "1;4" in styles
+    assert styles <= {"0", "1", "4", "1;4"}
+
+
 def test_min_probability_may_leave_no_document(tmp_path, capsys):
     path = tmp_path / "a.txt"
     path.write_text("Bread is baked.\nThe moon is far.\n", encoding="utf-8")

@@ -45,6 +45,7 @@ BAD_EVALUATION = [
     ({"run": 5}, "run must be a text that is not empty, got 5"),
 ]
 BAD_SETTINGS = [
+    ({"held_out": -1}, "held_out must be 0 or more, got -1"),
     ({"data": 5}, "data must be a path, a mapping with a path, or a list of these, got 5"),
     ({"evaluation": None}, "evaluation must be a path, a mapping with a path, or a list of these, got None"),
     ({"output": 5}, "output must be a text that is not empty, got 5"),

@@ -166,6 +166,16 @@ def test_files_of_a_folder_that_are_left_out_are_told(tmp_path):
         assert texts(tmp_path) == ["x"]
 
 
+@pytest.mark.parametrize("name", ["corpus.jsonl", "corpus.jsonl.gz"])
+def test_of_a_beir_folder_the_corpus_alone_is_read(tmp_path, name):
+    (tmp_path / "qrels").mkdir()
+    corpus = b'{"_id": "d1", "title": "", "text": "concrete sets"}\n'
+    (tmp_path / name).write_bytes(gzip.compress(corpus) if name.endswith("gz") else corpus)
+    (tmp_path / "queries.jsonl").write_text('{"_id": "q1", "text": "what sets"}\n')
+    (tmp_path / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq1\td1\t1\n")
+    assert texts(tmp_path) == ["concrete sets"]
+
+
 def test_a_folder_without_documents_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no file of documents in the folder .*: expected \.csv, "):
         read_documents([tmp_path])

@@ -42,8 +42,13 @@ STYLE = {
 SIZE = (6.4, 3.8)
 
 
-def require_plots() -> Any:
+def require_plots(noun: str = "a report") -> Any:
     """Import matplotlib, for files alone.
+
+    Parameters
+    ----------
+    noun : str
+        What needs it, for the message.
 
     Raises
     ------
@@ -54,7 +59,7 @@ def require_plots() -> Any:
         matplotlib = importlib.import_module("matplotlib")
         importlib.import_module("matplotlib.figure")
     except ImportError as error:
-        raise ImportError(f"a report needs matplotlib, which cannot be imported; {install_line('report')}") from error
+        raise ImportError(f"{noun} needs matplotlib, which cannot be imported; {install_line('report')}") from error
     return matplotlib
 
 
