@@ -180,6 +180,11 @@ class BlockRankConfig:
         _check_types(self)
         _check_ranges(self)
 
+    @property
+    def documents_are_independent(self) -> bool:
+        """Whether the query meets the documents in an appended scoring layer only, so that they can come in groups."""
+        return self.scoring_head and self.query_documents_from_layer >= self.scoring_layer
+
     def to_json(self) -> str:
         """The content of ``blockrank_config.json``."""
         return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"

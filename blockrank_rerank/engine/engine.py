@@ -44,6 +44,7 @@ class Engine:
         max_memory: int | None = None,
     ) -> None:
         self.config, self.prompt, self.backbone, self.prune = config, prompt, backbone, prune
+        self.documents_are_independent = config.documents_are_independent
         model_config: Any = backbone.model.config
         self.budget = Budget(self.device, self.dtype, model_config.hidden_size, max_memory)
         early = [replace(config, scoring_layer=layer, heads=None, abstention=False) for layer, _ in prune]
@@ -86,11 +87,6 @@ class Engine:
     def dtype(self) -> torch.dtype:
         """Dtype of the weights."""
         return next(self.backbone.parameters()).dtype
-
-    @property
-    def documents_are_independent(self) -> bool:
-        """Whether the query meets the documents in an appended scoring layer only, so that they can come in groups."""
-        return self.config.scoring_head and self.config.query_documents_from_layer >= self.config.scoring_layer
 
     @cached_property
     def fingerprint(self) -> str:

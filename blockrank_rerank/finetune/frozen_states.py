@@ -71,11 +71,9 @@ def _spans(request: RequestBounds) -> list[tuple[int, int]]:
 
 def _blocks(layout: Layout, request: RequestBounds) -> list[_Block]:
     """What the states of each block of a request depend on: its kind, its instruction, its tokens."""
-    ids = layout.input_ids.tolist()
-    instruction = tuple(ids[slice(*request.instruction)])
-    spans = _spans(request)
-    kinds = ["instruction", *["document"] * (len(spans) - 2), "query"]
-    return [(kind, instruction, tuple(ids[start:end])) for kind, (start, end) in zip(kinds, spans, strict=True)]
+    instruction, *others = [tuple(layout.input_ids[start:end].tolist()) for start, end in _spans(request)]
+    kinds = ["instruction", *["document"] * (len(others) - 1), "query"]
+    return [(kind, instruction, ids) for kind, ids in zip(kinds, [instruction, *others], strict=True)]
 
 
 def _requests(blocks: list[_Block]) -> Iterator[EncodedRequest]:

@@ -58,7 +58,9 @@ class TrainingModel(nn.Module):
         self.network: Any = network
         # The trainer takes an attribute named config for a Transformers one and writes to it.
         self.head, self.blockrank, self.settings = head, config, settings
-        self._frozen = FrozenStates(self.backbone, parse_bytes("cache", settings.cache)) if self._reads_once else None
+        # A block has the same states in every list where nothing of the encoder learns, or sees another block.
+        reads_once = settings.freeze_backbone and config.documents_are_independent
+        self._frozen = FrozenStates(self.backbone, parse_bytes("cache", settings.cache)) if reads_once else None
         names = {name for name, _ in self.named_parameters()}
         tied = {name for name, _ in self.named_parameters(remove_duplicate=False)} - names
         # The trainer asks for these where a checkpoint, as :meth:`weights` gives it, lacks them.
@@ -126,12 +128,6 @@ class TrainingModel(nn.Module):
     def base(self) -> Any:
         """Return the Transformers model inside, with or without adapters."""
         return self.network.get_base_model() if hasattr(self.network, "get_base_model") else self.network
-
-    @property
-    def _reads_once(self) -> bool:
-        """Whether a block has the same states in every list: nothing of the encoder learns, or sees another block."""
-        config = self.blockrank
-        return self.settings.freeze_backbone and config.query_documents_from_layer >= config.scoring_layer
 
     @property
     def backbone(self) -> Backbone:
