@@ -1,7 +1,7 @@
 .PHONY: help test lowest lint format type check docs bench report
 
 FAST = tests/formats tests/text tests/test_config.py
-LOWEST = tests/cli tests/states tests/formats tests/test_files.py tests/finetune/test_paths.py tests/integrations
+LOWEST = tests/cli tests/states tests/formats tests/system tests/finetune/test_paths.py tests/integrations
 
 DATA = ../shared/data/dev
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 from blockrank_rerank.config import placeholders
 from blockrank_rerank.engine.spec import resolve_config
 from blockrank_rerank.errors import install_line
-from blockrank_rerank.files import UserPath
 from blockrank_rerank.model.checkpoint import DEFAULT_MODEL
 from blockrank_rerank.model.devices import check_device
 from blockrank_rerank.options import OPTIONS, Option, Options, with_options
@@ -27,6 +26,7 @@ from blockrank_rerank.ranking.score_type import (
     scored,
 )
 from blockrank_rerank.reranker import BlockRankReranker
+from blockrank_rerank.system.files import UserPath
 from blockrank_rerank.text.document import Document, check_is_list
 
 if TYPE_CHECKING:

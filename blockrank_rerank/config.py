@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from difflib import get_close_matches
 from typing import Any
 
-from blockrank_rerank.files import UserPath, absolute, check_readable, expanded
+from blockrank_rerank.system.files import UserPath, absolute, check_readable, expanded
 
 CONFIG_NAME = "blockrank_config.json"
 FORMAT_VERSION = 1

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from blockrank_rerank.files import UserPath
 from blockrank_rerank.model.checkpoint import DEFAULT_MODEL
 from blockrank_rerank.options import with_options
 from blockrank_rerank.ranking.explanation import truncation
@@ -25,6 +24,7 @@ from blockrank_rerank.ranking.score_type import (
     scored,
 )
 from blockrank_rerank.reranker import BlockRankReranker
+from blockrank_rerank.system.files import UserPath
 from blockrank_rerank.text.document import Document, GivenDocument
 
 NO_EFFECT = frozenset(

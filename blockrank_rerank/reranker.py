@@ -14,7 +14,6 @@ from blockrank_rerank.engine.saved_model import SavedModel
 from blockrank_rerank.engine.shared import SharedEngine, checked_engine
 from blockrank_rerank.engine.state_lookup import StateLookup
 from blockrank_rerank.engine.store_preparation import Preparation, prepare_store
-from blockrank_rerank.files import UserPath
 from blockrank_rerank.model.checkpoint import DEFAULT_MODEL, shown_model, with_scoring_layer
 from blockrank_rerank.model.devices import describe_choices, resolve_device
 from blockrank_rerank.options import Options, check_stand_alone, typed_as, with_options
@@ -34,6 +33,7 @@ from blockrank_rerank.ranking.results import Limits, RankedDocument
 from blockrank_rerank.states.cache import CacheInfo
 from blockrank_rerank.states.document_states import DocumentStates, states_dtype
 from blockrank_rerank.states.prepared import PreparedDocuments
+from blockrank_rerank.system.files import UserPath
 from blockrank_rerank.text.blocks import Blocks
 from blockrank_rerank.text.document import Document, GivenDocument
 

@@ -20,7 +20,7 @@ PACKAGE = Path(__file__).parents[1] / "blockrank_rerank"
 FILES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = [
     {"cli"}, {"finetune"}, {"evaluation"}, {"adapters", "cross_encoder"}, {"reranker"}, {"options"}, {"ranking"},
-    {"engine"}, {"model"}, {"states"}, {"text"}, {"formats"}, {"config"}, {"files", "forks"}, {"errors"},
+    {"engine"}, {"model"}, {"states"}, {"text"}, {"formats"}, {"config"}, {"system"}, {"errors"},
 ]  # fmt: skip
 """From the top: a room may import its own floor's files and those below."""
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

@@ -11,9 +11,9 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
-from blockrank_rerank.files import expanded
 from blockrank_rerank.formats import Unit
 from blockrank_rerank.options import OPTIONS, Option
+from blockrank_rerank.system.files import expanded
 
 MODEL_PANEL = "Model"
 

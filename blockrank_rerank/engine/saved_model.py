@@ -11,10 +11,10 @@ from safetensors import safe_open
 
 from blockrank_rerank.engine.shared import SharedEngine
 from blockrank_rerank.engine.spec import EngineSpec, resolve_config
-from blockrank_rerank.files import UserPath, absolute
 from blockrank_rerank.model.checkpoint import Checkpoint
 from blockrank_rerank.model.devices import resolve_device, resolve_dtype
 from blockrank_rerank.model.foreign_files import listed_weights
+from blockrank_rerank.system.files import UserPath, absolute
 
 STORED_DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
 """What safetensors calls them."""

@@ -7,7 +7,7 @@ from weakref import WeakValueDictionary
 
 from blockrank_rerank.config import BlockRankConfig
 from blockrank_rerank.engine.spec import EngineSpec, resolve_config
-from blockrank_rerank.forks import ForkLock, unforked
+from blockrank_rerank.system.forks import ForkLock, unforked
 
 if TYPE_CHECKING:
     from blockrank_rerank.engine.engine import Engine

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from blockrank_rerank.files import UserPath, absolute
 from blockrank_rerank.states.document_states import DTYPES, DocumentStates
 from blockrank_rerank.states.manifest import MANIFEST_NAME
 from blockrank_rerank.states.store import StateStore
+from blockrank_rerank.system.files import UserPath, absolute
 from blockrank_rerank.text.blocks import Blocks
 from blockrank_rerank.text.document import check_is_list, document_text, plain_document
 

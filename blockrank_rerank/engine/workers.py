@@ -15,8 +15,8 @@ from weakref import WeakSet
 
 import torch
 
-from blockrank_rerank import forks
-from blockrank_rerank.forks import ForkLock, at_fork
+from blockrank_rerank.system import forks
+from blockrank_rerank.system.forks import ForkLock, at_fork
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -10,11 +10,11 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainingArguments
 
-from blockrank_rerank.files import replacing
 from blockrank_rerank.finetune.checkpoint_mark import mark_complete
 from blockrank_rerank.finetune.evaluation_sets import means
 from blockrank_rerank.finetune.run_folder import read_history
 from blockrank_rerank.ranking.terminal import print_line
+from blockrank_rerank.system.files import replacing
 
 
 class MarkComplete(TrainerCallback):

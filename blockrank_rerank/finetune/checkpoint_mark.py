@@ -6,7 +6,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from blockrank_rerank.files import sync
+from blockrank_rerank.system.files import sync
 
 COMPLETE = "complete"
 """Name of the mark; a checkpoint without one was interrupted while it was written."""

@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
 
-from blockrank_rerank.files import replacing
 from blockrank_rerank.finetune.data import TrainingExample
 from blockrank_rerank.finetune.run_records import read_record
+from blockrank_rerank.system.files import replacing
 
 SMALL_FILE = 1 << 20
 """Bytes of a file of settings at most; of larger ones the size counts."""

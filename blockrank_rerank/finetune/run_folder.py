@@ -11,10 +11,10 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from blockrank_rerank.files import check_lock, replacing, sync, sync_all
 from blockrank_rerank.finetune.checkpoint_mark import COMPLETE, damage
 from blockrank_rerank.finetune.run_records import read_records
 from blockrank_rerank.finetune.settings import SETTINGS_NAME, FinetuneSettings
+from blockrank_rerank.system.files import check_lock, replacing, sync, sync_all
 
 FINISHED = "finished"
 """Marks the working folder of a run whose result is where it belongs."""

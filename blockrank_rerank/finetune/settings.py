@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from blockrank_rerank.config import LONG_QUERIES, refuse_unknown_names
-from blockrank_rerank.files import UserPath, absolute, expanded, path_text
 from blockrank_rerank.finetune.setting_kinds import check_types, require, require_at_most
 from blockrank_rerank.finetune.settings_file import read_yaml, to_yaml
 from blockrank_rerank.finetune.sources import (
@@ -20,6 +19,7 @@ from blockrank_rerank.finetune.sources import (
 )
 from blockrank_rerank.model.checkpoint import DEFAULT_MODEL, model_name, settled_model
 from blockrank_rerank.states.cache import parse_bytes
+from blockrank_rerank.system.files import UserPath, absolute, expanded, path_text
 
 SETTINGS_NAME = "finetune_settings.yaml"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from blockrank_rerank.errors import install_line
-from blockrank_rerank.files import check_readable
+from blockrank_rerank.system.files import check_readable
 
 LARGEST_FILE = 1 << 20
 """Characters of a file of settings at most."""

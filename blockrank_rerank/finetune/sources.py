@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from blockrank_rerank.config import refuse_unknown_names
-from blockrank_rerank.files import absolute, path_text
 from blockrank_rerank.finetune.data.reader import FORMATS, absolute_source, check_negatives
 from blockrank_rerank.finetune.setting_kinds import check_types, require, require_at_most, shown
+from blockrank_rerank.system.files import absolute, path_text
 
 
 @dataclass(frozen=True, kw_only=True)

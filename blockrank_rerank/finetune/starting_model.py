@@ -8,13 +8,13 @@ from typing import Any, Literal
 import torch
 
 from blockrank_rerank.config import BlockRankConfig, PromptTemplate, escaped
-from blockrank_rerank.files import UserPath, absolute, path_text
 from blockrank_rerank.finetune.architecture import check_plain_encoder
 from blockrank_rerank.finetune.settings import DTYPES
 from blockrank_rerank.model.checkpoint import Checkpoint
 from blockrank_rerank.model.families import check_fits, position_limit
 from blockrank_rerank.model.model_folder import check_new_folder, write_model
 from blockrank_rerank.model.scoring_head import ScoringHead
+from blockrank_rerank.system.files import UserPath, absolute, path_text
 from blockrank_rerank.text.prompt import PromptEncoder
 
 StartToken = Literal["shared", "each"]

@@ -14,8 +14,8 @@ from safetensors import SafetensorError
 from torch.utils.data import Sampler, SequentialSampler
 from transformers import Trainer, TrainingArguments
 
-from blockrank_rerank.files import system_errors
 from blockrank_rerank.finetune.settings import FinetuneSettings
+from blockrank_rerank.system.files import system_errors
 
 FULL_DISK = 16 << 20
 """Free bytes below which a write that failed is taken to have failed for want of room."""

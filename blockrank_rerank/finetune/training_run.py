@@ -18,7 +18,6 @@ from blockrank_rerank.engine.engine import Engine
 from blockrank_rerank.engine.shared import SharedEngine
 from blockrank_rerank.engine.spec import resolve_config
 from blockrank_rerank.errors import install_line
-from blockrank_rerank.files import replacing
 from blockrank_rerank.finetune.averaging import averaged, averages, check_average
 from blockrank_rerank.finetune.batches import Collator, TrainingLists
 from blockrank_rerank.finetune.callbacks import Evaluate, MarkComplete
@@ -39,6 +38,7 @@ from blockrank_rerank.model.families import position_limit
 from blockrank_rerank.options import Options
 from blockrank_rerank.ranking.terminal import print_line
 from blockrank_rerank.reranker import BlockRankReranker
+from blockrank_rerank.system.files import replacing
 from blockrank_rerank.text.prompt import PromptEncoder
 
 Measured = TypeVar("Measured")

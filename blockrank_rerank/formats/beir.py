@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from blockrank_rerank.errors import DataError
-from blockrank_rerank.files import UserPath, expanded
 from blockrank_rerank.formats.jsonl import (
     identifier_field,
     json_type,
@@ -16,6 +15,7 @@ from blockrank_rerank.formats.jsonl import (
     string_field,
 )
 from blockrank_rerank.formats.lines import read_lines
+from blockrank_rerank.system.files import UserPath, expanded
 
 Queries = dict[str, str]
 """Query id → text."""

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from blockrank_rerank.errors import DataError
-from blockrank_rerank.files import UserPath, expanded
 from blockrank_rerank.formats.beir import Queries, read_queries
 from blockrank_rerank.formats.qrels import Qrels, read_qrels
+from blockrank_rerank.system.files import UserPath, expanded
 
 
 @dataclass(frozen=True, kw_only=True)

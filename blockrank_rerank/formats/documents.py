@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from blockrank_rerank.errors import DataError
-from blockrank_rerank.files import UserPath, expanded
 from blockrank_rerank.formats.folder import JSONL_SUFFIXES, MARKDOWN_SUFFIXES, files_of, suffix_of
 from blockrank_rerank.formats.jsonl import (
     ONE_PER_LINE,
@@ -31,6 +30,7 @@ from blockrank_rerank.formats.structured import (
 )
 from blockrank_rerank.formats.text_names import check_columns, column_advice, text_name
 from blockrank_rerank.formats.units import Unit, units_of
+from blockrank_rerank.system.files import UserPath, expanded
 
 Numbered = Iterator[tuple[int, str]]
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from blockrank_rerank.errors import DataError
-from blockrank_rerank.files import STREAMS, check_readable
+from blockrank_rerank.system.files import STREAMS, check_readable
 
 GZIP = b"\x1f\x8b"
 """What every gzip file begins with; no UTF-8 text does."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from blockrank_rerank.errors import DataError
-from blockrank_rerank.files import UserPath, expanded
 from blockrank_rerank.formats.columns import ColumnLines, named_columns, split_line, whole_number
 from blockrank_rerank.formats.jsonl import identifier_field, json_type, parse_jsonl
 from blockrank_rerank.formats.lines import read_lines
+from blockrank_rerank.system.files import UserPath, expanded
 
 Qrels = dict[str, dict[str, int]]
 """Query id → document id → judgement."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from blockrank_rerank.errors import DataError
-from blockrank_rerank.files import UserPath, expanded, replacing
 from blockrank_rerank.formats.lines import read_lines
 from blockrank_rerank.formats.run_lines import RunLines
+from blockrank_rerank.system.files import UserPath, expanded, replacing
 
 Run = dict[str, dict[str, float]]
 """Query id → document id → score; the order of the documents, best first, is the ranking."""

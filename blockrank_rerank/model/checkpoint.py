@@ -15,7 +15,6 @@ import torch
 from torch import nn
 
 from blockrank_rerank.config import CONFIG_NAME, PRESETS, RELEASED, BlockRankConfig
-from blockrank_rerank.files import UserPath, absolute, path_text
 from blockrank_rerank.model import foreign_files as foreign
 from blockrank_rerank.model.adapter import LoraAdapter
 from blockrank_rerank.model.families import (
@@ -27,6 +26,7 @@ from blockrank_rerank.model.families import (
     truncate,
 )
 from blockrank_rerank.model.linear import chunk_feed_forward
+from blockrank_rerank.system.files import UserPath, absolute, path_text
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,9 +11,9 @@ import torch
 
 from blockrank_rerank.config import BlockRankConfig
 from blockrank_rerank.errors import install_line
-from blockrank_rerank.files import share_like, sync_all, system_errors
 from blockrank_rerank.model.checkpoint import quiet
 from blockrank_rerank.model.scoring_head import ScoringHead
+from blockrank_rerank.system.files import share_like, sync_all, system_errors
 
 NO_CLASSIFIER = (
     "this is a BlockRank model and has no classifier: sentence-transformers reads it from 5.5 on, with "

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import blockrank_rerank.options.values as values
 from blockrank_rerank.config import BlockRankConfig
-from blockrank_rerank.files import UserPath
 from blockrank_rerank.options.declaration import Option, Owner, option
+from blockrank_rerank.system.files import UserPath
 
 if TYPE_CHECKING:
     import torch

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blockrank_rerank.config import LONG_DOCUMENTS, LONG_QUERIES, BlockRankConfig, refuse_unknown_names
-from blockrank_rerank.files import absolute
+from blockrank_rerank.system.files import absolute
 
 if TYPE_CHECKING:
     import torch

@@ -7,8 +7,8 @@ from collections import OrderedDict
 from decimal import Decimal
 from typing import Any, NamedTuple
 
-from blockrank_rerank.forks import ForkLock
 from blockrank_rerank.states.document_states import DocumentStates
+from blockrank_rerank.system.forks import ForkLock
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 

@@ -11,10 +11,10 @@ from typing import Any
 
 from filelock import FileLock
 
-from blockrank_rerank.files import check_lock, check_readable, replacing, sync_folder
-from blockrank_rerank.forks import unforked
 from blockrank_rerank.states.document_states import DTYPES
 from blockrank_rerank.states.group_files import GROUPS
+from blockrank_rerank.system.files import check_lock, check_readable, replacing, sync_folder
+from blockrank_rerank.system.forks import unforked
 
 MANIFEST_NAME = "store.json"
 FORMAT_VERSION = 4

@@ -15,8 +15,6 @@ from filelock import FileLock
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from blockrank_rerank.files import UserPath, absolute, check_lock, replace_durably, share_like, system_errors
-from blockrank_rerank.forks import ForkLock, unforked
 from blockrank_rerank.states.document_states import DocumentStates
 from blockrank_rerank.states.group_files import (
     DAMAGE,
@@ -31,6 +29,8 @@ from blockrank_rerank.states.group_files import (
     text_digest,
 )
 from blockrank_rerank.states.manifest import LOCK_NAME, MANIFEST_NAME, check_manifest, create_manifest, read_manifest
+from blockrank_rerank.system.files import UserPath, absolute, check_lock, replace_durably, share_like, system_errors
+from blockrank_rerank.system.forks import ForkLock, unforked
 
 
 class StateStore:

@@ -14,7 +14,6 @@ from safetensors.torch import load_file, save_file
 
 from blockrank_rerank.engine import fingerprint as fingerprints
 from blockrank_rerank.errors import DataError
-from blockrank_rerank.files import replacing
 from blockrank_rerank.states import spill as spilled_states
 from blockrank_rerank.states.cache import StateCache
 from blockrank_rerank.states.document_states import SCALE, DocumentStates, compress
@@ -22,6 +21,7 @@ from blockrank_rerank.states.group_files import group_path
 from blockrank_rerank.states.manifest import LOCK_NAME, MANIFEST_NAME
 from blockrank_rerank.states.spill import spill
 from blockrank_rerank.states.store import StateStore
+from blockrank_rerank.system.files import replacing
 
 
 def states_of(tokens=3, width=8):

@@ -13,8 +13,8 @@ from blockrank_rerank.evaluation.report.build import Report
 from blockrank_rerank.evaluation.report.numbers import Numbers
 from blockrank_rerank.evaluation.report.plots import depth_plot, latency_plot, reliability_plot, require_plots
 from blockrank_rerank.evaluation.stuffing import WAYS
-from blockrank_rerank.files import replacing
 from blockrank_rerank.ranking.terminal import printable
+from blockrank_rerank.system.files import replacing
 
 TEMPLATE = Path(__file__).with_name("page.html")
 

@@ -9,7 +9,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Literal
 
-from blockrank_rerank.files import UserPath, absolute, expanded, path_text
 from blockrank_rerank.finetune.data.beir_folder import read_judged_corpus
 from blockrank_rerank.finetune.data.columns import ColumnMapping
 from blockrank_rerank.finetune.data.example import TrainingExample
@@ -32,6 +31,7 @@ from blockrank_rerank.finetune.data.row_formats import (
 )
 from blockrank_rerank.finetune.setting_kinds import check_count
 from blockrank_rerank.formats import DataError
+from blockrank_rerank.system.files import UserPath, absolute, expanded, path_text
 
 FORMATS = ("auto", *ROW_FORMATS, "beir", "hub")
 Negatives = Literal["bm25", "random", "none"]

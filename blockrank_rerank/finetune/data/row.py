@@ -10,11 +10,11 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NoReturn
 
-from blockrank_rerank.files import check_readable
 from blockrank_rerank.formats import DataError
 from blockrank_rerank.formats.jsonl import parse_jsonl
 from blockrank_rerank.formats.lines import decode
 from blockrank_rerank.formats.structured import TABLE_SUFFIXES
+from blockrank_rerank.system.files import check_readable
 
 OnFault = Callable[[DataError], None]
 """Takes a fault. Whoever reads raises it; whoever validates notes it and goes on with the next line."""

@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from blockrank_rerank.files import UserPath, absolute, replacing
 from blockrank_rerank.finetune.data.example import TrainingExample
+from blockrank_rerank.system.files import UserPath, absolute, replacing
 
 
 def write_examples(path: UserPath, examples: Iterable[TrainingExample]) -> None:

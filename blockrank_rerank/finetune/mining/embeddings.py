@@ -8,10 +8,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from blockrank_rerank.files import UserPath
 from blockrank_rerank.finetune.data.hub import require
 from blockrank_rerank.finetune.mining.progress import OnProgress
 from blockrank_rerank.finetune.setting_kinds import check_count
+from blockrank_rerank.system.files import UserPath
 
 LARGEST_BATCH = 65_536
 """Texts of one forward pass that are believed to be meant."""

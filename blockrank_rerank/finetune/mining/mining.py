@@ -7,7 +7,6 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Literal
 
-from blockrank_rerank.files import UserPath, path_text
 from blockrank_rerank.finetune.data.beir_folder import read_judged_corpus
 from blockrank_rerank.finetune.data.example import TrainingExample
 from blockrank_rerank.finetune.data.judged_corpus import JudgedCorpus
@@ -21,6 +20,7 @@ from blockrank_rerank.finetune.mining.report import Mining
 from blockrank_rerank.finetune.mining.teacher import Teacher
 from blockrank_rerank.finetune.setting_kinds import check_count, shown
 from blockrank_rerank.options.values import check_device, check_dtype
+from blockrank_rerank.system.files import UserPath, path_text
 
 LARGEST_DEPTH = 1_000_000
 """Documents of a ranking that are believed to be meant."""

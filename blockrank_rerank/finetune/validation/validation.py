@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from blockrank_rerank.files import UserPath
 from blockrank_rerank.finetune.data.beir_folder import read_judged_corpus
 from blockrank_rerank.finetune.data.example import TrainingExample
 from blockrank_rerank.finetune.data.reader import expanded_source, iterate_rows, resolve_format
@@ -14,6 +13,7 @@ from blockrank_rerank.finetune.data.row import OnFault
 from blockrank_rerank.finetune.validation.report import DataReport
 from blockrank_rerank.finetune.validation.statistics import CountTokens, StatisticsCounter
 from blockrank_rerank.formats import DataError
+from blockrank_rerank.system.files import UserPath
 from blockrank_rerank.text.prompt import PromptEncoder
 
 

@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from blockrank_rerank import BlockRankReranker, forks
+from blockrank_rerank import BlockRankReranker
 from blockrank_rerank.engine import workers
 from blockrank_rerank.engine.engine import Engine
-from blockrank_rerank.forks import ForkLock, unforked
 from blockrank_rerank.states.cache import StateCache
 from blockrank_rerank.states.store import StateStore
+from blockrank_rerank.system import forks
+from blockrank_rerank.system.forks import ForkLock, unforked
 from tests.states.test_prepared import save_ranker
 from tests.tiny_models import BERT_CONFIG, WORDS
 

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from blockrank_rerank.files import check_output_path, replacing
+from blockrank_rerank.system.files import check_output_path, replacing
 
 
 def test_an_output_that_cannot_be_written_is_refused_beforehand(tmp_path):

@@ -1,0 +1,1 @@
+"""Files, and processes that fork: what the operating system asks of everything above."""
