@@ -16,8 +16,8 @@ from blockrank_rerank.evaluation.report.numbers import Latency
 from blockrank_rerank.evaluation.rerank_run import first_documents
 from blockrank_rerank.evaluation.task import Task
 
-QUERIES = 20
-"""Queries that are timed, at most."""
+QUERIES, FEWEST, SECONDS = 20, 5, 60.0
+"""Queries that are timed, at most and at least; the least is enough once one way has taken so long."""
 
 List = tuple[str, Sequence[Any]]
 
@@ -51,7 +51,7 @@ def measure_latency(
             name=contestant.name,
             way=name,
             queries=len(times),
-            documents=statistics.fmean(len(documents) for _, documents in lists),
+            documents=statistics.fmean(len(documents) for _, documents in lists[: len(times)]),
             p50=float(np.percentile(times, 50)),
             p95=float(np.percentile(times, 95)),
         )
@@ -59,10 +59,12 @@ def measure_latency(
 
 def _times(way: Way, lists: Sequence[List], advance: Callable[[int, int], None] | None) -> list[float]:
     """Milliseconds, of which those of the first list, which warms up, are measured once it has run."""
+    begin = time.perf_counter()
     way(*lists[0])()
-    times = []
+    times: list[float] = []
     for query, documents in lists:
-        times.append(_milliseconds(way(query, documents)))
+        if len(times) < FEWEST or time.perf_counter() - begin < SECONDS:
+            times.append(_milliseconds(way(query, documents)))
         if advance:
             advance(1, 0)
     return times

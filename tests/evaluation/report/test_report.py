@@ -10,7 +10,7 @@ import pytest
 
 from blockrank_rerank import BlockRankReranker
 from blockrank_rerank.evaluation.measures import evaluate_ranker
-from blockrank_rerank.evaluation.report import contestants
+from blockrank_rerank.evaluation.report import contestants, latency
 from blockrank_rerank.evaluation.report.build import ReportBuilder, read_task
 from blockrank_rerank.evaluation.report.contestants import (
     base_contestants,
@@ -18,7 +18,7 @@ from blockrank_rerank.evaluation.report.contestants import (
     check_names,
     other_contestants,
 )
-from blockrank_rerank.evaluation.report.latency import timed_lists
+from blockrank_rerank.evaluation.report.latency import measure_latency, timed_lists
 from blockrank_rerank.evaluation.report.page import html, numbers_json, write_report
 from blockrank_rerank.evaluation.report.worst import worst_queries
 from blockrank_rerank.evaluation.stuffing import WAYS
@@ -145,6 +145,15 @@ def test_only_queries_with_candidates_are_timed(source):
     lists = timed_lists(few, 3, 0)
     assert sorted(query for query, _ in lists) == sorted(QUERIES[name] for name in ("q3", "q4"))
     assert max(len(documents) for _, documents in lists) == 3
+
+
+def test_fewer_lists_are_timed_where_these_take_long(ours, monkeypatch):
+    lists = [(QUERIES["q3"], [document_text(document, 0) for document in DOCUMENTS.values()])] * 3
+    cold = replace(ours, ways={"cold": ours.ways["cold"]})
+    monkeypatch.setattr(latency, "FEWEST", 2)
+    assert [row.queries for row in measure_latency(cold, lists)] == [3]
+    monkeypatch.setattr(latency, "SECONDS", 0.0)
+    assert [row.queries for row in measure_latency(cold, lists)] == [2]
 
 
 def test_a_model_is_loaded_once_for_all_that_is_measured(model):
