@@ -45,7 +45,7 @@ def report(
             "--against",
             metavar="MODEL",
             help="Measure this one too: folder or Hub id of a cross-encoder, an embedding model (cosine and MaxSim) or "
-            "a BlockRank model; may be repeated.",
+            "a BlockRank model, or rerankers:TYPE:MODEL for a ranker of the library rerankers; may be repeated.",
         ),
     ] = None,
     output: Annotated[

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import io
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -151,6 +152,54 @@ class CrossEncoderRanker(PairRanker):
             raise ValueError(f"expected a cross-encoder with one score per pair, got {logits.shape[-1]} labels")
         scores: list[float] = logits.float().tolist()
         return scores
+
+
+class RerankersRanker(PairRanker):
+    """A ranker of the library rerankers; those without scores count by their ranks.
+
+    Parameters
+    ----------
+    name : str
+        ``TYPE:MODEL``, for its ``Reranker(MODEL, model_type=TYPE)``. It chooses device and dtype itself.
+
+    Raises
+    ------
+    ImportError
+        If the library is not installed.
+    ValueError
+        If the name has another form, or the library has no such ranker; with what it says.
+    """
+
+    def __init__(self, name: str) -> None:
+        kind, _, model = name.partition(":")
+        if not kind or not model:
+            raise ValueError(f"expected rerankers:TYPE:MODEL, such as rerankers:flashrank:NAME, got 'rerankers:{name}'")
+        try:
+            library = importlib.import_module("rerankers")
+        except ImportError as error:
+            raise ImportError(f"rankers of rerankers need it: {install_line('rerankers')}") from error
+        said = io.StringIO()
+        with redirect_stdout(said):  # it prints what is missing, and returns None
+            found = library.Reranker(model, model_type=kind, verbose=0)
+        if found is None:
+            raise ValueError(
+                f"rerankers has no ranker of type {kind!r} for {model!r}: {' '.join(said.getvalue().split())}"
+            )
+        self._model = found
+
+    def _scores(self, lists: Sequence[tuple[str, Sequence[str]]]) -> list[list[float]]:
+        return [self._of_list(query, texts) if texts else [] for query, texts in lists]
+
+    def _of_list(self, query: str, texts: Sequence[str]) -> list[float]:
+        ranked = self._model.rank(query, [*texts], doc_ids=[*range(len(texts))])
+        scores = {
+            result.document.doc_id: float(result.score) if ranked.has_scores else -float(place)
+            for place, result in enumerate(ranked)
+        }
+        missing = len(texts) - len(scores)
+        if missing:
+            raise ValueError(f"expected a score of every document, got none for {missing} of {len(texts)}")
+        return [scores[i] for i in range(len(texts))]
 
 
 class Encoder:

@@ -4,7 +4,15 @@ import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification, BertModel
 
-from blockrank_rerank.evaluation.peers import CosineRanker, CrossEncoderRanker, Encoder, MaxSimRanker, model_kind
+from blockrank_rerank.evaluation.peers import (
+    CosineRanker,
+    CrossEncoderRanker,
+    Encoder,
+    MaxSimRanker,
+    RerankersRanker,
+    model_kind,
+)
+from blockrank_rerank.evaluation.report.contestants import other_contestants
 from tests.tiny_models import BERT_CONFIG, bert_tokenizer, randomise, save_model
 
 sentence_transformers = pytest.importorskip("sentence_transformers")
@@ -51,6 +59,37 @@ def test_a_cross_encoder_ranks_by_its_logits(cross_encoder):
     logits = library.predict([(QUERY, text) for text in TEXTS], activation_fn=torch.nn.Identity())
     assert raw(ranking) == pytest.approx(logits.tolist(), abs=1e-5)
     assert [d.score for d in ranking] == sorted(raw(ranking), reverse=True)
+
+
+def test_a_ranker_of_rerankers_ranks_by_its_scores(cross_encoder):
+    pytest.importorskip("rerankers")
+    contestant = other_contestants(f"rerankers:cross-encoder:{cross_encoder}", None, 0)[0]
+    ranking = contestant.ranker.rank_batch([(QUERY, TEXTS), (QUERY, [])])[0]
+    ours = CrossEncoderRanker(cross_encoder, CPU, FP32).rank_batch([(QUERY, TEXTS)])[0]
+    assert (contestant.name, [*contestant.ways]) == ("rerankers cross", ["cold"])
+    assert raw(ranking) == pytest.approx(raw(ours), abs=1e-2)  # it computes in 16 bits where it chooses to
+
+
+def test_a_ranker_of_rerankers_without_scores_counts_by_its_ranks(monkeypatch):
+    library, results = pytest.importorskip("rerankers"), pytest.importorskip("rerankers.results")
+
+    class Backwards:
+        def rank(self, query, docs, doc_ids):
+            found = [library.Document(text, doc_id=i) for text, i in zip(docs, doc_ids, strict=True)]
+            return results.RankedResults([results.Result(d, rank=r) for r, d in enumerate(reversed(found))], query)
+
+    monkeypatch.setattr(library, "Reranker", lambda *words, **options: Backwards())
+    ranking = RerankersRanker("rankgpt:any").rank_batch([(QUERY, TEXTS)])[0]
+    assert [found.index for found in ranking] == [3, 2, 1, 0]
+
+
+def test_a_ranker_that_rerankers_does_not_have_is_refused_with_its_words(capsys):
+    pytest.importorskip("rerankers")
+    with pytest.raises(ValueError, match=r"no ranker of type 'flashrank' for 'small': .*rerankers\[flashrank\]"):
+        RerankersRanker("flashrank:small")
+    with pytest.raises(ValueError, match=r"expected rerankers:TYPE:MODEL, .* got 'rerankers:small'"):
+        RerankersRanker("small")
+    assert capsys.readouterr().out == ""
 
 
 def test_an_embedding_model_ranks_by_its_cosine(embedding):

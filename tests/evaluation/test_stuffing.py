@@ -57,7 +57,15 @@ def test_each_way_puts_into_a_document_what_it_says():
     assert all(made[name].endswith(text) for name in ("query before", "query x5", "keywords x10", "hidden", "command"))
 
 
+def test_every_way_is_of_all_queries():
+    first = Case("fleas", ["fleas fleas fleas"], "x")
+    second = Case("live", ["live live"], "x")
+    shares = wins(Counter(), [first, second])
+    assert (shares["query before"], shares["query x5"], [*shares]) == (0, 1, [*WAYS])
+    assert wins(Counter(), [Case("fleas", ["dogs"], "x"), second])["query before"] == 0.5
+
+
 def test_a_stuffed_document_wins_where_words_are_counted_and_a_plain_one_does_not():
     cases = stuffing_cases(TASK, 1, 0)
-    for share in (lambda way: wins(Counter(), cases, way), lambda way: bm25_wins(TASK, cases, way)):
-        assert (share(WAYS["plain"]), share(WAYS["query x5"])) == (0, 1)
+    for shares in (wins(Counter(), cases), {name: bm25_wins(TASK, cases, way) for name, way in WAYS.items()}):
+        assert (shares["plain"], shares["query x5"]) == (0, 1)

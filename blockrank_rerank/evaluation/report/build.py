@@ -173,12 +173,12 @@ class ReportBuilder:
         if not cases:
             return None
         shares: dict[str, dict[str, float]] = {}
-        with self.progress("stuffing", len(cases) * len(WAYS)) as advance:
-            for name, way in WAYS.items():
-                for each in self.contestants:
-                    shares.setdefault(each.name, {})[name] = wins(each.ranker, cases, way)
-                shares.setdefault("BM25", {})[name] = bm25_wins(self.task, cases, way)
+        with self.progress("stuffing", len(cases) * (len(self.contestants) + 1)) as advance:
+            for each in self.contestants:
+                shares[each.name] = wins(each.ranker, cases)
                 advance(len(cases), 0)
+            shares["BM25"] = {name: bm25_wins(self.task, cases, way) for name, way in WAYS.items()}
+            advance(len(cases), 0)
         return Stuffing(queries=len(cases), shares=shares)
 
     def _calibrations(self) -> list[NamedCalibration]:

@@ -11,7 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from blockrank_rerank import BlockRankReranker
-from blockrank_rerank.evaluation.peers import CosineRanker, CrossEncoderRanker, Encoder, MaxSimRanker, model_kind
+from blockrank_rerank.evaluation.peers import (
+    CosineRanker,
+    CrossEncoderRanker,
+    Encoder,
+    MaxSimRanker,
+    RerankersRanker,
+    model_kind,
+)
 from blockrank_rerank.evaluation.rerank_run import BatchRanker
 from blockrank_rerank.text.document import document_text
 
@@ -106,7 +113,7 @@ def other_contestants(model: str, ours: BlockRankReranker, cache: str | int) -> 
     Parameters
     ----------
     model : str
-        Folder or Hub id of a BlockRank model, a cross-encoder or an embedding model.
+        Folder or Hub id of a BlockRank model, a cross-encoder or an embedding model, or ``rerankers:TYPE:MODEL``.
     ours : BlockRankReranker
         The model that the page is about.
     cache : str or int
@@ -117,6 +124,10 @@ def other_contestants(model: str, ours: BlockRankReranker, cache: str | int) -> 
     ImportError, FileNotFoundError, ValueError
         If it cannot be read, or is none of these.
     """
+    prefix, _, rest = model.partition(":")
+    if prefix == "rerankers":
+        other = RerankersRanker(rest)
+        return [Contestant(name=f"{prefix} {Path(rest).name}", ranker=other, ways={"cold": _cold(other)})]
     kind, name = model_kind(model), Path(model).name
     if kind == "BlockRank":
         load = partial(BlockRankReranker.from_pretrained, model, device=ours.device, dtype=ours.dtype)
