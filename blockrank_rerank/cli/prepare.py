@@ -53,7 +53,7 @@ def prepare(
 
     For example: blockrank prepare corpus.jsonl states && blockrank rerank "flea life" corpus.jsonl --store states
     """
-    documents = read_documents([corpus], unit=unit, columns=opt.parse_columns(column, "text=abstract"))
+    documents = read_documents(corpus, unit=unit, columns=opt.parse_columns(column, "text=abstract"))
     ranker = load_ranker(model_options)
     try:
         with progress_bar("preparing", "documents", len(documents)) as advance:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -69,13 +70,13 @@ class FileDocument:
 
 
 def read_documents(
-    paths: Sequence[UserPath], *, unit: Unit | None = None, columns: Mapping[str, str] | None = None
+    paths: UserPath | Sequence[UserPath], *, unit: Unit | None = None, columns: Mapping[str, str] | None = None
 ) -> list[FileDocument]:
-    """Read the documents of several files, in order.
+    """Read the documents of a file or of several, in order.
 
     Parameters
     ----------
-    paths : sequence of str or path-like
+    paths : str or path-like, or sequence of these
         Text files, ``.jsonl`` files (strings, or objects with ``"text"`` and optional ``"title"`` and ``"_id"``),
         tables whose first line names their columns, any of them with ``.gz`` after its name, folders of such files (of
         a BEIR folder ``corpus.jsonl`` alone),
@@ -104,7 +105,8 @@ def read_documents(
     """
     mapped = dict(columns or {})
     check_columns(mapped)
-    files = [expanded(path, "paths") for path in paths]
+    given = [paths] if isinstance(paths, str | os.PathLike) else paths
+    files = [expanded(path, "paths") for path in given]
     documents = [document for file in files for document in _read(file, unit, mapped)]
     if not documents:
         names = ", ".join(map(_name, files))

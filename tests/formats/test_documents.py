@@ -47,6 +47,11 @@ def test_a_lone_surrogate_in_a_json_escape_is_read(put):
     assert read_documents([put("a.jsonl", '"half \\ud83d a pair"\n')])[0].text == "half \ud83d a pair"
 
 
+@pytest.mark.parametrize("of_type", [str, Path])
+def test_one_path_needs_no_list(put, of_type):
+    assert [document.text for document in read_documents(of_type(put("a.txt", "one")))] == ["one"]
+
+
 def test_files_keep_their_order(put):
     paths = [put("b.txt", "b"), put("a.jsonl", '"a"'), put("c.txt", "c")]
     assert [document.text for document in read_documents(paths)] == ["b", "a", "c"]
