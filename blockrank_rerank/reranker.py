@@ -168,10 +168,10 @@ class BlockRankReranker(AsyncRanking, SavedModel):
         states_device = engine.device if device is None else resolve_device(device)
         given = [*map(copy, given)]
         dtype_of_states = engine.dtype if dtype is None else states_dtype(dtype)
-        blocks = Blocks.of("", plain, texts, engine.prompt)
+        blocks, tokenised = Blocks.of("", plain, texts, engine.prompt)
         states: list[DocumentStates] = []
         with work_progress("preparing", len(blocks.texts), sum(map(len, texts)), show_progress) as advance:
-            for document in engine.document_states(blocks.texts, dtype_of_states):
+            for document in engine.document_states(blocks.texts, dtype_of_states, tokenised):
                 states.append(document.to(states_device))
                 advance(1, len(document.ids))
         return PreparedDocuments(given, blocks, states, engine.fingerprint)

@@ -25,7 +25,7 @@ from blockrank_rerank.model.stages import HiddenStates, join_hidden, staged_mode
 from blockrank_rerank.states.document_states import DocumentStates, compress
 from blockrank_rerank.states.pack import PassingStates, StatePack, grouped
 from blockrank_rerank.states.spill import spill
-from blockrank_rerank.text.prompt import EncodedRequest, PromptEncoder, balanced_ranges
+from blockrank_rerank.text.prompt import EncodedRequest, PromptEncoder, TokenisedBlocks, balanced_ranges
 
 
 class Engine:
@@ -138,10 +138,15 @@ class Engine:
         return _join([lse for lse, _ in passes]), join_hidden([states for _, states in passes])
 
     @torch.inference_mode()
-    def document_states(self, texts: Sequence[str], dtype: torch.dtype) -> Iterator[DocumentStates]:
-        """Compute states of documents, one after the other, as many tokens to a pass as the budget allows."""
+    def document_states(
+        self, texts: Sequence[str], dtype: torch.dtype, tokenised: TokenisedBlocks | None = None
+    ) -> Iterator[DocumentStates]:
+        """Compute states of documents, one after the other, as many tokens to a pass as the budget allows.
+
+        ``tokenised`` is what is tokenised of them already.
+        """
         if texts:
-            yield from self._states(self.prompt.encode_documents(texts), dtype)
+            yield from self._states(self.prompt.encode_documents(texts, tokenised), dtype)
 
     @torch.inference_mode()
     def token_attention(self, request: EncodedRequest) -> list[Tensor]:

@@ -16,6 +16,7 @@ from blockrank_rerank.states.store import StateStore
 
 if TYPE_CHECKING:
     from blockrank_rerank.engine.engine import Engine
+    from blockrank_rerank.text.prompt import TokenisedBlocks
 
 
 class StateLookup:
@@ -36,17 +37,22 @@ class StateLookup:
         self._store: StateStore | None = None
         self._settled = False
 
-    def get(self, texts: Sequence[str], engine: Engine, batch: int | None = None) -> Iterator[DocumentStates]:
-        """Yield states of texts in their order, computed where they are not known; looks at so many texts at a time."""
+    def get(
+        self, texts: Sequence[str], engine: Engine, tokenised: TokenisedBlocks, batch: int | None = None
+    ) -> Iterator[DocumentStates]:
+        """Yield states of texts in their order, computed where there are none; looks at so many texts at a time.
+
+        ``tokenised`` is what is tokenised of them already.
+        """
         step = max(batch or len(texts), 1)
         for start in range(0, len(texts), step):
-            yield from self._of_batch(texts[start : start + step], engine)
+            yield from self._of_batch(texts[start : start + step], engine, tokenised)
 
-    def _of_batch(self, texts: Sequence[str], engine: Engine) -> Iterator[DocumentStates]:
+    def _of_batch(self, texts: Sequence[str], engine: Engine, tokenised: TokenisedBlocks) -> Iterator[DocumentStates]:
         store, times = self._opened(engine), Counter(texts)
         cached = {text: self._cached(text) for text in times}
         missing = [text for text, found in cached.items() if found is None and (store is None or text not in store)]
-        computed, to_compute = engine.document_states(missing, engine.dtype), set(missing)
+        computed, to_compute = engine.document_states(missing, engine.dtype, tokenised), set(missing)
         for text in texts:
             states = cached[text]
             if states is None:

@@ -59,12 +59,12 @@ def prepare_store(
     prepared = found = 0
     most = GROUP_BYTES if engine.budget.file_bytes is None else min(GROUP_BYTES, engine.budget.file_bytes)
     for first, chunk, texts in _chunks(documents):
-        blocks = Blocks.of("", chunk, texts, engine.prompt, store.holds_whole, first)
+        blocks, tokenised = Blocks.of("", chunk, texts, engine.prompt, store.holds_whole, first)
         unique = list(dict.fromkeys(blocks.texts))
         # Read, and not only looked up: what is damaged is prepared again.
         missing = [text for text in unique if store.get(text) is None]
         found += len(unique) - len(missing)
-        for group, states in _groups(missing, engine.document_states(missing, store.dtype), most):
+        for group, states in _groups(missing, engine.document_states(missing, store.dtype, tokenised), most):
             prepared += store.append(group, states)
             if engine.budget.max_memory is not None:
                 trim_heap()

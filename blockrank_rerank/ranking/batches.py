@@ -144,8 +144,8 @@ class Batches:
         if self._lookup is not None:
             return self._of_known(request, self._lookup)
         prompt = self._engine.prompt
-        blocks = Blocks.of(request.query, request.plain, request.texts, prompt)
-        encoded = prompt.encode(request.query, blocks.texts)
+        blocks, tokenised = Blocks.of(request.query, request.plain, request.texts, prompt)
+        encoded = prompt.encode(request.query, blocks.texts, tokenised)
         found = survivors(self._engine, blocks, encoded)
         ids = [tuple(document) for document in found.encoded.documents]
         return Candidates(request, found, ids, found.encoded.truncated)
@@ -161,13 +161,13 @@ class Batches:
     def _of_known(self, request: CheckedRequest, lookup: StateLookup) -> Candidates:
         """Documents whose states are looked up, and computed where they are not known."""
         engine = self._engine
-        blocks = Blocks.of(
+        blocks, tokenised = Blocks.of(
             request.query, request.plain, request.texts, engine.prompt, lambda text: lookup.knows(text, engine)
         )
         lookup.check_store(blocks.texts, engine)
         if engine.budget.max_memory is None and not self._reads_in_passing(blocks):
-            return self._of_pack(request, blocks, StatePack(list(lookup.get(blocks.texts, engine))))
-        passing = PassingStates(lookup.get(blocks.texts, engine, LOOKUP_BATCH))
+            return self._of_pack(request, blocks, StatePack(list(lookup.get(blocks.texts, engine, tokenised))))
+        passing = PassingStates(lookup.get(blocks.texts, engine, tokenised, LOOKUP_BATCH))
         return Candidates(request, self._query_alone(request, blocks), passing.ids, passing.truncated, passing)
 
     def _reads_in_passing(self, blocks: Blocks) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from blockrank_rerank.text.document import document_text, part_of
-from blockrank_rerank.text.prompt import PromptEncoder
+from blockrank_rerank.text.prompt import PromptEncoder, TokenisedBlocks
 
 if TYPE_CHECKING:
     from blockrank_rerank.text.document import Document
@@ -40,16 +40,19 @@ class Blocks:
         prompt: PromptEncoder,
         fits: Callable[[str], bool] = lambda text: False,
         first: int = 0,
-    ) -> Blocks:
-        """Cut documents as the prompt's settings say; ``fits`` and ``first`` are those of its ``passages``."""
-        cut = prompt.passages(query, documents, texts, fits, first)
+    ) -> tuple[Blocks, TokenisedBlocks]:
+        """Cut documents as the prompt's settings say, and return what was tokenised for it too.
+
+        ``fits`` and ``first`` are those of the prompt's ``passages``.
+        """
+        cut, tokenised = prompt.passages(query, documents, texts, fits, first)
         blocks = cls([], [], [])
         for index, (document, text, bounds) in enumerate(zip(documents, texts, cut, strict=True)):
             for bound in bounds:
                 blocks.texts.append(text if len(bounds) == 1 else document_text(part_of(document, bound), index))
                 blocks.owners.append(index)
                 blocks.bounds.append(bound)
-        return blocks
+        return blocks, tokenised
 
     def select(self, documents: Sequence[int]) -> tuple[Blocks, list[int]]:
         """Take the blocks of some of the documents, in their order, and say where each was."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import string
 import unicodedata
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import accumulate, pairwise
@@ -15,12 +15,15 @@ from blockrank_rerank.config import NO_INSTRUCTION, BlockRankConfig
 from blockrank_rerank.errors import DocumentError
 from blockrank_rerank.text.document import text_and_shift
 from blockrank_rerank.text.passages import passage_bounds
-from blockrank_rerank.text.tokenizer import EncodedBlock, Piece, TextTokenizer, as_text
+from blockrank_rerank.text.tokenizer import Block, EncodedBlock, LocatedBlock, Piece, TextTokenizer, as_text
 
 if TYPE_CHECKING:
     from blockrank_rerank.text.document import Document
 
 T = TypeVar("T")
+
+TokenisedBlocks = Mapping[Block, EncodedBlock]
+"""Blocks of documents that were tokenised to see whether they fit."""
 
 _DROPPED = "the tokenizer's chat template drops messages; set chat=False in the config's prompt"
 _SLACK = 2
@@ -94,10 +97,11 @@ class PromptEncoder:
         self._end_of_turn = tokenizer.eos_token or ""
         self._answer_start: list[tuple[str, str | None]] = [(template.answer_start, None)]
 
-    def encode(self, query: str, documents: Sequence[str]) -> EncodedRequest:
+    def encode(self, query: str, documents: Sequence[str], tokenised: TokenisedBlocks | None = None) -> EncodedRequest:
         """Encode one request; every document becomes one block, in order.
 
-        Documents longer than the cap lose the end of their text, never the template around it.
+        Documents longer than the cap lose the end of their text, never the template around it. What :meth:`passages`
+        has ``tokenised`` of them is not tokenised again.
 
         Raises
         ------
@@ -107,7 +111,7 @@ class PromptEncoder:
         instruction, query_block = self._heads(query)
         if self._fault(instruction, query_block) is not None:
             instruction, query_block = self._heads(self.fitting(query))
-        return self._request(instruction, query_block, self._tokenizer.encode(self._bodies(documents)))
+        return self._request(instruction, query_block, self._blocks(documents, tokenised or {}))
 
     def fitting(self, query: str) -> str:
         """Return as much of a query's beginning as the model can read: all of it, or what ``long_queries`` allows.
@@ -130,7 +134,7 @@ class PromptEncoder:
         """Most tokens of a query block, template included."""
         return self._position_limit - self._config.query_offset
 
-    def encode_documents(self, documents: Sequence[str]) -> EncodedRequest:
+    def encode_documents(self, documents: Sequence[str], tokenised: TokenisedBlocks | None = None) -> EncodedRequest:
         """Encode documents for which there is no query yet, as :meth:`encode` would.
 
         Raises
@@ -144,7 +148,7 @@ class PromptEncoder:
                 "are numbered; use ranker.query_free() (--query-free)"
             )
         (instruction,) = self._tokenizer.encode([_fill(self._instruction, {})])
-        return self._request(instruction.ids, [], self._tokenizer.encode(self._bodies(documents)))
+        return self._request(instruction.ids, [], self._blocks(documents, tokenised or {}))
 
     def passages(
         self,
@@ -153,8 +157,10 @@ class PromptEncoder:
         texts: Sequence[str],
         fits: Callable[[str], bool],
         first: int = 0,
-    ) -> list[list[tuple[int, int]]]:
+    ) -> tuple[list[list[tuple[int, int]]], TokenisedBlocks]:
         """Find the parts in which each document goes into blocks, in code points: mostly one, the whole text.
+
+        With them come those whole texts that had to be tokenised for it, which :meth:`encode` then need not.
 
         Parameters
         ----------
@@ -174,7 +180,7 @@ class PromptEncoder:
         """
         whole = [[(0, len(text_and_shift(document)[0]))] for document in documents]
         if self._config.long_documents == "truncate" or not documents:
-            return whole
+            return whole, {}
         instruction, empty = self._tokenizer.encode(
             [_fill(self._instruction, {"query": as_text(query)}), self._bodies([""])[0]]
         )
@@ -182,9 +188,9 @@ class PromptEncoder:
         # A token stands for one byte at least, so that most short texts need not be encoded to be called short.
         bytes_at_most = cap - len(empty.ids) - _SLACK
         long = [index for index, text in enumerate(texts) if _most_bytes(text) > bytes_at_most and not fits(text)]
-        for index, block in zip(
-            long, self._tokenizer.encode(self._bodies([texts[index] for index in long])), strict=True
-        ):
+        bodies = self._bodies(texts)
+        tokenised: dict[Block, EncodedBlock] = {}
+        for index, block in zip(long, self._tokenizer.encode([bodies[index] for index in long]), strict=True):
             if len(block.ids) > cap:
                 if self._config.long_documents == "error":
                     raise DocumentError(
@@ -193,7 +199,15 @@ class PromptEncoder:
                         'long_documents="split" or "truncate" in the config',
                     )
                 whole[index] = _cut_into_passages(documents[index], block, cap)
-        return whole
+            if len(whole[index]) == 1:
+                tokenised[bodies[index]] = block.without_offsets()
+        return whole, tokenised
+
+    def _blocks(self, documents: Sequence[str], tokenised: TokenisedBlocks) -> Iterator[EncodedBlock]:
+        bodies = self._bodies(documents)
+        rest = self._tokenizer.encode([body for body in bodies if body not in tokenised])
+        for body in bodies:
+            yield tokenised[body] if body in tokenised else next(rest)
 
     def _request(self, instruction: list[int], query: list[int], documents: Iterable[EncodedBlock]) -> EncodedRequest:
         if self._config.abstention and not instruction:
@@ -201,7 +215,7 @@ class PromptEncoder:
         cap = self._document_cap(len(instruction))
         blocks, truncated = [], []
         for block in documents:
-            blocks.append(_cut(block.ids, block.tail, cap))
+            blocks.append(_cut([*block.ids], block.tail, cap))
             truncated.append(len(block.ids) > cap)
         return EncodedRequest(instruction, blocks, query, truncated)
 
@@ -250,7 +264,7 @@ class PromptEncoder:
             for block, ids in zip(blocks, request.documents, strict=True)
         ]
 
-    def _bodies(self, documents: Sequence[str]) -> list[list[Piece]]:
+    def _bodies(self, documents: Sequence[str]) -> list[Block]:
         return [
             _fill(self._document, {"text": as_text(text), "index": str(index)}) for index, text in enumerate(documents)
         ]
@@ -258,7 +272,7 @@ class PromptEncoder:
     def encode_answer(self, indices: Sequence[int]) -> list[int]:
         """Encode what follows the answer's start in a released training example: ``0, 3]`` and the end of the turn."""
         text = Piece(", ".join(map(str, indices)) + "]" + self._end_of_turn, is_data=False)
-        (answer,) = self._tokenizer.encode([[text]])
+        (answer,) = self._tokenizer.encode([(text,)])
         return answer.ids
 
     def _heads(self, query: str) -> tuple[list[int], list[int]]:
@@ -297,7 +311,7 @@ class PromptEncoder:
             instruction, block = self._heads(query[:end])
             return len(block) > self.longest_query or len(instruction) > limit - room
 
-        (alone,) = self._tokenizer.encode([[Piece(as_text(query), is_data=True)]])
+        (alone,) = self._tokenizer.encode([(Piece(as_text(query), is_data=True),)])
         ends = [0, *(end for _, end in alone.offsets[:limit])]
         return query[: ends[bisect_left(ends, True, lo=1, key=too_long) - 1]]
 
@@ -332,7 +346,7 @@ def _most_bytes(text: str) -> int:
     return max(nbytes, len(unicodedata.normalize("NFKD", text).encode("utf-8", "surrogatepass")))
 
 
-def _cut_into_passages(document: Document, block: EncodedBlock, cap: int) -> list[tuple[int, int]]:
+def _cut_into_passages(document: Document, block: LocatedBlock, cap: int) -> list[tuple[int, int]]:
     text, shift = text_and_shift(document)
     moved = [(start - block.data_start + shift, end - block.data_start + shift) for start, end in block.offsets]
     # A token may begin before the text, with the space of the template or of the title.
@@ -349,13 +363,13 @@ def _parse(template: str) -> list[tuple[str, str | None]]:
     return [(literal, name) for literal, name, _, _ in string.Formatter().parse(template)]
 
 
-def _fill(parts: list[tuple[str, str | None]], values: Mapping[str, str]) -> list[Piece]:
+def _fill(parts: list[tuple[str, str | None]], values: Mapping[str, str]) -> Block:
     block = []
     for literal, name in parts:
         block.append(Piece(literal, is_data=False))
         if name is not None:
             block.append(Piece(values[name], is_data=name != "index"))
-    return block
+    return tuple(block)
 
 
 def _chat_wrapping(tokenizer: Any) -> tuple[str, str]:

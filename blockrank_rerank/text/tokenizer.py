@@ -6,7 +6,8 @@ import hashlib
 import json
 import re
 import secrets
-from collections.abc import Iterable, Iterator
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice, takewhile
 from typing import Any
@@ -25,18 +26,35 @@ class Piece:
     is_data: bool
 
 
+Block = tuple[Piece, ...]
+"""What is tokenised at once; blocks that are equal have the same token ids."""
+
+
 @dataclass(frozen=True)
 class EncodedBlock:
-    """Token ids of one block and where its data is.
+    """Token ids of one block.
 
     ``tail`` is the number of tokens after the last data token: template text that must survive a cut.
+    """
+
+    ids: Sequence[int]
+    tail: int
+
+
+@dataclass(frozen=True)
+class LocatedBlock(EncodedBlock):
+    """Token ids of one block, and where its data is.
+
     ``offsets`` are the tokens' characters in the block, end exclusive; its first data starts at ``data_start``.
     """
 
     ids: list[int]
-    tail: int
     offsets: list[tuple[int, int]]
     data_start: int
+
+    def without_offsets(self) -> EncodedBlock:
+        """Return what is worth keeping, in 4 bytes a token."""
+        return EncodedBlock(array("I", self.ids), self.tail)
 
 
 class TextTokenizer:
@@ -86,11 +104,11 @@ class TextTokenizer:
         self.unknown_id = _unknown_id(content["model"], self._tokenizer)
         self._pattern = re.compile("|".join(names)) if names else None
 
-    def encode(self, blocks: Iterable[list[Piece]]) -> Iterator[EncodedBlock]:
+    def encode(self, blocks: Iterable[Block]) -> Iterator[LocatedBlock]:
         """Encode blocks, each on its own; some at a time, since a tokenizer says much more of a text than its ids."""
         rest = iter(blocks)
         while batch := list(islice(rest, BATCH)):
-            spelled = [[Piece(self._spell(piece), piece.is_data) for piece in block] for block in batch]
+            spelled = [tuple(Piece(self._spell(piece), piece.is_data) for piece in block) for block in batch]
             texts = ["".join(piece.content for piece in block) for block in spelled]
             encodings = self._tokenizer.encode_batch(texts, add_special_tokens=False)
             yield from map(self._block, spelled, encodings)
@@ -100,7 +118,7 @@ class TextTokenizer:
             return piece.content
         return self._pattern.sub(lambda found: self._spelling[found.group()], piece.content)
 
-    def _block(self, block: list[Piece], encoding: Any) -> EncodedBlock:
+    def _block(self, block: Block, encoding: Any) -> LocatedBlock:
         ids = encoding.ids
         if self._renumbered:
             ids = [self._renumbered.get(number, number) for number in ids]
@@ -110,7 +128,7 @@ class TextTokenizer:
             if start < end:
                 break
             tail += 1
-        return EncodedBlock(ids, tail, offsets, _data_start(block))
+        return LocatedBlock(ids, tail, offsets, _data_start(block))
 
 
 def _unknown_id(model: dict[str, Any], tokenizer: Any) -> int | None:
@@ -147,12 +165,12 @@ def _respell(content: dict[str, Any], spelling: dict[str, str]) -> None:
         model["merges"] = [pair for pair in pairs if not renamed.keys() & {*pair, "".join(pair)}]
 
 
-def _data_start(block: list[Piece]) -> int:
+def _data_start(block: Block) -> int:
     """Character where the first data piece of a block starts."""
     return sum(len(piece.content) for piece in takewhile(lambda piece: not piece.is_data, block))
 
 
-def _data_end(block: list[Piece]) -> int:
+def _data_end(block: Block) -> int:
     """Character where the last data piece of a block ends."""
     end = position = 0
     for piece in block:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -17,6 +18,7 @@ from blockrank_rerank.text.blocks import Blocks
 from blockrank_rerank.text.document import document_text
 from blockrank_rerank.text.prompt import PromptEncoder
 from blockrank_rerank.text.sentences import sentence_spans
+from blockrank_rerank.text.tokenizer import TextTokenizer
 from tests.states.test_prepared import assert_same, save_ranker
 from tests.tiny_models import BERT_CONFIG, CONFIG, byte_level_tokenizer
 
@@ -139,10 +141,51 @@ def test_a_title_that_fills_the_block_leaves_truncation(ranker):
     assert ranked.passage is None
 
 
+@pytest.fixture
+def tokenised(monkeypatch):
+    """Data that goes through a tokenizer, piece by piece."""
+    pieces, encode = [], TextTokenizer.encode
+
+    def counting(self, blocks):
+        pieces.extend(piece.content for block in blocks for piece in block if piece.is_data)
+        return encode(self, blocks)
+
+    monkeypatch.setattr(TextTokenizer, "encode", counting)
+    return pieces
+
+
+@pytest.mark.parametrize("way", ["rank", "cache", "in passing", "prepare", "store"])
+def test_a_text_is_tokenised_once_and_a_split_one_once_more_in_passages(folder, ranker, tokenised, tmp_path, way):
+    free = ranker.query_free()
+    if way in ("cache", "in passing"):
+        limit = "1GB" if way == "in passing" else None
+        free = BlockRankReranker.from_pretrained(
+            folder, config=free.config, dtype="float32", cache="10MB", max_memory=limit
+        )
+    long = " ".join(f"the liver stores sugar {number}." for number in range(30))
+    documents = ["sugar", ANSWER, {"title": "the liver", "text": FILLER}, "who stores what? " * 3, long]
+    texts = [document_text(document, 0) for document in documents]
+    # Most are longer in bytes than a block in tokens, so that they might have to be split.
+    assert sum(len(text) > free.config.max_document_tokens for text in texts) == 4
+    free.rank(QUERY, ["a"])  # loads the model, whose tokenizer is asked for its template
+    tokenised.clear()
+    if way == "prepare":
+        free.prepare(documents)
+    elif way == "store":
+        free.prepare_store(tmp_path, documents)
+    else:
+        free.rank(QUERY, documents)
+    counts = Counter(tokenised)
+    assert [counts[text] for text in texts] == [1] * 5
+    passages = [text for text in tokenised if text and text != long and text in long]
+    assert len(passages) == len({*passages}) > 5
+    assert sum(map(len, passages)) < 1.3 * len(long)
+
+
 def passages_of(ranker, text):
     """Bounds of the blocks of a document, and whether any of it was cut."""
     engine = ranker.engine
-    blocks = Blocks.of(QUERY, [text], [text], engine.prompt)
+    blocks, _ = Blocks.of(QUERY, [text], [text], engine.prompt)
     return blocks.bounds, engine.prompt.encode(QUERY, blocks.texts).truncated
 
 
@@ -162,7 +205,7 @@ def test_passages_cover_the_whole_text_whatever_stands_before_it(ranker, templat
 def test_passages_are_counted_in_the_text_as_given_and_read_with_its_title(ranker, title, blanks):
     text = blanks + LONG
     document = text if title is None else {"title": title, "text": text}
-    blocks = Blocks.of(QUERY, [document], [document_text(document, 0)], ranker.engine.prompt)
+    blocks, _ = Blocks.of(QUERY, [document], [document_text(document, 0)], ranker.engine.prompt)
     parts = [text[start:end] for start, end in blocks.bounds]
     assert len(parts) > 5
     assert blocks.texts == [f"{title} {part}".strip() if title else part.strip() for part in parts]

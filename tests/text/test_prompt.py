@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerFast
 
 from blockrank_rerank import BlockRankConfig, PromptTemplate
 from blockrank_rerank.config import QUERY_FREE_INSTRUCTION
+from blockrank_rerank.text.blocks import Blocks
 from blockrank_rerank.text.document import document_text
 from blockrank_rerank.text.prompt import PromptEncoder, balanced_ranges
 from blockrank_rerank.text.tokenizer import Piece, TextTokenizer
@@ -281,6 +282,40 @@ def test_lone_surrogates_become_the_replacement_character():
     assert prompts.encode("q", ["a\ud800b"]) == prompts.encode("q", ["a\ufffdb"])
 
 
+@pytest.mark.parametrize("template", ["{text}|", "x{text} y", "{index}|{text}", PromptTemplate.document])
+def test_blocks_that_were_tokenised_to_see_whether_they_fit_are_the_same_blocks(tokenizer, template):
+    prompts = encoder(tokenizer, replace(PLAIN, document=template), max_document_tokens=99)
+    rng = random.Random(0)
+    texts = [glue.join(rng.choices([*WORDS, *NASTY], k=size)) for size in (0, 1, 9, 30, 60) for glue in ("", " ")]
+    documents = [*texts, *({"title": rng.choice(texts), "text": text} for text in texts)]
+    whole_texts = [document_text(document, index) for index, document in enumerate(documents)]
+    blocks, tokenised = Blocks.of("q", documents, whole_texts, prompts)
+    assert tokenised
+    assert prompts.encode("q", blocks.texts, tokenised) == prompts.encode("q", blocks.texts)
+
+
+@pytest.mark.parametrize("template", ["|{text}|", "{index}: {text} | {index}"])
+def test_what_was_tokenised_is_not_tokenised_again_though_it_has_a_number(monkeypatch, template):
+    prompts = encoder(byte_level_tokenizer(), replace(PLAIN, document=template), max_document_tokens=40)
+    documents = [PHRASE] * 12
+    blocks, tokenised = Blocks.of("q", documents, documents, prompts)
+    assert len(tokenised) == (12 if "index" in template else 1)
+    seen, encode = [], TextTokenizer.encode
+    monkeypatch.setattr(TextTokenizer, "encode", lambda self, blocks: seen.extend(blocks) or encode(self, blocks))
+    encoded = prompts.encode("q", blocks.texts, tokenised)
+    assert len(encoded.documents) == 12
+    assert PHRASE not in {piece.content for block in seen for piece in block}
+
+
+def test_whether_a_document_fits_is_seen_with_its_own_number():
+    prompt = replace(PLAIN, document="{index}: {text} | {index}")
+    length = len(encoder(byte_level_tokenizer(), prompt).encode("q", [PHRASE]).documents[0])
+    prompts = encoder(byte_level_tokenizer(), prompt, max_document_tokens=length, long_documents="error")
+    documents = ["a"] * 1000 + [PHRASE]
+    with pytest.raises(ValueError, match=rf"documents\[1000\] has \d+ tokens, more than the {length} "):
+        Blocks.of("q", documents, documents, prompts)
+
+
 def test_surrogates_are_replaced_one_by_one_so_that_offsets_stay():
     prompts = encoder(byte_level_tokenizer())
     assert prompts.encode("q", ["\ud83e\udec0 a"]) == prompts.encode("q", ["\ufffd\ufffd a"])
@@ -461,11 +496,11 @@ def test_a_tokenizer_without_a_backend_is_refused():
 
 def test_the_tail_counts_template_tokens_after_the_data(tokenizer):
     texts = TextTokenizer(tokenizer)
-    [block] = texts.encode([[Piece("a ", False), Piece("liver", True), Piece(" | blood", False)]])
-    [tail] = texts.encode([[Piece("a ", False), Piece("liver", True)]])
+    [block] = texts.encode([(Piece("a ", False), Piece("liver", True), Piece(" | blood", False))])
+    [tail] = texts.encode([(Piece("a ", False), Piece("liver", True))])
     assert 0 < block.tail < len(block.ids)
     assert tail.tail == 0
-    [nothing] = texts.encode([[Piece("liver", False)]])
+    [nothing] = texts.encode([(Piece("liver", False),)])
     assert nothing.tail == len(nothing.ids)
 
 
