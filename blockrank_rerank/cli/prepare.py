@@ -106,6 +106,6 @@ def _delete(ids: list[str], store: Path, other: Path | None, json: bool) -> None
 def _note_unused(unused: int) -> None:
     if unused:
         print_line(
-            f"{unused} blocks of replaced and deleted documents, and their texts, stay in its files; to be rid of them "
-            "prepare the corpus into a new folder"
+            f"{unused} blocks of replaced and deleted documents, and their texts, stay in its files; "
+            "to be rid of them prepare the corpus into a new folder"
         )

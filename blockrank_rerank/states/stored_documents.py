@@ -106,7 +106,7 @@ class StoredDocuments:
 
     def __contains__(self, identifier: object) -> bool:
         """Whether the store has a document of that id."""
-        return isinstance(identifier, str) and identifier in self._current()
+        return isinstance(identifier, str | Integral) and str(identifier) in self._current()
 
     def __len__(self) -> int:
         """Number of documents, those without an id included."""

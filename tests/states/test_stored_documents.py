@@ -71,7 +71,7 @@ def test_documents_come_back_by_id_as_they_were_given_and_in_the_order_of_the_id
     ]
     assert (documents.ids, len(documents)) == (IDS, 4)
     assert [document.text for document in documents if document.id is None] == ["sugar"]
-    assert ("liver" in documents, "sugar" in documents, 7 in documents) == (True, False, False)
+    assert ("liver" in documents, "sugar" in documents, 7 in documents, None in documents) == (True, False, True, False)
     assert documents.get([]) == []
 
 
@@ -207,6 +207,12 @@ def test_opening_reads_no_ids_and_looking_up_writes_nothing(prepared, ranker, mo
     documents.get(["liver"])
     assert len(opened) == 1
     assert {path: path.stat().st_mtime_ns for path in prepared.iterdir()} == before
+
+
+def test_the_documents_of_a_store_are_a_corpus_for_another_one(ranker, prepared, tmp_path):
+    done = ranker.prepare_store(tmp_path, StoredDocuments(prepared))
+    assert (done.prepared, done.added) == (4, 4)
+    assert [*StoredDocuments(tmp_path)] == [*StoredDocuments(prepared)]
 
 
 def test_a_folder_that_is_no_store_has_no_documents(tmp_path):
