@@ -9,13 +9,15 @@ if TYPE_CHECKING:
     from blockrank_rerank.config import BlockRankConfig, PromptTemplate
     from blockrank_rerank.cross_encoder import BlockRankCrossEncoder
     from blockrank_rerank.engine.store_preparation import Preparation
-    from blockrank_rerank.errors import DataError, DocumentError, RequestError
+    from blockrank_rerank.errors import DataError, DocumentError, RequestError, UnknownIdsError
     from blockrank_rerank.model.checkpoint import DEFAULT_MODEL
     from blockrank_rerank.ranking.explanation import ExplainedDocument, Explanation, Span
     from blockrank_rerank.ranking.results import RankedDocument
     from blockrank_rerank.reranker import BlockRankReranker
     from blockrank_rerank.states.cache import CacheInfo
+    from blockrank_rerank.states.document_files import StoredDocument
     from blockrank_rerank.states.prepared import PreparedDocuments
+    from blockrank_rerank.states.stored_documents import StoredDocuments
 
 __version__ = "0.1.0"
 
@@ -35,6 +37,9 @@ _HOMES = {
     "RankedDocument": "ranking.results",
     "RequestError": "errors",
     "Span": "ranking.explanation",
+    "StoredDocument": "states.document_files",
+    "StoredDocuments": "states.stored_documents",
+    "UnknownIdsError": "errors",
 }
 
 __all__ = [
@@ -53,6 +58,9 @@ __all__ = [
     "RankedDocument",
     "RequestError",
     "Span",
+    "StoredDocument",
+    "StoredDocuments",
+    "UnknownIdsError",
     "__version__",
 ]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 def install_line(extra: str = "") -> str:
     """What installs the package with one of its extras: the package is on no index, so a clone is what there is.
@@ -49,6 +51,48 @@ class DocumentError(ValueError):
     def __init__(self, index: int, reason: str) -> None:
         super().__init__(f"documents[{index}] {reason}")
         self.index, self.reason = index, reason
+
+
+class UnknownIdsError(ValueError):
+    """A store has no documents of some ids.
+
+    Parameters
+    ----------
+    ids : sequence of str
+        Those that it does not have.
+    asked : int
+        How many were asked for.
+    folder : str
+        Of the store.
+    has_ids : bool
+        Whether it has any.
+
+    Attributes
+    ----------
+    ids : list of str
+        As given.
+    """
+
+    def __init__(self, ids: Sequence[str], asked: int, folder: str, has_ids: bool) -> None:
+        known = (
+            "those of the documents that were prepared into it, StoredDocuments(folder).ids in Python"
+            if has_ids
+            else "none, as it was made by an earlier release or of documents without ids; prepare them again with ids, "
+            "for which none is read again"
+        )
+        super().__init__(
+            f"{len(ids)} of {asked} ids are not in the store {folder}: {shown_ids(ids)}; its ids are {known}"
+        )
+        self.ids = [*ids]
+
+
+def shown_ids(ids: Sequence[str]) -> str:
+    """The first of some ids as messages show them: the beginning of a long one, with control characters spelled out."""
+    shown = [repr(name if len(name) <= _MOST_CHARACTERS else f"{name[:_MOST_CHARACTERS]}…") for name in ids[:_MOST_IDS]]
+    return ", ".join(shown) + (", …" if len(ids) > _MOST_IDS else "")
+
+
+_MOST_IDS, _MOST_CHARACTERS = 5, 80
 
 
 class DataError(ValueError):

@@ -187,15 +187,15 @@ class BlockRankReranker(AsyncRanking, SavedModel):
         """Read documents into a folder that serves every later query: pass it as ``store``.
 
         May be called again, to go on after an interruption or with more documents: those that are there are
-        checked and not read again. States go to disk in groups of at most 16 MB, and an eighth of ``max_memory``, and
-        never are in memory as a whole.
+        checked and not read again, and a known id with another text replaces its document. States go to disk in groups
+        of at most 16 MB, and an eighth of ``max_memory``, and never are in memory as a whole.
 
         Parameters
         ----------
         folder : str or path-like
             A store, or a folder that is new or empty.
         documents : iterable of str, mapping or object
-            As in :meth:`rank`; may be a generator.
+            As in :meth:`rank`; may be a generator. Ids, titles and texts are kept for :class:`StoredDocuments`.
         dtype : str or torch.dtype, optional
             As in :meth:`prepare`; a store has one for all of its documents.
         on_progress : callable, optional
@@ -204,7 +204,7 @@ class BlockRankReranker(AsyncRanking, SavedModel):
         Raises
         ------
         ValueError
-            For the store of another model, config or dtype, and a folder of something else.
+            For the store of another model, config or dtype, a folder of something else, and an id that is too long.
         OSError
             Where the disk is full; what was written before stays.
         """

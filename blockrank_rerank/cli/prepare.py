@@ -10,7 +10,8 @@ import typer
 from blockrank_rerank.cli import options as opt
 from blockrank_rerank.cli.console import print_json, print_line, print_note
 from blockrank_rerank.cli.ranker import load_ranker
-from blockrank_rerank.formats import read_documents
+from blockrank_rerank.errors import DocumentError
+from blockrank_rerank.formats import DataError, read_documents
 from blockrank_rerank.ranking.progress import progress_bar
 
 
@@ -21,24 +22,28 @@ def prepare(
         typer.Argument(
             parser=opt.user_path,
             metavar="CORPUS",
-            help="A file or folder of documents, as rerank takes it.",
+            help="A file or folder of documents, as rerank takes it. With --delete it is left out.",
             show_default=False,
         ),
     ],
     store: Annotated[
-        Path,
+        Path | None,
         typer.Argument(
             parser=opt.user_path,
             metavar="STORE",
-            help="Folder for the states: new, empty, or to go on with.",
+            help="Folder for the states, ids and texts: new, empty, or to go on with.",
             show_default=False,
         ),
-    ],
+    ] = None,
     states: Annotated[
         str | None,
         typer.Option(
             "--states", metavar="DTYPE", help="float32, bfloat16, float16 or int8. Default: the dtype of the model."
         ),
+    ] = None,
+    delete: Annotated[
+        list[str] | None,
+        typer.Option("--delete", metavar="ID", help="Remove the document of this id from the store; may be repeated."),
     ] = None,
     unit: opt.DocumentUnit = None,
     column: opt.DocumentColumn = None,
@@ -49,24 +54,58 @@ def prepare(
     """Read a corpus once, so that later queries need not: pass the folder to rerank as --store.
 
     Documents that are in the folder already are checked and not read again: run it again after an
-    interruption, or when the corpus has grown.
+    interruption, or when the corpus has grown. A known id with another text or title replaces its document.
 
     For example: blockrank prepare corpus.jsonl states && blockrank rerank "flea life" corpus.jsonl --store states
+
+    blockrank prepare states --delete d7 --delete d9
     """
+    if delete:
+        _delete(delete, corpus, store, json)
+        return
+    if store is None:
+        raise typer.BadParameter("prepare takes CORPUS and STORE; STORE alone goes with --delete")
     documents = read_documents(corpus, unit=unit, columns=opt.parse_columns(column, "text=abstract"))
     ranker = load_ranker(model_options)
     try:
         with progress_bar("preparing", "documents", len(documents)) as advance:
-            done = ranker.prepare_store(
-                store, (document.content for document in documents), dtype=states, on_progress=advance
-            )
+            done = ranker.prepare_store(store, documents, dtype=states, on_progress=advance)
     except KeyboardInterrupt:
         print_note(f"interrupted; what was prepared stays in {store}: run the same command again to go on")
         raise
+    except DocumentError as error:
+        raise DataError(f"{documents[error.index].source} {error.reason}") from error
     if json:
         print_json(done._asdict())
     else:
         print_line(
             f"{done.prepared} blocks prepared, {done.found} were there; {store} holds {done.blocks} in "
             f"{done.nbytes / 1e6:,.1f} MB"
+        )
+        print_line(
+            f"{done.added} documents added, {done.replaced} replaced, {done.unchanged} unchanged; {store} holds "
+            f"{done.documents}"
+        )
+        _note_unused(done.unused)
+
+
+def _delete(ids: list[str], store: Path, other: Path | None, json: bool) -> None:
+    if other is not None:
+        raise typer.BadParameter(f"--delete takes STORE alone, got {store} and {other}")
+    from blockrank_rerank import StoredDocuments
+
+    documents = StoredDocuments(store)
+    deleted, unused = documents.delete(ids), documents.unused_blocks()
+    if json:
+        print_json({"deleted": deleted, "documents": len(documents), "unused": unused})
+    else:
+        print_line(f"{deleted} documents deleted; {store} holds {len(documents)}")
+        _note_unused(unused)
+
+
+def _note_unused(unused: int) -> None:
+    if unused:
+        print_line(
+            f"{unused} blocks of replaced and deleted documents, and their texts, stay in its files; "
+            "to be rid of them prepare the corpus into a new folder"
         )

@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import ctypes
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
+from blockrank_rerank.errors import DocumentError, shown_ids
+from blockrank_rerank.states.document_files import MAX_ID_CHARACTERS, StoredDocument
 from blockrank_rerank.states.document_states import DTYPES, DocumentStates
+from blockrank_rerank.states.group_files import text_digest
 from blockrank_rerank.states.manifest import MANIFEST_NAME
 from blockrank_rerank.states.store import StateStore
+from blockrank_rerank.states.stored_documents import Changes, StoredDocuments
 from blockrank_rerank.system.files import UserPath, absolute
 from blockrank_rerank.text.blocks import Blocks
-from blockrank_rerank.text.document import check_is_list, document_text, plain_document
+from blockrank_rerank.text.document import check_is_list, document_id, document_text, given_text, plain_document
+from blockrank_rerank.text.prompt import TokenisedBlocks
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from blockrank_rerank.engine.engine import Engine
     from blockrank_rerank.text.document import Document, GivenDocument
 
@@ -29,15 +37,42 @@ LOOK_AHEAD = 256
 
 
 class Preparation(NamedTuple):
-    """What was done to a store: blocks prepared now, found there already, and all that it holds, with its bytes.
+    """What was done to a store.
 
     A document is one block, or several where it is too long for one.
+
+    Attributes
+    ----------
+    prepared, found : int
+        Blocks that were read now, and that were in the store.
+    blocks, nbytes : int
+        All that it holds, and the bytes of their states.
+    added, replaced, unchanged : int
+        Documents that are new, whose id had another text or title before, and that were there.
+    documents : int
+        All that it holds.
+    unused : int
+        Blocks whose documents were all replaced or deleted; they stay in the files and are in nobody's way.
     """
 
     prepared: int
     found: int
     blocks: int
     nbytes: int
+    added: int
+    replaced: int
+    unchanged: int
+    documents: int
+    unused: int
+
+
+class _Chunk(NamedTuple):
+    """Some neighbouring documents of a corpus: the index of the first, and each as it is ranked, read and kept."""
+
+    first: int
+    plain: list[Document]
+    texts: list[str]
+    documents: list[StoredDocument]
 
 
 def prepare_store(
@@ -54,32 +89,95 @@ def prepare_store(
     engine.prompt.encode_documents([])  # a prompt that cannot be prepared leaves no store for the next one to find
     if new and dtype is None:
         dtype = engine.dtype if engine.dtype in DTYPES else torch.float32
-    store = StateStore(folder, engine.fingerprint, dtype, engine.settings)
+    store, kept = StateStore(folder, engine.fingerprint, dtype, engine.settings), StoredDocuments(folder)
     store.set_damaged_aside()
+    kept.set_damaged_aside()
     prepared = found = 0
-    most = GROUP_BYTES if engine.budget.file_bytes is None else min(GROUP_BYTES, engine.budget.file_bytes)
-    for first, chunk, texts in _chunks(documents):
-        blocks, tokenised = Blocks.of("", chunk, texts, engine.prompt, store.holds_whole, first)
+    changes, repeated = Changes(), _RepeatedIds()
+    for chunk in _chunks(documents):
+        blocks, tokenised = Blocks.of("", chunk.plain, chunk.texts, engine.prompt, store.holds_whole, chunk.first)
         unique = list(dict.fromkeys(blocks.texts))
         # Read, and not only looked up: what is damaged is prepared again.
         missing = [text for text in unique if store.get(text) is None]
         found += len(unique) - len(missing)
-        for group, states in _groups(missing, engine.document_states(missing, store.dtype, tokenised), most):
-            prepared += store.append(group, states)
-            if engine.budget.max_memory is not None:
-                trim_heap()
-            on_progress(0, sum(len(document.ids) for document in states))
-        on_progress(len(chunk), 0)
-    return Preparation(prepared, found, len(store), store.nbytes)
+        for count, tokens in _append(missing, tokenised, engine, store):
+            prepared += count
+            on_progress(0, tokens)
+        # Last, so that whoever is interrupted leaves no document without its states.
+        changes = changes.plus(kept.put(chunk.documents, _block_digests(blocks)))
+        repeated.see(chunk)
+        on_progress(len(chunk.texts), 0)
+    repeated.warn(folder)
+    return Preparation(prepared, found, len(store), store.nbytes, *changes, len(kept), kept.unused_blocks())
 
 
-def _chunks(documents: Iterable[GivenDocument]) -> Iterator[tuple[int, list[Document], list[str]]]:
-    """Yield the index of the first document of a chunk, its documents as texts or mappings, and their texts."""
+def _append(
+    texts: Sequence[str], tokenised: TokenisedBlocks, engine: Engine, store: StateStore
+) -> Iterator[tuple[int, int]]:
+    """Read texts and write them to a store in groups; yield blocks that were new and tokens of each group."""
+    most = GROUP_BYTES if engine.budget.file_bytes is None else min(GROUP_BYTES, engine.budget.file_bytes)
+    for group, states in _groups(texts, engine.document_states(texts, store.dtype, tokenised), most):
+        count = store.append(group, states)
+        if engine.budget.max_memory is not None:
+            trim_heap()
+        yield count, sum(len(document.ids) for document in states)
+
+
+def _block_digests(blocks: Blocks) -> list[bytes]:
+    """Digests of each document's blocks, one after the other."""
+    digests: dict[int, bytes] = {}
+    for owner, text in zip(blocks.owners, blocks.texts, strict=True):
+        digests[owner] = digests.get(owner, b"") + text_digest(text)
+    return [*digests.values()]
+
+
+class _RepeatedIds:
+    """Ids that stand for several texts in one corpus, of which a store keeps the last."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, bytes] = {}
+        self._repeated: dict[str, None] = {}
+
+    def see(self, chunk: _Chunk) -> None:
+        """Note the ids of a chunk."""
+        for document, text in zip(chunk.documents, chunk.texts, strict=True):
+            if document.id is not None:
+                digest = text_digest(text)
+                if self._seen.setdefault(document.id, digest) != digest:
+                    self._repeated[document.id] = None
+
+    def warn(self, folder: Path) -> None:
+        """Warn once of all of them."""
+        if self._repeated:
+            warnings.warn(
+                f"{len(self._repeated)} of the ids came with different texts, the last of which {folder} keeps under "
+                f"the id: {shown_ids([*self._repeated])}; give every document an id of its own",
+                stacklevel=4,  # whoever called prepare_store
+            )
+
+
+def _chunks(documents: Iterable[GivenDocument]) -> Iterator[_Chunk]:
     rest = enumerate(documents)
-    while chunk := list(islice(rest, LOOK_AHEAD)):
-        plain = [plain_document(document, index) for index, document in chunk]
-        first = chunk[0][0]
-        yield first, plain, [document_text(document, index) for index, document in enumerate(plain, start=first)]
+    while several := list(islice(rest, LOOK_AHEAD)):
+        plain = [plain_document(document, index) for index, document in several]
+        first = several[0][0]
+        texts = [document_text(document, index) for index, document in enumerate(plain, start=first)]
+        stored = [_stored(given, document, index) for (index, given), document in zip(several, plain, strict=True)]
+        yield _Chunk(first, plain, texts, stored)
+
+
+def _stored(given: GivenDocument, plain: Document, index: int) -> StoredDocument:
+    """The document as a store keeps it; raises DocumentError for an id that cannot be one."""
+    title = None if isinstance(plain, str) else plain.get("title")
+    name = document_id(given)
+    if name is None:
+        return StoredDocument(None, given_text(plain), title or None)
+    if not 0 < len(str(name)) <= MAX_ID_CHARACTERS:
+        raise DocumentError(
+            index,
+            f"must have an id of 1 to {MAX_ID_CHARACTERS:,} characters, or none, got {len(str(name)):,} characters",
+        )
+    return StoredDocument(str(name), given_text(plain), title or None)
 
 
 def _groups(

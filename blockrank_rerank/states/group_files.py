@@ -25,7 +25,7 @@ DAMAGE = (SafetensorError, KeyError, IndexError, ValueError, TypeError, RuntimeE
 """What reading a damaged group raises: any of its bytes may be wrong, names and shapes included."""
 
 _INDEX = {"digests", "offsets", "truncated", "checksums"}
-_DIGEST_BYTES = 16
+DIGEST_BYTES = 16
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def group_tensors(texts: Sequence[str], states: Sequence[DocumentStates]) -> dic
 def text_digest(text: str) -> bytes:
     """The digest under which a text's states are found."""
     # Lone surrogates are text too.
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=_DIGEST_BYTES).digest()
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=DIGEST_BYTES).digest()
 
 
 def _checksum(truncated: bool, ids: Tensor, tensors: Mapping[str, Tensor]) -> int:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from blockrank_rerank.system.files import check_lock, check_readable, replacing,
 from blockrank_rerank.system.forks import unforked
 
 MANIFEST_NAME = "store.json"
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
+WITHOUT_DOCUMENTS = 4
+"""The version before, which holds states alone; it is read, and becomes this one when documents come into the store."""
 LOCK_NAME = "lock"
 
 _BEGINNING = re.compile(rf"{LOCK_NAME}|{re.escape(MANIFEST_NAME)}|\.{re.escape(MANIFEST_NAME)}\.\d+\.tmp")
@@ -42,7 +45,10 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is damaged ({error}); delete the folder and prepare again") from error
-    if not isinstance(manifest, Mapping) or manifest.get("version") != FORMAT_VERSION:
+    if not isinstance(manifest, Mapping) or manifest.get("version") not in (
+        FORMAT_VERSION,
+        WITHOUT_DOCUMENTS,
+    ):
         raise ValueError(f"{path} is of another release of blockrank-rerank; prepare into a new folder")
     if not isinstance(manifest.get("fingerprint"), str) or str(manifest.get("dtype")) not in _DTYPES:
         raise ValueError(f"{path} is damaged (no fingerprint or dtype); delete the folder and prepare again")
@@ -60,7 +66,7 @@ def create_manifest(folder: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
         For a folder of something else.
     """
     if wanted["dtype"] is None:
-        raise FileNotFoundError(f"{folder} holds no prepared documents: make them with 'blockrank prepare'")
+        raise no_store(folder)
     fault = _why_it_cannot_begin(folder)
     if fault:
         # Another process may have begun it meanwhile.
@@ -70,13 +76,37 @@ def create_manifest(folder: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
         return manifest
     folder.mkdir(parents=True, exist_ok=True)
     sync_folder(folder.parent)
-    with unforked(), FileLock(check_lock(folder / LOCK_NAME)):
+    with writing(folder):
         manifest = read_manifest(folder)
         if manifest is None:
-            manifest = {"version": FORMAT_VERSION, **wanted}
-            with replacing(folder / MANIFEST_NAME) as file:
-                file.write(json.dumps(manifest) + "\n")
+            manifest = {**wanted, "version": FORMAT_VERSION}
+            _write(manifest, folder)
     return manifest
+
+
+def upgrade_manifest(folder: Path) -> None:
+    """Say that a store holds documents too, so that no earlier release writes to it; the caller holds the lock."""
+    manifest = read_manifest(folder)
+    if manifest is not None and manifest["version"] != FORMAT_VERSION:
+        _write({**manifest, "version": FORMAT_VERSION}, folder)
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Hold the lock of a store, which one thread of one process has at a time.
+
+    Raises
+    ------
+    ValueError
+        For a lock that is a link.
+    """
+    with unforked(), FileLock(check_lock(folder / LOCK_NAME)):
+        yield
+
+
+def no_store(folder: Path) -> FileNotFoundError:
+    """The error of a folder that is no store, where there must be one."""
+    return FileNotFoundError(f"{folder} holds no prepared documents: make them with 'blockrank prepare'")
 
 
 def check_manifest(manifest: Mapping[str, Any], wanted: Mapping[str, Any], folder: Path) -> None:
@@ -93,6 +123,11 @@ def check_manifest(manifest: Mapping[str, Any], wanted: Mapping[str, Any], folde
         raise ValueError(
             f"{folder} holds states in {manifest['dtype']}, not {wanted['dtype']}; prepare into a new folder"
         )
+
+
+def _write(manifest: Mapping[str, Any], folder: Path) -> None:
+    with replacing(folder / MANIFEST_NAME) as file:
+        file.write(json.dumps(manifest) + "\n")
 
 
 def _why_it_cannot_begin(folder: Path) -> str | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -11,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
@@ -28,9 +26,9 @@ from blockrank_rerank.states.group_files import (
     read_document,
     text_digest,
 )
-from blockrank_rerank.states.manifest import LOCK_NAME, MANIFEST_NAME, check_manifest, create_manifest, read_manifest
-from blockrank_rerank.system.files import UserPath, absolute, check_lock, replace_durably, share_like, system_errors
-from blockrank_rerank.system.forks import ForkLock, unforked
+from blockrank_rerank.states.manifest import MANIFEST_NAME, check_manifest, create_manifest, read_manifest, writing
+from blockrank_rerank.system.files import UserPath, absolute, placing
+from blockrank_rerank.system.forks import ForkLock
 
 
 class StateStore:
@@ -86,7 +84,7 @@ class StateStore:
 
     def set_damaged_aside(self) -> None:
         """Rename groups that cannot be read, for whoever prepares their documents again."""
-        with unforked(), FileLock(check_lock(self.folder / LOCK_NAME)):
+        with writing(self.folder):
             damaged, self._damaged = self._damaged, set()
             for path in damaged:
                 # Another process may have done so, and have written a new group under the name.
@@ -123,26 +121,15 @@ class StateStore:
 
     def append(self, texts: Sequence[str], states: Sequence[DocumentStates]) -> int:
         """Write one group, whole or not at all, of those that another process has not written meanwhile: how many."""
-        with unforked(), FileLock(check_lock(self.folder / LOCK_NAME)):
+        with writing(self.folder):
             self.refresh()
             new = [index for index, text in enumerate(texts) if text not in self]
             if not new:
                 return 0
             tensors = group_tensors([texts[index] for index in new], [states[index] for index in new])
             last = max(map(group_number, self.folder.glob(GROUPS)), default=-1)
-            path = group_path(self.folder, last + 1)
-            unfinished = path.with_suffix(".unfinished")
-            # What has the name already, left behind or planted, is not written through.
-            unfinished.unlink(missing_ok=True)
-            try:
-                with system_errors(self.folder):
-                    save_file(tensors, unfinished)
-                with unfinished.open("rb") as file:
-                    os.fsync(file.fileno())
-                share_like(unfinished, self.folder / MANIFEST_NAME)
-                replace_durably(unfinished, path)
-            finally:
-                unfinished.unlink(missing_ok=True)
+            with placing(group_path(self.folder, last + 1), self.folder / MANIFEST_NAME) as unfinished:
+                save_file(tensors, unfinished)
         self.refresh()
         return len(new)
 

@@ -155,6 +155,25 @@ def replacing(path: Path) -> Iterator[TextIO]:
         raise
 
 
+@contextmanager
+def placing(path: Path, neighbour: Path) -> Iterator[Path]:
+    """Name of a file to write, which takes its place when the block ends, or never; its neighbour's readers read it.
+
+    Whoever writes holds a lock: the name is always the same, so that what a killed writer left is in nobody's way.
+    """
+    unfinished = path.with_suffix(".unfinished")
+    # What has the name already, left behind or planted, is not written through.
+    unfinished.unlink(missing_ok=True)
+    try:
+        with system_errors(path.parent):
+            yield unfinished
+            sync(unfinished)
+        share_like(unfinished, neighbour)
+        replace_durably(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
 def replace_durably(written: Path, target: Path) -> None:
     """Move a file that is on the disk to its place, so that a power cut leaves either the old one or the new one."""
     written.replace(target)
@@ -197,9 +216,16 @@ def share_like(path: Path, neighbour: Path) -> None:
 
 @contextmanager
 def system_errors(path: Path) -> Iterator[None]:
-    """Turn what safetensors makes of an error of the system, such as a full disk, back into an OSError with a path."""
+    """Turn what safetensors makes of an error of the system, such as a full disk, back into an OSError with a path.
+
+    One of Python's own gets the path, where it has none: a write that found the disk full does not know where.
+    """
     try:
         yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
     except SafetensorError as error:
         found = re.search(r"os error (\d+)", str(error))
         if found is None:

@@ -124,7 +124,7 @@ def test_preparing_reads_what_reranking_reads(fake, tmp_path, monkeypatch):
     (tmp_path / "a.csv").write_text(f"id,abstract\n1,{FLEAS}\n")
     with pytest.raises(SystemExit):
         main(["prepare", "a.csv", "states", "--column", "text=abstract"])
-    assert given == [FLEAS]
+    assert [(document.id, document.text) for document in given] == [("1", FLEAS)]
 
 
 # Output

@@ -313,7 +313,7 @@ def test_files_of_a_store_have_the_permissions_of_any_other(ranker, tmp_path):
     finally:
         os.umask(before)
     modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "store").iterdir() if path.name != "lock"}
-    assert modes == {"store.json": 0o644, "group-000000.safetensors": 0o644}
+    assert modes == dict.fromkeys(("store.json", "group-000000.safetensors", "documents-000000.jsonl"), 0o644)
 
 
 def test_what_an_interrupted_beginning_leaves_is_in_nobodys_way(ranker, tmp_path):

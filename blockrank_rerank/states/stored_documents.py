@@ -1,0 +1,275 @@
+"""The documents of a store, by their ids."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from numbers import Integral
+from pathlib import Path
+from typing import NamedTuple
+
+from blockrank_rerank.errors import UnknownIdsError
+from blockrank_rerank.states.document_files import (
+    DOCUMENTS,
+    DamagedDocumentsError,
+    DocumentFile,
+    Key,
+    StoredDocument,
+    documents_content,
+    documents_path,
+    open_documents,
+)
+from blockrank_rerank.states.group_files import DIGEST_BYTES
+from blockrank_rerank.states.manifest import MANIFEST_NAME, no_store, read_manifest, upgrade_manifest, writing
+from blockrank_rerank.system.files import UserPath, absolute, placing
+from blockrank_rerank.system.forks import ForkLock
+
+_Place = tuple[DocumentFile, int]
+
+
+class Changes(NamedTuple):
+    """What preparing did to the documents of a store: how many are new, have another text now, or were there."""
+
+    added: int = 0
+    replaced: int = 0
+    unchanged: int = 0
+
+    def plus(self, other: Changes) -> Changes:
+        """Return the sums."""
+        return Changes(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
+
+
+class StoredDocuments:
+    """The documents of a store, by the ids that they were prepared with; needs no model.
+
+    What :meth:`get` returns goes wherever documents go, and a ranker with the same ``store`` reads none of it::
+
+        documents = StoredDocuments("states")
+        ranker.rank("how long do fleas live", documents.get(["d1", "d7"]))
+
+    An id names one text. Documents that were prepared without an id are there too, once each. The ids are read when
+    they are first needed, and texts when they are asked for. Any number of threads and processes may use a store while
+    others write to it.
+
+    Parameters
+    ----------
+    folder : str or path-like
+        Made by ``blockrank prepare`` or :meth:`BlockRankReranker.prepare_store`.
+
+    Raises
+    ------
+    FileNotFoundError
+        For a folder that is no store.
+    ValueError
+        For a store of another release.
+    """
+
+    def __init__(self, folder: UserPath) -> None:
+        self.folder = absolute(folder, "folder")
+        if read_manifest(self.folder) is None:
+            raise no_store(self.folder)
+        self._lock = ForkLock()
+        self._files: dict[Path, DocumentFile | None] | None = None
+        self._places: dict[Key, _Place] = {}
+        self._dropped: set[bytes] = set()
+
+    def get(self, ids: Iterable[str | int]) -> list[StoredDocument]:
+        """Return the documents of ids, in their order.
+
+        Parameters
+        ----------
+        ids : iterable of str or int
+            Whole numbers count as their text.
+
+        Raises
+        ------
+        UnknownIdsError
+            A ValueError, naming those that the store does not have.
+        TypeError
+            For what is no list of ids.
+        ValueError
+            For a document that the disk has damaged.
+        """
+        keys = _checked_ids(ids)
+        try:
+            return self._read(self._known(keys))
+        except (UnknownIdsError, FileNotFoundError):
+            # Another process may have written since, or have set a file aside.
+            self.refresh()
+            return self._read(self._known(keys))
+
+    @property
+    def ids(self) -> list[str]:
+        """All ids, in the order in which they came."""
+        return [key for key in [*self._current()] if isinstance(key, str)]
+
+    def __contains__(self, identifier: object) -> bool:
+        """Whether the store has a document of that id."""
+        return isinstance(identifier, str | Integral) and str(identifier) in self._current()
+
+    def __len__(self) -> int:
+        """Number of documents, those without an id included."""
+        return len(self._current())
+
+    def __iter__(self) -> Iterator[StoredDocument]:
+        """Yield all documents, read file by file."""
+        of_file: dict[DocumentFile, list[int]] = {}
+        for file, position in [*self._current().values()]:
+            of_file.setdefault(file, []).append(position)
+        for file, positions in of_file.items():
+            yield from file.read(positions)
+
+    def refresh(self) -> None:
+        """Take up what was prepared or deleted since, by this process or another."""
+        with self._lock:
+            paths = sorted(self.folder.glob(DOCUMENTS))
+            if self._files is None or not self._files.keys() <= {*paths}:
+                self._files, self._places, self._dropped = {}, {}, set()
+            for path in paths:
+                if path not in self._files:
+                    self._files[path] = self._opened(path)
+
+    def delete(self, ids: Iterable[str | int]) -> int:
+        """Remove documents by id, all or, where the store does not have one of them, none; return how many.
+
+        Their texts and states are in the folder's files still, and are not found any more.
+
+        Raises
+        ------
+        UnknownIdsError, TypeError
+            As :meth:`get`.
+        """
+        keys = [*dict.fromkeys(_checked_ids(ids))]
+        with writing(self.folder):
+            self.refresh()
+            self._known(keys)
+            if keys:
+                self._write([], keys)
+        self.refresh()
+        return len(keys)
+
+    def put(self, documents: Sequence[StoredDocument], blocks: Sequence[bytes]) -> Changes:
+        """Keep documents whose states are in the store; one with a known id takes the other's place.
+
+        Parameters
+        ----------
+        documents : sequence of StoredDocument
+            The last one of an id counts.
+        blocks : sequence of bytes
+            Digests of each document's blocks, one after the other.
+        """
+        added = replaced = 0
+        with writing(self.folder):
+            self.refresh()
+            new: list[tuple[StoredDocument, bytes]] = []
+            latest: dict[Key, StoredDocument] = {}
+            for document, digests in zip(documents, blocks, strict=True):
+                key = digests if document.id is None else document.id
+                before = latest[key] if key in latest else self._find(key)
+                if before is None:
+                    added += 1
+                elif document.id is None or before == document:
+                    continue
+                else:
+                    replaced += 1
+                latest[key] = document
+                new.append((document, digests))
+            if new:
+                upgrade_manifest(self.folder)
+                self._write(new, [])
+        self.refresh()
+        return Changes(added, replaced, len(documents) - added - replaced)
+
+    def unused_blocks(self) -> int:
+        """Count the blocks whose documents were all replaced or deleted."""
+        blocks = {digest for file, position in self._current().values() for digest in _digests(file.blocks[position])}
+        return len(self._dropped - blocks)
+
+    def set_damaged_aside(self) -> None:
+        """Rename files that cannot be read, for whoever prepares their documents again."""
+        self._current()
+        with writing(self.folder), self._lock:
+            for path in [path for path, file in (self._files or {}).items() if file is None]:
+                # Another process may have done so.
+                with suppress(FileNotFoundError):
+                    path.rename(path.with_suffix(".damaged"))
+        self.refresh()
+
+    def _current(self) -> dict[Key, _Place]:
+        with self._lock:
+            if self._files is None:
+                self.refresh()
+            return self._places
+
+    def _opened(self, path: Path) -> DocumentFile | None:
+        try:
+            file = open_documents(path)
+        except DamagedDocumentsError as error:
+            warnings.warn(
+                f"{path} is damaged and left out: {error}; its documents are missing, or what they were before: "
+                "prepare them again",
+                stacklevel=4,
+            )
+            return None
+        if file is not None:
+            for name in file.deleted:
+                self._drop(name)
+            for position, key in enumerate(file.keys):
+                self._drop(key)
+                self._places[key] = file, position
+        return file
+
+    def _drop(self, key: Key) -> None:
+        if key in self._places:
+            file, position = self._places.pop(key)
+            self._dropped.update(_digests(file.blocks[position]))
+
+    def _known(self, keys: Sequence[str]) -> list[_Place]:
+        """Where the documents of ids are; raises UnknownIdsError."""
+        places = self._current()
+        found = [places.get(key) for key in keys]
+        if None in found:
+            unknown = [key for key, place in zip(keys, found, strict=True) if place is None]
+            raise UnknownIdsError(unknown, len(keys), str(self.folder), any(isinstance(key, str) for key in [*places]))
+        return [place for place in found if place is not None]
+
+    def _read(self, places: Sequence[_Place]) -> list[StoredDocument]:
+        of_file: dict[DocumentFile, list[int]] = {}
+        for file, position in places:
+            of_file.setdefault(file, []).append(position)
+        read = {
+            (file, position): document
+            for file, positions in of_file.items()
+            for position, document in zip(positions, file.read(positions), strict=True)
+        }
+        return [read[place] for place in places]
+
+    def _find(self, key: Key) -> StoredDocument | None:
+        """The document of a key; nothing where it is not there, or damaged."""
+        place = self._places.get(key)
+        try:
+            return None if place is None else self._read([place])[0]
+        except DamagedDocumentsError as error:
+            warnings.warn(f"{error}: it counts as missing", stacklevel=4)
+            return None
+
+    def _write(self, documents: Sequence[tuple[StoredDocument, bytes]], deleted: Sequence[str]) -> None:
+        content = documents_content(documents, deleted)
+        with placing(documents_path(self.folder), self.folder / MANIFEST_NAME) as name, name.open("xb") as file:
+            file.writelines(content)
+
+
+def _digests(blocks: bytes) -> Iterator[bytes]:
+    return (blocks[start : start + DIGEST_BYTES] for start in range(0, len(blocks), DIGEST_BYTES))
+
+
+def _checked_ids(ids: Iterable[str | int]) -> list[str]:
+    if isinstance(ids, str) or not isinstance(ids, Iterable):
+        raise TypeError(f"ids must be a list of ids, got {type(ids).__name__}")
+    checked = []
+    for index, name in enumerate(ids):
+        if not isinstance(name, str | Integral) or isinstance(name, bool):
+            raise TypeError(f"ids[{index}] must be a str or a whole number, got {type(name).__name__}")
+        checked.append(str(name))
+    return checked

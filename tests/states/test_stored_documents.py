@@ -1,0 +1,450 @@
+"""Documents of a store are found by their ids: what was prepared last, until it is deleted."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import threading
+import warnings
+
+import pytest
+import torch
+
+from blockrank_rerank import BlockRankReranker, StoredDocument, StoredDocuments, UnknownIdsError
+from blockrank_rerank.cli.app import main
+from blockrank_rerank.engine import store_preparation
+from blockrank_rerank.states import stored_documents
+from blockrank_rerank.states.document_files import MAX_ID_CHARACTERS, documents_content, documents_path
+from blockrank_rerank.states.group_files import text_digest
+from blockrank_rerank.states.manifest import FORMAT_VERSION, WITHOUT_DOCUMENTS
+from blockrank_rerank.states.store import StateStore
+from tests.states.test_prepared import QUERIES, assert_same, save_ranker
+from tests.tiny_models import BERT_CONFIG
+
+LIVER = {"id": "liver", "title": "the liver", "text": " stores sugar "}
+DOCUMENTS = [LIVER, {"_id": 7, "text": "aspirin thins the blood"}, "sugar", {"id": "empty", "text": ""}]
+IDS = ["liver", "7", "empty"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return save_ranker(tmp_path_factory.mktemp("bert"), "bert", BERT_CONFIG)
+
+
+@pytest.fixture(scope="module")
+def ranker(model):
+    return BlockRankReranker.from_pretrained(model, dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def prepared(ranker, tmp_path_factory):
+    """A store that no test writes to."""
+    ranker.prepare_store(folder := tmp_path_factory.mktemp("store"), DOCUMENTS)
+    return folder
+
+
+@pytest.fixture
+def kept(tmp_path):
+    """Documents of a store without states."""
+    return StoredDocuments(StateStore(tmp_path / "store", "print", torch.float32).folder)
+
+
+def put(documents, *texts):
+    """Keep documents, each the text of its id; every text is one block."""
+    stored = [StoredDocument(*text.split(": ")) for text in texts]
+    return documents.put(stored, [text_digest(document.text) for document in stored])
+
+
+def read_anew(documents):
+    return {document.id: document.text for document in StoredDocuments(documents.folder)}
+
+
+def test_documents_come_back_by_id_as_they_were_given_and_in_the_order_of_the_ids(prepared):
+    documents = StoredDocuments(prepared)
+    assert documents.get(["7", "liver", 7, "empty"]) == [
+        StoredDocument("7", "aspirin thins the blood"),
+        StoredDocument("liver", " stores sugar ", "the liver"),
+        StoredDocument("7", "aspirin thins the blood"),
+        StoredDocument("empty", ""),
+    ]
+    assert (documents.ids, len(documents)) == (IDS, 4)
+    assert [document.text for document in documents if document.id is None] == ["sugar"]
+    assert ("liver" in documents, "sugar" in documents, 7 in documents, None in documents) == (True, False, True, False)
+    assert documents.get([]) == []
+
+
+def test_documents_of_ids_rank_by_the_states_of_the_store(ranker, model, prepared, monkeypatch):
+    stored = BlockRankReranker.from_pretrained(model, dtype="float32", store=prepared)
+    monkeypatch.setattr(stored.engine, "document_states", lambda texts, dtype: iter(() if not texts else 1 / 0))
+    got = stored.rank(QUERIES[1], StoredDocuments(prepared).get(IDS))
+    assert_same(got, ranker.rank(QUERIES[1], [LIVER, "aspirin thins the blood", ""]))
+    assert [document.id for document in got] == [IDS[document.index] for document in got]
+
+
+def test_an_id_that_comes_again_with_another_text_names_that_text_alone(ranker, tmp_path):
+    ranker.prepare_store(tmp_path, DOCUMENTS)
+    reader = StoredDocuments(tmp_path)
+    assert reader.get(["liver"])[0].title == "the liver"
+    done = ranker.prepare_store(tmp_path, [{"id": "liver", "text": "an artery"}, "sugar", "blood", DOCUMENTS[1]])
+    assert (done.added, done.replaced, done.unchanged, done.documents, done.unused) == (1, 1, 2, 5, 1)
+    assert StoredDocuments(tmp_path).get(["liver"]) == [StoredDocument("liver", "an artery")]
+    assert reader.get(["liver"])[0].title == "the liver"  # as it was when its ids were read
+    reader.refresh()
+    assert reader.get(["liver"])[0].text == "an artery"
+    done = ranker.prepare_store(tmp_path, [LIVER])
+    assert (done.prepared, done.found, done.replaced) == (0, 1, 1)  # its states had stayed
+    assert done.unused == 1
+
+
+def test_a_title_belongs_to_the_document_of_an_id(kept):
+    assert kept.put([StoredDocument("a", "x", "t")], [text_digest("t x")]) == (1, 0, 0)
+    assert kept.put([StoredDocument("a", "x", "t")], [text_digest("t x")]) == (0, 0, 1)
+    assert kept.put([StoredDocument("a", "t x")], [text_digest("t x")]) == (0, 1, 0)
+    assert kept.unused_blocks() == 0
+
+
+def test_deleted_ids_are_gone_and_come_back_without_being_read_again(ranker, tmp_path):
+    ranker.prepare_store(tmp_path, DOCUMENTS)
+    documents, other = StoredDocuments(tmp_path), StoredDocuments(tmp_path)
+    assert other.get(["liver"])
+    assert documents.delete(["liver", 7, "7"]) == 2
+    assert (documents.ids, len(documents), documents.unused_blocks()) == (["empty"], 2, 2)
+    other.refresh()
+    for reader in (documents, other, StoredDocuments(tmp_path)):
+        with pytest.raises(UnknownIdsError, match="2 of 3 ids"):
+            reader.get(["liver", "empty", "7"])
+    done = ranker.prepare_store(tmp_path, DOCUMENTS)
+    assert (done.prepared, done.added, done.unchanged, done.unused) == (0, 2, 2, 0)
+
+
+def test_unknown_ids_are_counted_and_named_with_the_store_and_nothing_is_deleted(kept):
+    put(kept, "a: x", "b: y")
+    unknown = ["\x1b[2J", "n" * 500, "\ud800", "\u202e", "5", "6"]
+    for use in (kept.get, kept.delete):
+        with pytest.raises(UnknownIdsError) as refused:
+            use(["a", *unknown])
+        assert refused.value.ids == unknown
+        message = str(refused.value)
+        assert message.startswith(f"6 of 7 ids are not in the store {kept.folder}: '\\x1b[2J', 'nnn")
+        assert "'\\ud800', '\\u202e', '5', …; its ids are those of the documents that were prepared into it" in message
+        assert len(message) < 500 + len(str(kept.folder))
+    assert read_anew(kept) == {"a": "x", "b": "y"}
+
+
+@pytest.mark.parametrize("ids", ["ab", 7, None, [b"a"], [True], [None]])
+def test_what_is_no_list_of_ids_is_refused(kept, ids):
+    for use in (kept.get, kept.delete):
+        with pytest.raises(TypeError, match=r"ids(\[0\])? must be"):
+            use(ids)
+
+
+def test_ids_of_any_unicode_come_back_as_they_are(kept):
+    ids = [
+        "a\nb",
+        "\x00",
+        "\u2028",
+        "é",
+        "e\u0301",
+        "🩸",
+        "\ud83e\ude78",
+        "\ud800",
+        "\\ud800",
+        '"',
+        "x" * MAX_ID_CHARACTERS,
+    ]
+    kept.put([StoredDocument(name, name) for name in ids], [text_digest(name) for name in ids])
+    assert read_anew(kept) == {name: name for name in ids}
+    assert [document.text for document in StoredDocuments(kept.folder).get(ids)] == ids
+
+
+@pytest.mark.parametrize("name", ["", "x" * (MAX_ID_CHARACTERS + 1)], ids=["empty", "long"])
+def test_an_id_that_cannot_be_one_is_refused_by_the_index_of_its_document(ranker, tmp_path, name):
+    with pytest.raises(
+        ValueError, match=rf"documents\[1\] must have an id of 1 to 1,024 characters, .*got {len(name):,}"
+    ):
+        ranker.prepare_store(tmp_path, ["sugar", {"id": name, "text": "blood"}])
+
+
+def test_ids_that_come_with_different_texts_bring_one_warning_and_keep_the_last(ranker, tmp_path, monkeypatch):
+    monkeypatch.setattr(store_preparation, "LOOK_AHEAD", 2)
+    texts = {"a": ["sugar", "sugar"], "b": ["blood", "artery"], "c": ["liver", "blood", "liver"]}
+    corpus = [{"id": name, "text": text} for name, several in texts.items() for text in several]
+    with pytest.warns(UserWarning, match="2 of the ids came with different texts, .*: 'b', 'c'; give") as warned:
+        done = ranker.prepare_store(tmp_path, corpus)
+    assert (len(warned), warned[0].filename) == (1, __file__)
+    assert (done.added, done.replaced, done.unchanged) == (3, 3, 1)
+    kept = StoredDocuments(tmp_path).get(["a", "b", "c"])
+    assert [document.text for document in kept] == ["sugar", "artery", "liver"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ranker.prepare_store(tmp_path, [{"id": "b", "text": "the liver"}] * 3)
+
+
+def test_a_long_document_has_one_id_and_all_of_its_passages(model, tmp_path):
+    options = {"dtype": "float32", "max_document_tokens": 40, "long_documents": "split"}
+    splitting = BlockRankReranker.from_pretrained(model, **options)
+    text = "sugar liver artery " * 30
+    done = splitting.prepare_store(tmp_path, [{"id": "long", "text": text}])
+    assert done.blocks > done.documents == 1
+    documents = StoredDocuments(tmp_path)
+    assert documents.get(["long"]) == [StoredDocument("long", text)]
+    documents.delete(["long"])
+    assert documents.unused_blocks() == done.blocks
+
+
+def test_opening_reads_no_ids_and_looking_up_writes_nothing(prepared, ranker, monkeypatch):
+    opened = []
+    reading = stored_documents.open_documents
+    monkeypatch.setattr(stored_documents, "open_documents", lambda path: opened.append(path) or reading(path))
+    (prepared / "lock").unlink(missing_ok=True)
+    before = {path: path.stat().st_mtime_ns for path in prepared.iterdir()}
+    StateStore(prepared, ranker.engine.fingerprint)
+    documents = StoredDocuments(prepared)
+    assert not opened
+    documents.get(["7"])
+    documents.get(["liver"])
+    assert len(opened) == 1
+    assert {path: path.stat().st_mtime_ns for path in prepared.iterdir()} == before
+
+
+def test_the_documents_of_a_store_are_a_corpus_for_another_one(ranker, prepared, tmp_path):
+    done = ranker.prepare_store(tmp_path, StoredDocuments(prepared))
+    assert (done.prepared, done.added) == (4, 4)
+    assert [*StoredDocuments(tmp_path)] == [*StoredDocuments(prepared)]
+
+
+def test_a_folder_that_is_no_store_has_no_documents(tmp_path):
+    for folder in (tmp_path, tmp_path / "absent"):
+        with pytest.raises(FileNotFoundError, match="holds no prepared documents: make them with 'blockrank prepare'"):
+            StoredDocuments(folder)
+
+
+# Other releases
+
+
+def make_earlier(folder):
+    """Turn a store into one of the release before."""
+    for path in folder.glob("documents-*"):
+        path.unlink()
+    set_version(folder, WITHOUT_DOCUMENTS)
+
+
+def set_version(folder, version):
+    path = folder / "store.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"version": version}))
+
+
+def test_a_store_of_the_release_before_is_read_and_gets_ids_without_reading_a_document_again(ranker, model, tmp_path):
+    ranker.prepare_store(tmp_path, DOCUMENTS)
+    make_earlier(tmp_path)
+    stored = BlockRankReranker.from_pretrained(model, dtype="float32", store=tmp_path)
+    assert_same(stored.rank(QUERIES[0], DOCUMENTS), ranker.rank(QUERIES[0], DOCUMENTS))
+    documents = StoredDocuments(tmp_path)
+    with pytest.raises(
+        UnknownIdsError, match=r"its ids are none, as it was made by an earlier release .*; prepare them"
+    ):
+        documents.get(["liver"])
+    done = ranker.prepare_store(tmp_path, DOCUMENTS)
+    assert (done.prepared, done.found, done.added) == (0, 4, 4)
+    assert json.loads((tmp_path / "store.json").read_text())["version"] == FORMAT_VERSION
+    assert documents.get(["liver"])[0].title == "the liver"
+
+
+@pytest.mark.parametrize("version", [WITHOUT_DOCUMENTS - 1, FORMAT_VERSION + 1])
+def test_a_store_of_a_format_that_is_not_known_is_refused(kept, version):
+    set_version(kept.folder, version)
+    for use in (StoredDocuments, lambda folder: StateStore(folder, "print")):
+        with pytest.raises(
+            ValueError, match=r"store\.json is of another release of blockrank-rerank; prepare into a new"
+        ):
+            use(kept.folder)
+
+
+# Damage and interruption
+
+
+def make_folder(path):
+    path.unlink()
+    path.mkdir()
+
+
+def replace_bytes(old, new):
+    def spoil(path):
+        content = path.read_bytes()
+        assert old in content
+        path.write_bytes(content.replace(old, new, 1))
+
+    return spoil
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_bytes(b"\xff" * 100),
+        lambda path: path.write_bytes(path.read_bytes()[:40]),
+        lambda path: path.write_bytes(b"0\nnull\n"),
+        replace_bytes(b'"ids": ["a"', b'"ids": ["c"'),
+        make_folder,
+    ],
+    ids=["empty", "noise", "torn", "other", "index", "folder"],
+)
+def test_a_damaged_file_of_documents_costs_its_own_alone_and_is_repaired_by_preparing_again(kept, spoil):
+    put(kept, "a: x", "d: w")
+    put(kept, "b: y")
+    spoil(kept.folder / "documents-000000.jsonl")
+    with pytest.warns(UserWarning, match=r"documents-000000\.jsonl is damaged and left out: .*prepare them again"):
+        again = read_anew(kept)
+    assert again == {"b": "y"}
+    again = StoredDocuments(kept.folder)
+    with pytest.warns(UserWarning, match="is damaged and left out"):
+        again.set_damaged_aside()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # told once
+        assert put(again, "a: x", "b: y") == (1, 0, 1)
+        assert read_anew(kept) == {"a": "x", "b": "y"}
+    assert sorted(path.name for path in kept.folder.glob("documents-*")) == [
+        "documents-000000.damaged",
+        "documents-000001.jsonl",
+        "documents-000002.jsonl",
+    ]
+
+
+def test_a_damaged_document_is_told_by_its_file_and_prepared_again(kept):
+    put(kept, "a: sugar", "b: y")
+    replace_bytes(b"sugar", b"sugax")(kept.folder / "documents-000000.jsonl")
+    again = StoredDocuments(kept.folder)
+    assert again.get(["b"])[0].text == "y"
+    with pytest.raises(ValueError, match=r"a document in .*documents-000000\.jsonl is damaged; prepare it again"):
+        again.get(["b", "a"])
+    with pytest.warns(UserWarning, match="is damaged; prepare it again: it counts as missing"):
+        assert put(again, "a: sugar", "b: y") == (1, 0, 1)
+    assert again.get(["a"])[0].text == "sugar"
+
+
+def test_a_reader_goes_on_where_another_process_set_its_file_aside(kept):
+    put(kept, "a: x")
+    reader = StoredDocuments(kept.folder)
+    assert reader.get(["a"])
+    (kept.folder / "documents-000000.jsonl").rename(kept.folder / "documents-000000.damaged")
+    put(StoredDocuments(kept.folder), "b: y", "a: x")
+    assert [document.text for document in reader.get(["a", "b"])] == ["x", "y"]
+
+
+def test_the_name_of_a_file_that_was_set_aside_is_not_used_again(tmp_path):
+    (tmp_path / "documents-000004.damaged").touch()
+    (tmp_path / "documents-000009.unfinished").touch()
+    assert documents_path(tmp_path).name == "documents-000005.jsonl"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+@pytest.mark.parametrize("change", [lambda kept: put(kept, "a: z", "c: w"), lambda kept: kept.delete(["a"])])
+def test_a_kill_while_documents_are_written_leaves_what_was_there(kept, monkeypatch, change):
+    put(kept, "a: x")
+    child = os.fork()
+    if child == 0:
+
+        def half(*arguments):
+            yield next(iter(documents_content(*arguments)))
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        stored_documents.documents_content = half
+        change(kept)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    assert [path.name for path in kept.folder.glob("*.unfinished")] == ["documents-000001.unfinished"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read_anew(kept) == {"a": "x"}
+        put(kept, "b: y")
+        assert read_anew(kept) == {"a": "x", "b": "y"}
+    assert not list(kept.folder.glob("*.unfinished"))
+
+
+def test_documents_are_named_once_their_states_are_there(ranker, tmp_path, monkeypatch):
+    """So that whoever is killed between the two leaves states alone, which the next run finds."""
+    there = []
+    keep = StoredDocuments.put
+
+    def looking(documents, stored, blocks):
+        there.append(StateStore(tmp_path, ranker.engine.fingerprint).get("sugar") is not None)
+        return keep(documents, stored, blocks)
+
+    monkeypatch.setattr(StoredDocuments, "put", looking)
+    ranker.prepare_store(tmp_path, ["sugar"])
+    assert there == [True]
+
+
+def test_a_full_disk_is_told_with_the_folder_and_leaves_what_was_there(kept, monkeypatch):
+    put(kept, "a: x")
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("blockrank_rerank.system.files.sync", full)
+        with pytest.raises(OSError, match="No space left") as refused:
+            put(kept, "b: y")
+    assert refused.value.filename == str(kept.folder)
+    assert not list(kept.folder.glob("*.unfinished"))
+    assert read_anew(kept) == {"a": "x"}
+
+
+def test_writers_at_once_lose_nothing_of_each_other(kept):
+    def write(number):
+        own = StoredDocuments(kept.folder)
+        for turn in range(4):
+            put(own, f"{number}-{turn}: x{turn}", f"shared: {number}")
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    found = read_anew(kept)
+    assert found.keys() == {"shared", *(f"{number}-{turn}" for number in range(4) for turn in range(4))}
+
+
+# The command
+
+
+def test_the_command_keeps_ids_replaces_and_deletes(model, tmp_path, capsys):
+    corpus, store = tmp_path / "corpus.jsonl", tmp_path / "store"
+    arguments = ["prepare", str(corpus), str(store), "--model", str(model), "--dtype", "float32"]
+    corpus.write_text("\n".join(map(json.dumps, [LIVER, {"_id": 7, "text": "blood"}, "sugar"])))
+    assert main(arguments) == 0
+    assert f"3 documents added, 0 replaced, 0 unchanged; {store} holds 3" in capsys.readouterr().out
+    assert StoredDocuments(store).get(["liver"]) == [StoredDocument("liver", " stores sugar ", "the liver")]
+    corpus.write_text("\n".join(map(json.dumps, [{"id": "liver", "text": "it"}, {"_id": 7, "text": "blood"}])))
+    assert main(arguments) == 0
+    out = capsys.readouterr().out
+    assert "0 documents added, 1 replaced, 1 unchanged" in out
+    assert "1 blocks of replaced and deleted documents, and their texts, stay in its files" in out
+    assert main(["prepare", str(store), "--delete", "liver", "--delete", "7", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"deleted": 2, "documents": 1, "unused": 3}
+    assert main(["prepare", str(store), "--delete", "\x1bliver"]) == 2
+    assert f"1 of 1 ids are not in the store {store}: '\\x1bliver'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "found"),
+    [
+        (["prepare", "a.txt"], 2, "prepare takes CORPUS and STORE; STORE alone goes with --delete"),
+        (["prepare", "a.txt", "store", "--delete", "7"], 2, "--delete takes STORE alone, got a.txt and store"),
+        (["prepare", "absent", "--delete", "7"], 4, "absent holds no prepared documents"),
+    ],
+)
+def test_the_command_refuses_what_it_cannot_do(tmp_path, monkeypatch, capsys, arguments, code, found):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.txt").write_text("sugar")
+    assert main(arguments) == code
+    assert found in capsys.readouterr().err
+
+
+def test_an_id_that_is_too_long_is_told_by_its_line(model, tmp_path, capsys):
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text(f'"sugar"\n{json.dumps({"id": "x" * 2000, "text": "blood"})}\n')
+    assert main(["prepare", str(corpus), str(tmp_path / "store"), "--model", str(model), "--dtype", "float32"]) == 5
+    assert f"{corpus}:2 must have an id of 1 to 1,024 characters" in capsys.readouterr().err
