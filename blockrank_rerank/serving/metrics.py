@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 
 from blockrank_rerank.serving.scheduler import Scheduler
@@ -20,6 +20,9 @@ class Metrics:
         self.registry = CollectorRegistry()
         self.requests = Counter(
             "blockrank_requests", "Requests that were answered.", ["path", "status"], registry=self.registry
+        )
+        self.in_progress = Gauge(
+            "blockrank_requests_in_progress", "Requests that are not answered yet.", registry=self.registry
         )
         self.seconds = Histogram(
             "blockrank_request_seconds", "From request to answer.", ["path"], registry=self.registry, buckets=SECONDS

@@ -67,7 +67,8 @@ class Observed:
             await send(message)
 
         try:
-            await self._app(scope, receive, tell)
+            with self._metrics.in_progress.track_inprogress():
+                await self._app(scope, receive, tell)
         except Exception as error:
             log("failure", "error", request_id=record.request_id, **fault(error))
             if status == 499:

@@ -33,8 +33,12 @@ def serve(
     ------
     OSError
         Where it cannot listen.
+    ValueError
+        For a store of another model.
     """
     limits = limits or ServerLimits()
+    if ranker.lookup is not None:
+        ranker.lookup.knows("", ranker.engine)  # opens the store
     with _listener(host, port) as listener, logged_lines():
         address, number = listener.getsockname()[:2]
         log("start", url=f"http://{f'[{address}]' if ':' in address else address}:{number}", key=api_key is not None)

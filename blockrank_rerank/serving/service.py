@@ -117,25 +117,26 @@ class Service:
         scheduler = self._scheduler
         if scheduler is None:
             raise ApiError(424, "the model is not loaded yet", error_type="Unhealthy")
+        job = None
         try:
             job = scheduler.submit(wanted, http.client.host if http.client else None)
+            return await self._awaited(job, http)
         except Overloaded as error:
             raise ApiError(429, str(error), headers={"Retry-After": str(error.retry_after_s)}) from error
         except Closed as error:
             raise ApiError(424, str(error), error_type="Unhealthy") from error
-        try:
-            return await self._awaited(job, http)
         except (TypeError, ValueError) as error:
             raise refused(error) from error
-        except (ApiError, asyncio.CancelledError, CancelledError):
+        except (ApiError, CancelledError, asyncio.CancelledError):
             raise
         except Exception as error:
             log("failure", "error", request_id=record.request_id, **fault(error))
             raise ApiError(424, f"the model failed: {type(error).__name__}") from error
         finally:
-            scheduler.cancel(job)
-            self._metrics.waited_seconds.observe(job.waited_s)
-            record.facts["waited_ms"] = round(1000 * job.waited_s, 1)
+            if job is not None:
+                scheduler.cancel(job)
+                self._metrics.waited_seconds.observe(job.waited_s)
+                record.facts["waited_ms"] = round(1000 * job.waited_s, 1)
 
     async def _awaited(self, job: Job, http: Request) -> Ranking:
         """The ranking of a job, unless the client goes away or it takes too long."""

@@ -364,3 +364,23 @@ def test_many_clients_get_the_answers_of_one_after_the_other(ranker):
             together = list(pool.map(post, requests * 2))
     for found, expected in zip(together, alone * 2, strict=True):
         assert found == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_ranking_is_a_span_under_that_of_its_caller(ranker, monkeypatch):
+    pytest.importorskip("opentelemetry.sdk", reason="needs the test-serve extra")
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+    from blockrank_rerank.serving import tracing
+
+    exporter, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    monkeypatch.setattr(tracing.trace, "get_tracer", provider.get_tracer)
+    caller = "0af7651916cd43dd8448eb211c80319c"
+    with TestClient(create_app(ranker)) as client:
+        client.post("/v2/rerank", json=BODY, headers={"traceparent": f"00-{caller}-b7ad6b7169203331-01"})
+    (span,) = exporter.get_finished_spans()
+    assert span.name == "rerank"
+    assert span.context.trace_id == int(caller, 16)
+    assert span.attributes["blockrank.documents"] == span.attributes["blockrank.read"] == 3
