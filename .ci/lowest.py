@@ -8,7 +8,7 @@ try:
 except ImportError:  # Python 3.10, whose pip brings what reads TOML
     from pip._vendor import tomli as tomllib
 
-NOT_OF_USERS = {"test", "docs", "dev"}
+NOT_OF_USERS = {"test", "test-serve", "docs", "dev"}
 """Extras whose versions are those of whoever works on the project."""
 
 project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]

@@ -46,11 +46,12 @@ __all__ = ["DEFAULT_MODEL", "BlockRankReranker", "Document", "RankedDocument", "
 class BlockRankReranker(AsyncRanking, SavedModel):
     """Ranks documents for a query by in-context attention. Make one with :meth:`from_pretrained`.
 
-    Threads may share an instance; a copy shares the loaded model, the cache and the store.
+    Threads may share an instance; a copy shares the loaded model, the cache and the store. ``lookup`` is where it looks
+    for states of documents; nothing without cache and store.
     """
 
     def __init__(self, shared: SharedEngine | None = None, lookup: StateLookup | None = None, **options: Any) -> None:
-        self._shared, self._lookup = checked_engine(shared, options), lookup
+        self._shared, self.lookup = checked_engine(shared, options), lookup
 
     @classmethod
     @typed_as(Options)
@@ -75,7 +76,7 @@ class BlockRankReranker(AsyncRanking, SavedModel):
         """
         chosen = Options(model, **options)
         ranker = cls(SharedEngine(chosen.engine_spec()), chosen.state_lookup())
-        if ranker._lookup is not None:
+        if ranker.lookup is not None:
             check_stand_alone(ranker.config, ranker.model)
         return ranker
 
@@ -127,7 +128,7 @@ class BlockRankReranker(AsyncRanking, SavedModel):
     @property
     def cache_info(self) -> CacheInfo | None:
         """What the cache holds and how often it helped; nothing without one."""
-        cache = None if self._lookup is None else self._lookup.cache
+        cache = None if self.lookup is None else self.lookup.cache
         return None if cache is None else cache.info()
 
     def prepare(
@@ -346,4 +347,4 @@ class BlockRankReranker(AsyncRanking, SavedModel):
 
     def _batches(self, checked: Sequence[CheckedRequest]) -> Iterable[RequestBatch]:
         # A list without documents needs no model.
-        return Batches(checked, self.engine, self._lookup) if any(request.texts for request in checked) else ()
+        return Batches(checked, self.engine, self.lookup) if any(request.texts for request in checked) else ()

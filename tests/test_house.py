@@ -19,8 +19,8 @@ from blockrank_rerank.engine.engine import Engine
 PACKAGE = Path(__file__).parents[1] / "blockrank_rerank"
 FILES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = [
-    {"cli"}, {"finetune"}, {"evaluation"}, {"adapters", "cross_encoder"}, {"reranker"}, {"options"}, {"ranking"},
-    {"engine"}, {"model"}, {"states"}, {"text"}, {"formats"}, {"config"}, {"system"}, {"errors"},
+    {"cli"}, {"serving"}, {"finetune"}, {"evaluation"}, {"adapters", "cross_encoder"}, {"reranker"}, {"options"},
+    {"ranking"}, {"engine"}, {"model"}, {"states"}, {"text"}, {"formats"}, {"config"}, {"system"}, {"errors"},
 ]  # fmt: skip
 """From the top: a room may import its own floor's files and those below."""
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

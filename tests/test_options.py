@@ -218,7 +218,7 @@ def test_cache_cache_device_token_and_config_reach_the_ranker(folder, tmp_path):
     ranker = load_ranker(ModelOptions(model=str(folder), config=path, cache="1MB", cache_device="cpu", token="hf_x"))
     assert ranker.config == other
     assert ranker.cache_info.max_bytes == 1_000_000
-    assert ranker._lookup.cache_device == torch.device("cpu")
+    assert ranker.lookup.cache_device == torch.device("cpu")
     assert ranker._shared.spec.checkpoint.token == "hf_x"
 
 

@@ -12,16 +12,20 @@ from blockrank_rerank.cli.doctor import doctor
 from blockrank_rerank.cli.evaluate import evaluate
 from blockrank_rerank.cli.export import export
 from blockrank_rerank.cli.failures import DEBUG_VARIABLE
+from blockrank_rerank.cli.mcp import mcp
 from blockrank_rerank.cli.prepare import prepare
 from blockrank_rerank.cli.report import report
 from blockrank_rerank.cli.rerank import rerank
 from blockrank_rerank.cli.run import new_app, run_app
+from blockrank_rerank.cli.serve import serve
 
 app = new_app("blockrank")
 app.command()(rerank)
 app.command()(evaluate)
 app.command()(report)
 app.command()(prepare)
+app.command()(serve)
+app.command()(mcp)
 app.command()(export)
 app.command()(bench)
 app.command()(doctor)

@@ -36,6 +36,7 @@ OPTIONAL = (
     Package("ir-measures", f"for blockrank evaluate; {install_line('eval')}"),
     Package("bm25s", f"for blockrank evaluate without --run; {install_line('eval')}"),
     Package("matplotlib", f"for blockrank report; {install_line('report')}"),
+    Package("fastapi", f"for blockrank serve; {install_line('serve')}"),
     Package("llama-index-core", "to use the LlamaIndex adapter: pip install llama-index-core"),
     Package("haystack-ai", "to use the Haystack adapter: pip install haystack-ai"),
     Package("langchain-core", "to use the LangChain adapter: pip install langchain-core"),

@@ -6,7 +6,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -17,6 +17,10 @@ from blockrank_rerank.states.store import StateStore
 if TYPE_CHECKING:
     from blockrank_rerank.engine.engine import Engine
     from blockrank_rerank.text.prompt import TokenisedBlocks
+
+
+Source = Literal["read", "cached", "stored", "prepared"]
+"""Where a document's states come from; ``read`` where the model reads its text."""
 
 
 class StateLookup:
@@ -79,6 +83,13 @@ class StateLookup:
         return (self.cache is not None and self.cache.holds_whole(text)) or (
             store is not None and store.holds_whole(text)
         )
+
+    def source(self, text: str, engine: Engine) -> Source:
+        """Say where the states of a text would come from now; counts as no use of them."""
+        if self.cache is not None and text in self.cache:
+            return "cached"
+        store = self._opened(engine)
+        return "stored" if store is not None and text in store else "read"
 
     def check_store(self, texts: Sequence[str], engine: Engine) -> None:
         """Warn where the first list has nothing in the store: its texts may have been prepared in another form."""

@@ -20,7 +20,7 @@ from blockrank_rerank.text.prompt import EncodedRequest
 
 if TYPE_CHECKING:
     from blockrank_rerank.engine.engine import Engine
-    from blockrank_rerank.engine.state_lookup import StateLookup
+    from blockrank_rerank.engine.state_lookup import Source, StateLookup
     from blockrank_rerank.states.prepared import PreparedDocuments
 
 LOOKUP_BATCH = 64
@@ -37,7 +37,7 @@ UNREADABLE_SHARE = 0.25
 class Candidates:
     """A request's documents in tokens, and what stands for them where they need not be read.
 
-    ``ids`` and ``truncated`` belong to the blocks of the survivors.
+    ``ids``, ``truncated`` and ``sources`` belong to the blocks of the survivors; without ``sources`` all are read.
     """
 
     request: CheckedRequest
@@ -45,11 +45,17 @@ class Candidates:
     ids: Sequence[tuple[int, ...]]
     truncated: Sequence[bool]
     states: StatePack | PassingStates | None = None
+    sources: Sequence[Source] = ()
 
     @property
     def encoded(self) -> EncodedRequest:
         """What the model reads."""
         return self.survivors.encoded
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the query and of the documents, read or not; of states that are read in passing, once they were."""
+        return self.encoded.num_tokens + (sum(map(len, self.ids)) if self.states is not None else 0)
 
     @property
     def goes_alone(self) -> bool:
@@ -156,7 +162,7 @@ class Batches:
                 "documents were prepared by another model, revision, dtype or config than this ranker's: their "
                 "states mean nothing to it; prepare them again with this ranker"
             )
-        return self._of_pack(request, prepared.blocks, prepared.pack)
+        return self._of_pack(request, prepared.blocks, prepared.pack, ["prepared"] * len(prepared.blocks.texts))
 
     def _of_known(self, request: CheckedRequest, lookup: StateLookup) -> Candidates:
         """Documents whose states are looked up, and computed where they are not known."""
@@ -165,18 +171,21 @@ class Batches:
             request.query, request.plain, request.texts, engine.prompt, lambda text: lookup.knows(text, engine)
         )
         lookup.check_store(blocks.texts, engine)
+        sources = [lookup.source(text, engine) for text in blocks.texts]
         if engine.budget.max_memory is None and not self._reads_in_passing(blocks):
-            return self._of_pack(request, blocks, StatePack(list(lookup.get(blocks.texts, engine, tokenised))))
+            return self._of_pack(request, blocks, StatePack(list(lookup.get(blocks.texts, engine, tokenised))), sources)
         passing = PassingStates(lookup.get(blocks.texts, engine, tokenised, LOOKUP_BATCH))
-        return Candidates(request, self._query_alone(request, blocks), passing.ids, passing.truncated, passing)
+        return Candidates(request, self._query_alone(request, blocks), passing.ids, passing.truncated, passing, sources)
 
     def _reads_in_passing(self, blocks: Blocks) -> bool:
         """Whether states are better not joined: so long a list would not share a pass with others anyway."""
         tokens = sum(map(len, blocks.texts)) // CHARACTERS_PER_TOKEN
         return self._engine.documents_are_independent and tokens > self._engine.budget.tokens
 
-    def _of_pack(self, request: CheckedRequest, blocks: Blocks, pack: StatePack) -> Candidates:
-        return Candidates(request, self._query_alone(request, blocks), pack.ids, pack.truncated, pack)
+    def _of_pack(
+        self, request: CheckedRequest, blocks: Blocks, pack: StatePack, sources: Sequence[Source]
+    ) -> Candidates:
+        return Candidates(request, self._query_alone(request, blocks), pack.ids, pack.truncated, pack, sources)
 
     def _query_alone(self, request: CheckedRequest, blocks: Blocks) -> Survivors:
         """Where states stand for the documents, the query goes through the model alone."""
@@ -202,6 +211,7 @@ def _ranked(candidates: Candidates, lse: Lse, engine: Engine) -> list[RankedDocu
             truncated=candidates.truncated[block],
             passage=found.blocks.passage(block),
             unreadable=unreadable[block],
+            served_from=candidates.sources[block] if candidates.sources else "read",
         )
         for index, block, source in zip(found.remaining, best, sources, strict=True)
     ]

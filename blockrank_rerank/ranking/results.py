@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 import numbers
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from blockrank_rerank.engine.state_lookup import Source
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,9 @@ class RankedDocument:
         What was given for the document: the text, mapping or object itself, or its copy of prepared documents.
     id : str or int or None
         Its ``id``, ``_id`` or ``doc_id``, where it had one.
+    served_from : str
+        Where its states came from: ``read`` where the model read the text for this ranking, else ``cached``,
+        ``stored`` or ``prepared``; of a document that was split, those of the best passage.
     """
 
     index: int
@@ -53,6 +59,7 @@ class RankedDocument:
     unreadable: float = 0.0
     document: Any = field(default=None, repr=False, compare=False)
     id: Any = None
+    served_from: Source = field(default="read", compare=False)
 
 
 @dataclass(frozen=True)

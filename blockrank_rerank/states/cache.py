@@ -52,6 +52,10 @@ class StateCache:
                 self._kept.move_to_end(text)
             return states
 
+    def __contains__(self, text: str) -> bool:
+        with self._lock:
+            return text in self._kept
+
     def holds_whole(self, text: str) -> bool:
         """Whether a text is here as one block that was not cut; counts as no use of it."""
         with self._lock:

@@ -129,6 +129,16 @@ class PromptEncoder:
             return beginning
         raise ValueError(fault)
 
+    def beginnings(self, texts: Sequence[str], tokens: int) -> list[str]:
+        """Return every text, or its first ``tokens`` tokens (at least 1) where it has more."""
+        found = list(texts)
+        long = [index for index, text in enumerate(texts) if _most_bytes(text) > tokens]
+        pieces = ([Piece(as_text(texts[index]), is_data=True)] for index in long)
+        for index, block in zip(long, self._tokenizer.encode(pieces), strict=True):
+            if len(block.ids) > tokens:
+                found[index] = texts[index][: block.offsets[tokens - 1][1]]
+        return found
+
     @property
     def longest_query(self) -> int:
         """Most tokens of a query block, template included."""

@@ -84,7 +84,7 @@ def test_kept_states_lie_on_the_models_device_or_where_they_are_told_to(folder, 
     with pretend_gpu() as gpu:
         ranker = load(folder, gpu, cache="1MB", cache_device=device)
         ranker.rank(QUERIES[0], HALF)
-        kept = [*ranker.prepare(HALF, device=device).states, *ranker._lookup.cache._kept.values()]
+        kept = [*ranker.prepare(HALF, device=device).states, *ranker.lookup.cache._kept.values()]
         assert {type(tensor) for states in kept for tensor in states.tensors.values()} == {kind}
         assert len(kept) == 2 * len(HALF)
 

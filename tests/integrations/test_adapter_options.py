@@ -199,7 +199,7 @@ def test_rerankers_and_the_cross_encoder_hand_options_on(model):
     ):
         assert reranker.config == query_free
         assert reranker.cache_info.max_bytes == 1_000_000
-        assert str(reranker._lookup.cache_device) == "cpu"
+        assert str(reranker.lookup.cache_device) == "cpu"
     ready = BlockRankReranker.from_pretrained()
     with pytest.raises(TypeError, match="this reranker has its own; got dtype"):
         BlockRankCrossEncoder(ready, dtype="float32")

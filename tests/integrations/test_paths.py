@@ -110,7 +110,7 @@ def test_a_store_is_the_same_folder_wherever_the_process_goes(root, monkeypatch,
     reader = BlockRankReranker.from_pretrained(model, dtype="float32", store=option, config=writer.config)
     adapter = LlamaIndexRerank(model=model, store=option, config=writer.config)
     monkeypatch.chdir("/")
-    assert reader._lookup.folder == root / "here" / "st ü"
+    assert reader.lookup.folder == root / "here" / "st ü"
     assert adapter.store == str(root / "here" / "st ü")
     assert reader.rank("a", ["a b c"])
     assert [path.name for path in (root / "here").iterdir()] == ["st ü"]

@@ -1,0 +1,1 @@
+"""Serves rankings over HTTP."""

@@ -1,0 +1,38 @@
+"""What a server takes of its clients."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerLimits:
+    """How much a request may hold, how many may wait, and how long.
+
+    Attributes
+    ----------
+    documents : int
+        Most documents of a request.
+    body_bytes : int
+        Most bytes of a request's body.
+    waiting : int
+        Most requests that wait for the model; one more is answered 429.
+    seconds : float
+        Longest time from a request to its answer; one that takes longer is answered 504.
+
+    Raises
+    ------
+    ValueError
+        For what is not above 0.
+    """
+
+    documents: int = 1000
+    body_bytes: int = 16_000_000
+    waiting: int = 256
+    seconds: float = 60.0
+
+    def __post_init__(self) -> None:
+        """Check every value."""
+        for name, value in vars(self).items():
+            if not value > 0:
+                raise ValueError(f"{name} must be above 0, got {value!r}")

@@ -1,0 +1,152 @@
+"""What happens to every request, whatever it asks for: it is let in or not, gets an id, is counted and logged."""
+
+from __future__ import annotations
+
+import hmac
+import re
+import uuid
+from collections.abc import Collection, MutableMapping
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import Any
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from blockrank_rerank.serving.answer import json_response
+from blockrank_rerank.serving.errors import ApiError
+from blockrank_rerank.serving.log import fault, log
+from blockrank_rerank.serving.metrics import Metrics
+
+ID_HEADER = "x-request-id"
+_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
+
+
+@dataclass
+class Record:
+    """What the log tells of a request.
+
+    Attributes
+    ----------
+    request_id : str
+        The client's own, or a new one.
+    facts : dict
+        Numbers that whoever answers adds.
+    """
+
+    request_id: str
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def record_of(scope: MutableMapping[str, Any]) -> Record:
+    """The record of a request."""
+    record: Record = scope["blockrank_record"]
+    return record
+
+
+class Observed:
+    """Gives requests an id, counts and logs them, and answers 500 to what nobody foresaw."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, paths: Collection[str]) -> None:
+        self._app, self._metrics, self._paths = app, metrics, frozenset(paths)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = Headers(scope=scope).get(ID_HEADER, "")
+        record = scope["blockrank_record"] = Record(given if _ID.fullmatch(given) else uuid.uuid4().hex)
+        started, status = monotonic(), 499  # nginx's: the client went away before it was answered
+
+        async def tell(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)[ID_HEADER] = record.request_id
+            await send(message)
+
+        try:
+            with self._metrics.in_progress.track_inprogress():
+                await self._app(scope, receive, tell)
+        except Exception as error:
+            log("failure", "error", request_id=record.request_id, **fault(error))
+            if status == 499:
+                await json_response(*_unforeseen())(scope, receive, tell)
+        finally:
+            self._note(scope, record, status, monotonic() - started)
+
+    def _note(self, scope: Scope, record: Record, status: int, seconds: float) -> None:
+        path = scope["path"] if scope["path"] in self._paths else "other"
+        self._metrics.requests.labels(path, status).inc()
+        self._metrics.seconds.labels(path).observe(seconds)
+        log(
+            "request",
+            request_id=record.request_id,
+            method=scope["method"],
+            path=path,
+            status=status,
+            ms=round(1000 * seconds, 1),
+            **record.facts,
+        )
+
+
+class Gate:
+    """Refuses requests without the key, and bodies that are too large.
+
+    Parameters
+    ----------
+    app : ASGI application
+        What is behind it.
+    key : str or None
+        What ``Authorization: Bearer`` must hold.
+    open_paths : collection of str
+        Pages that need no key.
+    max_bytes : int
+        Of a body.
+    """
+
+    def __init__(self, app: ASGIApp, key: str | None, open_paths: Collection[str], max_bytes: int) -> None:
+        self._app, self._open, self._max_bytes = app, frozenset(open_paths), max_bytes
+        self._expected = None if key is None else f"Bearer {key}".encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        if not self._lets_in(scope["path"], headers):
+            refusal = ApiError(401, "a key is needed: Authorization: Bearer KEY")
+            await json_response(refusal.body, 401, {"WWW-Authenticate": "Bearer"})(scope, receive, send)
+            return
+        declared = headers.get("content-length", "0")
+        if declared.isdecimal() and len(declared) < 20 and int(declared) > self._max_bytes:
+            await json_response(self._too_large().body, 413)(scope, receive, send)
+            return
+        await self._app(scope, self._counted(receive), send)
+
+    def _lets_in(self, path: str, headers: Headers) -> bool:
+        given = headers.get("authorization", "").encode("utf-8", "surrogateescape")
+        return self._expected is None or path in self._open or hmac.compare_digest(given, self._expected)
+
+    def _counted(self, receive: Receive) -> Receive:
+        received = 0
+
+        async def counted() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > self._max_bytes:
+                raise self._too_large()
+            return message
+
+        return counted
+
+    def _too_large(self) -> ApiError:
+        return ApiError(413, f"body must have at most {self._max_bytes} bytes (--max-body)")
+
+
+def _unforeseen() -> tuple[dict[str, Any], int]:
+    fault = ApiError(500, "the server failed; its log says more under the request id", error_type="Internal")
+    return fault.body, 500

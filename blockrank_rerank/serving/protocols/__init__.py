@@ -1,0 +1,1 @@
+"""What clients of each kind send, and what they are answered."""

@@ -1,0 +1,63 @@
+"""A ranking with the score that a server answers with."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from blockrank_rerank.ranking.results import RankedDocument
+from blockrank_rerank.ranking.score_type import ScoreType, scored
+from blockrank_rerank.serving.turn import Ranking
+
+
+@dataclass(frozen=True)
+class Row:
+    """One document of an answer.
+
+    Attributes
+    ----------
+    score : float
+        Of the kind that was asked for.
+    ranked : RankedDocument
+        Everything else of it.
+    highlights : list or None
+        Its sentences, where they were asked for.
+    """
+
+    score: float
+    ranked: RankedDocument
+    highlights: list[dict[str, Any]] | None
+
+
+def rows(ranking: Ranking, score_type: ScoreType, most: int | None = None) -> list[Row]:
+    """The best documents by a kind of score, best first; all where ``most`` is None."""
+    highlights: Sequence[list[dict[str, Any]] | None] = [None] * len(ranking.documents)
+    if ranking.highlights is not None:
+        highlights = ranking.highlights
+    of_index = {document.index: sentences for document, sentences in zip(ranking.documents, highlights, strict=True)}
+    found = scored(ranking.documents, score_type)[:most]
+    return [Row(document.score, document.ranked, of_index[document.ranked.index]) for document in found]
+
+
+def extras(row: Row) -> Iterator[tuple[str, Any]]:
+    """What our answers have beside those of others: other clients ignore it."""
+    yield "share", row.ranked.score
+    yield "truncated", row.ranked.truncated
+    yield "served_from", row.ranked.served_from
+    if row.ranked.passage is not None:
+        yield "passage", row.ranked.passage
+    if row.ranked.pruned:
+        yield "pruned", True
+    if row.highlights is not None:
+        yield "highlights", row.highlights
+
+
+def logit(ranked: RankedDocument) -> float:
+    """Log-odds of a document's probability; its raw score where the model gives no probability."""
+    if ranked.probability is None:
+        return ranked.raw_score
+    least = 1e-9  # so that it is finite
+    probability = min(max(ranked.probability, least), 1 - least)
+    return math.log(probability / (1 - probability))

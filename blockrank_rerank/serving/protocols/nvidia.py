@@ -1,0 +1,40 @@
+"""The requests of clients of NVIDIA's rerankers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+from blockrank_rerank.ranking.score_type import ScoreType
+from blockrank_rerank.serving.protocols.answers import logit, rows
+from blockrank_rerank.serving.turn import Ranking, RankRequest
+
+
+class Text(BaseModel):
+    """A text in an object."""
+
+    text: str
+
+
+class NvidiaRequest(BaseModel):
+    """A query and passages. Fields that are not named here change nothing."""
+
+    query: Text
+    passages: list[Text]
+    model: str | None = Field(None, description="May be any name: there is one model.")
+
+    @property
+    def num_documents(self) -> int:
+        """Documents to rank."""
+        return len(self.passages)
+
+    def rank_request(self) -> RankRequest:
+        """What to rank; raises TypeError and ValueError for what cannot be."""
+        return RankRequest(self.query.text, [passage.text for passage in self.passages])
+
+    def answer(self, ranking: Ranking, score_type: ScoreType, model: str, request_id: str) -> dict[str, Any]:
+        """The answer, best passage first: log-odds of probabilities, or raw scores of a model without."""
+        return {
+            "rankings": [{"index": row.ranked.index, "logit": logit(row.ranked)} for row in rows(ranking, score_type)]
+        }

@@ -1,0 +1,49 @@
+"""The requests of clients of text-embeddings-inference (TEI)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Discriminator, Field, Tag
+
+from blockrank_rerank.ranking.score_type import ScoreType
+from blockrank_rerank.serving.protocols.answers import extras, rows
+from blockrank_rerank.serving.protocols.rerank import RerankRequest
+from blockrank_rerank.serving.turn import Ranking, RankRequest
+
+
+class TeiRequest(BaseModel):
+    """A query and texts. Every optional field may be null; fields that are not named here change nothing."""
+
+    query: str
+    texts: list[str]
+    raw_scores: bool | None = Field(None, description="Return raw scores.")
+    return_text: bool | None = Field(None, description="Return the texts too.")
+
+    @property
+    def num_documents(self) -> int:
+        """Documents to rank."""
+        return len(self.texts)
+
+    def rank_request(self) -> RankRequest:
+        """What to rank; raises TypeError and ValueError for what cannot be."""
+        return RankRequest(self.query, self.texts)
+
+    def answer(self, ranking: Ranking, score_type: ScoreType, model: str, request_id: str) -> list[dict[str, Any]]:
+        """The answer, best text first."""
+        return [
+            {"index": row.ranked.index, "score": row.score}
+            | ({"text": self.texts[row.ranked.index]} if self.return_text else {})
+            | dict(extras(row))
+            for row in rows(ranking, "raw" if self.raw_scores else score_type)
+        ]
+
+
+def _form(body: Any) -> str:
+    return "with documents" if isinstance(body, dict) and "documents" in body else "with texts"
+
+
+TeiOrRerankRequest = Annotated[
+    Annotated[TeiRequest, Tag("with texts")] | Annotated[RerankRequest, Tag("with documents")], Discriminator(_form)
+]
+"""Clients of several servers send Cohere's form to the same place; it has ``documents``."""

@@ -1,0 +1,62 @@
+"""A process that answers on a port until it is told to stop."""
+
+from __future__ import annotations
+
+import math
+import socket
+
+import uvicorn
+
+from blockrank_rerank.reranker import BlockRankReranker
+from blockrank_rerank.serving.app import create_app
+from blockrank_rerank.serving.limits import ServerLimits
+from blockrank_rerank.serving.log import log, logged_lines
+
+BACKLOG = 2048
+
+
+def serve(
+    ranker: BlockRankReranker, host: str, port: int, limits: ServerLimits | None = None, api_key: str | None = None
+) -> None:
+    """Answer requests until the process is told to stop (Ctrl-C, SIGTERM); what was taken is answered first.
+
+    Parameters
+    ----------
+    ranker : BlockRankReranker
+        Ranks every request.
+    host, port : str and int
+        Where to listen; port 0 is any that is free, and the log says which.
+    limits, api_key
+        As for `create_app`.
+
+    Raises
+    ------
+    OSError
+        Where it cannot listen.
+    ValueError
+        For a store of another model.
+    """
+    limits = limits or ServerLimits()
+    if ranker.lookup is not None:
+        ranker.lookup.knows("", ranker.engine)  # opens the store
+    with _listener(host, port) as listener, logged_lines():
+        address, number = listener.getsockname()[:2]
+        log("start", url=f"http://{f'[{address}]' if ':' in address else address}:{number}", key=api_key is not None)
+        config = uvicorn.Config(
+            create_app(ranker, limits, api_key),
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            backlog=BACKLOG,
+            timeout_graceful_shutdown=math.ceil(limits.seconds),
+        )
+        uvicorn.Server(config).run(sockets=[listener])
+        log("stop")
+
+
+def _listener(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        raise OSError(f"cannot listen on {host} port {port}: {error.strerror or error}") from error

@@ -1,0 +1,169 @@
+"""A request of any protocol goes through the scheduler and comes back as that protocol's answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from concurrent.futures import CancelledError
+from typing import Any, Protocol
+
+from fastapi import Request, Response
+
+from blockrank_rerank import __version__
+from blockrank_rerank.ranking.score_type import ScoreType
+from blockrank_rerank.reranker import BlockRankReranker
+from blockrank_rerank.serving.answer import json_response
+from blockrank_rerank.serving.errors import ApiError, refused
+from blockrank_rerank.serving.limits import ServerLimits
+from blockrank_rerank.serving.log import fault, log
+from blockrank_rerank.serving.metrics import Metrics
+from blockrank_rerank.serving.middleware import Record, record_of
+from blockrank_rerank.serving.scheduler import Closed, Job, Overloaded, Scheduler
+from blockrank_rerank.serving.tracing import rerank_span
+from blockrank_rerank.serving.turn import Ranking, RankRequest
+
+
+class RequestForm(Protocol):
+    """What the requests of every protocol can do."""
+
+    @property
+    def num_documents(self) -> int:
+        """Documents to rank."""
+
+    def rank_request(self) -> RankRequest:
+        """What to rank; raises TypeError and ValueError for what cannot be."""
+
+    def answer(self, ranking: Ranking, score_type: ScoreType, model: str, request_id: str) -> Any:
+        """The answer, as JSON has it."""
+
+
+class Service:
+    """Answers requests with one model.
+
+    ``score_type`` is what answers go by: the probability of relevance, which does not depend on the list, or the share
+    where the model gives none.
+    """
+
+    def __init__(self, ranker: BlockRankReranker, limits: ServerLimits, metrics: Metrics) -> None:
+        self.ranker, self.limits, self._metrics = ranker, limits, metrics
+        self.score_type: ScoreType = "probability" if ranker.config.abstention else "share"
+        self._scheduler: Scheduler | None = None
+
+    def start(self) -> None:
+        """Load the model and take requests."""
+        self._scheduler = Scheduler(self.ranker, self.limits.waiting)
+        self._metrics.watch(self._scheduler)
+        log("ready", model=self.ranker.model, device=str(self.ranker.device), score=self.score_type)
+
+    def close(self) -> None:
+        """Rank what was taken, and take nothing more."""
+        if self._scheduler is not None:
+            self._scheduler.close()
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether requests are taken."""
+        return self._scheduler is not None and self._scheduler.is_open
+
+    async def answer(self, http: Request, body: RequestForm) -> Response:
+        """Rank what a request asks for.
+
+        Raises
+        ------
+        ApiError
+            For everything that keeps it from being ranked.
+        """
+        record = record_of(http.scope)
+        if body.num_documents > self.limits.documents:
+            most = self.limits.documents
+            raise ApiError(413, f"{body.num_documents} documents, more than the {most} of a request (--max-documents)")
+        try:
+            wanted = body.rank_request()
+        except (TypeError, ValueError) as error:
+            raise refused(error) from error
+        with rerank_span(http.headers) as set_attribute:
+            ranking = await self._ranking(wanted, http, record)
+            for name, value in self._count(ranking).items():
+                set_attribute(f"blockrank.{name}", value)
+                record.facts[name] = value
+        return json_response(body.answer(ranking, self.score_type, self.ranker.model, record.request_id))
+
+    def info(self) -> dict[str, Any]:
+        """What the server is, with the names of text-embeddings-inference where it has them."""
+        engine, config, limits = self.ranker.engine, self.ranker.config, self.limits
+        return {
+            "model_id": self.ranker.model,
+            "model_sha": None,
+            "model_dtype": str(engine.dtype).removeprefix("torch."),
+            "model_type": {"reranker": {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}},
+            "max_concurrent_requests": limits.waiting,
+            "max_input_length": config.max_document_tokens,
+            "max_batch_tokens": engine.budget.tokens,
+            "max_client_batch_size": limits.documents,
+            "auto_truncate": config.long_documents == "truncate",
+            "version": __version__,
+            "score": self.score_type,
+            "device": str(engine.device),
+            "long_documents": config.long_documents,
+            "max_body_bytes": limits.body_bytes,
+            "timeout_s": limits.seconds,
+        }
+
+    def model_card(self) -> dict[str, Any]:
+        """The model as OpenAI's list of models has it."""
+        return {"id": self.ranker.model, "object": "model", "created": 0, "owned_by": "blockrank-rerank"}
+
+    async def _ranking(self, wanted: RankRequest, http: Request, record: Record) -> Ranking:
+        scheduler = self._scheduler
+        if scheduler is None:
+            raise ApiError(424, "the model is not loaded yet", error_type="Unhealthy")
+        job = None
+        try:
+            job = scheduler.submit(wanted, http.client.host if http.client else None)
+            return await self._awaited(job, http)
+        except Overloaded as error:
+            raise ApiError(429, str(error), headers={"Retry-After": str(error.retry_after_s)}) from error
+        except Closed as error:
+            raise ApiError(424, str(error), error_type="Unhealthy") from error
+        except (TypeError, ValueError) as error:
+            raise refused(error) from error
+        except (ApiError, CancelledError, asyncio.CancelledError):
+            raise
+        except Exception as error:
+            log("failure", "error", request_id=record.request_id, **fault(error))
+            raise ApiError(424, f"the model failed: {type(error).__name__}") from error
+        finally:
+            if job is not None:
+                scheduler.cancel(job)
+                self._metrics.waited_seconds.observe(job.waited_s)
+                record.facts["waited_ms"] = round(1000 * job.waited_s, 1)
+
+    async def _awaited(self, job: Job, http: Request) -> Ranking:
+        """The ranking of a job, unless the client goes away or it takes too long."""
+        ranked = asyncio.wrap_future(job.future)
+        gone = asyncio.ensure_future(_disconnected(http))
+        both: set[asyncio.Future[Any]] = {ranked, gone}
+        try:
+            done, _ = await asyncio.wait(both, timeout=self.limits.seconds, return_when=asyncio.FIRST_COMPLETED)
+            if ranked in done:
+                return ranked.result()
+            if gone in done:
+                raise ApiError(499, "the client went away", error_type="Cancelled")
+            raise ApiError(504, f"not ranked within {self.limits.seconds:g} s (--timeout)")
+        finally:
+            gone.cancel()
+            ranked.cancel()
+
+    def _count(self, ranking: Ranking) -> dict[str, int]:
+        """Count a ranking, and return what is told of it."""
+        sources = Counter[str](document.served_from for document in ranking.documents)
+        for source, number in sources.items():
+            self._metrics.documents.labels(source).inc(number)
+        self._metrics.tokens.inc(ranking.num_tokens)
+        return {"documents": len(ranking.documents), "tokens": ranking.num_tokens, **sources}
+
+
+async def _disconnected(http: Request) -> None:
+    """Return once the client has gone."""
+    while (await http.receive())["type"] != "http.disconnect":
+        pass

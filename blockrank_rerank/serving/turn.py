@@ -1,0 +1,120 @@
+"""Requests of different callers are ranked together, each with its own result."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from blockrank_rerank.ranking.batches import CHARACTERS_PER_TOKEN, Batches
+from blockrank_rerank.ranking.explanation import explained
+from blockrank_rerank.ranking.request import check_request, fitting_requests
+from blockrank_rerank.ranking.results import Limits, RankedDocument
+from blockrank_rerank.reranker import BlockRankReranker
+from blockrank_rerank.text.document import Document, document_text, given_text, part_of
+from blockrank_rerank.text.prompt import PromptEncoder
+
+KNOWN_COST = 1 / 16
+"""Cost of a character whose states are known, beside one that is read; measured were 18 ms and 600 ms (README)."""
+
+
+@dataclass(eq=False)
+class RankRequest:
+    """What one caller wants ranked.
+
+    Attributes
+    ----------
+    query : str
+        What the documents should answer.
+    documents : sequence of str or mapping
+        As :meth:`BlockRankReranker.rank` takes them.
+    max_document_tokens : int, optional
+        Tokens of each text that are read; texts that are cut count as truncated.
+    highlights : bool
+        Whether to show where in each document the query looked.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :meth:`BlockRankReranker.rank`, but for what only the model can refuse.
+    """
+
+    query: str
+    documents: Sequence[Document]
+    max_document_tokens: int | None = None
+    highlights: bool = False
+
+    def __post_init__(self) -> None:
+        """Check query and documents."""
+        self.documents = check_request((self.query, self.documents)).plain
+
+    def cost(self, ranker: BlockRankReranker) -> float:
+        """Characters to read, or as many as take about as long."""
+        lookup, engine = ranker.lookup, ranker.engine
+        texts = [document_text(document, index) for index, document in enumerate(self.documents)]
+        known = {text for text in texts if lookup is not None and lookup.knows(text, engine)}
+        documents = sum(len(text) * (KNOWN_COST if text in known else 1) for text in texts)
+        return len(self.query) + documents * (2 if self.highlights else 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Ranking:
+    """What one caller gets.
+
+    Attributes
+    ----------
+    documents : sequence of RankedDocument
+        Best first; those cut by ``max_document_tokens`` are marked as truncated.
+    num_tokens : int
+        Of the query and the documents, read or not.
+    highlights : sequence of list, optional
+        Sentences of each document, in the order of ``documents``, most attention first.
+    """
+
+    documents: Sequence[RankedDocument]
+    num_tokens: int
+    highlights: Sequence[list[dict[str, Any]]] | None = None
+
+
+def pass_cost(ranker: BlockRankReranker) -> float:
+    """Characters that a forward pass takes, about."""
+    return CHARACTERS_PER_TOKEN * ranker.engine.budget.tokens
+
+
+def rank_together(ranker: BlockRankReranker, requests: Sequence[RankRequest]) -> Iterator[tuple[int, Ranking]]:
+    """Rank requests, several in one forward pass, and yield the number and the ranking of each as it is ready.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For the first request that cannot be ranked; nothing comes after it.
+    """
+    engine = ranker.engine
+    cut = [_cut(request, engine.prompt) for request in requests]
+    checked = fitting_requests(
+        [(request.query, documents) for request, documents in zip(requests, cut, strict=True)], lambda: engine.prompt
+    )
+    yield from ((number, Ranking([], 0)) for number, request in enumerate(checked) if not request.texts)
+    for batch in Batches(checked, engine, ranker.lookup):
+        candidates = dict(zip(batch.numbers, batch.candidates, strict=True))
+        for number, ranked in batch.rankings(engine):
+            request, whole = checked[number], requests[number].documents
+            found = [replace(r, truncated=r.truncated or r.document is not whole[r.index]) for r in ranked]
+            ranking = Ranking(found, candidates[number].num_tokens)
+            if requests[number].highlights:
+                explanation = explained(engine, request.query, request.plain, found, Limits())
+                ranking = replace(ranking, highlights=[document.highlights for document in explanation])
+            yield number, ranking
+
+
+def _cut(request: RankRequest, prompt: PromptEncoder) -> list[Document]:
+    """The documents, with new ones in place of those that have more tokens than are wanted."""
+    documents = list(request.documents)
+    if request.max_document_tokens is None:
+        return documents
+    texts = [given_text(document) for document in documents]
+    kept = prompt.beginnings(texts, request.max_document_tokens)
+    return [
+        document if text == whole else part_of(document, (0, len(text)))
+        for document, whole, text in zip(documents, texts, kept, strict=True)
+    ]

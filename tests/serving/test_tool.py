@@ -1,0 +1,43 @@
+"""An assistant starts the command and calls its tool."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+
+import pytest
+
+pytest.importorskip("mcp", reason="needs the mcp extra")
+
+from mcp import Client, StdioServerParameters
+
+from blockrank_rerank.cli.app import main
+from tests.serving.conftest import DOCUMENTS, QUERY
+
+
+def test_an_assistant_gets_the_best_documents_and_is_told_what_it_did_wrong(ranker):
+    command = ["-m", "blockrank_rerank.cli", "mcp", "--device", "cpu", "--dtype", "float32"]
+    parameters = StdioServerParameters(command=sys.executable, args=command, env=dict(os.environ))
+
+    async def calls():
+        async with Client(parameters) as client:
+            (tool,) = (await client.list_tools()).tools
+            ranked = await client.call_tool("rerank", {"query": QUERY, "documents": DOCUMENTS, "top_k": 2})
+            refused = await client.call_tool("rerank", {"query": "", "documents": DOCUMENTS})
+            return tool, ranked.structured_content["result"], refused
+
+    tool, ranked, refused = asyncio.run(calls())
+    assert tool.name == "rerank"
+    assert {*tool.input_schema["properties"]} == {"query", "documents", "top_k"}
+    expected = ranker.rank(QUERY, DOCUMENTS, top_k=2)
+    assert [(row["index"], row["text"]) for row in ranked] == [(document.index, document.text) for document in expected]
+    assert [row["score"] for row in ranked] == pytest.approx([document.probability for document in expected], abs=1e-5)
+    assert refused.is_error
+
+
+def test_without_the_extra_the_command_says_how_to_get_it(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "mcp.server", None)
+    monkeypatch.delitem(sys.modules, "blockrank_rerank.serving.tool", raising=False)
+    assert main(["mcp"]) == 3
+    assert "pip install '.[mcp]'" in capsys.readouterr().err
