@@ -5,13 +5,32 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 
+from blockrank_rerank.text.document import Document, text_and_shift
 from blockrank_rerank.text.sentences import sentence_spans
+from blockrank_rerank.text.tokenizer import LocatedBlock
+
+SLACK = 2
+"""Tokens that are left free: a cut may make another token of a word."""
 
 OVERLAP = 0.125
 """Share of a passage that the next one repeats at most, so that no thought is cut in two everywhere."""
 
 LEAST = 0.5
 """A passage ends with a sentence if one ends in its second half; else in the middle of one."""
+
+
+def cut_into_passages(document: Document, block: LocatedBlock, cap: int) -> list[tuple[int, int]]:
+    """Cut a document whose block is longer than ``cap`` tokens, in code points of its text.
+
+    The title and the template come with every passage. A title that leaves no room for the text is for truncation.
+    """
+    text, shift = text_and_shift(document)
+    moved = [(start - block.data_start + shift, end - block.data_start + shift) for start, end in block.offsets]
+    # A token may begin before the text, with the space of the template or of the title.
+    clamped = [(max(start, 0), min(end, len(text))) for start, end in moved]
+    tokens = [(start, end) for start, end in clamped if start < end]
+    room = cap - (len(moved) - len(tokens)) - SLACK
+    return passage_bounds(text, tokens, room) if room > cap // 4 else [(0, len(text))]
 
 
 def passage_bounds(text: str, tokens: Sequence[tuple[int, int]], room: int) -> list[tuple[int, int]]:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from blockrank_rerank.config import NO_INSTRUCTION, BlockRankConfig
 from blockrank_rerank.errors import DocumentError
 from blockrank_rerank.text.document import text_and_shift
-from blockrank_rerank.text.passages import passage_bounds
-from blockrank_rerank.text.tokenizer import Block, EncodedBlock, LocatedBlock, Piece, TextTokenizer, as_text
+from blockrank_rerank.text.passages import SLACK, cut_into_passages
+from blockrank_rerank.text.tokenizer import Block, EncodedBlock, Piece, TextTokenizer, as_text
 
 if TYPE_CHECKING:
     from blockrank_rerank.text.document import Document
@@ -26,7 +26,6 @@ TokenisedBlocks = Mapping[Block, EncodedBlock]
 """Blocks of documents that were tokenised to see whether they fit."""
 
 _DROPPED = "the tokenizer's chat template drops messages; set chat=False in the config's prompt"
-_SLACK = 2
 _USER, _ASSISTANT = "@@blockrank-user-content@@", "@@blockrank-assistant-content@@"
 
 
@@ -133,7 +132,7 @@ class PromptEncoder:
         """Return every text, or its first ``tokens`` tokens (at least 1) where it has more."""
         found = list(texts)
         long = [index for index, text in enumerate(texts) if _most_bytes(text) > tokens]
-        pieces = ([Piece(as_text(texts[index]), is_data=True)] for index in long)
+        pieces = ((Piece(as_text(texts[index]), is_data=True),) for index in long)
         for index, block in zip(long, self._tokenizer.encode(pieces), strict=True):
             if len(block.ids) > tokens:
                 found[index] = texts[index][: block.offsets[tokens - 1][1]]
@@ -196,7 +195,7 @@ class PromptEncoder:
         )
         cap = self._document_cap(len(instruction.ids))
         # A token stands for one byte at least, so that most short texts need not be encoded to be called short.
-        bytes_at_most = cap - len(empty.ids) - _SLACK
+        bytes_at_most = cap - len(empty.ids) - SLACK
         long = [index for index, text in enumerate(texts) if _most_bytes(text) > bytes_at_most and not fits(text)]
         bodies = self._bodies(texts)
         tokenised: dict[Block, EncodedBlock] = {}
@@ -208,7 +207,7 @@ class PromptEncoder:
                         f"has {len(block.ids)} tokens, more than the {cap} that a block may have; shorten it, or set "
                         'long_documents="split" or "truncate" in the config',
                     )
-                whole[index] = _cut_into_passages(documents[index], block, cap)
+                whole[index] = cut_into_passages(documents[index], block, cap)
             if len(whole[index]) == 1:
                 tokenised[bodies[index]] = block.without_offsets()
         return whole, tokenised
@@ -354,18 +353,6 @@ def _most_bytes(text: str) -> int:
     if nbytes == len(text):
         return nbytes  # ASCII, which none changes
     return max(nbytes, len(unicodedata.normalize("NFKD", text).encode("utf-8", "surrogatepass")))
-
-
-def _cut_into_passages(document: Document, block: LocatedBlock, cap: int) -> list[tuple[int, int]]:
-    text, shift = text_and_shift(document)
-    moved = [(start - block.data_start + shift, end - block.data_start + shift) for start, end in block.offsets]
-    # A token may begin before the text, with the space of the template or of the title.
-    clamped = [(max(start, 0), min(end, len(text))) for start, end in moved]
-    tokens = [(start, end) for start, end in clamped if start < end]
-    # The title and the template come with every passage, and a cut may make another token of a word.
-    room = cap - (len(moved) - len(tokens)) - _SLACK
-    # A title that leaves no room for the text is for truncation.
-    return passage_bounds(text, tokens, room) if room > cap // 4 else [(0, len(text))]
 
 
 def _parse(template: str) -> list[tuple[str, str | None]]:

@@ -48,7 +48,7 @@ def test_adapters_read_a_document_once_with_a_cache_and_not_at_all_with_a_store(
     BlockRankReranker.from_pretrained(dtype="float32").prepare_store(tmp_path, TEXTS)
     read, states = [], Engine.document_states
     monkeypatch.setattr(
-        Engine, "document_states", lambda self, texts, dtype: read.extend(texts) or states(self, texts, dtype)
+        Engine, "document_states", lambda self, texts, *rest: read.extend(texts) or states(self, texts, *rest)
     )
     nodes = [NodeWithScore(node=TextNode(text=text)) for text in TEXTS]
     documents = [HaystackDocument(content=text) for text in TEXTS]

@@ -56,7 +56,7 @@ def test_documents_of_a_store_are_not_read_again_and_rank_as_ever(ranker, folder
     read = []
     engine = stored.engine
     states = engine.document_states
-    monkeypatch.setattr(engine, "document_states", lambda texts, dtype: read.extend(texts) or states(texts, dtype))
+    monkeypatch.setattr(engine, "document_states", lambda texts, *rest: read.extend(texts) or states(texts, *rest))
     for query in QUERIES:
         assert_same(stored.rank(query, [*DOCUMENTS, "blood"]), ranker.rank(query, [*DOCUMENTS, "blood"]))
     assert read == ["blood"] * len(QUERIES)

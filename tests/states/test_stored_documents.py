@@ -77,7 +77,7 @@ def test_documents_come_back_by_id_as_they_were_given_and_in_the_order_of_the_id
 
 def test_documents_of_ids_rank_by_the_states_of_the_store(ranker, model, prepared, monkeypatch):
     stored = BlockRankReranker.from_pretrained(model, dtype="float32", store=prepared)
-    monkeypatch.setattr(stored.engine, "document_states", lambda texts, dtype: iter(() if not texts else 1 / 0))
+    monkeypatch.setattr(stored.engine, "document_states", lambda texts, *rest: iter(() if not texts else 1 / 0))
     got = stored.rank(QUERIES[1], StoredDocuments(prepared).get(IDS))
     assert_same(got, ranker.rank(QUERIES[1], [LIVER, "aspirin thins the blood", ""]))
     assert [document.id for document in got] == [IDS[document.index] for document in got]
