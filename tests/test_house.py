@@ -126,7 +126,7 @@ def test_the_engine_is_one_page():
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_one_call_of_rank_stays_in_few_rooms(dtype):
     """Files that a list is read in, once the model is loaded."""
-    documents = (PACKAGE.parent / "examples/data/anemia.txt").read_text(encoding="utf-8").splitlines()
+    documents = (PACKAGE.parent / "examples/data/anemia.txt").read_text(encoding="utf-8").splitlines()[::4]
     ranker = BlockRankReranker.from_pretrained(dtype=dtype, device="cpu")
     ranker.rank(QUESTION, documents)
     entered = set()
