@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import os
 
 import pytest
@@ -17,6 +18,18 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def imports_are_no_garbage():
+    """A full collection need not look at half a million objects of modules: accelerate asks for two in every run."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_sessionfinish():
+    """Let the interpreter clear up after all: Triton complains of what is left when it ends."""
+    gc.unfreeze()
 
 
 @pytest.fixture

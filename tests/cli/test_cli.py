@@ -94,7 +94,7 @@ def blockrank(*arguments, stdin=None, **environment):
         input=stdin,
         capture_output=True,
         env=os.environ | environment,
-        timeout=60,
+        timeout=300,
     )
 
 
@@ -689,7 +689,7 @@ def test_help_does_not_import_the_engine():
     code = "import sys; from blockrank_rerank.cli.app import main; main(['rerank', '--help']); " + (
         "sys.exit(bool({'torch', 'transformers', 'numpy'} & set(sys.modules)))"
     )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=300).returncode == 0
 
 
 def test_a_reader_that_goes_away_causes_no_noise():
@@ -700,7 +700,7 @@ def test_a_reader_that_goes_away_causes_no_noise():
     )
     process.stdout.close()
     assert process.stderr.read() == b""
-    assert process.wait(timeout=60) == 1
+    assert process.wait(timeout=300) == 1
 
 
 def test_the_process_ends_with_the_exit_code_and_one_line():

@@ -37,7 +37,7 @@ def test_results_come_in_order_from_workers_with_their_share_of_threads(set_thre
     meeting = threading.Barrier(2)
 
     def work(number):
-        meeting.wait(10)  # only two at a time get on
+        meeting.wait(60)  # only two at a time get on
         return number, threading.get_ident(), (torch.get_num_threads(), torch.is_inference_mode_enabled())
 
     numbers, threads, states = zip(*in_workers(work, range(6), 2), strict=True)
@@ -69,7 +69,7 @@ def test_the_first_failure_reaches_the_caller_and_the_rest_is_not_begun(set_thre
 
     with pytest.raises(ZeroDivisionError, match="number 0"):
         in_workers(work, range(100), 2)
-    assert len(begun) < 10
+    assert len(begun) < 50
     assert in_workers(abs, [-1, -2], 2) == [1, 2]
 
 
@@ -80,7 +80,7 @@ def test_a_forked_child_has_workers_of_its_own(set_threads):
     child = os.fork()
     if child == 0:
         os._exit(0 if in_workers(abs, [-3, -4], 2) == [3, 4] else 1)
-    for _ in range(200):
+    for _ in range(1200):
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
             break

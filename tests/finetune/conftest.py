@@ -13,6 +13,8 @@ from tests.tiny_models import BERT_CONFIG, CONFIG, WORDS, save_model
 
 pytest.importorskip("accelerate", reason="needs the train extra: pip install '.[train]'")
 
+from blockrank_rerank.finetune import training_run
+
 
 @pytest.fixture(scope="session")
 def decoder(tmp_path_factory) -> Path:
@@ -50,3 +52,9 @@ def training_data(tmp_path_factory) -> Path:
         )
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
+
+
+@pytest.fixture(autouse=True)
+def no_plot(monkeypatch):
+    """Leaves out the plot of a run, which takes longer to draw than a tiny model to train: one test draws it."""
+    monkeypatch.setattr(training_run, "write_plot", lambda *ignored: None)

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from blockrank_rerank import BlockRankReranker
 from blockrank_rerank.cli.finetune import main
-from blockrank_rerank.finetune import FinetuneSettings, finetune
+from blockrank_rerank.finetune import FinetuneSettings, finetune, training_run
 from blockrank_rerank.finetune.batches import TrainingLists
 from blockrank_rerank.finetune.data import Candidate, TrainingExample
 from blockrank_rerank.finetune.held_out import HeldOut, HeldOutMeasures, held_out_keys
@@ -176,8 +176,9 @@ def test_the_line_of_a_run_has_both_means_the_interval_and_the_number_of_queries
     )
 
 
-def test_a_run_leaves_a_plot_beside_its_card(encoder, training_data, tmp_path):
+def test_a_run_leaves_a_plot_beside_its_card(encoder, training_data, tmp_path, monkeypatch):
     image = pytest.importorskip("matplotlib.image")
+    monkeypatch.setattr(training_run, "write_plot", write_plot)
     finetune(settings(encoder, training_data, tmp_path / "out", steps=10))
     height, width, _ = image.imread(tmp_path / "out/training.png").shape
     assert width > height > 300

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import combinations
+from typing import Any, TypeVar
 
 import torch
 from blockrank_kernels import block_attention, document_lse
@@ -12,6 +14,10 @@ from blockrank_kernels import block_attention, document_lse
 from tests.kernels.conftest import assert_no_worse_than_eager, pack, random_qkv
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+LARGEST_TILE, DOCUMENTS_PER_CHUNK = 64, 16
+"""Keys, and documents, that one step of a kernel takes at most."""
+
+Case = TypeVar("Case", "AttentionCase", "LseCase")
 
 
 @dataclass(frozen=True)
@@ -23,6 +29,27 @@ class AttentionCase:
     dtype: torch.dtype
     options: dict[str, Any]
     seed: int
+
+    @property
+    def properties(self) -> tuple[Hashable, ...]:
+        """What kernels and launches treat apart, in the order of names."""
+        window = self.options.get("window", 0)
+        context = max(instruction + sum(documents) for instruction, documents, _ in self.requests)
+        return (
+            *(self.dtype, self.heads[:2], self.heads[2], self.options["causal"], "softcap" in self.options),
+            *(window > 0 and (window > 9), len(self.requests) > 1, context > LARGEST_TILE, self.splits),
+        )
+
+    @property
+    def cost(self) -> float:
+        """Time that the interpreter takes, roughly: fp32 has the smallest tiles."""
+        rows = [sum(documents) + instruction + query for instruction, documents, query in self.requests]
+        return 10 + sum(length**1.5 for length in rows) * self.heads[0] * (4 if self.dtype == torch.float32 else 1)
+
+    @property
+    def splits(self) -> bool:
+        """Whether long ranges are to be split among several programs."""
+        return self.seed % 2 == 1
 
 
 def attention_case(seed: int, longest: int, documents: int) -> AttentionCase:
@@ -75,6 +102,21 @@ class LseCase:
     softcap: float | None
     seed: int
 
+    @property
+    def properties(self) -> tuple[Hashable, ...]:
+        """What kernels and launches treat apart, in the order of names."""
+        rows = self.signals * self.heads[0] // self.heads[1]
+        return (
+            *(self.dtype, self.heads[:2], self.heads[2], self.softcap is not None),
+            *(rows > 32, max(self.lengths) > LARGEST_TILE, len(self.lengths) > DOCUMENTS_PER_CHUNK),
+        )
+
+    @property
+    def cost(self) -> float:
+        """Time that the interpreter takes, roughly: fp32 has the smallest tiles."""
+        rows = self.signals * self.heads[0]
+        return 1000 + rows * sum(self.lengths) * (4 if self.dtype == torch.float32 else 1)
+
 
 def lse_case(seed: int, longest: int, documents: int) -> LseCase:
     """Draw ragged documents."""
@@ -103,6 +145,17 @@ def check_lse(case: LseCase, device: str, implementation: str = "triton") -> Non
         )
         results[name] = [lse.detach(), *torch.autograd.grad(lse, leaves, seed.to(device, lse.dtype))]
     compare(results[implementation], results["reference"], results["truth"])
+
+
+def covering(cases: Sequence[Case]) -> list[Case]:
+    """Choose few and cheap cases in which every pair of properties occurs that occurs in any of them."""
+    pairs = [{*combinations(enumerate(case.properties), 2)} for case in cases]
+    missing, chosen = set().union(*pairs), []
+    while missing:
+        best = max(range(len(cases)), key=lambda number: len(pairs[number] & missing) / cases[number].cost)
+        missing -= pairs[best]
+        chosen.append(cases[best])
+    return chosen
 
 
 def compare(results: list[torch.Tensor], eager: list[torch.Tensor], truth: list[torch.Tensor]) -> None:

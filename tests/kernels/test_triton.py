@@ -14,7 +14,7 @@ from blockrank_kernels.block_attention.triton import tiles
 from blockrank_kernels.gpu import automatic, triton_on
 
 from tests.interpreter import import_triton
-from tests.kernels.cases import attention_case, check_attention, check_lse, lse_case
+from tests.kernels.cases import attention_case, check_attention, check_lse, covering, lse_case
 from tests.kernels.conftest import pack, random_qkv
 
 triton = import_triton()
@@ -22,16 +22,21 @@ triton = import_triton()
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
-@pytest.mark.parametrize("seed", range(100))
-def test_block_attention_is_no_worse_than_eager(seed, monkeypatch):
-    if seed % 2:
+ATTENTION = covering([attention_case(seed, longest=40, documents=5) for seed in range(100)])
+LSE = covering([lse_case(seed, longest=90, documents=20) for seed in range(100)])
+seeds = {"ids": lambda case: f"seed{case.seed}"}
+
+
+@pytest.mark.parametrize("case", ATTENTION, **seeds)
+def test_block_attention_is_no_worse_than_eager(case, monkeypatch):
+    if case.splits:
         monkeypatch.setattr(tiles, "SPLIT_LENGTH", 16)
-    check_attention(attention_case(seed, longest=40, documents=5), DEVICE)
+    check_attention(case, DEVICE)
 
 
-@pytest.mark.parametrize("seed", range(100))
-def test_log_sum_exps_are_no_worse_than_the_reference(seed):
-    check_lse(lse_case(seed, longest=90, documents=20), DEVICE)
+@pytest.mark.parametrize("case", LSE, **seeds)
+def test_log_sum_exps_are_no_worse_than_the_reference(case):
+    check_lse(case, DEVICE)
 
 
 @pytest.mark.parametrize("split", [16, 1024])

@@ -130,7 +130,7 @@ def test_appending_waits_for_the_file_lock(store):
         thread.start()
         assert not done.wait(0.5)
         assert "a" not in store
-    assert done.wait(30)
+    assert done.wait(120)
     thread.join()
     assert "a" in store
 
