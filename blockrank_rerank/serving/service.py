@@ -21,6 +21,7 @@ from blockrank_rerank.serving.middleware import Record, record_of
 from blockrank_rerank.serving.scheduler import Closed, Job, Overloaded, Scheduler
 from blockrank_rerank.serving.tracing import rerank_span
 from blockrank_rerank.serving.turn import Ranking, RankRequest
+from blockrank_rerank.states.stored_documents import StoredDocuments
 
 
 class RequestForm(Protocol):
@@ -30,8 +31,8 @@ class RequestForm(Protocol):
     def num_documents(self) -> int:
         """Documents to rank."""
 
-    def rank_request(self) -> RankRequest:
-        """What to rank; raises TypeError and ValueError for what cannot be."""
+    def rank_request(self, stored: StoredDocuments | None) -> RankRequest:
+        """What to rank, with texts of the store for ids; raises TypeError and ValueError for what cannot be."""
 
     def answer(self, ranking: Ranking, score_type: ScoreType, model: str, request_id: str) -> Any:
         """The answer, as JSON has it."""
@@ -48,6 +49,8 @@ class Service:
         self.ranker, self.limits, self._metrics = ranker, limits, metrics
         self.score_type: ScoreType = "probability" if ranker.config.abstention else "share"
         self._scheduler: Scheduler | None = None
+        folder = ranker.lookup.folder if ranker.lookup is not None else None
+        self._stored = StoredDocuments(folder) if folder is not None else None
 
     def start(self) -> None:
         """Load the model and take requests."""
@@ -78,7 +81,8 @@ class Service:
             most = self.limits.documents
             raise ApiError(413, f"{body.num_documents} documents, more than the {most} of a request (--max-documents)")
         try:
-            wanted = body.rank_request()
+            # Texts of a store are read from the disk.
+            wanted = await asyncio.to_thread(body.rank_request, self._stored)
         except (TypeError, ValueError) as error:
             raise refused(error) from error
         with rerank_span(http.headers) as set_attribute:

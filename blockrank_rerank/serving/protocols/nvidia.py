@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field
 from blockrank_rerank.ranking.score_type import ScoreType
 from blockrank_rerank.serving.protocols.answers import logit, rows
 from blockrank_rerank.serving.turn import Ranking, RankRequest
+from blockrank_rerank.states.stored_documents import StoredDocuments
 
 
 class Text(BaseModel):
@@ -29,7 +30,7 @@ class NvidiaRequest(BaseModel):
         """Documents to rank."""
         return len(self.passages)
 
-    def rank_request(self) -> RankRequest:
+    def rank_request(self, stored: StoredDocuments | None) -> RankRequest:
         """What to rank; raises TypeError and ValueError for what cannot be."""
         return RankRequest(self.query.text, [passage.text for passage in self.passages])
 

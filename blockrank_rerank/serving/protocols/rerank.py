@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, PrivateAttr
 
+from blockrank_rerank.errors import UnknownIdsError, shown_ids
 from blockrank_rerank.ranking.score_type import ScoreType
 from blockrank_rerank.serving.protocols.answers import extras, rows
 from blockrank_rerank.serving.turn import Ranking, RankRequest
+from blockrank_rerank.states.stored_documents import StoredDocuments
+from blockrank_rerank.text.document import document_id
 
 Count = Annotated[int, Field(ge=0)]
 Documents = list[str | dict[str, Any]]
@@ -18,7 +21,9 @@ class RerankRequest(BaseModel):
     """A query and documents. Every optional field may be null; fields that are not named here change nothing."""
 
     query: str
-    documents: Documents = Field(description="Texts, or objects with `text` and optional `title`.")
+    documents: Documents = Field(
+        description="Texts; objects with `text` and optional `title`; or `id` alone, of documents in the store."
+    )
     model: str | None = Field(None, description="May be any name: there is one model.")
     top_n: Count | None = Field(None, description="Return the best so many; all by default.")
     top_k: Count | None = Field(None, description="Voyage's name of `top_n`.")
@@ -31,20 +36,24 @@ class RerankRequest(BaseModel):
         None, description="Return each document's sentences with the share of attention that they received."
     )
 
+    _found: Documents = PrivateAttr(default_factory=list)
+
     @property
     def num_documents(self) -> int:
         """Documents to rank."""
         return len(self.documents)
 
-    def rank_request(self) -> RankRequest:
+    def rank_request(self, stored: StoredDocuments | None) -> RankRequest:
         """What to rank; raises TypeError and ValueError for what cannot be."""
-        return RankRequest(self.query, self.documents, self.max_tokens_per_doc, bool(self.highlights))
+        self._found = _with_texts(self.documents, stored)
+        return RankRequest(self.query, self._found, self.max_tokens_per_doc, bool(self.highlights))
 
     def answer(self, ranking: Ranking, score_type: ScoreType, model: str, request_id: str) -> dict[str, Any]:
         """The answer, best document first."""
         most = self.top_k if self.top_n is None else self.top_n
         results = [
             {"index": row.ranked.index, "relevance_score": row.score}
+            | self._identifier(row.ranked.index)
             | ({"document": self._document(row.ranked.index)} if self.return_documents else {})
             | dict(extras(row))
             for row in rows(ranking, "raw" if self.raw_scores else score_type, most)
@@ -59,6 +68,33 @@ class RerankRequest(BaseModel):
             "usage": {"total_tokens": ranking.num_tokens, "prompt_tokens": ranking.num_tokens},
         }
 
+    def _identifier(self, index: int) -> dict[str, Any]:
+        name = document_id(self._found[index])
+        return {} if name is None else {"id": name}
+
     def _document(self, index: int) -> dict[str, Any]:
-        document = self.documents[index]
+        document = self._found[index]
         return {"text": document} if isinstance(document, str) else document
+
+
+def _with_texts(documents: Documents, stored: StoredDocuments | None) -> Documents:
+    """The documents, with those of the store in place of ids alone; raises ValueError for ids it does not have."""
+    alone = [index for index, document in enumerate(documents) if isinstance(document, dict) and [*document] == ["id"]]
+    if not alone:
+        return documents
+    if stored is None:
+        raise ValueError(
+            f"documents[{alone[0]}] is an id alone, and this server has no store: start it with --store, or send texts"
+        )
+    try:
+        found = stored.get([documents[index]["id"] for index in alone])
+    except UnknownIdsError as error:
+        # Without the folder, which is no business of clients.
+        raise ValueError(
+            f"documents: {len(error.ids)} of {len(alone)} ids are not in the store: {shown_ids(error.ids)}"
+        ) from error
+    whole = list(documents)
+    for index, document in zip(alone, found, strict=True):
+        title = {"title": document.title} if document.title else {}
+        whole[index] = {"id": document.id, **title, "text": document.text}
+    return whole

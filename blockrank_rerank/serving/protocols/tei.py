@@ -10,6 +10,7 @@ from blockrank_rerank.ranking.score_type import ScoreType
 from blockrank_rerank.serving.protocols.answers import extras, rows
 from blockrank_rerank.serving.protocols.rerank import RerankRequest
 from blockrank_rerank.serving.turn import Ranking, RankRequest
+from blockrank_rerank.states.stored_documents import StoredDocuments
 
 
 class TeiRequest(BaseModel):
@@ -25,7 +26,7 @@ class TeiRequest(BaseModel):
         """Documents to rank."""
         return len(self.texts)
 
-    def rank_request(self) -> RankRequest:
+    def rank_request(self, stored: StoredDocuments | None) -> RankRequest:
         """What to rank; raises TypeError and ValueError for what cannot be."""
         return RankRequest(self.query, self.texts)
 

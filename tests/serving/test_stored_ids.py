@@ -1,0 +1,68 @@
+"""Ids in, ids out: documents that are in the store need not be sent."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("fastapi", reason="needs the serve extra")
+pytest.importorskip("prometheus_client", reason="needs the serve extra")
+
+from starlette.testclient import TestClient
+
+from blockrank_rerank import BlockRankReranker
+from blockrank_rerank.serving.app import create_app
+from tests.serving.conftest import DOCUMENTS, QUERY
+
+CORPUS = [{"_id": f"d{number}", "text": text} for number, text in enumerate(DOCUMENTS)]
+CORPUS[1]["title"] = "drugs"
+
+
+@pytest.fixture(scope="module")
+def client(ranker, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("store") / "states"
+    ranker.prepare_store(folder, CORPUS)
+    stored = BlockRankReranker.from_pretrained(device="cpu", dtype="float32", store=folder)
+    with TestClient(create_app(stored)) as client:
+        yield client
+
+
+def asked(client, documents, **wishes):
+    return client.post("/v2/rerank", json={"query": QUERY, "documents": documents, **wishes})
+
+
+def test_documents_of_ids_rank_as_their_texts_do_and_are_not_read(client, ranker):
+    expected = ranker.rank(QUERY, CORPUS)
+    rows = asked(client, [{"id": f"d{number}"} for number in range(3)]).json()["results"]
+    assert [(row["index"], row["id"]) for row in rows] == [(d.index, f"d{d.index}") for d in expected]
+    assert [row["relevance_score"] for row in rows] == pytest.approx([d.probability for d in expected], abs=1e-5)
+    assert {row["served_from"] for row in rows} == {"stored"}
+
+
+def test_documents_of_ids_come_back_with_title_and_text(client):
+    rows = asked(client, [{"id": "d1"}, {"id": "new", "text": "sugar"}, "salt"], return_documents=True).json()[
+        "results"
+    ]
+    found = {row["index"]: row for row in rows}
+    assert found[0]["document"] == {"id": "d1", "title": "drugs", "text": "aspirin thins blood"}
+    assert found[1]["document"] == {"id": "new", "text": "sugar"}
+    assert [found[index].get("id") for index in range(3)] == ["d1", "new", None]
+    assert [found[index]["served_from"] for index in range(3)] == ["stored", "read", "read"]
+
+
+def test_ids_that_the_store_does_not_have_are_named_without_its_folder(client):
+    answer = asked(client, [{"id": "d1"}, {"id": "gone\n"}, {"id": "lost"}])
+    assert answer.status_code == 422
+    assert answer.json()["message"] == r"documents: 2 of 3 ids are not in the store: 'gone\n', 'lost'"
+    assert answer.json()["field"] == "documents"
+
+
+@pytest.mark.parametrize("identifier", [None, 1.5, ["d1"], {"id": "d1"}])
+def test_an_id_that_is_none_is_refused(client, identifier):
+    assert asked(client, [{"id": identifier}]).status_code == 422
+
+
+def test_ids_alone_need_a_store(ranker):
+    with TestClient(create_app(ranker)) as client:
+        answer = asked(client, ["sugar", {"id": "d1"}])
+    assert (answer.status_code, answer.json()["field"]) == (422, "documents[1]")
+    assert "has no store: start it with --store" in answer.json()["message"]
