@@ -105,6 +105,12 @@ def test_a_title_belongs_to_the_document_of_an_id(kept):
     assert kept.unused_blocks() == 0
 
 
+def test_documents_without_an_id_are_kept_once_by_what_the_model_reads_of_them(kept):
+    for count, document in enumerate([StoredDocument(None, "t x"), StoredDocument(None, "x", "t")]):
+        assert kept.put([document], [text_digest("t x")]) == (1 - count, 0, count)
+    assert [*kept] == [StoredDocument(None, "t x")]
+
+
 def test_deleted_ids_are_gone_and_come_back_without_being_read_again(ranker, tmp_path):
     ranker.prepare_store(tmp_path, DOCUMENTS)
     documents, other = StoredDocuments(tmp_path), StoredDocuments(tmp_path)
@@ -325,12 +331,14 @@ def test_a_damaged_document_is_told_by_its_file_and_prepared_again(kept):
 
 
 def test_a_reader_goes_on_where_another_process_set_its_file_aside(kept):
-    put(kept, "a: x")
+    put(kept, "a: x", "c: z")
     reader = StoredDocuments(kept.folder)
     assert reader.get(["a"])
     (kept.folder / "documents-000000.jsonl").rename(kept.folder / "documents-000000.damaged")
     put(StoredDocuments(kept.folder), "b: y", "a: x")
     assert [document.text for document in reader.get(["a", "b"])] == ["x", "y"]
+    with pytest.raises(UnknownIdsError, match="1 of 2 ids"):
+        reader.get(["c", "b"])
 
 
 def test_the_name_of_a_file_that_was_set_aside_is_not_used_again(tmp_path):
