@@ -72,7 +72,7 @@ def row(name: str, seconds: float, each: Sequence[float]) -> None:
     ordered = sorted(each)
     shares = [ordered[min(int(share * len(ordered)), len(ordered) - 1)] for share in (0.5, 0.95, 0.99)]
     cells = " | ".join(f"{1000 * value:,.0f}" for value in shares)
-    print(f"| {name} | {len(each) / seconds:.1f} | {cells} |", flush=True)
+    print(f"| {name} | {len(each) / seconds:.2f} | {cells} |", flush=True)
 
 
 def lists_of(clients: int, requests: int, documents: int) -> list[list[list[str]]]:
