@@ -20,8 +20,10 @@ cd "$(dirname "$0")/.."
 export PYTHONPATH=$PWD:$PWD/kernels:$PWD/integrations:$PWD/benchmarks PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1
 export TOKENIZERS_PARALLELISM=false
 workers=8 patience=1 sizes=(--documents 10 100 500) tiny=()
+kernels=(tests/gpu tests/kernels) package=(tests/engine tests/states tests/model)
 if [[ ${3:-} == --tiny ]]; then
     export TRITON_INTERPRET=1
+    kernels=(tests/gpu tests/kernels/test_last_rows.py) package=(tests/engine/test_fingerprint.py)
     workers=2 patience=10 sizes=(--documents 3) tiny=(--tiny --repeats 1)
 fi
 failed=0
@@ -31,8 +33,10 @@ part() {
     local name=$1 limit=$((patience * $2)) start=$SECONDS ended
     shift 2
     echo "== $name: $*"
-    timeout --signal INT --kill-after 10 "$limit" "$@" 2>&1
-    case $? in
+    # Of tests the failures alone, as they come: what is stopped prints no summary.
+    timeout --signal INT --kill-after 10 "$limit" "$@" 2>&1 |
+        grep --line-buffered --extended-regexp --invert-match ' (PASSED|SKIPPED) |^tests/[^ ]+::.* $'
+    case ${PIPESTATUS[0]} in
         0) ended=done ;;
         124 | 137) ended="stopped after its $limit s" failed=1 ;;
         *) ended="failed" failed=1 ;;
@@ -49,11 +53,11 @@ benchmark() {
 check() {
     local name=$1 limit=$2
     shift 2
-    part "$name" "$limit" python3 -m pytest -q -n $workers -rfE --tb=short -p no:cacheprovider "$@"
+    part "$name" "$limit" python3 -m pytest -v -n $workers -rfE --tb=short -p no:cacheprovider "$@"
 }
 
 first() {
-    check tests 130 tests/gpu tests/kernels
+    check tests 130 "${kernels[@]}"
     benchmark engine 120 gpu_engine "${sizes[@]}"
     benchmark forward 150 gpu_forward "${sizes[@]}" --lengths skewed uniform --contestants triton sdpa padded "full causal"
     benchmark profile 40 gpu_profile
@@ -64,7 +68,7 @@ second() {
     benchmark kernels 110 gpu_kernels "${sizes[@]}" --lengths skewed uniform --contestants triton sdpa
     benchmark tiles 90 gpu_tiles
     benchmark training 40 gpu_training ${tiny[@]+--documents 3}
-    check package 70 tests/engine tests/states tests/model
+    check package 70 "${package[@]}"
 }
 
 : > "$folder/$command-parts.txt"

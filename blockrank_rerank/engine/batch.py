@@ -27,9 +27,3 @@ class Batch:
     requests: Sequence[EncodedRequest]
     states: Sequence[StatePack | PassingStates] = ()
     hidden: HiddenStates | None = None
-
-    @property
-    def num_tokens(self) -> int:
-        """Tokens of the requests, and of the documents that states stand for and that do not come in passing."""
-        packs = (states.num_tokens for states in self.states if isinstance(states, StatePack))
-        return sum(request.num_tokens for request in self.requests) + sum(packs)

@@ -116,7 +116,7 @@ class Engine:
         """
         if any(isinstance(states, PassingStates) for states in batch.states):
             return self._score(batch)  # they come once
-        return self._within_memory(lambda: self._score(batch), batch.num_tokens)
+        return _within_memory(self, lambda: self._score(batch), _tokens(batch))
 
     def _score(self, batch: Batch) -> list[Lse]:
         if batch.hidden is not None:
@@ -158,20 +158,8 @@ class Engine:
             groups, workers = self.budget.groups(request) if self.documents_are_independent else ([request], 1)
             return in_workers(lambda group: self.backbone.token_attention(self._layout([group]))[0], groups, workers)
 
-        weights = torch.cat(self._within_memory(parts, request.num_tokens))
+        weights = torch.cat(_within_memory(self, parts, request.num_tokens))
         return list(weights.cpu().split([len(document) for document in request.documents]))
-
-    def _within_memory(self, compute: Callable[[], R], tokens: int) -> R:
-        """Compute so many tokens, and where the device's memory does not suffice, once more with half the budget."""
-        budget = self.budget
-        try:
-            return compute()
-        except torch.OutOfMemoryError:
-            # Another thread may have halved it by now.
-            self.budget = budget.halved(tokens) if self.budget is budget else self.budget
-        # Only here has the error let go of the failed pass's tensors.
-        torch.cuda.empty_cache()
-        return compute()
 
     def _score_several(self, requests: Sequence[EncodedRequest]) -> list[Lse]:
         tokens = [request.num_tokens for request in requests]
@@ -223,22 +211,17 @@ class Engine:
     def _states(self, request: EncodedRequest, dtype: torch.dtype) -> Iterator[DocumentStates]:
         """Compute the states of the documents of a request without a query."""
         groups, workers = self.budget.groups(request)
+
+        def states_of(groups: Sequence[EncodedRequest], budget: Budget) -> list[list[DocumentStates]]:
+            if self.budget is not budget:  # they did not fit
+                groups = [part for group in groups for part in self.budget.groups(group)[0]]
+            return in_workers(partial(self._group_states, dtype), groups, workers)
+
         for first in range(0, len(groups), workers):
-            yield from self._states_of_groups(groups[first : first + workers], workers, dtype)
-
-    def _states_of_groups(
-        self, groups: Sequence[EncodedRequest], workers: int, dtype: torch.dtype
-    ) -> Iterator[DocumentStates]:
-        budget = self.budget
-
-        def compute() -> list[list[DocumentStates]]:
-            smaller = groups
-            if self.budget is not budget:
-                smaller = [part for group in groups for part in self.budget.groups(group)[0]]
-            return in_workers(partial(self._group_states, dtype), smaller, workers)
-
-        for part in self._within_memory(compute, max(group.num_tokens for group in groups)):
-            yield from part
+            some = groups[first : first + workers]
+            tokens = max(group.num_tokens for group in some)
+            for part in _within_memory(self, partial(states_of, some, self.budget), tokens):
+                yield from part
 
     def _group_states(self, dtype: torch.dtype, group: EncodedRequest) -> list[DocumentStates]:
         states = self.backbone.document_states(self._layout([group]))
@@ -257,6 +240,25 @@ class Engine:
             round_length_up=round_length_up,
             unknown_id=self.prompt.unknown_id,
         )
+
+
+def _within_memory(engine: Engine, compute: Callable[[], R], tokens: int) -> R:
+    """Compute so many tokens, and where the device's memory does not suffice, once more with half the budget."""
+    budget = engine.budget
+    try:
+        return compute()
+    except torch.OutOfMemoryError:
+        # Another thread may have halved it by now.
+        engine.budget = budget.halved(tokens) if engine.budget is budget else engine.budget
+    # Only here has the error let go of the failed pass's tensors.
+    torch.cuda.empty_cache()
+    return compute()
+
+
+def _tokens(batch: Batch) -> int:
+    """Tokens of a batch's requests, and of the documents that states stand for and that do not come in passing."""
+    packs = (states.num_tokens for states in batch.states if isinstance(states, StatePack))
+    return sum(request.num_tokens for request in batch.requests) + sum(packs)
 
 
 def _join(groups: Sequence[Lse]) -> Lse:
