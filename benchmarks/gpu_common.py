@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +25,7 @@ from torch import Tensor
 from torch.nn.attention import flex_attention as flex
 from transformers import AutoModel, MistralConfig
 
+from blockrank_rerank.evaluation.machine import machine as described
 from blockrank_rerank.model.backbone import ATTENTION_NAME
 from blockrank_rerank.model.layout import Layout, build_layout
 
@@ -85,7 +87,7 @@ TINY = Workload(
     device=torch.device("cpu"),
     dtype=torch.float32,
     model={
-        "vocab_size": 8192,
+        "vocab_size": 32768,
         "hidden_size": 64,
         "intermediate_size": 128,
         "num_attention_heads": 4,
@@ -118,6 +120,11 @@ def workload(tiny: bool) -> Workload:
     if not tiny and not torch.cuda.is_available():
         sys.exit("no CUDA device here: run this on a GPU, or with --tiny to see that it works")
     return TINY if tiny else FULL
+
+
+def middle(counts: list[int]) -> int:
+    """Return the number of documents of which one list stands for all: 100 of the full workload's."""
+    return counts[(len(counts) - 1) // 2]
 
 
 def document_lengths(work: Workload, kind: str, count: int) -> list[int]:
@@ -171,7 +178,7 @@ def attention_flops(pairs: int, heads: int, head_dim: int) -> float:
 def machine(device: torch.device, commit: str | None) -> str:
     """Describe the machine in one line: commit, processor, its measured ceilings, torch."""
     if device.type == "cpu":
-        return common.machine()
+        return str(described())
     import triton
 
     tflops, tb_per_s = _measured_ceilings(device)
@@ -197,7 +204,7 @@ def _measured_ceilings(device: torch.device) -> tuple[float, float]:
     source = torch.empty(2**30, device=device, dtype=torch.uint8)
     target = torch.empty_like(source)
     times = medians_ms({"product": lambda: left @ right, "copy": lambda: target.copy_(source)}, 10, device)
-    return 2e-9 * size**3 / times["product"], 2e-9 * source.numel() / times["copy"]
+    return 2e-9 * size**3 / times["product"].result, 2e-9 * source.numel() / times["copy"].result
 
 
 def mark(device: torch.device) -> Any:
@@ -226,44 +233,74 @@ def elapsed_ms(function: Callable[[], object], device: torch.device) -> float:
     return between_ms(start, mark(device))
 
 
-def medians_ms(functions: Mapping[str, Callable[[], object]], repeats: int, device: torch.device) -> dict[str, float]:
-    """Return each warm function's median time; in turns, so that a hot minute of the GPU hits all of them."""
-    times: dict[str, list[float]] = {name: [] for name in functions}
-    for _ in range(repeats):
-        for name, function in functions.items():
-            times[name].append(elapsed_ms(function, device))
-    return {name: statistics.median(values) for name, values in times.items()}
-
-
 class Attempt(NamedTuple):
-    """The result of a contestant's first call, or its failure, and the peak memory above what was in use."""
+    """The result of a contestant's call, or its failure in a few words and in full, and the peak memory it added."""
 
-    result: Any
-    failure: str | None
-    peak_gib: float | None
+    result: Any = None
+    failure: str | None = None
+    reason: str | None = None
+    peak_gib: float | None = None
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """Cells of a row: the failure, where there is one, and the peak memory."""
+        return {"failure": self.failure, "reason": self.reason, "peak GiB": self.peak_gib}
+
+    def wrong(self, by: float) -> Attempt:
+        """Return this attempt as one whose result is off by so much."""
+        return self._replace(failure=f"wrong by {by:.1e}")
 
 
-def attempt(function: Callable[[], Any], device: torch.device, peer: bool) -> Attempt:
-    """Call a contestant once; no memory is an outcome, as is any other failure of a peer, but ours must have none."""
-    cuda = device.type == "cuda"
-    if cuda:
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-    result, failure = None, None
+def attempt(function: Callable[[], Any]) -> Attempt:
+    """Call a contestant; whatever fails is an outcome, so that the others still have their rows."""
     try:
         result = function()
-        if cuda:
+        if torch.cuda.is_initialized():
             torch.cuda.synchronize()
-    except torch.OutOfMemoryError:
-        failure = "out of memory"
+    except torch.OutOfMemoryError as error:
+        return Attempt(failure="out of memory", reason=_one_line(error))
     except Exception as error:
-        if not peer:
-            raise
-        print(f"{type(error).__name__}: {str(error)[:300]}", file=sys.stderr)
-        failure = type(error).__name__
-    peak = (torch.cuda.max_memory_allocated() - before) / 2**30 if cuda and failure is None else None
-    return Attempt(result, failure, peak)
+        return Attempt(failure=type(error).__name__, reason=_one_line(error))
+    return Attempt(result)
+
+
+def attempt_with_memory(function: Callable[[], Any], device: torch.device) -> Attempt:
+    """Call a contestant, and measure the most memory that it needs beside what is in use."""
+    if device.type != "cuda":
+        return attempt(function)
+    before = attempt(_reset_peak)
+    done = before if before.failure else attempt(function)
+    return done if done.failure else done._replace(peak_gib=_peak_gib(before.result))
+
+
+def _reset_peak() -> int:
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    return torch.cuda.memory_allocated()
+
+
+def _peak_gib(before: int) -> float:
+    return (torch.cuda.max_memory_allocated() - before) / 2**30
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+def medians_ms(functions: Mapping[str, Callable[[], object]], repeats: int, device: torch.device) -> dict[str, Attempt]:
+    """Return each warm function's median time; in turns, so that a hot minute of the GPU hits all of them.
+
+    One that fails has its failure instead.
+    """
+    times: dict[str, list[float]] = {name: [] for name in functions}
+    failed: dict[str, Attempt] = {}
+    for _ in range(repeats):
+        for name, function in functions.items():
+            if name not in failed:
+                done = attempt(partial(elapsed_ms, function, device))
+                times[name].append(done.result)
+                failed |= {name: done} if done.failure else {}
+    return {name: failed.get(name) or Attempt(statistics.median(values)) for name, values in times.items()}
 
 
 def flex_attention(
@@ -375,6 +412,8 @@ class Table:
         """Print a row and write all of them."""
         shown = row | {"ms": row.get("failure") or row.get("ms")}
         print("  ".join(self._cell(shown.get(title), spec) for title, spec in self.columns.items()), flush=True)
+        if row.get("reason"):
+            print(f"  {row['failure']}: {row['reason']}", flush=True)
         self.content["rows"].append(row)
         if self.output:
             self.output.write_text(json.dumps(self.content, indent=1) + "\n", encoding="utf-8")

@@ -4,9 +4,9 @@
 
 Random weights and tokens; one list whose first document is the relevant one; gradients of all weights, no optimizer.
 `floor` is three times the forward pass's matrix products at the ceiling, over the time of both passes; peak memory is
-above the weights, their gradients included. Before anything is timed, the loss and each weight's gradient must be as
+above the weights, their gradients included. No contestant is timed unless the loss and each weight's gradient are as
 near to those of the same model in wider precision as torch's attention comes, within a factor of two and four
-roundings; `error` is the largest distance, as a part of the tensor's norm.
+roundings; otherwise its row says so. `error` is the largest distance, as a part of the tensor's norm.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import copy
 import statistics
-import sys
 from functools import partial
 from typing import Any
 
@@ -22,10 +21,12 @@ import torch
 from blockrank_kernels.gpu import triton_on
 from gpu_common import (
     WIDER,
+    Attempt,
     Table,
     Workload,
     arguments,
     attempt,
+    attempt_with_memory,
     attention_flops,
     document_lengths,
     elapsed_ms,
@@ -54,7 +55,7 @@ COLUMNS = {
     "tokens": ">7d",
     "forward ms": ">10.2f",
     "backward ms": ">11.2f",
-    "ms": ">13.2f",
+    "ms": ">16.2f",
     "TFLOP/s": ">8.3g",
     "floor": ">6.1%",
     "peak GiB": ">8.2f",
@@ -83,20 +84,17 @@ def errors(results: list[Tensor], truth: list[Tensor]) -> list[float]:
     return [float((result.to(exact.dtype) - exact).norm() / exact.norm()) for result, exact in pairs]
 
 
-def checked(backbones: dict[str, Backbone], layout: Layout, work: Workload) -> dict[str, dict[str, Any]]:
-    """Return each contestant's peak memory and error, or its failure; stops where a contestant is wrong."""
+def checked(backbones: dict[str, Backbone], layout: Layout, work: Workload) -> dict[str, tuple[Attempt, float | None]]:
+    """Return each contestant's attempt, a failure where it is wrong, and its largest error."""
     truth = step(copy.deepcopy(backbones["sdpa"]).to(WIDER[work.dtype]), layout)
     eager, rounding = errors(step(backbones["sdpa"], layout), truth), ROUNDINGS * torch.finfo(work.dtype).eps
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, tuple[Attempt, float | None]] = {}
     for name, backbone in backbones.items():
-        done = attempt(partial(step, backbone, layout), work.device, peer=False)
-        found[name] = {"failure": done.failure, "peak GiB": done.peak_gib}
-        if done.failure:
-            continue
-        apart = errors(done.result, truth)
-        if not all(error <= 2 * other + rounding for error, other in zip(apart, eager, strict=True)):
-            sys.exit(f"no timings: gradients of {name} are off by up to {max(apart):.1e}, sdpa's by {max(eager):.1e}")
-        found[name]["error"] = max(apart)
+        done = attempt_with_memory(partial(step, backbone, layout), work.device)
+        apart = errors(done.result, truth) if done.failure is None else []
+        if apart and not all(error <= 2 * other + rounding for error, other in zip(apart, eager, strict=True)):
+            done = done.wrong(max(apart))
+        found[name] = done._replace(result=None), max(apart, default=None)
     return found
 
 
@@ -122,20 +120,27 @@ def main(options: argparse.Namespace) -> None:
     verdict = triton_on(work.device)
     print(f"ceiling {options.ceiling} TFLOP/s; triton: {verdict.reason}")
     table.head()
+    if not verdict.usable:
+        table.add({"contestant": "triton", "failure": "cannot run", "reason": verdict.reason})
     model = random_mistral(work, options.layers).requires_grad_(True)
     config = BlockRankConfig(scoring_layer=options.layers)
     names = [*(["triton"] if verdict.usable else []), "sdpa"]
     backbones = {name: Backbone(model, config, None, name) for name in names}
     layout = packed(work, document_lengths(work, options.lengths, options.documents))
     found = checked(backbones, layout, work)
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in names if found[name]["failure"] is None}
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
     for _ in range(options.repeats):
-        for name in times:
-            times[name].append(time_ms(backbones[name], layout, work.device))
+        for name in names:
+            if found[name][0].failure is None:
+                done = attempt(partial(time_ms, backbones[name], layout, work.device))
+                times[name].append(done.result)
+                if done.failure:
+                    found[name] = done, found[name][1]
     size = {"layers": options.layers, "documents": options.documents, "lengths": options.lengths}
     for name in names:
-        row = {"contestant": name, "tokens": layout.num_tokens} | size | found[name]
-        if name in times:
+        done, error = found[name]
+        row = {"contestant": name, "tokens": layout.num_tokens, "error": error} | size | done.row
+        if done.failure is None:
             forward, backward = map(statistics.median, zip(*times[name], strict=True))
             row |= {"forward ms": forward, "backward ms": backward, "ms": forward + backward}
             row |= rates(model, layout, options.layers, options.ceiling, forward + backward)

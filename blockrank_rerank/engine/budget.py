@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -45,17 +45,29 @@ class Budget:
     max_memory : int, optional
         Bytes that a ranking may take beside the weights: half for a forward pass, half for states that the query
         reads, a part of one layer at a time.
+    free_memory : int, optional
+        Bytes that a GPU had free beside the weights, of which half are for a forward pass too. The number of layers
+        makes no difference: a pass holds what one of them needs.
+    most_tokens : int, optional
+        Packed tokens of a pass, where the device's memory did not suffice for twice as many.
     """
 
     device: torch.device
     dtype: torch.dtype
     width: int
     max_memory: int | None = None
+    free_memory: int | None = None
+    most_tokens: int | None = None
+
+    def halved(self, tokens: int) -> Budget:
+        """Return the budget to go on with where the device's memory did not suffice for so many tokens."""
+        return replace(self, most_tokens=max(min(self.tokens, tokens) // 2, MIN_TOKENS))
 
     @property
     def tokens(self) -> int:
         """Packed tokens that one forward pass should not exceed."""
-        return min(self._tokens_of_all_workers, profile_of(self.device).budget_tokens)
+        tokens = min(self._tokens_of_all_workers, profile_of(self.device).budget_tokens)
+        return tokens if self.most_tokens is None else min(tokens, self.most_tokens)
 
     @property
     def file_bytes(self) -> int | None:
@@ -69,14 +81,18 @@ class Budget:
 
     def groups(self, request: EncodedRequest) -> tuple[list[EncodedRequest], int]:
         """Part a request into groups of documents that are a pass each, as many for every worker; and the workers."""
-        tokens, workers = request.num_tokens, self.workers(request.num_tokens)
-        rounds = -(-tokens // min(self._tokens_of_all_workers, workers * self.tokens))
-        return split(request, rounds * workers), workers
+        workers = self.workers(request.num_tokens)
+        return split(request, self.passes(request.num_tokens, workers)), workers
+
+    def passes(self, tokens: int, workers: int) -> int:
+        """Passes that so many tokens take, as many for every worker."""
+        return workers * -(-tokens // min(self._tokens_of_all_workers, workers * self.tokens))
 
     def parts(self, pack: StatePack) -> list[StatePack]:
         """Part a pack of states into those that are joined at a time."""
         # Joined, states take several times their room; so they are joined for every query anew.
-        fits = self.max_memory is None or pack.num_tokens <= self.tokens
+        limited = self.max_memory is not None or self.most_tokens is not None
+        fits = not limited or pack.num_tokens <= self.tokens
         return [pack] if fits else pack.split(self.tokens)
 
     def holds_hidden(self, tokens: int) -> bool:
@@ -90,7 +106,16 @@ class Budget:
         """Packed tokens that the passes of all workers together should not exceed."""
         profile = profile_of(self.device)
         most = profile.budget_tokens * worker_count(profile.max_workers)
-        if self.max_memory is None:
+        limits = [limit for limit in (self.max_memory, self.free_memory) if limit is not None]
+        if not limits:
             return most
         nbytes = ACTIVATION_VALUES_PER_TOKEN * self.width * self.dtype.itemsize
-        return min(most, max(self.max_memory // 2 // nbytes, MIN_TOKENS))
+        return min(most, max(min(limits) // 2 // nbytes, MIN_TOKENS))
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes of a GPU that are free, those that torch holds and does not use included; nothing of other devices."""
+    if device.type != "cuda":
+        return None
+    free, _ = torch.cuda.mem_get_info(device)
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from blockrank_kernels.gpu import triton_on
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from blockrank_rerank.config import BlockRankConfig
 from blockrank_rerank.engine.batch import Batch
-from blockrank_rerank.engine.budget import Budget
+from blockrank_rerank.engine.budget import Budget, free_memory
 from blockrank_rerank.engine.fingerprint import fingerprint, named_settings
 from blockrank_rerank.engine.spec import EngineSpec, Prune, read_prompt, resolve_config
 from blockrank_rerank.engine.workers import computing, in_workers, telling, telling_each
@@ -27,12 +27,14 @@ from blockrank_rerank.states.pack import PassingStates, StatePack, grouped
 from blockrank_rerank.states.spill import spill
 from blockrank_rerank.text.prompt import EncodedRequest, PromptEncoder, TokenisedBlocks, balanced_ranges
 
+R = TypeVar("R")
+
 
 class Engine:
     """A loaded model with its tokenizer: computes the document log-sum-exps of encoded requests.
 
-    Holds nothing that a call changes, so threads can share it. ``prune`` says at which layers documents may be
-    dropped; see :mod:`blockrank_rerank.engine.pruning`. ``max_memory`` is as in :class:`Budget`.
+    Holds nothing that a call changes but its budget, so threads can share it. ``prune`` says at which layers documents
+    may be dropped; see :mod:`blockrank_rerank.engine.pruning`. ``max_memory`` is as in :class:`Budget`.
     """
 
     def __init__(
@@ -46,7 +48,7 @@ class Engine:
         self.config, self.prompt, self.backbone, self.prune = config, prompt, backbone, prune
         self.documents_are_independent = config.documents_are_independent
         model_config: Any = backbone.model.config
-        self.budget = Budget(self.device, self.dtype, model_config.hidden_size, max_memory)
+        self.budget = Budget(self.device, self.dtype, model_config.hidden_size, max_memory, free_memory(self.device))
         early = [replace(config, scoring_layer=layer, heads=None, abstention=False) for layer, _ in prune]
         stages = [*early, config] if prune and self.documents_are_independent else early
         self._stages = {stage.scoring_layer: staged_engine(self, stage) for stage in stages}
@@ -112,6 +114,11 @@ class Engine:
         Several requests are one pass, within the budget. One that is longer goes through in groups of documents,
         which changes no score beyond rounding. What does not depend on each other is shared out among workers.
         """
+        if any(isinstance(states, PassingStates) for states in batch.states):
+            return self._score(batch)  # they come once
+        return _within_memory(self, lambda: self._score(batch), _tokens(batch))
+
+    def _score(self, batch: Batch) -> list[Lse]:
         if batch.hidden is not None:
             last = self.stage(self.config.scoring_layer)
             return [_join(in_workers(lambda part: last._read_pass(part)[0], *last._hidden_groups(batch)))]
@@ -134,7 +141,7 @@ class Engine:
     @torch.inference_mode()
     def read(self, batch: Batch) -> tuple[Lse, HiddenStates]:
         """Score the only request of a batch as a stage does, and return what its layers made of it too."""
-        passes = in_workers(self._read_pass, *self._hidden_groups(batch))
+        passes = self._within_memory(lambda: in_workers(self._read_pass, *self._hidden_groups(batch)), batch.num_tokens)
         return _join([lse for lse, _ in passes]), join_hidden([states for _, states in passes])
 
     @torch.inference_mode()
@@ -151,14 +158,19 @@ class Engine:
     @torch.inference_mode()
     def token_attention(self, request: EncodedRequest) -> list[Tensor]:
         """Compute where in each document the query looks: ``[n]`` per document, over its tokens, sums to 1."""
-        groups, workers = self.budget.groups(request) if self.documents_are_independent else ([request], 1)
-        parts = in_workers(lambda group: self.backbone.token_attention(self._layout([group]))[0], groups, workers)
-        return list(torch.cat(parts).cpu().split([len(document) for document in request.documents]))
+
+        def parts() -> list[Tensor]:
+            groups, workers = self.budget.groups(request) if self.documents_are_independent else ([request], 1)
+            return in_workers(lambda group: self.backbone.token_attention(self._layout([group]))[0], groups, workers)
+
+        weights = torch.cat(_within_memory(self, parts, request.num_tokens))
+        return list(weights.cpu().split([len(document) for document in request.documents]))
 
     def _score_several(self, requests: Sequence[EncodedRequest]) -> list[Lse]:
         tokens = [request.num_tokens for request in requests]
         workers = self.budget.workers(sum(tokens))
-        parts = [requests[start:end] for start, end in balanced_ranges(tokens, workers)]
+        ranges = balanced_ranges(tokens, self.budget.passes(sum(tokens), workers))
+        parts = [requests[start:end] for start, end in ranges]
         return [lse for part in in_workers(self._score_pass, parts, workers) for lse in part]
 
     def _score_states(
@@ -172,7 +184,10 @@ class Engine:
             # The scoring layer alone reads them, once. Workers may make them, so that no lock is held.
             return self.backbone.document_lse(self._layout(requests), [grouped(passing, self.budget.tokens)])
         with spill(passing, self.budget.file_bytes, self.dtype) as parts:
-            return self._score_pass(requests, [parts], max(pack.longest for pack in parts))
+            longest = max(pack.longest for pack in parts)
+            # Files are parts already.
+            joined = parts if self.budget.file_bytes else self.budget.parts(parts[0])
+            return self._score_pass(requests, [joined], longest)
 
     def _score_pass(
         self,
@@ -201,8 +216,16 @@ class Engine:
     def _states(self, request: EncodedRequest, dtype: torch.dtype) -> Iterator[DocumentStates]:
         """Compute the states of the documents of a request without a query."""
         groups, workers = self.budget.groups(request)
+
+        def states_of(groups: Sequence[EncodedRequest], budget: Budget) -> list[list[DocumentStates]]:
+            if self.budget is not budget:  # they did not fit
+                groups = [part for group in groups for part in self.budget.groups(group)[0]]
+            return in_workers(partial(self._group_states, dtype), groups, workers)
+
         for first in range(0, len(groups), workers):
-            for part in in_workers(partial(self._group_states, dtype), groups[first : first + workers], workers):
+            some = groups[first : first + workers]
+            tokens = max(group.num_tokens for group in some)
+            for part in _within_memory(self, partial(states_of, some, self.budget), tokens):
                 yield from part
 
     def _group_states(self, dtype: torch.dtype, group: EncodedRequest) -> list[DocumentStates]:
@@ -222,6 +245,25 @@ class Engine:
             round_length_up=round_length_up,
             unknown_id=self.prompt.unknown_id,
         )
+
+
+def _within_memory(engine: Engine, compute: Callable[[], R], tokens: int) -> R:
+    """Compute so many tokens, and where the device's memory does not suffice, once more with half the budget."""
+    budget = engine.budget
+    try:
+        return compute()
+    except torch.OutOfMemoryError:
+        # Another thread may have halved it by now.
+        engine.budget = budget.halved(tokens) if engine.budget is budget else engine.budget
+    # Only here has the error let go of the failed pass's tensors.
+    torch.cuda.empty_cache()
+    return compute()
+
+
+def _tokens(batch: Batch) -> int:
+    """Tokens of a batch's requests, and of the documents that states stand for and that do not come in passing."""
+    packs = (states.num_tokens for states in batch.states if isinstance(states, StatePack))
+    return sum(request.num_tokens for request in batch.requests) + sum(packs)
 
 
 def _join(groups: Sequence[Lse]) -> Lse:

@@ -10,7 +10,7 @@ from typing import Any
 from blockrank_rerank.config import BlockRankConfig
 from blockrank_rerank.model.backbone import Backbone
 from blockrank_rerank.model.linear import plain_tensors
-from blockrank_rerank.states.digest import tensor_bytes
+from blockrank_rerank.states.digest import tensor_bytes, tensor_sums
 from blockrank_rerank.text.prompt import PromptEncoder
 
 KEYS_WITHOUT_EFFECT = frozenset(
@@ -18,6 +18,12 @@ KEYS_WITHOUT_EFFECT = frozenset(
     | {"sentence_transformers"}
 )
 """Keys of a model's config.json on which no state depends."""
+
+LARGEST_COPIED = 1 << 30
+"""Bytes of weights that are hashed byte for byte, on the host; of larger models their sums are, made on the device.
+
+Hashing 9 GB would take about 10 seconds, and copying them from a GPU some more.
+"""
 
 
 def fingerprint(config: BlockRankConfig, prompt: PromptEncoder, backbone: Backbone) -> str:
@@ -27,10 +33,15 @@ def fingerprint(config: BlockRankConfig, prompt: PromptEncoder, backbone: Backbo
     digest.update(_architecture(backbone).encode())
     digest.update(prompt.tokenizer_digest.encode())
     digest.update(prompt.beginning.encode("utf-8", "surrogatepass"))
-    for name, parameter in sorted(backbone.named_parameters()):
-        for tensor in plain_tensors(parameter.detach()):
-            for part in tensor_bytes(name, tensor):
-                digest.update(part)
+    weights = [
+        (name, tensor)
+        for name, parameter in sorted(backbone.named_parameters())
+        for tensor in plain_tensors(parameter.detach())
+    ]
+    is_small = sum(tensor.nbytes for _, tensor in weights) <= LARGEST_COPIED
+    for name, tensor in weights:
+        for part in tensor_bytes(name, tensor) if is_small else tensor_sums(name, tensor):
+            digest.update(part)
     return digest.hexdigest()
 
 

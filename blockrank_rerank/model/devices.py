@@ -197,6 +197,8 @@ PROFILES = {
     # activation that does not fit the cache is a fresh mapping for every layer: chunks make a whole ranking 1.2 times
     # as fast (dev/LOG.md).
     "cpu": DeviceProfile(budget_tokens=8192, max_workers=4, chunk_bytes=6 << 20),
+    # A list of 500 documents in one pass; how much fits is a question of the memory that is free (engine/budget.py).
+    "cuda": DeviceProfile(budget_tokens=262144, max_workers=1, chunk_bytes=256 << 20),
 }
 ACCELERATOR = DeviceProfile(budget_tokens=65536, max_workers=1, chunk_bytes=256 << 20)
 """Of every other device, where chunks only save memory: products of thousands of rows are at full speed."""
