@@ -2,11 +2,11 @@
 
     python benchmarks/compile_kernels.py [--quick]
 
-For sm_80 and sm_90, each head dimension and dtype, and for large groups of heads: registers per thread, bytes spilled
-to local memory, shared memory, and the tensor-core instruction. Exits with 1 where a kernel of a group of 4 spills more
-than the assembler does of its own accord to stay below a register count, needs more shared memory than a small GPU has,
-multiplies half precision without tensor cores, or adds fp32 products to a running sum term by term. Nothing is timed:
-that takes a GPU.
+For sm_80, sm_89 and sm_90, each head dimension and dtype, and for large groups of heads: registers per thread, bytes
+spilled to local memory, shared memory, instructions, and the tensor-core instruction. Exits with 1 where a kernel of a
+group of 4 spills more than the assembler does of its own accord to stay below a register count, needs more shared
+memory than the GPU has, multiplies half precision without tensor cores, adds fp32 products to a running sum term by
+term, or is compiled for a number that differs from list to list. Nothing is timed: that takes a GPU.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import torch
 import triton
 from blockrank_kernels.block_attention.triton import backward, forward, tile_sizes
 from blockrank_kernels.document_lse import triton as document_lse
-from blockrank_kernels.gpu import COMPILER, MAX_GROUP_WIDTH
+from blockrank_kernels.gpu import COMPILER, MAX_GROUP_WIDTH, shared_memory
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
@@ -36,11 +36,17 @@ TOLERATED_SPILL = 16
 """Bytes per thread: at exactly 64, 80, 128 and 168 registers ptxas stores a few numbers elsewhere so that one more
 block fits on a multiprocessor."""
 
-SHARED = 101_376
-"""Bytes of shared memory that a block may have on sm_86, sm_89 and sm_120, the least of the GPUs that are supported."""
-
 CHAIN = re.compile(r"tt\.dot [^,]+, [^,]+, %arg\d+")
 """A product that starts from a sum which a loop carries along."""
+
+INSTRUCTION = re.compile(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?!NOP|BRA `)", re.MULTILINE)
+"""One line of machine code that does something."""
+
+LIVE = {"rows_in_all", "tokens_in_all", "first_row", "first_key", "count", "documents"}
+"""Integers that differ from list to list."""
+
+HEAD_DIM = 384
+"""Head dimension of the default model's scoring layer, which is in fp32."""
 
 LARGE_GROUPS = {dim: MAX_GROUP_WIDTH // dim for dim in (64, 128)}
 """Query heads per key head, by head dimension, as many as are accepted; tiles of dimension 256 hold them anyway."""
@@ -79,6 +85,7 @@ class Compiled(NamedTuple):
     registers: int
     spilled: int
     shared: int
+    instructions: int
     tensor_core: str
     chained: bool
 
@@ -89,33 +96,37 @@ def variants(capability: int, quick: bool) -> Iterator[Variant]:
         for dim in (128,) if quick else (32, 64, 128, 256):
             yield from _attention_variants(dim, dtype, capability, quick)
             yield from _lse_variants(dim, dtype, quick)
+    yield from _lse_variants(HEAD_DIM, torch.float32, quick)
 
 
 def _attention_variants(dim: int, dtype: torch.dtype, capability: int, quick: bool) -> Iterator[Variant]:
     extras: list[dict[str, Any]] = [{}] if quick else [{}, {"SPLIT": True}, {"SOFTCAP": True, "WINDOW": 4096}]
-    shape = {"GROUP": 4, "DIM": dim, "VALUE_DIM": dim}
+    shape = {"GROUP": 4, "dim": dim, "value_dim": dim, "DIM": dim, "VALUE_DIM": dim}
     large = [] if quick or dim not in LARGE_GROUPS else [{"GROUP": LARGE_GROUPS[dim]}]
     for extra in [*extras, *large]:
         flags = {"SPLIT": False, "CAUSAL": True, "WINDOW": 0, "SOFTCAP": False} | extra
         for kernel, sizes in (
             (forward.forward_kernel, tile_sizes.forward_sizes(dim, dtype, capability)),
-            (backward.query_gradient_kernel, tile_sizes.query_gradient_sizes(dim, dtype, flags["SOFTCAP"])),
+            (backward.query_gradient_kernel, tile_sizes.query_gradient_sizes(dim, dtype, flags["SOFTCAP"], capability)),
             (backward.key_gradient_kernel, tile_sizes.key_gradient_sizes(dim, dtype, flags["SOFTCAP"])),
         ):
             tall = tile_sizes.with_group(sizes, flags.get("GROUP", 4))
             constants = shape | flags | {"ROWS": tall.rows, "KEYS": tall.keys}
             yield Variant(kernel, dim, dtype, constants, tall.warps, tall.stages)
     rows, warps = tile_sizes.forward_sizes(dim, dtype, capability).rows, tile_sizes.MERGE_WARPS
-    yield Variant(forward.merge_softmax_kernel, dim, dtype, {"GROUP": 4, "ROWS": rows, "VALUE_DIM": dim}, warps, 3)
-    yield Variant(backward.merge_sum_kernel, dim, dtype, {"GROUP": 4, "ROWS": rows, "DIM": dim}, warps, 3)
-    yield Variant(backward.delta_kernel, dim, dtype, {"ROWS": tile_sizes.DELTA_ROWS, "VALUE_DIM": dim}, 4, 3)
+    merged = {"GROUP": 4, "ROWS": rows}
+    value = {"value_dim": dim, "VALUE_DIM": dim}
+    yield Variant(forward.merge_softmax_kernel, dim, dtype, merged | value, warps, 3)
+    yield Variant(backward.merge_sum_kernel, dim, dtype, merged | {"dim": dim, "DIM": dim}, warps, 3)
+    yield Variant(backward.delta_kernel, dim, dtype, {"ROWS": tile_sizes.DELTA_ROWS} | value, 4, 3)
 
 
 def _lse_variants(dim: int, dtype: torch.dtype, quick: bool) -> Iterator[Variant]:
-    tiles = document_lse.launch_options(dim, dtype)
+    size = document_lse.slice_size(dim)
+    tiles = document_lse.launch_options(size, dtype)
     warps, stages = tiles.pop("num_warps"), tiles.pop("num_stages")
     for softcap in (False,) if quick else (False, True):
-        constants: dict[str, Any] = {"SOFTCAP": softcap, "DIM": dim} | tiles
+        constants: dict[str, Any] = {"SOFTCAP": softcap, "dim": dim, "DIM": size} | tiles
         yield Variant(document_lse.forward_kernel, dim, dtype, constants, warps, stages)
         yield Variant(document_lse.key_gradient_kernel, dim, dtype, constants, warps, stages)
         chunked = constants | {"CHUNK": document_lse.DOCUMENTS_PER_CHUNK}
@@ -130,7 +141,7 @@ def compiled(variant: Variant, capability: int) -> Compiled:
     aligned = {
         (index,): [["tt.divisibility", 16]]
         for index, name in enumerate(names)
-        if signature[name].startswith("*") or name.endswith(("_token", "_head")) or name in ("dim", "value_dim")
+        if signature[name].startswith("*") or name.endswith(("_token", "_head"))
     }
     source = ASTSource(variant.kernel, signature, variant.constants, aligned)
     options = {"num_warps": variant.warps, "num_stages": variant.stages} | COMPILER
@@ -139,10 +150,14 @@ def compiled(variant: Variant, capability: int) -> Compiled:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(program.asm["cubin"])
         file.flush()
-        usage = subprocess.run([CUOBJDUMP, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
+        usage, code = (
+            subprocess.run([CUOBJDUMP, option, file.name], capture_output=True, text=True, check=True).stdout
+            for option in ("-res-usage", "-sass")
+        )
     registers, stack = (int(re.search(rf"{field}:(\d+)", usage)[1]) for field in ("REG", "STACK"))
     chained = variant.dtype == torch.float32 and CHAIN.search(program.asm["ttgir"]) is not None
-    return Compiled(registers, stack, program.metadata.shared, found[0] if found else "-", chained)
+    instructions = len(INSTRUCTION.findall(code))
+    return Compiled(registers, stack, program.metadata.shared, instructions, found[0] if found else "-", chained)
 
 
 def _type(name: str, variant: Variant) -> str:
@@ -156,24 +171,29 @@ def _type(name: str, variant: Variant) -> str:
         # The gradient of log-sum-exps is fp32, as they are.
         of_lse = variant.kernel.__module__ == document_lse.__name__ and name == "grad"
         return "*fp32" if of_lse else f"*{TYPES[variant.dtype]}"
-    return "fp32" if name in ("scale", "cap") else "i32"
+    return "fp32" if name in ("scale", "factor", "cap") else "i32"
 
 
 def main(quick: bool) -> int:
     print(f"triton {triton.__version__}")
-    print(f"{'kernel':44} {'arch':5} {'dtype':5} {'dim':>4} {'regs':>4} {'spill B':>7} {'shared B':>8}  tensor core")
+    print(
+        f"{'kernel':44} {'arch':5} {'dtype':5} {'dim':>4} {'regs':>4} {'spill B':>7} {'shared B':>8} {'code':>5}  "
+        "tensor core"
+    )
     faults = 0
-    for capability in (80, 90):
+    for capability in (80, 90) if quick else (80, 89, 90):
         for variant in variants(capability, quick):
             result = compiled(variant, capability)
             half = variant.dtype != torch.float32 and variant.kernel.__name__ not in NO_PRODUCT
             spills = result.spilled > TOLERATED_SPILL and variant.constants.get("GROUP", 4) == 4
             slow = half and result.tensor_core == "-"
-            fault = spills or slow or result.chained or result.shared > SHARED
+            recompiled = any(p.name in LIVE and not p.do_not_specialize for p in variant.kernel.params)
+            fault = spills or slow or result.chained or recompiled or result.shared > shared_memory(capability)
             faults += fault
             print(
                 f"{variant.name:44} sm_{capability} {TYPES[variant.dtype]:5} {variant.dim:4} {result.registers:4} "
-                f"{result.spilled:7} {result.shared:8}  {result.tensor_core}{'  FAULT' if fault else ''}",
+                f"{result.spilled:7} {result.shared:8} {result.instructions:5}  "
+                f"{result.tensor_core}{'  FAULT' if fault else ''}",
                 flush=True,
             )
     print(f"{faults} faults")

@@ -8,7 +8,7 @@ from functools import cached_property, partial
 from typing import Any, TypeVar
 
 import torch
-from blockrank_kernels.gpu import triton_on
+from blockrank_kernels.gpu import triton_for
 from torch import Tensor
 
 from blockrank_rerank.config import BlockRankConfig
@@ -19,6 +19,7 @@ from blockrank_rerank.engine.spec import EngineSpec, Prune, read_prompt, resolve
 from blockrank_rerank.engine.workers import computing, in_workers, telling, telling_each
 from blockrank_rerank.model.backbone import Backbone
 from blockrank_rerank.model.devices import resolve_device, resolve_dtype
+from blockrank_rerank.model.families import head_counts, head_dim
 from blockrank_rerank.model.layout import Layout, build_layout
 from blockrank_rerank.model.scores import Lse
 from blockrank_rerank.model.stages import HiddenStates, join_hidden, staged_model
@@ -68,16 +69,10 @@ class Engine:
         model_config, config = resolve_config(spec)
         prompt = read_prompt(spec, model_config, config)
         device = resolve_device(spec.device)
-        _refuse_triton_where_it_cannot_run(spec.attention, device)
-        backbone = Backbone.load(
-            checkpoint,
-            model_config,
-            config,
-            device,
-            resolve_dtype(spec.dtype, device),
-            spec.attention,
-            spec.quantization,
-        )
+        dtype = resolve_dtype(spec.dtype, device)
+        if spec.attention == "triton":
+            _refuse_triton_where_it_cannot_run(model_config, device, dtype)
+        backbone = Backbone.load(checkpoint, model_config, config, device, dtype, spec.attention, spec.quantization)
         return cls(config, prompt, backbone, spec.prune, spec.max_memory)
 
     @property
@@ -280,6 +275,9 @@ def staged_engine(engine: Engine, config: BlockRankConfig) -> Engine:
     return Engine(config, engine.prompt, backbone, max_memory=engine.budget.max_memory)
 
 
-def _refuse_triton_where_it_cannot_run(attention: str, device: torch.device) -> None:
-    if attention == "triton" and not (verdict := triton_on(device)).usable:
+def _refuse_triton_where_it_cannot_run(model_config: Any, device: torch.device, dtype: torch.dtype) -> None:
+    query, key = (
+        torch.empty(0, heads, head_dim(model_config), device=device, dtype=dtype) for heads in head_counts(model_config)
+    )
+    if not (verdict := triton_for(query, key)).usable:
         raise ValueError(f"attention triton cannot run on {device}: {verdict.reason}; use auto or sdpa")

@@ -5,18 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
 import torch
-from blockrank_kernels import block_attention, document_lse, last_rows_attention
+from blockrank_kernels import LastRows, block_attention, document_lse, last_rows_attention
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from blockrank_rerank.config import BlockRankConfig
 from blockrank_rerank.model.checkpoint import Checkpoint
 from blockrank_rerank.model.families import first_position
-from blockrank_rerank.model.layout import Layout, scored_offsets, signal_rows
+from blockrank_rerank.model.layout import Layout, RequestBounds, scored_offsets, signal_rows
 from blockrank_rerank.model.linear import can_fuse, fuse_linear_layers, quantize_linear_layers, refuse_quantization
 from blockrank_rerank.model.scores import Lse
 from blockrank_rerank.model.scoring_head import SCORING_HEAD_NAME, ScoringHead
@@ -59,6 +60,12 @@ class Pass:
     hidden: Tensor | None = None
     lse: list[Lse] = field(default_factory=list)
     token_attention: list[Tensor] = field(default_factory=list)
+
+    @cached_property
+    def last_rows(self) -> list[LastRows]:
+        """Where each request's query block is among its documents' states."""
+        pairs = zip(self.layout.requests, self.document_states or (), strict=True)
+        return [_last_rows(request, list(states), self.layout.positions) for request, states in pairs]
 
 
 def _attention(
@@ -113,22 +120,31 @@ def _with_document_states(
     out: Tensor, query: Tensor, key: Tensor, value: Tensor, layer: int, blockrank: Pass, options: Any
 ) -> Tensor:
     """Replace the query blocks' rows of ``out`` by their attention over the documents' states too."""
-    for request, states in zip(blockrank.layout.requests, blockrank.document_states or (), strict=True):
+    cases = zip(blockrank.layout.requests, blockrank.document_states or (), blockrank.last_rows, strict=True)
+    for request, states, last_rows in cases:
         packs = list(states)
         instruction, rows = slice(*request.instruction), slice(request.query[0], request.answer[1])
-        first = request.instruction[1] - request.instruction[0]
-        parts = (
-            (pack.get(key_name(layer), key), pack.get(value_name(layer), value), first + pack.steps) for pack in packs
-        )
+        parts = ((pack.get(key_name(layer), key), pack.get(value_name(layer), value)) for pack in packs)
         # A part that is the only one is joined with the rest, for one call of torch's attention.
         between = [next(parts)] if len(packs) == 1 else []
-        packed = (key, value, blockrank.layout.positions)
         joined = (
             torch.cat([rest[instruction], *documents, rest[rows]])
-            for rest, *documents in zip(packed, *between, strict=True)
+            for rest, *documents in zip((key, value), *between, strict=True)
         )
-        out[rows] = last_rows_attention(query[rows], *joined, **options, parts=parts if len(packs) > 1 else None)
+        out[rows] = last_rows_attention(
+            query[rows], *joined, last_rows, **options, parts=parts, implementation=blockrank.implementation
+        )
     return out
+
+
+def _last_rows(request: RequestBounds, packs: Sequence[StatePack], positions: Tensor) -> LastRows:
+    """Where a query block is among its documents' states, as :func:`_with_document_states` joins them."""
+    instruction, rows = slice(*request.instruction), slice(request.query[0], request.answer[1])
+    first = request.instruction[1] - request.instruction[0]
+    documents = [first + pack.steps for pack in packs]
+    own, queries = positions[instruction], positions[rows]
+    parts = [torch.cat([own, *documents, queries])] if len(packs) == 1 else [*documents, torch.cat([own, queries])]
+    return LastRows(len(queries), [len(part) for part in parts], torch.cat(parts))
 
 
 def _score_layer(

@@ -38,6 +38,17 @@ def first_position(model_config: Any) -> int:
     return int(model_config.pad_token_id) + 1 if model_config.model_type in ROBERTAS else 0
 
 
+def head_counts(model_config: Any) -> tuple[int, int]:
+    """Numbers of query heads and of key heads; an encoder's config names one number for both."""
+    heads = int(model_config.num_attention_heads)
+    return heads, int(getattr(model_config, "num_key_value_heads", None) or heads)
+
+
+def head_dim(model_config: Any) -> int:
+    """Head dimension, which most configs leave to be computed."""
+    return int(getattr(model_config, "head_dim", None) or model_config.hidden_size // head_counts(model_config)[0])
+
+
 def layers_of(model: Any) -> Any:
     """The layers of a base model of a supported family."""
     owner, name = layers_place(model)

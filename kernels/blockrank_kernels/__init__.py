@@ -6,8 +6,9 @@ is for GPUs.
 """
 
 from blockrank_kernels.block_attention import block_attention
-from blockrank_kernels.block_attention.last_rows import last_rows_attention
 from blockrank_kernels.document_lse import document_lse
+from blockrank_kernels.last_rows import LastRows
+from blockrank_kernels.last_rows_attention import last_rows_attention
 from blockrank_kernels.segments import Segments
 
-__all__ = ["Segments", "block_attention", "document_lse", "last_rows_attention"]
+__all__ = ["LastRows", "Segments", "block_attention", "document_lse", "last_rows_attention"]

@@ -12,20 +12,24 @@ from blockrank_kernels.gpu import automatic, triton_for
 Function = TypeVar("Function")
 
 
-def choose(implementation: str, available: Mapping[str, Function], *tensors: Tensor) -> Function:
+def choose(
+    implementation: str, available: Mapping[str, Function], *tensors: Tensor, any_width: bool = False
+) -> Function:
     """Return the named implementation, or for ``auto`` the fastest for the tensors; a name never falls back.
+
+    ``any_width`` is as in :func:`blockrank_kernels.gpu.triton_for`.
 
     Raises
     ------
     ValueError
         For an unknown name, and for Triton where it cannot run.
     """
-    name = automatic(*tensors) if implementation == "auto" else implementation
+    name = automatic(*tensors, any_width=any_width) if implementation == "auto" else implementation
     if name not in available:
         names = ", ".join(["auto", *available])
         raise ValueError(f"implementation must be one of {names}, got {implementation!r}")
     if implementation == "triton":
-        verdict = triton_for(*tensors)
+        verdict = triton_for(*tensors, any_width=any_width)
         if not verdict.usable:
             raise ValueError(f"implementation triton cannot run here: {verdict.reason}; use auto or sdpa")
     return available[name]

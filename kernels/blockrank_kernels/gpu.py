@@ -15,7 +15,7 @@ CAPABILITY = (8, 0)
 """Oldest compute capability that the kernels are compiled and checked for (Ampere)."""
 
 MAX_HEAD_DIM = 256
-"""Largest head dimension whose tiles fit the registers."""
+"""Largest head dimension whose tiles fit the registers, where an operation needs all of it at a time."""
 
 MAX_GROUP_WIDTH = 8192
 """Largest number of query heads per key head, times head dimension, whose tiles fit the shared memory of any GPU."""
@@ -40,6 +40,25 @@ class Verdict(NamedTuple):
 def padded_size(size: int) -> int:
     """Return the next power of two that ``tl.dot`` takes."""
     return max(16, 1 << (size - 1).bit_length())
+
+
+SHARED_MEMORY = {80: 166_912, 87: 166_912, 90: 232_448, 100: 232_448, 103: 232_448}
+"""Bytes of shared memory that a block may have (CUDA C Programming Guide, technical specifications)."""
+
+LEAST_SHARED_MEMORY = 101_376
+"""The same for every other GPU from compute capability 8.0 on: 8.6, 8.9, 12.0."""
+
+
+def shared_memory(capability: int) -> int:
+    """Bytes of shared memory that a block may have on a GPU of compute capability 80, 90, …."""
+    return SHARED_MEMORY.get(capability, LEAST_SHARED_MEMORY)
+
+
+def upload(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy a small tensor from the CPU to a device without waiting for what is queued there."""
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 def triton_on(device: torch.device) -> Verdict:
@@ -86,11 +105,21 @@ def launches_on(tensor: Tensor) -> AbstractContextManager[None]:
     return torch.cuda.device_of(tensor)
 
 
-def triton_for(*tensors: Tensor) -> Verdict:
-    """Say whether the Triton kernels take these ``[rows, heads, dim]`` tensors, the query first."""
+def triton_for(*tensors: Tensor, any_width: bool = False) -> Verdict:
+    """Say whether the Triton kernels take these ``[rows, heads, dim]`` tensors, the query first.
+
+    ``any_width`` is for an operation that takes a head dimension piece by piece and heads one at a time.
+    """
     for tensor in tensors:
         if tensor.dtype not in DTYPES:
             return Verdict(False, f"Triton kernels take float16, bfloat16 and float32, got {tensor.dtype}")
+    verdict = triton_on(tensors[0].device)
+    return verdict if any_width or not verdict.usable else _too_large(*tensors) or verdict
+
+
+def _too_large(*tensors: Tensor) -> Verdict | None:
+    """Refuse heads whose tiles are too large."""
+    for tensor in tensors:
         if tensor.shape[-1] > MAX_HEAD_DIM:
             return Verdict(False, f"Triton kernels take head dimensions up to {MAX_HEAD_DIM}, got {tensor.shape[-1]}")
     group = max(tensors[0].shape[1] // tensor.shape[1] for tensor in tensors)
@@ -100,9 +129,9 @@ def triton_for(*tensors: Tensor) -> Verdict:
             f"Triton kernels take up to {MAX_GROUP_WIDTH // tensors[0].shape[-1]} query heads per key head of this "
             f"dimension, got {group}",
         )
-    return triton_on(tensors[0].device)
+    return None
 
 
-def automatic(*tensors: Tensor) -> str:
+def automatic(*tensors: Tensor, any_width: bool = False) -> str:
     """Return the implementation that ``auto`` stands for: Triton on a GPU that it fits, torch's own elsewhere."""
-    return "triton" if tensors[0].is_cuda and triton_for(*tensors).usable else "sdpa"
+    return "triton" if tensors[0].is_cuda and triton_for(*tensors, any_width=any_width).usable else "sdpa"

@@ -8,6 +8,7 @@ from blockrank_kernels import document_lse
 from blockrank_kernels.document_lse import sdpa
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.kernels.conftest import assert_no_worse_than_eager
 
@@ -55,6 +56,28 @@ def test_grouping_documents_changes_no_score_and_no_gradient(lengths, budget):
     results.append((reference, *torch.autograd.grad(reference.sin().sum(), (query, key))))
     for other in results[1:]:
         torch.testing.assert_close(results[0], other)
+
+
+class Operations(TorchDispatchMode):
+    """Names of the operations that run while it is entered."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.add(func._schema.name)
+        return func(*args, **kwargs or {})
+
+
+def test_torch_sums_in_a_fixed_order_on_every_device():
+    query, key, offsets = inputs([5, 1, 9])
+    with Operations() as operations:
+        document_lse(query, key, offsets, implementation="sdpa")
+    # Largest values are the same in any order; sums by these are not, on a GPU.
+    atomic = {"aten::index_add", "aten::index_add_", "aten::scatter_add", "aten::scatter_add_", "aten::index_put_"}
+    assert "aten::segment_reduce" in operations.names
+    assert not operations.names & atomic
 
 
 def test_large_logits_do_not_overflow():

@@ -14,7 +14,7 @@ from blockrank_kernels.block_attention.triton import tiles
 from blockrank_kernels.gpu import automatic, triton_on
 
 from tests.interpreter import import_triton
-from tests.kernels.cases import attention_case, check_attention, check_lse, covering, lse_case
+from tests.kernels.cases import LseCase, attention_case, check_attention, check_lse, covering, lse_case
 from tests.kernels.conftest import pack, random_qkv
 
 triton = import_triton()
@@ -110,7 +110,7 @@ def test_work_items_cover_every_visible_pair_once(make, causal, monkeypatch):
     covered = torch.zeros(segments.num_tokens, segments.num_tokens, dtype=torch.int64)
     items = make(segments, causal, 8, torch.device("cpu"))
     side = covered if make is tiles.row_tiles else covered.T
-    for start, end, *ranges, _ in [*items.whole.tolist(), *items.split.tolist()]:
+    for start, end, *ranges, _, _ in [*items.whole.tolist(), *items.split.tolist()]:
         for first, last in (ranges[:2], ranges[2:]):
             side[start:end, first:last] += 1
     pairs = visible(segments, causal, None)
@@ -132,8 +132,29 @@ def test_what_the_kernels_cannot_do_is_refused_and_never_replaced(change, messag
     tensors = [torch.zeros(5, 2, dim, dtype=dtype, device=DEVICE)] * 2
     with pytest.raises(ValueError, match=message):
         block_attention(*tensors, tensors[0], pack([(2, [1, 1], 1)]), implementation="triton")
-    with pytest.raises(ValueError, match=message):
-        document_lse(*tensors, torch.tensor([0, 5]), implementation="triton")
+    if "dtype" in change:
+        with pytest.raises(ValueError, match=message):
+            document_lse(*tensors, torch.tensor([0, 5]), implementation="triton")
+
+
+@pytest.mark.parametrize(
+    ("heads", "dtype", "softcap"),
+    [
+        ((1, 1, 384), torch.float32, None),
+        ((2, 1, 385), torch.float32, 3.0),
+        ((2, 2, 272), torch.bfloat16, None),
+    ],
+    ids=str,
+)
+def test_log_sum_exps_of_heads_wider_than_a_tile(heads, dtype, softcap):
+    check_lse(LseCase([1, 20, 3], 9, heads, dtype, softcap, 0), DEVICE)
+
+
+def test_on_a_gpu_auto_takes_triton_for_wide_heads_too(monkeypatch):
+    monkeypatch.setattr(torch.Tensor, "is_cuda", True)
+    wide = torch.zeros(5, 1, 384, device=DEVICE)
+    assert automatic(wide, wide, any_width=True) == "triton"
+    assert automatic(wide, wide) == "sdpa"
 
 
 def test_without_a_gpu_triton_is_refused_with_a_reason_and_auto_takes_torch(monkeypatch):

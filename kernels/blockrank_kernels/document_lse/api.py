@@ -71,7 +71,7 @@ def document_lse(
         )
     if offsets[0] < 0 or offsets[-1] > key.shape[0] or bool((offsets.diff() <= 0).any()):
         raise ValueError(f"offsets must rise strictly within the {key.shape[0]} keys; empty documents have no score")
-    run = choose(implementation, IMPLEMENTATIONS, query, key)
+    run = choose(implementation, IMPLEMENTATIONS, query, key, any_width=True)
     # Under autocast a training loop would round the logits to half precision; log-sum-exps are fp32 always.
     with torch.autocast(query.device.type, enabled=False):
         return run(query, key, offsets, default_scale(query, scale), softcap)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from blockrank_kernels.gpu import upload
+
 GROUP_ELEMENTS = 1 << 22
 """Logits held at once (16 MiB in fp32): the temporary does not grow with the number of documents."""
 
@@ -22,7 +24,7 @@ def document_lse(query: Tensor, key: Tensor, offsets: Tensor, scale: float, soft
         logits = (rows @ keys) * scale
         if softcap is not None:
             logits = softcap * torch.tanh(logits / softcap)
-        parts.append(_segment_logsumexp(logits, offsets[first : last + 1].diff().to(key.device)))
+        parts.append(_segment_logsumexp(logits, upload(offsets[first : last + 1] - offsets[first], key.device)))
     lse = torch.cat(parts, -1)
     return lse.view(-1, signals, group, lse.shape[-1]).transpose(0, 1).flatten(1, 2)
 
@@ -37,11 +39,13 @@ def _groups(offsets: Tensor, rows: int) -> list[tuple[int, int]]:
     return [*groups, (first, len(bounds) - 1)]
 
 
-def _segment_logsumexp(logits: Tensor, lengths: Tensor) -> Tensor:
-    """Reduce ``[..., T]`` to ``[..., N]`` by the log-sum-exp over consecutive runs of the given lengths."""
-    shape = (*logits.shape[:-1], len(lengths))
-    document = torch.repeat_interleave(torch.arange(len(lengths), device=logits.device), lengths)
+def _segment_logsumexp(logits: Tensor, offsets: Tensor) -> Tensor:
+    """Reduce ``[..., T]`` to ``[..., N]`` by the log-sum-exp over the tokens between offsets, without atomic sums."""
+    shape = (*logits.shape[:-1], len(offsets) - 1)
+    numbers = torch.arange(shape[-1], device=logits.device)
+    document = torch.repeat_interleave(numbers, offsets.diff(), output_size=logits.shape[-1])
     index = document.expand_as(logits)
     peak = logits.new_full(shape, float("-inf")).scatter_reduce(-1, index, logits.detach(), "amax")
-    total = logits.new_zeros(shape).index_add(-1, document, (logits - peak.gather(-1, index)).exp())
+    weights = (logits - peak.gather(-1, index)).exp().movedim(-1, 0).contiguous()
+    total = torch.segment_reduce(weights, "sum", offsets=offsets, unsafe=True).movedim(0, -1)
     return peak + total.log()

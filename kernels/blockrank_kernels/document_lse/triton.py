@@ -1,7 +1,8 @@
 """Log-sum-exps of documents in Triton, forward and backward: no logit is ever written to memory.
 
-The signal tokens' heads that share a key head are the rows of one tile, ``[S * Hq / Hk, D]``. The query's
-gradient is summed over chunks of documents in a fixed order, so two runs are equal.
+The signal tokens' heads that share a key head are the rows of one tile, ``[S * Hq / Hk, D]``. A head dimension that
+is too wide for one tile is taken in slices. The query's gradient is summed over chunks of documents in a fixed order.
+There are no atomics, so two runs are equal.
 """
 
 from __future__ import annotations
@@ -15,10 +16,18 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from blockrank_kernels.arithmetic import LN_2, LOG2_E, dot, dot_split, softcap_slope, softcapped
-from blockrank_kernels.gpu import COMPILER, padded_size
+from blockrank_kernels.gpu import COMPILER, MAX_HEAD_DIM, padded_size, upload
 
 DOCUMENTS_PER_CHUNK = 16
 """Documents that one program of the query's gradient goes through."""
+
+SLICE = 128
+"""Numbers of a head that are multiplied at a time where a tile does not hold all of them."""
+
+
+def slice_size(dim: int) -> int:
+    """Return how many numbers of a head are multiplied at a time: all of them where they fit."""
+    return padded_size(dim) if dim <= MAX_HEAD_DIM else SLICE
 
 
 def launch_options(dim: int, dtype: torch.dtype) -> dict[str, int]:
@@ -31,11 +40,23 @@ def launch_options(dim: int, dtype: torch.dtype) -> dict[str, int]:
 
 
 @triton.jit
-def _load_rows(base, rows, valid, stride, dim, DIM: tl.constexpr):
-    """Load ``[rows, DIM]`` of a ``[T, dim]`` tensor; zeros where there is nothing."""
-    columns = tl.arange(0, DIM)
+def _load_rows(base, rows, valid, stride, start, dim: tl.constexpr, DIM: tl.constexpr):
+    """Load columns ``[start, start + DIM)`` of a ``[T, dim]`` tensor's rows; zeros where there is nothing."""
+    columns = start + tl.arange(0, DIM)
     pointers = base + (rows * stride)[:, None] + columns[None, :]
     return tl.load(pointers, mask=valid[:, None] & (columns < dim)[None, :], other=0.0)
+
+
+@triton.jit
+def _products(q, k, Q, K, rows, valid, keys, end, k_token, dim: tl.constexpr, DIM: tl.constexpr):
+    """Return ``[rows, keys]`` products; ``q`` and ``k`` are the first slice of both sides, the others are loaded."""
+    products = dot(q, tl.trans(k))
+    if dim > DIM:
+        for start in range(DIM, dim, DIM):
+            q_slice = _load_rows(Q, rows, valid, dim, start, dim, DIM)
+            k_slice = _load_rows(K, keys, keys < end, k_token, start, dim, DIM)
+            products += dot(q_slice, tl.trans(k_slice))
+    return products
 
 
 @triton.jit
@@ -45,23 +66,26 @@ def _logit_gradient(logits, lse, grad, seen, cap, SOFTCAP: tl.constexpr):
     return weights * grad * softcap_slope(logits, cap, SOFTCAP)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count", "documents"])
 def forward_kernel(
-    Q, K, lse, offsets, k_token, k_head, count, documents, scale, cap, dim,
+    Q, K, lse, offsets, k_token, k_head, count, documents, scale, cap, dim: tl.constexpr,
     SOFTCAP: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr, DIM: tl.constexpr,
 ):  # fmt: skip
     """Write one document's log-sum-exps: ``Q`` ``[Hk, count, dim]``, ``lse`` ``[Hk, count, documents]``."""
     document, head = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
     rows = tl.program_id(2) * ROWS + tl.arange(0, ROWS)
     valid = rows < count
-    q = _load_rows(Q + head * count * dim, rows, valid, dim, dim, DIM)
+    Q += head * count * dim
+    K += head * k_head
+    q = _load_rows(Q, rows, valid, dim, 0, dim, DIM)
     peak = tl.full([ROWS], float("-inf"), dtype=tl.float32)
     total = tl.zeros([ROWS], dtype=tl.float32)
     end = tl.load(offsets + document + 1)
     for first in range(tl.load(offsets + document), end, KEYS):
         keys = first + tl.arange(0, KEYS)
-        k = _load_rows(K + head * k_head, keys, keys < end, k_token, dim, DIM)
-        logits = softcapped(dot(q, tl.trans(k)) * scale, cap, SOFTCAP) * LOG2_E
+        k = _load_rows(K, keys, keys < end, k_token, 0, dim, DIM)
+        products = _products(q, k, Q, K, rows, valid, keys, end, k_token, dim, DIM)
+        logits = softcapped(products * scale, cap, SOFTCAP) * LOG2_E
         logits = tl.where((keys < end)[None, :], logits, float("-inf"))
         new_peak = tl.maximum(peak, tl.max(logits, 1))
         total = total * tl.exp2(peak - new_peak) + tl.sum(tl.exp2(logits - new_peak[:, None]), 1)
@@ -70,45 +94,55 @@ def forward_kernel(
     tl.store(lse + (head * count + rows) * documents + document, result, mask=valid)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count", "documents"])
 def key_gradient_kernel(
-    Q, K, lse, grad, dK, offsets, k_token, k_head, count, documents, scale, cap, dim,
+    Q, K, lse, grad, dK, offsets, k_token, k_head, count, documents, scale, cap, dim: tl.constexpr,
     SOFTCAP: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr, DIM: tl.constexpr,
 ):  # fmt: skip
-    """Write the gradient of one document's keys, ``dK`` ``[T, Hk, dim]``."""
+    """Write the gradient of a slice of one document's keys, ``dK`` ``[T, Hk, dim]``."""
     document, head = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
+    column = tl.program_id(2) * DIM
     heads = tl.num_programs(1)
+    Q += head * count * dim
+    K += head * k_head
     end = tl.load(offsets + document + 1)
-    columns = tl.arange(0, DIM)
+    columns = column + tl.arange(0, DIM)
     for first in range(tl.load(offsets + document), end, KEYS):
         keys = first + tl.arange(0, KEYS)
-        k = _load_rows(K + head * k_head, keys, keys < end, k_token, dim, DIM)
+        k = _load_rows(K, keys, keys < end, k_token, 0, dim, DIM)
         dk = tl.zeros([KEYS, DIM], dtype=tl.float32)
         for start in range(0, count, ROWS):
             rows = start + tl.arange(0, ROWS)
             valid = rows < count
-            q = _load_rows(Q + head * count * dim, rows, valid, dim, dim, DIM)
+            q = _load_rows(Q, rows, valid, dim, 0, dim, DIM)
             row_entries = (head * count + rows) * documents + document
             row_lse = tl.load(lse + row_entries, mask=valid, other=0.0)
             row_grad = tl.load(grad + row_entries, mask=valid, other=0.0)
-            logits = softcapped(dot(q, tl.trans(k)) * scale, cap, SOFTCAP)
+            products = _products(q, k, Q, K, rows, valid, keys, end, k_token, dim, DIM)
+            logits = softcapped(products * scale, cap, SOFTCAP)
             seen = valid[:, None] & (keys < end)[None, :]
             d_logits = _logit_gradient(logits, row_lse[:, None], row_grad[:, None], seen, cap, SOFTCAP)
+            if dim > DIM:
+                q = _load_rows(Q, rows, valid, dim, column, dim, DIM)
             dk += dot_split(tl.trans(d_logits), q)
         pointers = dK + ((keys * heads + head) * dim)[:, None] + columns[None, :]
         tl.store(pointers, (dk * scale).to(dK.dtype.element_ty), mask=(keys < end)[:, None] & (columns < dim)[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count", "documents"])
 def query_gradient_kernel(
-    Q, K, lse, grad, partial, offsets, k_token, k_head, count, documents, scale, cap, dim,
+    Q, K, lse, grad, partial, offsets, k_token, k_head, count, documents, scale, cap, dim: tl.constexpr,
     SOFTCAP: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr, DIM: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip
     """Write one chunk of documents' part of a tile of rows' gradient, ``partial`` ``[chunks, Hk, count, dim]``."""
     chunk, head, heads = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64), tl.num_programs(1)
-    rows = tl.program_id(2) * ROWS + tl.arange(0, ROWS)
+    slices = tl.cdiv(dim, DIM)
+    rows = tl.program_id(2) // slices * ROWS + tl.arange(0, ROWS)
+    column = tl.program_id(2) % slices * DIM
     valid = rows < count
-    q = _load_rows(Q + head * count * dim, rows, valid, dim, dim, DIM)
+    K += head * k_head
+    Q += head * count * dim
+    q = _load_rows(Q, rows, valid, dim, 0, dim, DIM)
     dq = tl.zeros([ROWS, DIM], dtype=tl.float32)
     for document in range(chunk * CHUNK, tl.minimum(chunk * CHUNK + CHUNK, documents)):
         row_entries = (head * count + rows) * documents + document
@@ -117,12 +151,15 @@ def query_gradient_kernel(
         end = tl.load(offsets + document + 1)
         for first in range(tl.load(offsets + document), end, KEYS):
             keys = first + tl.arange(0, KEYS)
-            k = _load_rows(K + head * k_head, keys, keys < end, k_token, dim, DIM)
-            logits = softcapped(dot(q, tl.trans(k)) * scale, cap, SOFTCAP)
+            k = _load_rows(K, keys, keys < end, k_token, 0, dim, DIM)
+            products = _products(q, k, Q, K, rows, valid, keys, end, k_token, dim, DIM)
+            logits = softcapped(products * scale, cap, SOFTCAP)
             seen = valid[:, None] & (keys < end)[None, :]
             d_logits = _logit_gradient(logits, row_lse[:, None], row_grad[:, None], seen, cap, SOFTCAP)
+            if dim > DIM:
+                k = _load_rows(K, keys, keys < end, k_token, column, dim, DIM)
             dq += dot_split(d_logits, k)
-    columns = tl.arange(0, DIM)
+    columns = column + tl.arange(0, DIM)
     pointers = partial + (((chunk * heads + head) * count + rows) * dim)[:, None] + columns[None, :]
     tl.store(pointers, dq * scale, mask=valid[:, None] & (columns < dim)[None, :])
 
@@ -135,9 +172,10 @@ class _DocumentLse(torch.autograd.Function):
         heads, count, dim = rows.shape
         documents = len(offsets) - 1
         lse = rows.new_empty(heads, count, documents, dtype=torch.float32)
-        ctx.scalars = (key.stride(0), key.stride(1), count, documents, scale, softcap or 1.0, dim)
-        padded = padded_size(dim)
-        ctx.constants = {"SOFTCAP": softcap is not None, "DIM": padded} | launch_options(padded, key.dtype) | COMPILER
+        ctx.scalars = (key.stride(0), key.stride(1), count, documents, scale, softcap or 1.0)
+        size = slice_size(dim)
+        ctx.constants = {"dim": dim, "SOFTCAP": softcap is not None, "DIM": size}
+        ctx.constants |= launch_options(size, key.dtype) | COMPILER
         ctx.save_for_backward(rows, key, offsets, lse)
         forward_kernel[(documents, heads, triton.cdiv(count, ctx.constants["ROWS"]))](
             rows, key, lse, offsets, *ctx.scalars, **ctx.constants
@@ -155,8 +193,9 @@ class _DocumentLse(torch.autograd.Function):
         chunks = triton.cdiv(documents, DOCUMENTS_PER_CHUNK)
         partial = rows.new_empty(chunks, heads, count, dim, dtype=torch.float32)
         inputs = (rows, key, lse, grad)
-        key_gradient_kernel[(documents, heads)](*inputs, key_gradient, offsets, *ctx.scalars, **ctx.constants)
-        query_gradient_kernel[(chunks, heads, triton.cdiv(count, ctx.constants["ROWS"]))](
+        slices = triton.cdiv(dim, ctx.constants["DIM"])
+        key_gradient_kernel[(documents, heads, slices)](*inputs, key_gradient, offsets, *ctx.scalars, **ctx.constants)
+        query_gradient_kernel[(chunks, heads, triton.cdiv(count, ctx.constants["ROWS"]) * slices)](
             *inputs, partial, offsets, *ctx.scalars, CHUNK=DOCUMENTS_PER_CHUNK, **ctx.constants
         )
         return partial.sum(0).to(rows.dtype), key_gradient, None, None, None
@@ -170,5 +209,5 @@ def document_lse(query: Tensor, key: Tensor, offsets: Tensor, scale: float, soft
     # With one query head for each key head the reshape is a view whose rows lie apart.
     rows = rows.contiguous()
     key = key if key.stride(-1) == 1 else key.contiguous()
-    lse: Tensor = _DocumentLse.apply(rows, key, offsets.to(query.device), scale, softcap)
+    lse: Tensor = _DocumentLse.apply(rows, key, upload(offsets, query.device), scale, softcap)
     return lse.view(-1, signals, group, lse.shape[-1]).transpose(0, 1).flatten(1, 2)

@@ -9,8 +9,8 @@ from blockrank_kernels.arithmetic import LOG2_E, dot, softcap_slope, softcapped
 from blockrank_kernels.block_attention.triton.tile_code import load_rows, store_rows, tile_rows, visible_keys
 
 
-@triton.jit
-def delta_kernel(grad, out, delta, tokens_in_all, value_dim, ROWS: tl.constexpr, VALUE_DIM: tl.constexpr):
+@triton.jit(do_not_specialize=["tokens_in_all"])
+def delta_kernel(grad, out, delta, tokens_in_all, value_dim: tl.constexpr, ROWS: tl.constexpr, VALUE_DIM: tl.constexpr):
     """Write ``sum(grad * out)`` of every row, ``[Hq, T]``: what the softmax's gradient subtracts."""
     tokens = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     head, heads = tl.program_id(1).to(tl.int64), tl.num_programs(1)
@@ -23,7 +23,7 @@ def delta_kernel(grad, out, delta, tokens_in_all, value_dim, ROWS: tl.constexpr,
 @triton.jit
 def _attend_query_gradient(
     dq, q, g, row_lse, row_delta, tokens, row_positions, start, end, head,
-    K, V, k_token, k_head, v_token, v_head, positions, scale, cap, dim, value_dim,
+    K, V, k_token, k_head, v_token, v_head, positions, scale, cap, dim: tl.constexpr, value_dim: tl.constexpr,
     SAME_SEGMENT: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr,
     KEYS: tl.constexpr, DIM: tl.constexpr, VALUE_DIM: tl.constexpr,
 ):  # fmt: skip
@@ -41,15 +41,16 @@ def _attend_query_gradient(
     return dq
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens_in_all"])
 def query_gradient_kernel(
     Q, K, V, grad, lse, delta, dQ, items, positions, q_token, q_head, k_token, k_head, v_token, v_head, tokens_in_all,
-    scale, cap, dim, value_dim,
+    scale, cap,
+    dim: tl.constexpr, value_dim: tl.constexpr,
     GROUP: tl.constexpr, SPLIT: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr,
     ROWS: tl.constexpr, KEYS: tl.constexpr, DIM: tl.constexpr, VALUE_DIM: tl.constexpr,
 ):  # fmt: skip
     """Write the gradient of one tile of rows; split, a partial one in fp32."""
-    item = items + tl.program_id(0).to(tl.int64) * 7
+    item = items + tl.program_id(0).to(tl.int64) * 8
     head = tl.program_id(1).to(tl.int64)
     all_heads = tl.num_programs(1) * GROUP
     start, end = tl.load(item), tl.load(item + 1)
@@ -80,7 +81,8 @@ def query_gradient_kernel(
 @triton.jit
 def _attend_key_gradient(
     dk, dv, k, v, keys, key_positions, key_end, start, end, head, all_heads,
-    Q, grad, lse, delta, q_token, q_head, positions, tokens_in_all, scale, cap, dim, value_dim,
+    Q, grad, lse, delta, q_token, q_head, positions, tokens_in_all, scale, cap,
+    dim: tl.constexpr, value_dim: tl.constexpr,
     SAME_SEGMENT: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr,
     GROUP: tl.constexpr, ROWS: tl.constexpr, DIM: tl.constexpr, VALUE_DIM: tl.constexpr,
 ):  # fmt: skip
@@ -105,15 +107,16 @@ def _attend_key_gradient(
     return dk, dv
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens_in_all"])
 def key_gradient_kernel(
     Q, K, V, grad, lse, delta, dK, dV, items, positions, q_token, q_head, k_token, k_head, v_token, v_head,
-    tokens_in_all, scale, cap, dim, value_dim,
+    tokens_in_all, scale, cap,
+    dim: tl.constexpr, value_dim: tl.constexpr,
     GROUP: tl.constexpr, SPLIT: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr,
     ROWS: tl.constexpr, KEYS: tl.constexpr, DIM: tl.constexpr, VALUE_DIM: tl.constexpr,
 ):  # fmt: skip
     """Write the gradients of one tile of keys and values; split, partial ones in fp32."""
-    item = items + tl.program_id(0).to(tl.int64) * 7
+    item = items + tl.program_id(0).to(tl.int64) * 8
     head, key_heads = tl.program_id(1).to(tl.int64), tl.num_programs(1)
     end = tl.load(item + 1)
     keys = tl.load(item) + tl.arange(0, KEYS)
@@ -146,7 +149,9 @@ def key_gradient_kernel(
 
 
 @triton.jit
-def merge_sum_kernel(partial, out, merged, dim, GROUP: tl.constexpr, ROWS: tl.constexpr, DIM: tl.constexpr):
+def merge_sum_kernel(
+    partial, out, merged, dim: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr, DIM: tl.constexpr
+):
     """Add the slots of one tile up, one after the other."""
     tile = merged + tl.program_id(0).to(tl.int64) * 4
     head, key_heads = tl.program_id(1).to(tl.int64), tl.num_programs(1)

@@ -34,15 +34,31 @@ def tile_rows(start, end, head, positions, GROUP: tl.constexpr, BLOCK: tl.conste
 
 
 @triton.jit
-def load_rows(base, tokens, heads, valid, token_stride, head_stride, dim, BLOCK: tl.constexpr):
+def load_rows(base, tokens, heads, valid, token_stride, head_stride, dim: tl.constexpr, BLOCK: tl.constexpr):
     """Load ``[rows, BLOCK]`` of a ``[T, H, dim]`` tensor; zeros where there is nothing."""
     columns = tl.arange(0, BLOCK)
     pointers = base + (tokens * token_stride + heads * head_stride)[:, None] + columns[None, :]
-    return tl.load(pointers, mask=valid[:, None] & (columns < dim)[None, :], other=0.0)
+    mask = valid[:, None] if dim == BLOCK else valid[:, None] & (columns < dim)[None, :]
+    return tl.load(pointers, mask=mask, other=0.0)
 
 
 @triton.jit
-def store_rows(base, tokens, heads, valid, token_stride, head_stride, dim, values, BLOCK: tl.constexpr):
+def load_keys(base, first, end, stride, dim: tl.constexpr, KEYS: tl.constexpr, DIM: tl.constexpr, FULL: tl.constexpr):
+    """Load the ``[KEYS, DIM]`` of a ``[T, dim]`` tensor from ``first`` on; a tile is full that ends before ``end``."""
+    steps, columns = tl.arange(0, KEYS), tl.arange(0, DIM)
+    # Inside a tile 32 bits do.
+    pointers = base + first * stride + (steps * stride)[:, None] + columns[None, :]
+    if FULL and dim == DIM:
+        tile = tl.load(pointers)
+    elif FULL:
+        tile = tl.load(pointers, mask=(columns < dim)[None, :], other=0.0)
+    else:
+        tile = tl.load(pointers, mask=(first + steps < end)[:, None] & (columns < dim)[None, :], other=0.0)
+    return tile
+
+
+@triton.jit
+def store_rows(base, tokens, heads, valid, token_stride, head_stride, dim: tl.constexpr, values, BLOCK: tl.constexpr):
     """Store ``[rows, BLOCK]`` into a ``[T, H, dim]`` tensor, in its dtype."""
     columns = tl.arange(0, BLOCK)
     pointers = base + (tokens * token_stride + heads * head_stride)[:, None] + columns[None, :]

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 
-from blockrank_kernels.gpu import padded_size
+from blockrank_kernels.gpu import LEAST_SHARED_MEMORY, padded_size, shared_memory
 
 
 class TileSizes(NamedTuple):
@@ -29,21 +29,27 @@ DELTA_ROWS = 64
 
 
 def forward_sizes(dim: int, dtype: torch.dtype, capability: int) -> TileSizes:
-    """Return tile sizes of the forward pass, on a GPU of compute capability 80, 90, …."""
+    """Return tile sizes of the forward pass, on a GPU of compute capability 80, 90, ….
+
+    With two stages the machine code waits for a tile before it multiplies the one before; with three it does not.
+    """
     if dtype == torch.float32:
         return FULL_PRECISION
     if dim > 128:
-        return TileSizes(64, 32, 8, 2)
+        return TileSizes(64, 32, 8, 3 if shared_memory(capability) > LEAST_SHARED_MEMORY else 2)
     # Registers hold both sides of every product, but on Hopper and on Blackwell for data centres (not sm_120).
     crowded = dim == 128 and capability // 10 not in (9, 10)
-    return TileSizes(128, 32 if crowded else 64, 8, 2)
+    return TileSizes(128, 32 if crowded else 64, 8, 3)
 
 
-def query_gradient_sizes(dim: int, dtype: torch.dtype, softcap: bool) -> TileSizes:
+def query_gradient_sizes(dim: int, dtype: torch.dtype, softcap: bool, capability: int) -> TileSizes:
     """Return tile sizes of the query's gradient; soft-capping needs registers of its own."""
     if dtype == torch.float32:
         return FULL_PRECISION
-    return TileSizes(64, 32 if softcap else 64, 8, 2) if dim <= 128 else TileSizes(32, 32, 4, 1)
+    if dim > 128:
+        return TileSizes(32, 32, 4, 1)
+    roomy = dim < 128 or shared_memory(capability) > LEAST_SHARED_MEMORY
+    return TileSizes(64, 32 if softcap else 64, 8, 3 if roomy else 2)
 
 
 def key_gradient_sizes(dim: int, dtype: torch.dtype, softcap: bool) -> TileSizes:
@@ -53,7 +59,7 @@ def key_gradient_sizes(dim: int, dtype: torch.dtype, softcap: bool) -> TileSizes
     if dim > 128:
         return TileSizes(32, 32, 8, 1)
     rows = 64 if dim <= 32 else 32
-    return TileSizes(rows // 2 if softcap and dim < 128 else rows, 64, 8, 2)
+    return TileSizes(rows // 2 if softcap and dim < 128 else rows, 64, 8, 3)
 
 
 def with_group(sizes: TileSizes, group: int) -> TileSizes:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, chain, pairwise
 
 import torch
 from torch import Tensor
 
+from blockrank_kernels.gpu import upload
 from blockrank_kernels.segments import Segments
 
 SPLIT_LENGTH = 1024
@@ -28,10 +29,10 @@ class Tiles:
     Attributes
     ----------
     whole : Tensor
-        ``[items, 7]`` int64: the tile's tokens ``[start, end)``, a range of the other side that is visible
-        in full, a range inside the tile's segment, and -1. Each item finishes its tile.
+        ``[items, 8]`` int64: the tile's tokens ``[start, end)``, a range of the other side that is visible
+        in full, a range inside the tile's segment, and -1 twice. Each item finishes its tile.
     split : Tensor
-        ``[items, 7]`` the same for tiles that several items share; the last value is the item's slot.
+        ``[items, 8]`` the same for tiles that several items share; the last but one is the item's slot.
     merged : Tensor
         ``[tiles, 4]``: tokens ``[start, end)`` of a shared tile, its first slot, and its number of slots.
     """
@@ -99,6 +100,35 @@ def _joined(ranges: list[Range]) -> list[Range]:
     return joined
 
 
+def last_row_tiles(
+    rows: int, lengths: Sequence[int], causal: bool, size: int, device: torch.device
+) -> tuple[list[Tensor], Tiles]:
+    """Cut tiles of ``size`` of the last rows of a sequence that comes in parts of these lengths.
+
+    Returns the work items of each part, all of them split or none, and the same items as one table.
+    """
+    ends = list(accumulate(lengths))
+    first_row = ends[-1] - rows
+    # Every tile has the slots of all parts, so that their number is bounded for all together.
+    most = max(MAX_SPLITS // len(lengths), 1)
+    cuts = [_parts((end - n, min(end, first_row)), most) for end, n in zip(ends, lengths, strict=True)]
+    slots = sum(map(len, cuts))
+    items: list[list[tuple[int, ...]]] = [[] for _ in cuts]
+    merged: list[tuple[int, ...]] = []
+    for first in range(first_row, ends[-1], size):
+        last = min(first + size, ends[-1])
+        slot = len(merged) * slots
+        for part, ranges in zip(items, cuts, strict=True):
+            for visible in ranges:
+                part.append((first, last, *visible, 0, 0, slot, -1))
+                slot += 1
+        items[-1][-1] = (*items[-1][-1][:4], first_row, last if causal else ends[-1], *items[-1][-1][6:])
+        merged.append((first - first_row, last - first_row, slot - slots, slots))
+    flat = [item for part in items for item in part]
+    tiles = _tables(flat if slots == 1 else [], [] if slots == 1 else flat, [] if slots == 1 else merged, device)
+    return list((tiles.whole if slots == 1 else tiles.split).split([len(part) for part in items])), tiles
+
+
 def _tiles(work: list[tuple[Range, list[Range], Range]], device: torch.device) -> Tiles:
     """Make work items of tiles, each with the ranges that it sees in full and the one inside its segment."""
     whole: list[tuple[int, ...]] = []
@@ -107,24 +137,29 @@ def _tiles(work: list[tuple[Range, list[Range], Range]], device: torch.device) -
     for tile, ranges, in_segment in work:
         parts = [part for visible in ranges for part in _parts(visible)] or [(0, 0)]
         if len(parts) == 1:
-            whole.append((*tile, *parts[0], *in_segment, -1))
+            whole.append((*tile, *parts[0], *in_segment, -1, -1))
             continue
         merged.append((*tile, len(split), len(parts)))
         for part in parts[:-1]:
-            split.append((*tile, *part, 0, 0, len(split)))
-        split.append((*tile, *parts[-1], *in_segment, len(split)))
-    return Tiles(*(_table(rows, width, device) for rows, width in ((whole, 7), (split, 7), (merged, 4))))
+            split.append((*tile, *part, 0, 0, len(split), -1))
+        split.append((*tile, *parts[-1], *in_segment, len(split), -1))
+    return _tables(whole, split, merged, device)
 
 
-def _parts(tokens: Range) -> list[Range]:
+def _parts(tokens: Range, most: int = MAX_SPLITS) -> list[Range]:
     """Cut a long range into equal parts, one for each work item."""
     start, end = tokens
-    count = min(MAX_SPLITS, -(-(end - start) // SPLIT_LENGTH))
+    count = min(most, -(-(end - start) // SPLIT_LENGTH))
     if count <= 1:
         return [tokens]
     length = -(-(end - start) // count)
     return [(first, min(first + length, end)) for first in range(start, end, length)]
 
 
-def _table(rows: list[tuple[int, ...]], width: int, device: torch.device) -> Tensor:
-    return torch.tensor(rows, dtype=torch.int64).reshape(-1, width).to(device)
+def _tables(
+    whole: list[tuple[int, ...]], split: list[tuple[int, ...]], merged: list[tuple[int, ...]], device: torch.device
+) -> Tiles:
+    """Put all tables onto the device in one copy; each row is a multiple of the 16 bytes that kernels align to."""
+    numbers = torch.tensor([*chain.from_iterable([*whole, *split, *merged])], dtype=torch.int64)
+    first, second, third = upload(numbers, device).split([8 * len(whole), 8 * len(split), 4 * len(merged)])
+    return Tiles(first.view(-1, 8), second.view(-1, 8), third.view(-1, 4))
