@@ -270,7 +270,7 @@ def test_sixteen_threads_get_what_one_gets(one_core_each):
 
 
 def test_without_the_framework_the_import_says_what_to_install(without_frameworks):
-    assert "pip install '.[haystack]'" in without_frameworks["haystack_integrations.components.rankers.blockrank"]
+    assert install_line("haystack") in without_frameworks["haystack_integrations.components.rankers.blockrank"]
 
 
 def test_what_is_no_document_and_no_probability_is_refused():

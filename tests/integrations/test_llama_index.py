@@ -27,6 +27,7 @@ from llama_index.postprocessor.blockrank_rerank import BlockRankRerank
 import blockrank_rerank
 from blockrank_rerank import BlockRankReranker
 from blockrank_rerank.engine.engine import Engine
+from blockrank_rerank.errors import install_line
 from tests.integrations.conftest import CUT, QUESTION, TEXTS
 
 
@@ -260,7 +261,7 @@ def test_a_cancelled_call_leaves_the_reranker_usable():
 
 
 def test_without_the_framework_the_import_says_what_to_install(without_frameworks):
-    assert "pip install '.[llama-index]'" in without_frameworks["llama_index.postprocessor.blockrank_rerank"]
+    assert install_line("llama-index") in without_frameworks["llama_index.postprocessor.blockrank_rerank"]
 
 
 def test_an_iterator_of_nodes_is_a_list_of_nodes():

@@ -13,6 +13,7 @@ import rerankers_blockrank  # noqa: F401
 from rerankers.documents import Document
 
 from blockrank_rerank import BlockRankReranker
+from blockrank_rerank.errors import install_line
 from tests.integrations.conftest import CUT, QUESTION, TEXTS
 
 
@@ -89,7 +90,7 @@ def test_copies_pickles_and_rerankers_with_equal_settings_share_the_model(ranker
 
 
 def test_without_the_framework_the_import_says_what_to_install(without_frameworks):
-    assert "pip install '.[rerankers]'" in without_frameworks["rerankers_blockrank"]
+    assert install_line("rerankers") in without_frameworks["rerankers_blockrank"]
 
 
 @pytest.mark.parametrize("documents", [{"text": "x"}, {"a", "b"}, pd.DataFrame({"text": TEXTS})])
