@@ -23,6 +23,7 @@ from haystack_integrations.components.rankers.blockrank import BlockRankRanker
 
 import blockrank_rerank
 from blockrank_rerank.engine.engine import Engine
+from blockrank_rerank.errors import install_line
 from tests.integrations.conftest import CUT, QUESTION, TEXTS
 
 FOLDER = Path(blockrank_rerank.__file__).parent / "default_model"

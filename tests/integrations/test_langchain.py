@@ -21,6 +21,7 @@ from langchain_core.runnables import RunnableParallel, RunnablePassthrough
 
 import blockrank_rerank
 from blockrank_rerank.engine.engine import Engine
+from blockrank_rerank.errors import install_line
 from tests.integrations.conftest import CUT, QUESTION, TEXTS
 
 
