@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from blockrank_rerank.cli import options as opt
-from blockrank_rerank.cli.ranker import load_ranker
+from blockrank_rerank.cli.ranker import described_ranker
 from blockrank_rerank.errors import install_line
 
 LIMITS_PANEL = "Limits"
@@ -70,7 +70,7 @@ def serve(
 
     body_bytes = parse_bytes("max_body", max_body)
     limits = ServerLimits(documents=max_documents, body_bytes=body_bytes, waiting=max_waiting, seconds=timeout)
-    run(load_ranker(model_options), host, port, limits, key)
+    run(described_ranker(model_options), host, port, limits, key)
 
 
 def _key(variable: str | None) -> str | None:

@@ -18,7 +18,7 @@ BACKLOG = 2048
 def serve(
     ranker: BlockRankReranker, host: str, port: int, limits: ServerLimits | None = None, api_key: str | None = None
 ) -> None:
-    """Answer requests until the process is told to stop (Ctrl-C, SIGTERM); what was taken is answered first.
+    """Load the model and answer requests until the process is told to stop (Ctrl-C, SIGTERM), those taken first.
 
     Parameters
     ----------
@@ -33,13 +33,12 @@ def serve(
     ------
     OSError
         Where it cannot listen.
-    ValueError
-        For a store of another model.
+    FileNotFoundError, ImportError, ValueError
+        For a model that cannot be used, and a store of another one.
     """
     limits = limits or ServerLimits()
-    if ranker.lookup is not None:
-        ranker.lookup.knows("", ranker.engine)  # opens the store
     with _listener(host, port) as listener, logged_lines():
+        _load(ranker)
         address, number = listener.getsockname()[:2]
         log("start", url=f"http://{f'[{address}]' if ':' in address else address}:{number}", key=api_key is not None)
         config = uvicorn.Config(
@@ -52,6 +51,13 @@ def serve(
         )
         uvicorn.Server(config).run(sockets=[listener])
         log("stop")
+
+
+def _load(ranker: BlockRankReranker) -> None:
+    """Read model and store now, so that what is wrong with them is told before anybody asks."""
+    engine = ranker.engine
+    if ranker.lookup is not None:
+        ranker.lookup.knows("", engine)
 
 
 def _listener(host: str, port: int) -> socket.socket:

@@ -22,5 +22,7 @@ def rerank_span(headers: Mapping[str, str]) -> Iterator[Callable[[str, Any], Non
         yield lambda name, value: None
         return
     tracer = trace.get_tracer("blockrank_rerank")
-    with tracer.start_as_current_span("rerank", context=propagate.extract(dict(headers))) as span:
+    context = propagate.extract(dict(headers))
+    # What an exception says may be somebody's text.
+    with tracer.start_as_current_span("rerank", context=context, record_exception=False) as span:
         yield span.set_attribute

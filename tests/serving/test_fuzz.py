@@ -51,7 +51,7 @@ def client(ranker):
         yield client
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.sampled_from(PATHS), bodies | values)
 def test_no_json_makes_the_server_fail(client, path, body):
     answer = client.post(path, content=json.dumps(body), headers={"Content-Type": "application/json"})

@@ -327,8 +327,8 @@ def test_what_takes_too_long_is_given_up(ranker, held):
         answer = httpx.post(f"{address}/v2/rerank", json=BODY, timeout=120)
         assert answer.status_code == 504
         assert answer.json()["error_type"] == "Timeout"
+        assert waiting(address) == 0
         held.go.set()
-        wait_until(lambda: httpx.post(f"{address}/v2/rerank", json=BODY, timeout=120).status_code == 200)
 
 
 def test_a_client_that_goes_away_leaves_the_queue(ranker, held):
@@ -361,8 +361,8 @@ def test_many_clients_get_the_answers_of_one_after_the_other(ranker):
             return {row["index"]: row["relevance_score"] for row in answer.json()["results"]}
 
         with ThreadPoolExecutor(16) as pool:
-            together = list(pool.map(post, requests * 2))
-    for found, expected in zip(together, alone * 2, strict=True):
+            together = list(pool.map(post, requests))
+    for found, expected in zip(together, alone, strict=True):
         assert found == pytest.approx(expected, abs=1e-5)
 
 

@@ -1,27 +1,24 @@
-"""An assistant starts the command and calls its tool."""
+"""An assistant calls the tool."""
 
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 
 import pytest
 
 pytest.importorskip("mcp", reason="needs the mcp extra")
 
-from mcp import Client, StdioServerParameters
+from mcp import Client
 
 from blockrank_rerank.cli.app import main
+from blockrank_rerank.serving.tool import tool_server
 from tests.serving.conftest import DOCUMENTS, QUERY
 
 
 def test_an_assistant_gets_the_best_documents_and_is_told_what_it_did_wrong(ranker):
-    command = ["-m", "blockrank_rerank.cli", "mcp", "--device", "cpu", "--dtype", "float32"]
-    parameters = StdioServerParameters(command=sys.executable, args=command, env=dict(os.environ))
-
     async def calls():
-        async with Client(parameters) as client:
+        async with Client(tool_server(ranker)) as client:
             (tool,) = (await client.list_tools()).tools
             ranked = await client.call_tool("rerank", {"query": QUERY, "documents": DOCUMENTS, "top_k": 2})
             refused = await client.call_tool("rerank", {"query": "", "documents": DOCUMENTS})
