@@ -339,7 +339,8 @@ class Backbone(nn.Module):
             "position_ids": forward.layout.positions.to(device).unsqueeze(0) + self._first_position,
         }
         if self.encoder is not None:
-            return self.encoder(self.model.embeddings(**inputs)[0], forward.layout)
+            model: Any = self.model
+            return self.encoder(model.embeddings(**inputs)[0], forward.layout)
         try:
             states: Tensor = self.model(**inputs, use_cache=False, blockrank=forward).last_hidden_state
         except _Scored:

@@ -213,7 +213,7 @@ def _scale(low: Tensor, high: Tensor, layers: Iterable[nn.Linear]) -> Activation
 
 def save_scales(scales: Scales, folder: Path) -> None:
     """Write ``activation_scales.safetensors`` into the folder of a model."""
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for name, (scale, zero) in scales.items():
         tensors |= {f"{name}.scale": scale.cpu().contiguous(), f"{name}.zero": torch.tensor([zero], dtype=torch.uint8)}
     save_file(tensors, folder / SCALES_NAME)

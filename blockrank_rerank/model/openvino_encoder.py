@@ -57,7 +57,7 @@ class OpenVinoEncoder:
     """
 
     def __init__(self, model: Any, dtype: torch.dtype) -> None:
-        self._graph, self._dtype = encoder_graph(model), dtype
+        self._model, self._dtype = model, dtype
         self._lock = ForkLock()
         self._of_process: dict[int, list[Any]] = {os.getpid(): self._compiled()}
 
@@ -71,7 +71,7 @@ class OpenVinoEncoder:
             # Pinned threads of several processes would share the same few cores.
             "ENABLE_CPU_PINNING": False,
         }
-        compiled = openvino.Core().compile_model(self._graph, "CPU", properties)
+        compiled = openvino.Core().compile_model(encoder_graph(self._model), "CPU", properties)
         return [compiled.create_infer_request() for _ in range(threads)]
 
     def _requests(self) -> list[Any]:
