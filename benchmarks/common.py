@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from transformers import LlamaConfig, LlamaModel
@@ -16,6 +17,8 @@ from transformers import LlamaConfig, LlamaModel
 from blockrank_rerank.config import BlockRankConfig
 from blockrank_rerank.model.backbone import ATTENTION_NAME, Backbone
 from blockrank_rerank.text.prompt import EncodedRequest
+
+K = TypeVar("K")
 
 ROOT = Path(__file__).parent.parent
 
@@ -27,16 +30,23 @@ def require_green(*tests: str) -> None:
         sys.exit(done.stdout + done.stderr)
 
 
-def median_ms(functions: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Median time of each function, taken in turns so that a slow minute of the machine hits all of them."""
-    times: dict[str, list[float]] = {name: [] for name in functions}
+def times_ms(
+    functions: dict[K, Callable[[], object]], repeats: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[K, list[float]]:
+    """Times of each function, taken in turns so that a slow minute of the machine hits all of them."""
+    times: dict[K, list[float]] = {name: [] for name in functions}
     for _ in range(repeats + 1):
         for name, function in functions.items():
-            start = time.perf_counter()
+            start = clock()
             function()
-            times[name].append(1e3 * (time.perf_counter() - start))
+            times[name].append(1e3 * (clock() - start))
     # The first round warms caches and compiles nothing that later rounds would not reuse.
-    return {name: statistics.median(values[1:]) for name, values in times.items()}
+    return {name: values[1:] for name, values in times.items()}
+
+
+def median_ms(functions: dict[K, Callable[[], object]], repeats: int) -> dict[K, float]:
+    """Median time of each function; see `times_ms`."""
+    return {name: statistics.median(values) for name, values in times_ms(functions, repeats).items()}
 
 
 def random_decoder(layers: int, width: int, dtype: torch.dtype) -> Backbone:

@@ -97,8 +97,9 @@ def save_model(shared: SharedEngine, folder: Path) -> None:
     OSError, ValueError
         As :meth:`SavedModel.save_pretrained`.
     """
-    # Ranking needs neither, and the first brings in Transformers.
+    # Ranking needs none of them, and they bring in Transformers.
     from blockrank_rerank.model.backbone import Backbone, read_head
+    from blockrank_rerank.model.int8 import scales_file
     from blockrank_rerank.model.model_folder import check_new_folder, write_model
 
     check_new_folder(folder)
@@ -109,7 +110,7 @@ def save_model(shared: SharedEngine, folder: Path) -> None:
     layers = config.scoring_layer + (not config.scoring_head)
     network = _read_network(shared.spec, model_config, layers)
     Backbone(network, config, head).refuse_nonfinite_weights(checkpoint.model)
-    write_model(folder.resolve(), network, head, config, tokenizer, network.dtype)
+    write_model(folder.resolve(), network, head, config, tokenizer, network.dtype, scales_file(checkpoint))
 
 
 def _read_network(spec: EngineSpec, model_config: Any, layers: int) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
@@ -17,6 +17,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from blockrank_rerank.config import BlockRankConfig
 from blockrank_rerank.model.checkpoint import Checkpoint
 from blockrank_rerank.model.families import first_position
+from blockrank_rerank.model.int8 import quantize_to_int8, refuse_int8
 from blockrank_rerank.model.layout import Layout, RequestBounds, scored_offsets, signal_rows
 from blockrank_rerank.model.linear import can_fuse, fuse_linear_layers, quantize_linear_layers, refuse_quantization
 from blockrank_rerank.model.scores import Lse
@@ -30,6 +31,9 @@ ATTENTION_NAME = "blockrank"
 # oneDNN keeps a primitive of several MB for each of the last 1,024 matrix shapes, and every pack has a new one:
 # gigabytes after a few hundred calls or training steps. Read by oneDNN at its first matrix product.
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
+
+Encoder = Callable[[Tensor, Layout], Tensor]
+"""Computes the layers of an encoder in torch's place: ``[T, hidden]`` embeddings of a pack to its final states."""
 
 
 class _Scored(Exception):
@@ -236,6 +240,7 @@ class Backbone(nn.Module):
         super().__init__()
         self.model, self.config, self.head, self.attention = model, config, head, attention
         self._first_position = first_position(model.config)
+        self.encoder: Encoder | None = None
 
     @classmethod
     def load(
@@ -257,7 +262,9 @@ class Backbone(nn.Module):
         ImportError, ValueError
             For damaged, incomplete or non-finite weights, and a quantization that cannot run there.
         """
-        if quantization is not None:
+        if quantization == "int8":
+            refuse_int8(checkpoint.model, model_config, config, device, dtype)
+        elif quantization is not None:
             refuse_quantization(device, dtype)
         layers = config.scoring_layer + (not config.scoring_head)
         model = checkpoint.truncated_model(model_config, layers, dtype, ATTENTION_NAME)
@@ -265,7 +272,12 @@ class Backbone(nn.Module):
         head = None if head is None else head.to(dtype).eval().requires_grad_(False)
         backbone = cls(model, config, head, attention).to(device)
         backbone.refuse_nonfinite_weights(checkpoint.model)
-        if quantization is not None:
+        if quantization == "int8":
+            from blockrank_rerank.model.openvino_encoder import OpenVinoEncoder
+
+            quantize_to_int8(checkpoint, model)
+            backbone.encoder = OpenVinoEncoder(model, dtype)
+        elif quantization is not None:
             quantize_linear_layers(model)
         elif can_fuse(device, dtype):
             fuse_linear_layers(model)
@@ -342,6 +354,9 @@ class Backbone(nn.Module):
             "input_ids": forward.layout.input_ids.to(device).unsqueeze(0),
             "position_ids": forward.layout.positions.to(device).unsqueeze(0) + self._first_position,
         }
+        if self.encoder is not None:
+            model: Any = self.model
+            return self.encoder(model.embeddings(**inputs)[0], forward.layout)
         try:
             states: Tensor = self.model(**inputs, use_cache=False, blockrank=forward).last_hidden_state
         except _Scored:

@@ -120,6 +120,7 @@ def describe_choices() -> list[Choice]:
         Choice("dtype bfloat16", *fast_bf16(device)[1:]),
         Choice("dtype float32", True, "always; the default where bfloat16 is not faster"),
         Choice("quantization float8", *float8_on(device)),
+        Choice("quantization int8", *int8_on(torch.device("cpu"))),
         Choice("attention triton", *_triton(device)),
         Choice("attention sdpa", True, "torch's own attention, a call for each length; what auto picks without triton"),
         Choice("attention reference", True, "the dense specification, for checking results; slow"),
@@ -171,6 +172,15 @@ def float8_on(device: torch.device) -> Verdict:
 def has_torchao() -> bool:
     """Whether torchao can be imported."""
     return importlib.util.find_spec("torchao") is not None
+
+
+def int8_on(device: torch.device) -> Verdict:
+    """Whether an encoder's linear layers can be computed in 8-bit integers on a device."""
+    if device.type != "cpu":
+        return Verdict(False, "needs a CPU")
+    if importlib.util.find_spec("openvino") is None:
+        return Verdict(False, f"openvino is not installed ({install_line('openvino')})")
+    return Verdict(True, "8-bit products by OpenVINO, where quantization='int8' asks for them; for encoders")
 
 
 class DeviceProfile(NamedTuple):

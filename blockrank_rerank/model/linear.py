@@ -19,7 +19,7 @@ from blockrank_rerank.model.devices import (
 )
 from blockrank_rerank.model.families import feed_forward_place, layers_of, separate_activation
 
-QUANTIZATIONS = ("float8",)
+QUANTIZATIONS = ("float8", "int8")
 """What the weights of linear layers, and what they multiply, can be rounded to."""
 
 

@@ -54,7 +54,13 @@ def check_new_folder(folder: Path) -> None:
 
 
 def write_model(
-    folder: Path, network: Any, head: ScoringHead | None, config: BlockRankConfig, tokenizer: Any, dtype: torch.dtype
+    folder: Path,
+    network: Any,
+    head: ScoringHead | None,
+    config: BlockRankConfig,
+    tokenizer: Any,
+    dtype: torch.dtype,
+    scales: Path | None = None,
 ) -> None:
     """Write a folder that loads as a Transformers model and as a reranker, in place of what is there.
 
@@ -72,6 +78,8 @@ def write_model(
         Of the model.
     dtype : torch.dtype
         Of the written weights; the head's are fp32.
+    scales : Path, optional
+        File of the scales for quantization int8 of these weights.
 
     Raises
     ------
@@ -85,6 +93,8 @@ def write_model(
     unfinished.mkdir(parents=True)
     try:
         _write_files(unfinished, network, head, config, tokenizer, dtype)
+        if scales is not None:
+            shutil.copyfile(scales, unfinished / scales.name)
         sync_all(unfinished)
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)

@@ -102,11 +102,12 @@ class Options:
     )
     quantization: str | None = option(
         None,
-        Literal["float8"],
-        """``float8``: compute linear layers in 8-bit floating point, on a GPU that can. Nothing by default.
+        Literal["float8", "int8"],
+        """Compute linear layers in 8 bits: ``float8`` on a GPU, ``int8`` on a CPU. Nothing by default.
 
-        It takes an NVIDIA GPU of compute capability 8.9 or newer and the extra ``float8``. Weights take half the
-        memory of bf16; scores change by what that rounds.""",
+        ``float8``, floating point, takes an NVIDIA GPU of compute capability 8.9 or newer and the extra ``float8``.
+        ``int8``, integers, is for encoders and takes the extra ``openvino``. Weights take half the memory of bf16;
+        scores change by what that rounds.""",
         check=values.check_quantization,
     )
     cache: str | int | None = option(
@@ -203,6 +204,8 @@ class Options:
         """Refuse options that exclude each other."""
         if self.prune and (self.cache is not None or self.store is not None):
             raise ValueError("prune cannot go together with cache or store, which keep the states of every document")
+        if self.prune and self.quantization == "int8":
+            raise ValueError("prune cannot go together with quantization int8, which computes all layers at one time")
         if self.cache_device is not None and self.cache is None:
             raise ValueError(
                 f'cache_device is where a cache lies, got {self.cache_device!r} without one; pass cache="2GB"'

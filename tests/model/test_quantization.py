@@ -96,7 +96,7 @@ def test_states_of_other_products_are_refused(folder, tmp_path, float8_on_a_cpu)
 
 
 def test_an_unknown_name():
-    with pytest.raises(ValueError, match="quantization must be float8, or nothing, got 'int4'"):
+    with pytest.raises(ValueError, match="quantization must be float8 or int8, or nothing, got 'int4'"):
         BlockRankReranker.from_pretrained(quantization="int4")
 
 
