@@ -19,7 +19,7 @@ from blockrank_rerank.model.layout import build_layout
 
 
 def main(documents: int, longest: int, repeats: int) -> None:
-    require_green("tests/kernels", "tests/core/test_invariants.py")
+    require_green("tests/kernels", "tests/ranking/test_invariants.py")
     lengths = skewed_lengths(documents, longest)
     layouts = {
         "packed": build_layout([random_request(110, lengths, 80)], 16384),

@@ -119,7 +119,7 @@ def _anonymous() -> int:
 
 
 def main(documents: int, repeats: int, passages_in_corpus: int, max_memory: str | None) -> None:
-    require_green("tests/core/test_prepared.py")
+    require_green("tests/states/test_prepared.py")
     print(machine())
     print(f"{documents} documents of about 120 words, medians of {repeats}")
     with tempfile.TemporaryDirectory() as folder:

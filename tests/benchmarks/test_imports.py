@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-SCRIPTS = {path.stem: path for path in sorted((Path(__file__).parents[2] / "benchmarks").glob("*.py"))}
+ROOT = Path(__file__).parents[2]
+SCRIPTS = {path.stem: path for path in sorted((ROOT / "benchmarks").glob("*.py"))}
 
 
 def imported(path):
@@ -36,3 +37,15 @@ def test_a_benchmark_imports_what_is_there(name):
     missing = [pair for pair in ours if not is_there(*pair)]
     missing += [pair for pair in found if pair[0] in SCRIPTS and pair[1] not in defined(SCRIPTS[pair[0]])]
     assert not missing
+
+
+def test_the_tests_that_a_benchmark_runs_first_are_there():
+    calls = [
+        node
+        for path in SCRIPTS.values()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "require_green"
+    ]
+    named = [argument.value for call in calls for argument in call.args]
+    assert named
+    assert not [name for name in named if not (ROOT / name).exists()]
