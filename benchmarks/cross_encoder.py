@@ -50,6 +50,11 @@ def save_cross_encoder(folder: str) -> None:
     AutoTokenizer.from_pretrained(DEFAULT_MODEL).save_pretrained(folder)
 
 
+def cross_encoder(folder: str, dtype: str) -> CrossEncoder:
+    """What `save_cross_encoder` saved, on torch."""
+    return CrossEncoder(folder, device="cpu", max_length=MAX_TOKENS, model_kwargs={"dtype": getattr(torch, dtype)})
+
+
 def ours(documents: list[str], dtypes: list[str]) -> Contestants:
     """The default model in some dtypes and, with OpenVINO, in 8 bits beside the machine's own."""
     settings: dict[str, dict[str, Any]] = {dtype: {"dtype": dtype} for dtype in dtypes}
@@ -68,10 +73,7 @@ def peers(documents: list[str], dtypes: list[str], batch_sizes: list[int]) -> Co
         save_cross_encoder(folder)
         predicts: dict[tuple[str, str], Callable[[int], object]] = {}
         for dtype in dtypes:
-            model = CrossEncoder(
-                folder, device="cpu", max_length=MAX_TOKENS, model_kwargs={"dtype": getattr(torch, dtype)}
-            )
-            predicts["torch", dtype] = lambda size, model=model: model.predict(
+            predicts["torch", dtype] = lambda size, model=cross_encoder(folder, dtype): model.predict(
                 pairs, batch_size=size, show_progress_bar=False
             )
         classifier = BertForSequenceClassification.from_pretrained(folder)

@@ -14,9 +14,8 @@ import tempfile
 import threading
 from pathlib import Path
 
-import torch
 from common import median_ms, require_green
-from cross_encoder import QUERY, cross_encoder
+from cross_encoder import QUERY, cross_encoder, save_cross_encoder
 from scaling import passages
 
 from blockrank_rerank import BlockRankReranker
@@ -31,7 +30,8 @@ def contestants(count: int, dtype: str, folder: Path) -> dict[str, object]:
     ranker = BlockRankReranker.from_pretrained(dtype=dtype)
     kept = {name: ranker.prepare(documents, dtype=name) for name in (dtype, "int8")}
     ranker.prepare_store(folder / dtype, documents)
-    peer = cross_encoder(getattr(torch, dtype), str(folder / "peer"))
+    save_cross_encoder(str(folder / "peer"))
+    peer = cross_encoder(str(folder / "peer"), dtype)
     pairs = [(QUERY, document) for document in documents[:FEW]]
 
     def from_disk() -> None:
