@@ -73,7 +73,8 @@ def peers(documents: list[str], dtypes: list[str], batch_sizes: list[int]) -> Co
         save_cross_encoder(folder)
         predicts: dict[tuple[str, str], Callable[[int], object]] = {}
         for dtype in dtypes:
-            predicts["torch", dtype] = lambda size, model=cross_encoder(folder, dtype): model.predict(
+            model = cross_encoder(folder, dtype)
+            predicts["torch", dtype] = lambda size, model=model: model.predict(
                 pairs, batch_size=size, show_progress_bar=False
             )
         classifier = BertForSequenceClassification.from_pretrained(folder)
