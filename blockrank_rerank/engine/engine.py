@@ -141,7 +141,7 @@ class Engine:
     @torch.inference_mode()
     def read(self, batch: Batch) -> tuple[Lse, HiddenStates]:
         """Score the only request of a batch as a stage does, and return what its layers made of it too."""
-        passes = self._within_memory(lambda: in_workers(self._read_pass, *self._hidden_groups(batch)), batch.num_tokens)
+        passes = _within_memory(self, lambda: in_workers(self._read_pass, *self._hidden_groups(batch)), _tokens(batch))
         return _join([lse for lse, _ in passes]), join_hidden([states for _, states in passes])
 
     @torch.inference_mode()
