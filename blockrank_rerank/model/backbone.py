@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from blockrank_kernels import LastRows, block_attention, document_lse, last_rows_attention
+from blockrank_kernels.gpu import upload
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 
@@ -339,8 +340,8 @@ class Backbone(nn.Module):
         """Run the model; ``[T, hidden]`` final states, or nothing where it ended inside its scoring layer."""
         device = next(self.model.parameters()).device
         inputs = {
-            "input_ids": forward.layout.input_ids.to(device).unsqueeze(0),
-            "position_ids": forward.layout.positions.to(device).unsqueeze(0) + self._first_position,
+            "input_ids": upload(forward.layout.input_ids, device).unsqueeze(0),
+            "position_ids": upload(forward.layout.positions, device).unsqueeze(0) + self._first_position,
         }
         try:
             states: Tensor = self.model(**inputs, use_cache=False, blockrank=forward).last_hidden_state
