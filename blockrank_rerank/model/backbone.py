@@ -126,14 +126,14 @@ def _with_document_states(
         packs = list(states)
         instruction, rows = slice(*request.instruction), slice(request.query[0], request.answer[1])
         parts = ((pack.get(key_name(layer), key), pack.get(value_name(layer), value)) for pack in packs)
-        # A part that is the only one is joined with the rest, for one call of torch's attention.
+        # A part that is the only one is joined with the rest, for one call of the kernel.
         between = [next(parts)] if len(packs) == 1 else []
-        joined = (
+        keys, values = (
             torch.cat([rest[instruction], *documents, rest[rows]])
             for rest, *documents in zip((key, value), *between, strict=True)
         )
         out[rows] = last_rows_attention(
-            query[rows], *joined, last_rows, **options, parts=parts, implementation=blockrank.implementation
+            query[rows], keys, values, last_rows, **options, parts=parts, implementation=blockrank.implementation
         )
     return out
 
