@@ -108,7 +108,7 @@ def _attention_variants(dim: int, dtype: torch.dtype, capability: int, quick: bo
         for kernel, sizes in (
             (forward.forward_kernel, tile_sizes.forward_sizes(dim, dtype, capability)),
             (backward.query_gradient_kernel, tile_sizes.query_gradient_sizes(dim, dtype, flags["SOFTCAP"], capability)),
-            (backward.key_gradient_kernel, tile_sizes.key_gradient_sizes(dim, dtype, flags["SOFTCAP"])),
+            (backward.key_gradient_kernel, tile_sizes.key_gradient_sizes(dim, dtype, flags["SOFTCAP"], capability)),
         ):
             tall = tile_sizes.with_group(sizes, flags.get("GROUP", 4))
             constants = shape | flags | {"ROWS": tall.rows, "KEYS": tall.keys}

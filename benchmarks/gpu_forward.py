@@ -5,7 +5,6 @@
 Random weights and tokens; the same for every contestant:
 
 - triton, sdpa: ours;
-- float8: ours, with linear layers in 8-bit floating point (torchao), which changes scores by design too;
 - full causal: every token sees every earlier one (flash attention), so its scores differ by design;
 - flex: FlexAttention, compiled, with a block mask made from block indices;
 - padded: the released code's formulation, written by us. Every document is padded to the longest, matrix products
@@ -64,16 +63,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from blockrank_rerank.config import BlockRankConfig
 from blockrank_rerank.model.backbone import Backbone
-from blockrank_rerank.model.devices import float8_on
 from blockrank_rerank.model.layout import Layout
-from blockrank_rerank.model.linear import quantize_linear_layers
 
 ROUNDINGS = 3
 """Two results in one dtype differ by 1.4 times what each differs from the truth; longer lists have larger extremes."""
 
 OURS = ("triton", "sdpa")
-CONTESTANTS = (*OURS, "float8", "full causal", "flex", "padded")
-OTHER_SCORES = ("float8", "full causal")
+CONTESTANTS = (*OURS, "full causal", "flex", "padded")
+OTHER_SCORES = ("full causal",)
 """Contestants whose log-sum-exps are meant to differ."""
 
 COLUMNS = {
@@ -213,9 +210,6 @@ def register(name: str, work: Workload, lengths: list[int], backbone: Backbone) 
     if name == "full causal":
         ATTENTION[name], LSE[name] = full_causal_attention, fastest_lse(work.device)
         pairs = tokens * (tokens + 1) // 2
-    elif name == "float8":
-        fastest = "triton" if triton_on(work.device).usable else "sdpa"
-        ATTENTION[name], LSE[name] = ATTENTION[fastest], LSE[fastest]
     elif name == "flex":
         ATTENTION[name], LSE[name] = flex_attention, fastest_lse(work.device)
     elif name == "padded":
@@ -295,39 +289,25 @@ def derived(contestant: Contestant, packed_tokens: int, ceiling: float, ms: floa
     return {"TFLOP/s": tflops, "floor ms": floor_ms, "floor": floor_ms / ms}
 
 
-def unable(names: list[str], device: torch.device) -> dict[str, str]:
-    """Return those of the names that cannot run here, with the reason."""
-    verdicts = {"triton": triton_on(device), "float8": float8_on(device)}
-    return {name: verdicts[name].reason for name in names if name in verdicts and not verdicts[name].usable}
-
-
-def quantized(backbone: Backbone) -> Backbone:
-    """Return a copy with linear layers in 8 bits."""
-    model = copy.deepcopy(backbone.model)
-    quantize_linear_layers(model)
-    return Backbone(model, backbone.config, None)
-
-
 @torch.inference_mode()
 def main(options: argparse.Namespace) -> None:
     work = workload(options.tiny)
     table = Table("forward", machine(work.device, options.commit), COLUMNS, options.output)
-    missing = unable(options.contestants, work.device)
-    names = [name for name in options.contestants if name not in missing]
+    verdict = triton_on(work.device)
+    names = [name for name in options.contestants if name != "triton" or verdict.usable]
     model = random_mistral(work, work.scoring_layer)
     backbone = Backbone(model, BlockRankConfig(scoring_layer=work.scoring_layer), None)
-    backbones = {"float8": quantized(backbone)} if "float8" in names else {}
     limit = tolerance(backbone, work)
     table.content |= {"ceiling TFLOP/s": options.ceiling, "tolerance": limit}
     exempt = " and ".join(OTHER_SCORES)
     print(f"tolerance {limit:.1e} of log-sum-exps, but for {exempt}; ceiling {options.ceiling} TFLOP/s")
     table.head()
-    for name, reason in missing.items():
-        table.add({"contestant": name, "failure": "cannot run", "reason": reason})
+    if len(names) < len(options.contestants):
+        table.add({"contestant": "triton", "failure": "cannot run", "reason": verdict.reason})
     for kind in options.lengths:
         for count in options.documents or work.documents:
             lengths = document_lengths(work, kind, count)
-            contestants = [register(name, work, lengths, backbones.get(name, backbone)) for name in names]
+            contestants = [register(name, work, lengths, backbone) for name in names]
             found = measure(contestants, limit, options.repeats, options.attention_share)
             for row in rows(contestants, found, work.instruction + sum(lengths) + work.query, options.ceiling):
                 table.add({"documents": count, "lengths": kind} | row)

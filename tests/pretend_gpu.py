@@ -71,6 +71,7 @@ def pretend_gpu() -> Iterator[str]:
     """A device name to pass, without gradients."""
     with pytest.MonkeyPatch.context() as patch, PretendGpu(), torch.no_grad():
         patch.setattr(torch.cuda, "_lazy_init", lambda: None)
+        patch.setattr(Tensor, "pin_memory", lambda self: self)
         patch.setattr(torch.cuda, "get_device_capability", lambda device=None: (8, 0))
         patch.setattr(torch.cuda, "mem_get_info", lambda device=None: (8 << 30, 16 << 30))
         torch.__future__.set_overwrite_module_params_on_conversion(True)

@@ -30,6 +30,9 @@ from blockrank_rerank.text.prompt import EncodedRequest, PromptEncoder, Tokenise
 
 R = TypeVar("R")
 
+WARM_UP_TOKENS = 2048
+"""More tokens of documents than one program goes through, so that the query's attention is split as in long lists."""
+
 
 class Engine:
     """A loaded model with its tokenizer: computes the document log-sum-exps of encoded requests.
@@ -73,7 +76,10 @@ class Engine:
         if spec.attention == "triton":
             _refuse_triton_where_it_cannot_run(model_config, device, dtype)
         backbone = Backbone.load(checkpoint, model_config, config, device, dtype, spec.attention, spec.quantization)
-        return cls(config, prompt, backbone, spec.prune, spec.max_memory)
+        engine = cls(config, prompt, backbone, spec.prune, spec.max_memory)
+        if device.type == "cuda":
+            warm_up(engine)
+        return engine
 
     @property
     def device(self) -> torch.device:
@@ -136,7 +142,7 @@ class Engine:
     @torch.inference_mode()
     def read(self, batch: Batch) -> tuple[Lse, HiddenStates]:
         """Score the only request of a batch as a stage does, and return what its layers made of it too."""
-        passes = self._within_memory(lambda: in_workers(self._read_pass, *self._hidden_groups(batch)), batch.num_tokens)
+        passes = _within_memory(self, lambda: in_workers(self._read_pass, *self._hidden_groups(batch)), _tokens(batch))
         return _join([lse for lse, _ in passes]), join_hidden([states for _, states in passes])
 
     @torch.inference_mode()
@@ -273,6 +279,13 @@ def staged_engine(engine: Engine, config: BlockRankConfig) -> Engine:
     model = staged_model(engine.backbone.model, config.scoring_layer + (head is None))
     backbone = Backbone(model, config, head, engine.backbone.attention)
     return Engine(config, engine.prompt, backbone, max_memory=engine.budget.max_memory)
+
+
+def warm_up(engine: Engine) -> None:
+    """Score one list that needs every kernel: a GPU compiles or loads each at its first use, for seconds."""
+    request = engine.prompt.encode("word", ["word " * 100])
+    count = -(-WARM_UP_TOKENS // len(request.documents[0]))
+    engine.score(Batch([replace(request, documents=request.documents * count, truncated=request.truncated * count)]))
 
 
 def _refuse_triton_where_it_cannot_run(model_config: Any, device: torch.device, dtype: torch.dtype) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from blockrank_kernels import LastRows, block_attention, document_lse, last_rows_attention
+from blockrank_kernels.gpu import upload
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 
@@ -129,14 +130,14 @@ def _with_document_states(
         packs = list(states)
         instruction, rows = slice(*request.instruction), slice(request.query[0], request.answer[1])
         parts = ((pack.get(key_name(layer), key), pack.get(value_name(layer), value)) for pack in packs)
-        # A part that is the only one is joined with the rest, for one call of torch's attention.
+        # A part that is the only one is joined with the rest, for one call of the kernel.
         between = [next(parts)] if len(packs) == 1 else []
-        joined = (
+        keys, values = (
             torch.cat([rest[instruction], *documents, rest[rows]])
             for rest, *documents in zip((key, value), *between, strict=True)
         )
         out[rows] = last_rows_attention(
-            query[rows], *joined, last_rows, **options, parts=parts, implementation=blockrank.implementation
+            query[rows], keys, values, last_rows, **options, parts=parts, implementation=blockrank.implementation
         )
     return out
 
@@ -351,8 +352,8 @@ class Backbone(nn.Module):
         """Run the model; ``[T, hidden]`` final states, or nothing where it ended inside its scoring layer."""
         device = next(self.model.parameters()).device
         inputs = {
-            "input_ids": forward.layout.input_ids.to(device).unsqueeze(0),
-            "position_ids": forward.layout.positions.to(device).unsqueeze(0) + self._first_position,
+            "input_ids": upload(forward.layout.input_ids, device).unsqueeze(0),
+            "position_ids": upload(forward.layout.positions, device).unsqueeze(0) + self._first_position,
         }
         if self.encoder is not None:
             model: Any = self.model

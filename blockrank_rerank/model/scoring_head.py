@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from blockrank_kernels import document_lse
+from blockrank_kernels.gpu import upload
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -133,7 +134,7 @@ class ScoringHead(nn.Module):
         for keys, offsets, tokens_equal in documents:
             pair = _apart(queries, keys, unread, tokens_equal, layout.unknown_id)
             lse = document_lse(*pair, offsets, scale=1.0, implementation=implementation)
-            lengths = offsets.diff().to(lse.device, lse.dtype)
+            lengths = upload(offsets.diff().to(lse.dtype), lse.device)
             parts.append(weights[..., None] * (lse + self.length_weight.float()[:, None] * lengths.log()))
         nothing = weights.detach() * self.nothing.float() if config.abstention else None
         return Lse.join(parts, nothing)

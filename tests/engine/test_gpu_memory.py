@@ -13,15 +13,17 @@ from blockrank_rerank.engine import shared
 from blockrank_rerank.engine.budget import Budget, free_memory
 from blockrank_rerank.model.backbone import Backbone
 from blockrank_rerank.ranking import batches
-from tests.states.test_prepared import assert_same, save_family
-from tests.tiny_models import WORDS
+from tests.states.test_prepared import assert_same, save_family, save_ranker
+from tests.tiny_models import BERT_CONFIG, WORDS
 
 QUERY = "what treats a heart attack"
 DOCUMENTS = [" ".join((WORDS * 2)[number % 7 : number % 7 + 8 + number % 5]) for number in range(120)]
 
 
-@pytest.fixture(scope="module", params=["bert", "llama"])
+@pytest.fixture(scope="module", params=["bert", "llama", "independent"])
 def folder(request, tmp_path_factory):
+    if request.param == "independent":
+        return save_ranker(tmp_path_factory.mktemp("bert"), "bert", BERT_CONFIG)
     saved = save_family(tmp_path_factory.mktemp(request.param) / "model", request.param)
     BlockRankReranker.from_pretrained(saved).query_free().config.save(saved)
     return saved

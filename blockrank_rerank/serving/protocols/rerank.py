@@ -79,15 +79,20 @@ class RerankRequest(BaseModel):
 
 def _with_texts(documents: Documents, stored: StoredDocuments | None) -> Documents:
     """The documents, with those of the store in place of ids alone; raises ValueError for ids it does not have."""
-    alone = [index for index, document in enumerate(documents) if isinstance(document, dict) and [*document] == ["id"]]
+    alone = {
+        index: document["id"]
+        for index, document in enumerate(documents)
+        if isinstance(document, dict) and [*document] == ["id"]
+    }
     if not alone:
         return documents
     if stored is None:
+        first = next(iter(alone))
         raise ValueError(
-            f"documents[{alone[0]}] is an id alone, and this server has no store: start it with --store, or send texts"
+            f"documents[{first}] is an id alone, and this server has no store: start it with --store, or send texts"
         )
     try:
-        found = stored.get([documents[index]["id"] for index in alone])
+        found = stored.get(alone.values())
     except UnknownIdsError as error:
         # Without the folder, which is no business of clients.
         raise ValueError(

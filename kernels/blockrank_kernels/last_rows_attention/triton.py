@@ -26,16 +26,17 @@ def last_rows_attention(
 ) -> Tensor:
     """Attend to all parts on a GPU; see :func:`blockrank_kernels.last_rows_attention`."""
     positions = uploaded_positions(last_rows.positions, window, query.device, last_rows.plans)
-    options = causal, scale, softcap, window, positions, sum(last_rows.lengths) - last_rows.rows
-    whole = Problem(query, key, value, *options)
+    first_row = sum(last_rows.lengths) - last_rows.rows
+    whole = Problem(query, key, value, causal, scale, softcap, window, positions, first_row)
     sizes = whole.forward_sizes()
     items, tiles = _tiles(last_rows, causal, sizes.rows // whole.group, query.device)
     split = len(tiles.split) > 0
     out_lse = whole.outputs()
     results = whole.partial_outputs(tiles, sizes) if split else out_lse
     first_keys = accumulate(last_rows.lengths[:-1], initial=0)
-    for part, first_key, pair in zip(items, first_keys, chain(parts, [(key, value)]), strict=True):
-        Problem(query, *pair, *options, first_key).attend(part, results, sizes, split)
+    for part, first_key, (keys, values) in zip(items, first_keys, chain(parts, [(key, value)]), strict=True):
+        problem = Problem(query, keys, values, causal, scale, softcap, window, positions, first_row, first_key)
+        problem.attend(part, results, sizes, split)
     if split:
         whole.merge(results, out_lse, tiles, sizes)
     return out_lse[0]

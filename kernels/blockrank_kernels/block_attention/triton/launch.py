@@ -126,7 +126,7 @@ class Problem:
         return gradient
 
     def _key_gradients(self, segments: Segments, *grad_lse_delta: Tensor) -> tuple[Tensor, Tensor]:
-        sizes = key_gradient_sizes(self.padded_dim, self.dtype, self.softcap is not None)
+        sizes = key_gradient_sizes(self.padded_dim, self.dtype, self.softcap is not None, self._capability())
         sizes = with_group(sizes, self.group)
         tiles = self._tiles(segments, key_tiles, sizes.keys)
         gradients = self.key.new_empty(self.key.shape), self.value.new_empty(self.value.shape)

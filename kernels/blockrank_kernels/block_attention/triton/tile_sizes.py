@@ -36,7 +36,7 @@ def forward_sizes(dim: int, dtype: torch.dtype, capability: int) -> TileSizes:
     if dtype == torch.float32:
         return FULL_PRECISION
     if dim > 128:
-        return TileSizes(64, 32, 8, 3 if shared_memory(capability) > LEAST_SHARED_MEMORY else 2)
+        return TileSizes(64, 32, 8, _stages(capability))
     # Registers hold both sides of every product, but on Hopper and on Blackwell for data centres (not sm_120).
     crowded = dim == 128 and capability // 10 not in (9, 10)
     return TileSizes(128, 32 if crowded else 64, 8, 3)
@@ -48,18 +48,22 @@ def query_gradient_sizes(dim: int, dtype: torch.dtype, softcap: bool, capability
         return FULL_PRECISION
     if dim > 128:
         return TileSizes(32, 32, 4, 1)
-    roomy = dim < 128 or shared_memory(capability) > LEAST_SHARED_MEMORY
-    return TileSizes(64, 32 if softcap else 64, 8, 3 if roomy else 2)
+    return TileSizes(64, 32 if softcap else 64, 8, _stages(capability))
 
 
-def key_gradient_sizes(dim: int, dtype: torch.dtype, softcap: bool) -> TileSizes:
+def key_gradient_sizes(dim: int, dtype: torch.dtype, softcap: bool, capability: int) -> TileSizes:
     """Return tile sizes of the gradients of keys and values; soft-capping needs registers of its own."""
     if dtype == torch.float32:
         return FULL_PRECISION if dim <= 128 else FULL_PRECISION._replace(warps=16)
     if dim > 128:
         return TileSizes(32, 32, 8, 1)
     rows = 64 if dim <= 32 else 32
-    return TileSizes(rows // 2 if softcap and dim < 128 else rows, 64, 8, 3)
+    return TileSizes(rows // 2 if softcap and dim < 128 else rows, 64, 8, _stages(capability))
+
+
+def _stages(capability: int) -> int:
+    """Return how many tiles are in flight where small GPUs have no shared memory for three."""
+    return 3 if shared_memory(capability) > LEAST_SHARED_MEMORY else 2
 
 
 def with_group(sizes: TileSizes, group: int) -> TileSizes:
