@@ -7,11 +7,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-SUMMED = 1 << 20
-"""Values of a tensor that one sum stands for."""
-
-WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-"""Integers of a number's size, by its bytes."""
+SUMMED = 1 << 17
+"""Words of 8 bytes that one sum stands for."""
 
 
 def tensor_bytes(name: str, tensor: Tensor) -> Iterator[bytes | memoryview]:
@@ -22,16 +19,19 @@ def tensor_bytes(name: str, tensor: Tensor) -> Iterator[bytes | memoryview]:
 
 
 def tensor_sums(name: str, tensor: Tensor) -> Iterator[bytes]:
-    """What a digest takes of a named tensor that must not leave its device: 8 bytes for a million values.
+    """What a digest takes of a named tensor that must not leave its device: 8 bytes for 1 MiB of it.
 
-    Sums of the values' bits, each times an odd number of its place, modulo 2⁶⁴: integers, so that every device has the
-    same. One changed value always changes its sum, and several do but for one chance in 2⁶⁴ or so.
+    Sums of its words, each times an odd number of its place, modulo 2⁶⁴: integers, so that every device has the same.
+    One changed word always changes its sum, and several do but for one chance in 2⁶⁴ or so.
     """
     yield _header(name, tensor)
-    words = tensor.reshape(-1).view(WORDS[tensor.element_size()])
+    values = tensor.reshape(-1).view(torch.uint8)
+    if len(values) % 8 or values.storage_offset() % 8:
+        values = torch.cat([values, values.new_zeros(-len(values) % 8)])
+    words = values.view(torch.int64)
     factors = _factors(min(SUMMED, len(words)), tensor.device)
     # Of an empty tensor there is one part, whose sum is 0.
-    sums = [(part.to(torch.int64) * factors[: len(part)]).sum() for part in words.split(SUMMED)]
+    sums = [(part * factors[: len(part)]).sum() for part in words.split(SUMMED)]
     yield torch.stack(sums).cpu().numpy().tobytes()
 
 
