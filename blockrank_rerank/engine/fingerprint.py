@@ -9,7 +9,6 @@ from typing import Any
 
 from blockrank_rerank.config import BlockRankConfig
 from blockrank_rerank.model.backbone import Backbone
-from blockrank_rerank.model.linear import plain_tensors
 from blockrank_rerank.states.digest import tensor_bytes
 from blockrank_rerank.text.prompt import PromptEncoder
 
@@ -28,9 +27,8 @@ def fingerprint(config: BlockRankConfig, prompt: PromptEncoder, backbone: Backbo
     digest.update(prompt.tokenizer_digest.encode())
     digest.update(prompt.beginning.encode("utf-8", "surrogatepass"))
     for name, parameter in sorted(backbone.named_parameters()):
-        for tensor in plain_tensors(parameter.detach()):
-            for part in tensor_bytes(name, tensor):
-                digest.update(part)
+        for part in tensor_bytes(name, parameter.detach()):
+            digest.update(part)
     return digest.hexdigest()
 
 
@@ -38,8 +36,7 @@ def named_settings(config: BlockRankConfig, prompt: PromptEncoder, backbone: Bac
     """What of a fingerprint has a name: dtype of the model, its configs, and its prompt's parts."""
     settings = asdict(config)
     parts = {f"prompt.{name}": value for name, value in settings.pop("prompt").items()}
-    tensors = (tensor for parameter in backbone.parameters() for tensor in plain_tensors(parameter))
-    dtypes = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors})
+    dtypes = sorted({str(parameter.dtype).removeprefix("torch.") for parameter in backbone.parameters()})
     model = {"dtype of the model": ", ".join(dtypes), "config.json": _architecture(backbone)}
     model["beginning of the chat template"] = prompt.beginning
     return model | settings | parts
