@@ -13,7 +13,7 @@ test:    ## run every test
 
 lowest:  ## install the lowest versions that pyproject.toml allows, here, and run the tests of what depends on them
 	mkdir -p build && python .ci/lowest.py > build/lowest.txt
-	python -m pip install --constraint build/lowest.txt '.[all,float8]' 'pytest>=8' 'hypothesis>=6.100'
+	python -m pip install --constraint build/lowest.txt '.[all]' 'pytest>=8' 'hypothesis>=6.100'
 	python -m pytest -q $(LOWEST)
 
 lint:    ## check style and spelling

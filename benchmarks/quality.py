@@ -68,7 +68,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("collections", type=Path, help="folder of BEIR folders")
     parser.add_argument("--model", action="append", default=[])
-    parser.add_argument("--quantization", action="append", default=[], metavar="NAME", help="int8 or float8")
+    parser.add_argument("--quantization", action="append", default=[], metavar="NAME", help="int8")
     parser.add_argument("--queries", type=int)
     parser.add_argument("--depth", type=int, default=100)
     parser.add_argument("--cosine", nargs="*", metavar="FOLDER", help="also measure embedding models' cosines")

@@ -84,8 +84,8 @@ def test_extras_that_texts_name_exist():
     words = {extra for path in whole_tree() for extra in IN_CLONE.findall(path.read_text(encoding="utf-8"))}
     named = {extra.strip() for word in words for extra in word.split(",")}
     called = {extra for path in whole_tree() for extra in CALLED.findall(path.read_text(encoding="utf-8"))}
-    assert {"eval", "train", "langchain", "float8", "test"} <= named
-    assert {"eval", "train", "langchain", "llama-index", "haystack", "rerankers", "float8"} <= called
+    assert {"eval", "train", "langchain", "test"} <= named
+    assert {"eval", "train", "langchain", "llama-index", "haystack", "rerankers"} <= called
     assert named | called <= extras.keys()
 
 

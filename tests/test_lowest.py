@@ -31,7 +31,7 @@ def test_every_distribution_that_users_install_has_a_lowest_version():
     users = text[text.index("dependencies = [") : text.index("\ntest = [")]
     named = set(re.findall(r'"([\w-]+)>=', users))
     assert lowest().keys() == named
-    assert {"torch", "transformers", "tokenizers", "peft", "datasets", "haystack-ai", "torchao"} <= named
+    assert {"torch", "transformers", "tokenizers", "peft", "datasets", "haystack-ai"} <= named
 
 
 def test_no_bound_allows_what_is_known_to_fail():

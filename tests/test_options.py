@@ -29,7 +29,6 @@ GIVEN = {
     "device": "cpu",
     "dtype": "float32",
     "attention": "sdpa",
-    "quantization": "float8",
     "prune": {1: 5},
     "max_memory": "1MB",
     "revision": "main",
@@ -37,6 +36,8 @@ GIVEN = {
     "trust_remote_code": True,
     "token": "hf_secret",
 }
+ALONE = {"quantization": "int8"}
+"""What does not go together with pruning."""
 KEPT = {"cache": "1MB", "cache_device": "cpu", "store": "states"}
 
 
@@ -48,7 +49,7 @@ def folder(tmp_path_factory):
 
 
 def test_these_tests_give_every_option():
-    assert {"model", *GIVEN, *KEPT} == set(OPTIONS)
+    assert {"model", *GIVEN, *ALONE, *KEPT} == set(OPTIONS)
 
 
 # Python
@@ -122,8 +123,11 @@ def test_specs_are_equal_by_their_options_but_for_the_token_which_no_pickle_has(
     assert hash(spec) == hash(Options(folder, **GIVEN | {"token": None}).engine_spec())
     assert pickle.loads(pickle.dumps(spec)) == spec
     assert b"hf_secret" not in pickle.dumps(spec)
-    for name in dict(spec.settings):
-        assert spec != Options(folder, **{key: value for key, value in GIVEN.items() if key != name}).engine_spec()
+    others = [
+        {key: value for key, value in GIVEN.items() if key != name} for name in GIVEN if name in dict(spec.settings)
+    ]
+    for given in [*others, others[0] | {"prune": None} | ALONE]:
+        assert spec != Options(folder, **given).engine_spec()
     assert "hf_secret" not in repr(spec)
     assert "hf_secret" not in repr(Options(folder, **GIVEN))
 

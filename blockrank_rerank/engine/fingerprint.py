@@ -9,7 +9,6 @@ from typing import Any
 
 from blockrank_rerank.config import BlockRankConfig
 from blockrank_rerank.model.backbone import Backbone
-from blockrank_rerank.model.linear import plain_tensors
 from blockrank_rerank.states.digest import tensor_bytes, tensor_sums
 from blockrank_rerank.text.prompt import PromptEncoder
 
@@ -33,11 +32,7 @@ def fingerprint(config: BlockRankConfig, prompt: PromptEncoder, backbone: Backbo
     digest.update(_architecture(backbone).encode())
     digest.update(prompt.tokenizer_digest.encode())
     digest.update(prompt.beginning.encode("utf-8", "surrogatepass"))
-    weights = [
-        (name, tensor)
-        for name, parameter in sorted(backbone.named_parameters())
-        for tensor in plain_tensors(parameter.detach())
-    ]
+    weights = [(name, parameter.detach()) for name, parameter in sorted(backbone.named_parameters())]
     is_small = sum(tensor.nbytes for _, tensor in weights) <= LARGEST_COPIED
     for name, tensor in weights:
         for part in tensor_bytes(name, tensor) if is_small else tensor_sums(name, tensor):
@@ -49,8 +44,7 @@ def named_settings(config: BlockRankConfig, prompt: PromptEncoder, backbone: Bac
     """What of a fingerprint has a name: dtype of the model, its configs, and its prompt's parts."""
     settings = asdict(config)
     parts = {f"prompt.{name}": value for name, value in settings.pop("prompt").items()}
-    tensors = (tensor for parameter in backbone.parameters() for tensor in plain_tensors(parameter))
-    dtypes = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors})
+    dtypes = sorted({str(parameter.dtype).removeprefix("torch.") for parameter in backbone.parameters()})
     model = {"dtype of the model": ", ".join(dtypes), "config.json": _architecture(backbone)}
     model["beginning of the chat template"] = prompt.beginning
     return model | settings | parts

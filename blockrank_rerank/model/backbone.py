@@ -20,7 +20,7 @@ from blockrank_rerank.model.checkpoint import Checkpoint
 from blockrank_rerank.model.families import first_position
 from blockrank_rerank.model.int8 import quantize_to_int8, refuse_int8
 from blockrank_rerank.model.layout import Layout, RequestBounds, scored_offsets, signal_rows
-from blockrank_rerank.model.linear import can_fuse, fuse_linear_layers, quantize_linear_layers, refuse_quantization
+from blockrank_rerank.model.linear import can_fuse, fuse_linear_layers
 from blockrank_rerank.model.scores import Lse
 from blockrank_rerank.model.scoring_head import SCORING_HEAD_NAME, ScoringHead
 from blockrank_rerank.model.token_attention import token_attention
@@ -265,8 +265,6 @@ class Backbone(nn.Module):
         """
         if quantization == "int8":
             refuse_int8(checkpoint.model, model_config, config, device, dtype)
-        elif quantization is not None:
-            refuse_quantization(device, dtype)
         layers = config.scoring_layer + (not config.scoring_head)
         model = checkpoint.truncated_model(model_config, layers, dtype, ATTENTION_NAME)
         head = read_head(checkpoint, model_config, config)
@@ -278,8 +276,6 @@ class Backbone(nn.Module):
 
             quantize_to_int8(checkpoint, model)
             backbone.encoder = OpenVinoEncoder(model, dtype)
-        elif quantization is not None:
-            quantize_linear_layers(model)
         elif can_fuse(device, dtype):
             fuse_linear_layers(model)
         return backbone

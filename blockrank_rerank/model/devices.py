@@ -119,7 +119,6 @@ def describe_choices() -> list[Choice]:
         ),
         Choice("dtype bfloat16", *fast_bf16(device)[1:]),
         Choice("dtype float32", True, "always; the default where bfloat16 is not faster"),
-        Choice("quantization float8", *float8_on(device)),
         Choice("quantization int8", *int8_on(torch.device("cpu"))),
         Choice("attention triton", *_triton(device)),
         Choice("attention sdpa", True, "torch's own attention, a call for each length; what auto picks without triton"),
@@ -151,27 +150,6 @@ def _cpu_has(probe: str) -> bool:
     # Private, but the only way to ask.
     ask = getattr(torch.cpu, probe, None)
     return bool(ask and ask())
-
-
-FLOAT8_CAPABILITY = (8, 9)
-"""Oldest compute capability that multiplies 8-bit floating point (Ada)."""
-
-
-def float8_on(device: torch.device) -> Verdict:
-    """Whether linear layers can be computed in 8-bit floating point on a device."""
-    if not has_torchao():
-        return Verdict(False, f"torchao is not installed ({install_line('float8')})")
-    if device.type != "cuda" or torch.version.hip is not None:
-        return Verdict(False, "needs an NVIDIA GPU")
-    capability = torch.cuda.get_device_capability(device)
-    if capability < FLOAT8_CAPABILITY:
-        return Verdict(False, f"compute capability {capability[0]}.{capability[1]} is below 8.9")
-    return Verdict(True, "8-bit products by torchao, where quantization='float8' asks for them")
-
-
-def has_torchao() -> bool:
-    """Whether torchao can be imported."""
-    return importlib.util.find_spec("torchao") is not None
 
 
 def int8_on(device: torch.device) -> Verdict:

@@ -1,30 +1,19 @@
-"""How linear layers are computed: fused, in chunks of rows, or in 8 bits."""
+"""How linear layers are computed: fused, or in chunks of rows."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from blockrank_rerank.errors import install_line
-from blockrank_rerank.model.devices import (
-    fast_bf16,
-    float8_on,
-    has_torchao,
-    profile_of,
-)
+from blockrank_rerank.model.devices import fast_bf16, profile_of
 from blockrank_rerank.model.families import feed_forward_place, layers_of, separate_activation
 
-QUANTIZATIONS = ("float8", "int8")
+QUANTIZATIONS = ("int8",)
 """What the weights of linear layers, and what they multiply, can be rounded to."""
-
-
-FLOAT8_MULTIPLE = 16
-"""The sizes of a linear layer have to be multiples of this."""
 
 
 def check_quantization(quantization: str | None) -> str | None:
@@ -38,48 +27,6 @@ def check_quantization(quantization: str | None) -> str | None:
     if quantization is None or quantization in QUANTIZATIONS:
         return quantization
     raise ValueError(f"quantization must be {' or '.join(QUANTIZATIONS)}, or nothing, got {quantization!r}")
-
-
-def refuse_quantization(device: torch.device, dtype: torch.dtype) -> None:
-    """Refuse a device or dtype on which float8 cannot run.
-
-    Raises
-    ------
-    ImportError
-        Where torchao is missing.
-    ValueError
-        For a device without such products, or another dtype than bf16.
-    """
-    if not has_torchao():
-        raise ImportError(f"quantization float8 needs torchao; {install_line('float8')}")
-    if not (verdict := float8_on(device)).usable:
-        raise ValueError(f"quantization float8 cannot run on {device}: {verdict.reason}")
-    if dtype != torch.bfloat16:
-        raise ValueError(f"quantization float8 needs dtype bfloat16, got {str(dtype).removeprefix('torch.')}")
-
-
-def quantize_linear_layers(model: Any) -> None:
-    """Round a model's linear layers to 8-bit floating point (e4m3), with a scale for every output, in place.
-
-    What they multiply is rounded when it comes, with a scale for every token: one for a whole pack would make a
-    document's states depend on the others. Layers whose sizes are no multiples of 16 stay as they are.
-    """
-    from torchao.quantization import Float8DynamicActivationFloat8WeightConfig, PerRow, quantize_
-
-    def fits(module: Any, name: str) -> bool:
-        sizes = (module.in_features, module.out_features) if isinstance(module, torch.nn.Linear) else (1,)
-        return all(size % FLOAT8_MULTIPLE == 0 for size in sizes)
-
-    quantize_(model, Float8DynamicActivationFloat8WeightConfig(granularity=PerRow(), set_inductor_config=False), fits)
-
-
-def plain_tensors(tensor: Tensor) -> Iterator[Tensor]:
-    """What a tensor of torchao is made of; any other tensor itself."""
-    if not is_traceable_wrapper_subclass(tensor):
-        yield tensor
-        return
-    for name in tensor.__tensor_flatten__()[0]:
-        yield from plain_tensors(getattr(tensor, name))
 
 
 def chunk_feed_forward(model: Any) -> None:

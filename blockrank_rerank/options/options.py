@@ -102,12 +102,10 @@ class Options:
     )
     quantization: str | None = option(
         None,
-        Literal["float8", "int8"],
-        """Compute linear layers in 8 bits: ``float8`` on a GPU, ``int8`` on a CPU. Nothing by default.
+        Literal["int8"],
+        """``int8``: compute an encoder's linear layers in 8-bit integers, on a CPU. Nothing by default.
 
-        ``float8``, floating point, takes an NVIDIA GPU of compute capability 8.9 or newer and the extra ``float8``.
-        ``int8``, integers, is for encoders and takes the extra ``openvino``. Weights take half the memory of bf16;
-        scores change by what that rounds.""",
+        It takes the extra ``openvino``. Scores change by what is rounded.""",
         check=values.check_quantization,
     )
     cache: str | int | None = option(

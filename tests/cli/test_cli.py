@@ -241,7 +241,7 @@ def test_all_model_options_reach_the_loader(fake, files):
     flags = ["--model=m", "--revision=r", "--scoring-layer=0", "--device=cpu", "--dtype=float32"]
     flags += [
         "--attention=sdpa",
-        "--quantization=float8",
+        "--quantization=int8",
         "--max-document-tokens=9",
         "--local-files-only",
         "--trust-remote-code",
@@ -264,7 +264,7 @@ def test_all_model_options_reach_the_loader(fake, files):
             device="cpu",
             dtype="float32",
             attention="sdpa",
-            quantization="float8",
+            quantization="int8",
             max_document_tokens=9,
             long_documents="error",
             long_queries="truncate",

@@ -36,13 +36,6 @@ def test_the_default_model_ranks_without_a_word_on_stderr():
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.skipif(find_spec("torchao") is None, reason="needs the float8 extra")
-def test_a_quantization_that_cannot_run_here_is_refused_in_one_line():
-    done = run_process("app", "rerank", "what thins blood", "-", "--device", "cpu", "--quantization", "float8")
-    assert done.returncode == 2
-    assert re.fullmatch(r"blockrank: error: quantization float8 cannot run on cpu: .*\n", done.stderr)
-
-
 def test_help_of_fine_tuning_says_nothing_on_stderr():
     done = run_process("finetune", "--help")
     assert (done.returncode, done.stderr) == (0, "")

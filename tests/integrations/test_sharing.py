@@ -94,5 +94,5 @@ def test_adapters_hand_on_where_the_cache_lies_and_what_is_rounded(monkeypatch):
         return load(cls, model, **settings)
 
     monkeypatch.setattr(BlockRankReranker, "from_pretrained", classmethod(recording))
-    rank_with_every_adapter(cache="1MB", cache_device="cpu", quantization="float8")
-    assert given == [{"cache_device": "cpu", "quantization": "float8"}] * 3
+    rank_with_every_adapter(cache="1MB", cache_device="cpu", quantization="int8")
+    assert given == [{"cache_device": "cpu", "quantization": "int8"}] * 3

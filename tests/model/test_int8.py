@@ -250,3 +250,8 @@ def test_a_model_without_scales(tmp_path):
 def test_pruning():
     with pytest.raises(ValueError, match="prune cannot go together with quantization int8"):
         BlockRankReranker.from_pretrained(quantization="int8", prune={2: 50})
+
+
+def test_an_unknown_name():
+    with pytest.raises(ValueError, match="quantization must be int8, or nothing, got 'int4'"):
+        BlockRankReranker.from_pretrained(quantization="int4")

@@ -193,8 +193,8 @@ def test_smaller_states_score_nearly_alike(folder, dtype):
     expected = {d.index: d.score for d in ranker.rank(QUERIES[0], exact)}
     for document in ranker.rank(QUERIES[0], small):
         assert document.score == pytest.approx(expected[document.index], abs=0.01)
-    with pytest.raises(ValueError, match="must be one of float32, bfloat16, float16, int8, got 'float8'"):
-        ranker.prepare(DOCUMENTS, dtype="float8")
+    with pytest.raises(ValueError, match="must be one of float32, bfloat16, float16, int8, got 'int4'"):
+        ranker.prepare(DOCUMENTS, dtype="int4")
 
 
 def test_a_cache_reads_each_document_once_and_changes_no_score(folder):
