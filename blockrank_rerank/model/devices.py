@@ -158,7 +158,7 @@ def int8_on(device: torch.device) -> Verdict:
         return Verdict(False, "needs a CPU")
     if importlib.util.find_spec("openvino") is None:
         return Verdict(False, f"openvino is not installed ({install_line('openvino')})")
-    return Verdict(True, "8-bit products by OpenVINO, where quantization='int8' asks for them; for encoders")
+    return Verdict(True, "8-bit products by OpenVINO, for encoders, by quantization='int8'; pays with VNNI")
 
 
 class DeviceProfile(NamedTuple):

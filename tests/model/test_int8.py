@@ -52,6 +52,12 @@ def needs_openvino():
     pytest.importorskip("openvino")
 
 
+def openvino_encoder():
+    from blockrank_rerank.model import openvino_encoder
+
+    return openvino_encoder
+
+
 # The specification
 
 
@@ -141,6 +147,26 @@ def test_openvino_computes_what_the_specification_does(family, requests, folder,
     wrong = (got - expected).abs()
     assert float(wrong.median()) < 1e-4
     assert float(wrong.mean()) < TOLERANCE
+
+
+def test_threads_share_out_the_batches_of_a_pack(folder, monkeypatch):
+    needs_openvino()
+    backbone = load(folder).engine.backbone
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    encoder = type(backbone.encoder)(backbone.model, torch.float32)
+    layout = build_layout([request(*[40] * 40)], query_offset=1)
+    embeddings = torch.randn(layout.num_tokens, 32)
+    assert len(list(openvino_encoder()._batches(layout, 3))) > 3
+    wrong = (encoder(embeddings, layout) - backbone.encoder(embeddings, layout)).abs()
+    assert float(wrong.median()) < 1e-4
+    assert float(wrong.mean()) < TOLERANCE
+
+
+def test_beside_8_bits_it_computes_in_bf16_too(folder):
+    needs_openvino()
+    plain, ranker = (load(folder, dtype="bfloat16", quantization=bits) for bits in (None, "int8"))
+    expected, got = ({one.index: one.raw_score for one in r.rank(QUERIES[0], DOCUMENTS)} for r in (plain, ranker))
+    assert got == pytest.approx(expected, abs=0.3)
 
 
 def test_scores_change_by_what_is_rounded(folder):
