@@ -24,11 +24,13 @@ class FairQueue(Generic[T]):
 
     An item is put off by its client's later and cheaper ones until as much was done for that client as the item itself
     costs, and no longer. Who comes with nothing waiting is served like the client that has had least, so that nobody
-    saves up turns. Not safe for threads.
+    saves up turns; and what was done for a client counts on while others wait, so that nobody sheds it by asking for
+    one thing at a time. Not safe for threads.
     """
 
     def __init__(self) -> None:
         self._clients: dict[Hashable, _Client[T]] = {}
+        self._served: dict[Hashable, float] = {}  # of clients with nothing waiting that have had more than others
         self._numbers = count()
         self._level = 0.0
 
@@ -42,7 +44,7 @@ class FairQueue(Generic[T]):
 
     def push(self, name: Hashable, cost: float, item: T) -> None:
         """Let an item of a client wait."""
-        client = self._clients.setdefault(name, _Client(self._level))
+        client = self._clients.setdefault(name, _Client(max(self._level, self._served.pop(name, 0.0))))
         heappush(client.waiting, (client.served + cost, next(self._numbers), cost, item))
 
     def take(self, most: float) -> list[T]:
@@ -72,5 +74,9 @@ class FairQueue(Generic[T]):
         return False
 
     def _forget_if_idle(self, name: Hashable) -> None:
-        if not self._clients[name].waiting:
-            del self._clients[name]
+        if self._clients[name].waiting:
+            return
+        self._served[name] = self._clients.pop(name).served
+        # Once nobody waits, nobody is behind.
+        more = {other: served for other, served in self._served.items() if served > self._level}
+        self._served = more if self._clients else {}

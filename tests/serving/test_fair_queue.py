@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -38,6 +41,22 @@ def test_clients_have_turns_of_the_same_size_however_much_one_of_them_asks():
     queue.push("other", 5, "other 1")
     order = drained(queue)
     assert max(order.index("other 0"), order.index("other 1")) <= 4
+
+
+@pytest.mark.parametrize("outstanding", [1, 2])
+def test_who_asks_for_one_large_thing_at_a_time_gets_no_more_than_others(outstanding):
+    queue, had = FairQueue(), Counter()
+    for number in range(1000):
+        queue.push("many", 1, ("many", 1, number))
+    for number in range(outstanding):
+        queue.push("large", 100, ("large", 100, number))
+    for number in range(400):
+        ((name, cost, _),) = queue.take(0)
+        had[name] += cost
+        if name == "large":
+            queue.push("large", 100, ("large", 100, number + outstanding))
+    assert abs(had["large"] - had["many"]) <= 200
+    assert had["many"] > 300
 
 
 def test_who_had_nothing_waiting_has_saved_up_no_turns():
