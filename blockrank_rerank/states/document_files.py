@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,8 +12,8 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-DOCUMENTS = "documents-[0-9]*.jsonl"
-"""Pattern of the names of a store's files of documents."""
+_NAME = re.compile(r"documents-(\d+)\.(jsonl|damaged)")
+"""Names of a store's files of documents, those that were set aside among them; a copy by hand has another."""
 
 MAX_ID_CHARACTERS = 1024
 """Code points of an id at most: it is compared and shown as a whole, and a text is no id."""
@@ -147,11 +148,19 @@ def _line(value: Any) -> bytes:
     return json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
 
 
-def documents_path(folder: Path) -> Path:
-    """The next file of a store's documents, whose name none had before; whoever asks holds the store's lock."""
+def documents_paths(folder: Path) -> list[Path]:
+    """The files of a store's documents, oldest first."""
+    return sorted(path for path, name in _named(folder) if name[2] == "jsonl")
+
+
+def next_documents_path(folder: Path) -> Path:
+    """A file of documents whose name none had before; whoever asks holds the store's lock."""
     # Not even one that was set aside: a reader may have its index.
-    numbers = [int(path.stem.rpartition("-")[2]) for path in folder.glob("documents-[0-9]*") if path.suffix in _USED]
-    return folder / f"documents-{max(numbers, default=-1) + 1:06d}.jsonl"
+    last = max((int(name[1]) for _, name in _named(folder)), default=-1)
+    return folder / f"documents-{last + 1:06d}.jsonl"
 
 
-_USED = (".jsonl", ".damaged")
+def _named(folder: Path) -> Iterator[tuple[Path, re.Match[str]]]:
+    for path in folder.glob("documents-*"):
+        if name := _NAME.fullmatch(path.name):
+            yield path, name

@@ -11,13 +11,13 @@ from typing import NamedTuple
 
 from blockrank_rerank.errors import UnknownIdsError
 from blockrank_rerank.states.document_files import (
-    DOCUMENTS,
     DamagedDocumentsError,
     DocumentFile,
     Key,
     StoredDocument,
     documents_content,
-    documents_path,
+    documents_paths,
+    next_documents_path,
     open_documents,
 )
 from blockrank_rerank.states.group_files import DIGEST_BYTES
@@ -49,8 +49,8 @@ class StoredDocuments:
         ranker.rank("how long do fleas live", documents.get(["d1", "d7"]))
 
     An id names one text. Documents that were prepared without an id are there too, once each. The ids are read when
-    they are first needed, and texts when they are asked for. Any number of threads and processes may use a store while
-    others write to it.
+    they are first needed and when the folder has changed, and texts when they are asked for. Any number of threads and
+    processes may use a store while others write to it.
 
     Parameters
     ----------
@@ -71,6 +71,7 @@ class StoredDocuments:
             raise no_store(self.folder)
         self._lock = ForkLock()
         self._files: dict[Path, DocumentFile | None] | None = None
+        self._seen: int | None = None
         self._places: dict[Key, _Place] = {}
         self._dropped: set[bytes] = set()
 
@@ -95,9 +96,11 @@ class StoredDocuments:
         try:
             return self._read(self._known(keys))
         except (UnknownIdsError, FileNotFoundError):
-            # Another process may have written since, or have set a file aside.
-            self.refresh()
-            return self._read(self._known(keys))
+            pass  # another process may have written in this moment, or have set a file aside
+        except DamagedDocumentsError:
+            self._files = None  # another store may lie here by now, whose files have the same names
+        self.refresh()
+        return self._read(self._known(keys))
 
     @property
     def ids(self) -> list[str]:
@@ -121,9 +124,10 @@ class StoredDocuments:
             yield from file.read(positions)
 
     def refresh(self) -> None:
-        """Take up what was prepared or deleted since, by this process or another."""
+        """Take up what was prepared or deleted since, by this process or another, which happens by itself too."""
         with self._lock:
-            paths = sorted(self.folder.glob(DOCUMENTS))
+            self._seen = self._changed_ns()
+            paths = documents_paths(self.folder)
             if self._files is None or not self._files.keys() <= {*paths}:
                 self._files, self._places, self._dropped = {}, {}, set()
             for path in paths:
@@ -198,9 +202,15 @@ class StoredDocuments:
 
     def _current(self) -> dict[Key, _Place]:
         with self._lock:
-            if self._files is None:
+            if self._files is None or self._seen != self._changed_ns():
                 self.refresh()
             return self._places
+
+    def _changed_ns(self) -> int | None:
+        """When a file came to the folder or left it; nothing where the folder is gone."""
+        with suppress(OSError):
+            return self.folder.stat().st_mtime_ns
+        return None
 
     def _opened(self, path: Path) -> DocumentFile | None:
         try:
@@ -256,7 +266,7 @@ class StoredDocuments:
 
     def _write(self, documents: Sequence[tuple[StoredDocument, bytes]], deleted: Sequence[str]) -> None:
         content = documents_content(documents, deleted)
-        with placing(documents_path(self.folder), self.folder / MANIFEST_NAME) as name, name.open("xb") as file:
+        with placing(next_documents_path(self.folder), self.folder / MANIFEST_NAME) as name, name.open("xb") as file:
             file.writelines(content)
 
 

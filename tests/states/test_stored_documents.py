@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import signal
 import threading
 import warnings
@@ -16,7 +17,7 @@ from blockrank_rerank import BlockRankReranker, StoredDocument, StoredDocuments,
 from blockrank_rerank.cli.app import main
 from blockrank_rerank.engine import store_preparation
 from blockrank_rerank.states import stored_documents
-from blockrank_rerank.states.document_files import MAX_ID_CHARACTERS, documents_content, documents_path
+from blockrank_rerank.states.document_files import MAX_ID_CHARACTERS, documents_content, next_documents_path
 from blockrank_rerank.states.group_files import text_digest
 from blockrank_rerank.states.manifest import FORMAT_VERSION, WITHOUT_DOCUMENTS
 from blockrank_rerank.states.store import StateStore
@@ -90,9 +91,7 @@ def test_an_id_that_comes_again_with_another_text_names_that_text_alone(ranker, 
     done = ranker.prepare_store(tmp_path, [{"id": "liver", "text": "an artery"}, "sugar", "blood", DOCUMENTS[1]])
     assert (done.added, done.replaced, done.unchanged, done.documents, done.unused) == (1, 1, 2, 5, 1)
     assert StoredDocuments(tmp_path).get(["liver"]) == [StoredDocument("liver", "an artery")]
-    assert reader.get(["liver"])[0].title == "the liver"  # as it was when its ids were read
-    reader.refresh()
-    assert reader.get(["liver"])[0].text == "an artery"
+    assert reader.get(["liver"])[0].text == "an artery"  # though it was open before
     done = ranker.prepare_store(tmp_path, [LIVER])
     assert (done.prepared, done.found, done.replaced) == (0, 1, 1)  # its states had stayed
     assert done.unused == 1
@@ -117,12 +116,32 @@ def test_deleted_ids_are_gone_and_come_back_without_being_read_again(ranker, tmp
     assert other.get(["liver"])
     assert documents.delete(["liver", 7, "7"]) == 2
     assert (documents.ids, len(documents), documents.unused_blocks()) == (["empty"], 2, 2)
-    other.refresh()
     for reader in (documents, other, StoredDocuments(tmp_path)):
         with pytest.raises(UnknownIdsError, match="2 of 3 ids"):
             reader.get(["liver", "empty", "7"])
     done = ranker.prepare_store(tmp_path, DOCUMENTS)
     assert (done.prepared, done.added, done.unchanged, done.unused) == (0, 2, 2, 0)
+
+
+def test_another_store_in_the_place_of_one_that_is_open_is_read_anew(tmp_path):
+    for text in ("sugar", "a longer text about salt"):
+        put(StoredDocuments(StateStore(tmp_path / text, "print", torch.float32).folder), f"a: {text}")
+    reader = StoredDocuments(tmp_path / "sugar")
+    assert reader.get(["a"])[0].text == "sugar"
+    times = (tmp_path / "sugar").stat()
+    shutil.rmtree(tmp_path / "sugar")
+    (tmp_path / "a longer text about salt").rename(tmp_path / "sugar")
+    os.utime(tmp_path / "sugar", ns=(times.st_atime_ns, times.st_mtime_ns))  # so that nothing but the text tells
+    assert reader.get(["a"])[0].text == "a longer text about salt"
+
+
+def test_a_copy_by_hand_is_no_file_of_the_store(kept):
+    put(kept, "a: x")
+    (file,) = kept.folder.glob("documents-*.jsonl")
+    shutil.copy(file, file.with_name("documents-000000 copy.jsonl"))
+    put(kept, "b: y")
+    assert [path.name for path in sorted(kept.folder.glob("documents-*"))][1:] == [file.name, "documents-000001.jsonl"]
+    assert kept.ids == ["a", "b"]
 
 
 def test_unknown_ids_are_counted_and_named_with_the_store_and_nothing_is_deleted(kept):
@@ -344,7 +363,7 @@ def test_a_reader_goes_on_where_another_process_set_its_file_aside(kept):
 def test_the_name_of_a_file_that_was_set_aside_is_not_used_again(tmp_path):
     (tmp_path / "documents-000004.damaged").touch()
     (tmp_path / "documents-000009.unfinished").touch()
-    assert documents_path(tmp_path).name == "documents-000005.jsonl"
+    assert next_documents_path(tmp_path).name == "documents-000005.jsonl"
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
