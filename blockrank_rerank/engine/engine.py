@@ -187,7 +187,7 @@ class Engine:
         with spill(passing, self.budget.file_bytes, self.dtype) as parts:
             longest = max(pack.longest for pack in parts)
             # Files are parts already.
-            joined = parts if self.budget.file_bytes else self.budget.parts(parts[0])
+            joined = parts if self.budget.file_bytes is not None else self.budget.parts(parts[0])
             return self._score_pass(requests, [joined], longest)
 
     def _score_pass(

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any
 
 import torch
@@ -146,10 +146,18 @@ def _last_rows(request: RequestBounds, packs: Sequence[StatePack], positions: Te
     """Where a query block is among its documents' states, as :func:`_with_document_states` joins them."""
     instruction, rows = slice(*request.instruction), slice(request.query[0], request.answer[1])
     first = request.instruction[1] - request.instruction[0]
-    documents = [first + pack.steps for pack in packs]
     own, queries = positions[instruction], positions[rows]
-    parts = [torch.cat([own, *documents, queries])] if len(packs) == 1 else [*documents, torch.cat([own, queries])]
-    return LastRows(len(queries), [len(part) for part in parts], torch.cat(parts))
+    lengths = [pack.num_tokens for pack in packs]
+    outside = len(own) + len(queries)
+    # Filled in place: of a long list's positions there is no second copy.
+    joined = positions.new_empty(outside + sum(lengths))
+    is_one = len(packs) == 1
+    ends = [len(own), *lengths, len(queries)] if is_one else [*lengths, len(own), len(queries)]
+    around = (own, queries)
+    pieces = chain(around[:is_one], (first + pack.steps for pack in packs), around[is_one:])
+    for target, piece in zip(joined.split(ends), pieces, strict=True):
+        target.copy_(piece)
+    return LastRows(len(queries), [len(joined)] if is_one else [*lengths, outside], joined)
 
 
 def _score_layer(
