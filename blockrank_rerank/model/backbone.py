@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import chain, pairwise
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -148,16 +148,14 @@ def _last_rows(request: RequestBounds, packs: Sequence[StatePack], positions: Te
     first = request.instruction[1] - request.instruction[0]
     own, queries = positions[instruction], positions[rows]
     lengths = [pack.num_tokens for pack in packs]
-    outside = len(own) + len(queries)
-    # Filled in place: of a long list's positions there is no second copy.
-    joined = positions.new_empty(outside + sum(lengths))
     is_one = len(packs) == 1
-    ends = [len(own), *lengths, len(queries)] if is_one else [*lengths, len(own), len(queries)]
-    around = (own, queries)
-    pieces = chain(around[:is_one], (first + pack.steps for pack in packs), around[is_one:])
-    for target, piece in zip(joined.split(ends), pieces, strict=True):
-        target.copy_(piece)
-    return LastRows(len(queries), [len(joined)] if is_one else [*lengths, outside], joined)
+
+    def positions_of_all() -> Tensor:
+        documents = [first + pack.steps for pack in packs]
+        return torch.cat([own, *documents, queries] if is_one else [*documents, own, queries])
+
+    outside = len(own) + len(queries)
+    return LastRows(len(queries), [outside + lengths[0]] if is_one else [*lengths, outside], positions_of_all)
 
 
 def _score_layer(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor
@@ -19,8 +20,9 @@ class LastRows:
         ``R``. Their own keys are the last ones of the last part.
     lengths : sequence of int
         Keys of each part, in the sequence's order; together ``K``.
-    positions : Tensor
-        ``[K]`` int64 on the CPU, of every key; sliding windows are measured in it.
+    make_positions : callable
+        Makes ``[K]`` int64 on the CPU, the position of every key. Sliding windows are measured in it. Of a long list it
+        is large, so it is made for layers with a window alone, and once.
 
     Raises
     ------
@@ -30,13 +32,19 @@ class LastRows:
 
     rows: int
     lengths: Sequence[int]
-    positions: Tensor
+    make_positions: Callable[[], Tensor]
     plans: dict[Any, Any] = field(default_factory=dict, repr=False)
     """Tables and masks that implementations derive from the rest once and reuse in every layer."""
 
     def __post_init__(self) -> None:
-        """Refuse lengths that do not fit rows and positions."""
+        """Refuse lengths that do not fit rows."""
         if not self.lengths or not 1 <= self.rows <= self.lengths[-1]:
             raise ValueError(f"the last of the parts must hold the {self.rows} rows, got lengths {list(self.lengths)}")
-        if len(self.positions) != sum(self.lengths):
-            raise ValueError(f"positions needs {sum(self.lengths)} values, got {len(self.positions)}")
+
+    @cached_property
+    def positions(self) -> Tensor:
+        """Position of every key; raises ValueError where there are more or fewer than keys."""
+        positions = self.make_positions()
+        if len(positions) != sum(self.lengths):
+            raise ValueError(f"positions needs {sum(self.lengths)} values, got {len(positions)}")
+        return positions

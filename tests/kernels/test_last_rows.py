@@ -29,7 +29,9 @@ def attend(query, key, value, in_parts, implementation, **how):
     lengths, positions = sequence(in_parts)
     pairs = list(zip(key.split(lengths), value.split(lengths), strict=True))
     options = {"causal": True, "scale": query.shape[2] ** -0.5, "implementation": implementation} | how
-    return last_rows_attention(query, *pairs[-1], LastRows(ROWS, lengths, positions), parts=pairs[:-1], **options)
+    return last_rows_attention(
+        query, *pairs[-1], LastRows(ROWS, lengths, lambda: positions), parts=pairs[:-1], **options
+    )
 
 
 def check(implementation, heads, dtype, in_parts, **how):
@@ -101,23 +103,25 @@ def test_a_part_beyond_the_window_takes_no_attention(implementation):
     far = (key[:4].to(DEVICE), torch.full_like(value[:4], float("inf")).clamp(max=1e30).to(DEVICE))
     own = [tensor[4:].to(DEVICE) for tensor in (query, key, value)]
     how = {"causal": True, "scale": 1.0, "window": 10, "implementation": implementation}
-    alone = last_rows_attention(*own, LastRows(2, [2], positions[4:]), **how)
-    torch.testing.assert_close(last_rows_attention(*own, LastRows(2, [4, 2], positions), **how, parts=[far]), alone)
+    alone = last_rows_attention(*own, LastRows(2, [2], lambda: positions[4:]), **how)
+    torch.testing.assert_close(
+        last_rows_attention(*own, LastRows(2, [4, 2], lambda: positions), **how, parts=[far]), alone
+    )
 
 
 def test_rows_that_would_need_a_gradient_are_refused_by_triton():
     import_triton()
     query, key, value = (tensor.to(DEVICE).requires_grad_() for tensor in random_qkv(3, 2, 2, 16, torch.float32))
-    last_rows = LastRows(3, [3], torch.arange(3))
+    last_rows = LastRows(3, [3], lambda: torch.arange(3))
     with pytest.raises(ValueError, match="no backward pass in triton: use sdpa"):
         last_rows_attention(query, key, value, last_rows, causal=True, scale=1.0, implementation="triton")
 
 
 def test_lengths_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="must hold the 3 rows"):
-        LastRows(3, [8, 2], torch.arange(10))
+        LastRows(3, [8, 2], lambda: torch.arange(10))
     with pytest.raises(ValueError, match="positions needs 10 values, got 9"):
-        LastRows(2, [8, 2], torch.arange(9))
+        _ = LastRows(2, [8, 2], lambda: torch.arange(9)).positions
     query, key, value = random_qkv(4, 2, 2, 16, torch.float32)
     with pytest.raises(ValueError, match=r"need \[2, 4, 4\] tokens for these last_rows, got \[3, 4, 4\]"):
-        last_rows_attention(query[:3], key, value, LastRows(2, [4], torch.arange(4)), causal=True, scale=1.0)
+        last_rows_attention(query[:3], key, value, LastRows(2, [4], lambda: torch.arange(4)), causal=True, scale=1.0)

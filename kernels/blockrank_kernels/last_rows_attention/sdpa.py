@@ -39,7 +39,7 @@ def _mask_of_last_part(last_rows: LastRows, causal: bool, window: int | None, de
     """Return which keys of the last part each row sees, ``[R, n]``, made once; nothing where it sees all of them."""
     name = "mask", causal, window, device
     if name not in last_rows.plans:
-        end, rows = len(last_rows.positions), last_rows.rows
+        end, rows = sum(last_rows.lengths), last_rows.rows
         first = end - last_rows.lengths[-1]
         mask = _near(last_rows, (first, end), window, device)
         if causal and rows > 1:

@@ -25,7 +25,7 @@ def last_rows_attention(
     parts: Iterable[tuple[Tensor, Tensor]],
 ) -> Tensor:
     """Attend to all parts on a GPU; see :func:`blockrank_kernels.last_rows_attention`."""
-    positions = uploaded_positions(last_rows.positions, window, query.device, last_rows.plans)
+    positions = uploaded_positions(last_rows, window, query.device)
     first_row = sum(last_rows.lengths) - last_rows.rows
     whole = Problem(query, key, value, causal, scale, softcap, window, positions, first_row)
     sizes = whole.forward_sizes()

@@ -36,6 +36,7 @@ from blockrank_kernels.block_attention.triton.tile_sizes import (
 )
 from blockrank_kernels.block_attention.triton.tiles import Tiles, key_tiles, row_tiles
 from blockrank_kernels.gpu import CAPABILITY, COMPILER, padded_size, upload
+from blockrank_kernels.last_rows import LastRows
 from blockrank_kernels.segments import Segments
 
 
@@ -201,16 +202,14 @@ class Problem:
         return tiles
 
 
-def uploaded_positions(
-    positions: Tensor, window: int | None, device: torch.device, plans: dict[Any, Any]
-) -> Tensor | None:
+def uploaded_positions(layout: Segments | LastRows, window: int | None, device: torch.device) -> Tensor | None:
     """Return positions on the device, put there once; nothing where no window is measured in them."""
     if window is None:
         return None
     name = "positions", device
-    if name not in plans:
-        plans[name] = upload(positions, device)
-    uploaded: Tensor = plans[name]
+    if name not in layout.plans:
+        layout.plans[name] = upload(layout.positions, device)
+    uploaded: Tensor = layout.plans[name]
     return uploaded
 
 
@@ -218,7 +217,7 @@ def _problem(
     query: Tensor, key: Tensor, value: Tensor, segments: Segments, causal: bool, scale: float, softcap: float | None,
     window: int | None,
 ) -> Problem:  # fmt: skip
-    positions = uploaded_positions(segments.positions, window, query.device, segments.plans)
+    positions = uploaded_positions(segments, window, query.device)
     return Problem(query, key, value, causal, scale, softcap, window, positions)
 
 
