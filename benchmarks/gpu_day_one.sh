@@ -53,7 +53,7 @@ benchmark() {
 check() {
     local name=$1 limit=$2
     shift 2
-    part "$name" "$limit" python3 -m pytest -v -n $workers -rfE --tb=short -p no:cacheprovider "$@"
+    part "$name" "$limit" python3 -m pytest -v -n $workers --maxprocesses $workers -rfE --tb=short -p no:cacheprovider "$@"
 }
 
 first() {

@@ -117,7 +117,9 @@ class Engine:
         """
         if any(isinstance(states, PassingStates) for states in batch.states):
             return self._score(batch)  # they come once
-        return _within_memory(self, lambda: self._score(batch), _tokens(batch))
+        # Survivors of pruning go through the last stage, within its budget.
+        engine = self if batch.hidden is None else self.stage(self.config.scoring_layer)
+        return _within_memory(engine, lambda: self._score(batch), _tokens(batch))
 
     def _score(self, batch: Batch) -> list[Lse]:
         if batch.hidden is not None:
@@ -216,17 +218,18 @@ class Engine:
 
     def _states(self, request: EncodedRequest, dtype: torch.dtype) -> Iterator[DocumentStates]:
         """Compute the states of the documents of a request without a query."""
-        groups, workers = self.budget.groups(request)
+        made_for = self.budget
+        groups, workers = made_for.groups(request)
 
-        def states_of(groups: Sequence[EncodedRequest], budget: Budget) -> list[list[DocumentStates]]:
-            if self.budget is not budget:  # they did not fit
+        def states_of(groups: Sequence[EncodedRequest]) -> list[list[DocumentStates]]:
+            if self.budget is not made_for:  # some did not fit
                 groups = [part for group in groups for part in self.budget.groups(group)[0]]
             return in_workers(partial(self._group_states, dtype), groups, workers)
 
         for first in range(0, len(groups), workers):
             some = groups[first : first + workers]
             tokens = max(group.num_tokens for group in some)
-            for part in _within_memory(self, partial(states_of, some, self.budget), tokens):
+            for part in _within_memory(self, partial(states_of, some), tokens):
                 yield from part
 
     def _group_states(self, dtype: torch.dtype, group: EncodedRequest) -> list[DocumentStates]:

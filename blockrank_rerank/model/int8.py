@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 from typing import Any, NamedTuple
 
 import torch
@@ -180,12 +181,14 @@ def measured_scales(model: Any) -> Iterator[dict[str, ActivationScale]]:
     """
     scales: dict[str, ActivationScale] = {}
     bounds: dict[str, tuple[Tensor, Tensor]] = {}
+    lock = Lock()
 
     def watch(name: str) -> Any:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             low, high = torch.aminmax(inputs[0].detach().float().flatten(0, -2), dim=0)
-            before = bounds.get(name, (low, high))
-            bounds[name] = torch.minimum(low, before[0]), torch.maximum(high, before[1])
+            with lock:  # documents are shared out among threads
+                before = bounds.get(name, (low, high))
+                bounds[name] = torch.minimum(low, before[0]), torch.maximum(high, before[1])
 
         return hook
 
@@ -220,6 +223,10 @@ def save_scales(scales: Scales, folder: Path) -> None:
     share_like(folder / SCALES_NAME, folder / "config.json")
 
 
+def _usable(scale: Tensor) -> Tensor:
+    return (scale > 0) & scale.isfinite()
+
+
 def load_scales(path: Path, model: Any) -> Scales:
     """Read the scales of a base model's inputs.
 
@@ -236,7 +243,7 @@ def load_scales(path: Path, model: Any) -> Scales:
     for name, layers in linear_inputs(model):
         width = getattr(*layers[0]).in_features
         scale, zero = tensors.get(f"{name}.scale"), tensors.get(f"{name}.zero")
-        if scale is None or zero is None or scale.shape != (width,) or not bool((scale > 0).all()):
+        if scale is None or zero is None or scale.shape != (width,) or not bool(_usable(scale).all()):
             raise ValueError(f"{path} has no scales for the {width} channels of {name}: it is of another model")
         scales[name] = ActivationScale(scale.float(), int(zero))
     return scales

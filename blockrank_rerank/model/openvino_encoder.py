@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import openvino
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from blockrank_rerank.model.layout import Layout, RequestBounds
@@ -19,6 +19,12 @@ from blockrank_rerank.system.forks import ForkLock
 
 BATCH_TOKENS, LEAST_BATCH_TOKENS = 1024, 256
 """Padded tokens of a batch: where there are more threads than such batches, the lower number."""
+
+ROW_MULTIPLE = 16
+"""Rows are padded to multiples of it: other lengths have other last bits, which 8 bits round to other steps."""
+
+KEPT_SHAPES = 16
+"""Shapes of batches for which OpenVINO keeps what it compiled; by default it keeps megabytes of each it ever saw."""
 
 PRECISIONS = {torch.float32: "f32", torch.bfloat16: "bf16"}
 """What OpenVINO computes in beside the products in 8 bits, by the dtype of the model."""
@@ -70,6 +76,7 @@ class OpenVinoEncoder:
             "INFERENCE_PRECISION_HINT": PRECISIONS[self._dtype],
             # Pinned threads of several processes would share the same few cores.
             "ENABLE_CPU_PINNING": False,
+            "CPU_RUNTIME_CACHE_CAPACITY": KEPT_SHAPES,
         }
         compiled = openvino.Core().compile_model(encoder_graph(self._model), "CPU", properties)
         return [compiled.create_infer_request() for _ in range(threads)]
@@ -90,15 +97,22 @@ class OpenVinoEncoder:
         running: deque[tuple[Any, Tensor, Tensor]] = deque()
         with self._lock:
             requests = self._requests()
-            for number, rows in enumerate(_batches(layout, len(requests))):
-                if len(running) == len(requests):
-                    _collect(states, *running.popleft())
-                request = requests[number % len(requests)]
-                tokens, kept, mask = _padded(rows)
-                request.start_async([embeddings[tokens].float().numpy(), mask.numpy()])
-                running.append((request, tokens, kept))
-            while running:
-                _collect(states, *running.popleft())
+            try:
+                for number, rows in enumerate(_batches(layout, len(requests))):
+                    if len(running) == len(requests):
+                        _collect(states, *running[0])
+                        running.popleft()
+                    request = requests[number % len(requests)]
+                    tokens, kept, mask = _padded(rows)
+                    request.start_async([embeddings[tokens].float().numpy(), mask.numpy()])
+                    running.append((request, tokens, kept))
+                while running:
+                    _collect(states, *running[0])
+                    running.popleft()
+            finally:
+                # Whatever interrupts it: the next pass asks the same requests.
+                for request, *_ in running:
+                    request.wait()
         return states
 
 
@@ -135,6 +149,7 @@ def _rows(request: RequestBounds) -> Iterator[Row]:
 def _padded(rows: list[Row]) -> tuple[Tensor, Tensor, Tensor]:
     """Packed places ``[B, L]`` of the tokens of rows, which of them to keep, and the mask, ``[B, 1, L, L]`` fp32."""
     tokens = pad_sequence([torch.tensor(row.tokens) for row in rows], batch_first=True)
+    tokens = nn.functional.pad(tokens, (0, -tokens.shape[1] % ROW_MULTIPLE))
     places = torch.arange(tokens.shape[1])
     lengths = torch.tensor([row.length for row in rows])[:, None]
     instructions = torch.tensor([row.instruction[1] - row.instruction[0] for row in rows])[:, None]

@@ -204,6 +204,11 @@ class Options:
             raise ValueError("prune cannot go together with cache or store, which keep the states of every document")
         if self.prune and self.quantization == "int8":
             raise ValueError("prune cannot go together with quantization int8, which computes all layers at one time")
+        if self.attention != "auto" and self.quantization == "int8":
+            raise ValueError(
+                f"attention {self.attention} cannot go together with quantization int8, which computes all layers by "
+                "OpenVINO; leave attention auto"
+            )
         if self.cache_device is not None and self.cache is None:
             raise ValueError(
                 f'cache_device is where a cache lies, got {self.cache_device!r} without one; pass cache="2GB"'

@@ -68,3 +68,14 @@ def test_sums_of_a_view_and_of_nothing_are_those_of_its_values():
     assert sums(weight.T) == sums(weight.T.contiguous())
     assert sums(weight.flatten()[1:]) == sums(weight.flatten()[1:].clone())
     assert sums(torch.empty(0, 3)) == b"weight torch.float32 [0, 3]" + bytes(8)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_two_signs_do_not_cancel_in_the_sums(dtype):
+    weights = torch.randn(64, 64).to(dtype)
+    flipped = weights.clone()
+    flipped[:, [1, 3]] *= -1
+    assert sums(weights) != sums(flipped)
+    flipped = weights.clone()
+    flipped[5, 7], flipped[9, 11] = -flipped[5, 7], -flipped[9, 11]
+    assert sums(weights) != sums(flipped)

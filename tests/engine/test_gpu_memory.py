@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from weakref import WeakValueDictionary
 
 import pytest
@@ -112,6 +113,22 @@ def test_pruning_a_cache_and_explanations_go_on_too(folder, small_gpu):
     assert len(failures) >= 2
     for got, wanted in zip(load(folder).explain(QUERY, DOCUMENTS[:15]), explained, strict=True):
         assert [word.weight for word in got.words] == pytest.approx([word.weight for word in wanted.words], abs=1e-5)
+
+
+def test_preparing_in_many_groups_halves_the_budget_once(folder, small_gpu):
+    failures, ranker = small_gpu(), load(folder)
+    whole = ranker.engine.prompt.encode(QUERY, DOCUMENTS).num_tokens
+    ranker.engine.budget = replace(ranker.engine.budget, most_tokens=int(0.8 * whole))  # of which 0.6 fit
+    ranker.prepare(DOCUMENTS * 4)
+    assert len(failures) == 1
+    assert ranker.engine.budget.tokens >= 0.3 * whole
+
+
+def test_survivors_of_pruning_that_do_not_fit_go_on_with_half_the_budget(folder, small_gpu):
+    expected = load(folder, prune={1: 110}).rank(QUERY, DOCUMENTS)
+    failures = small_gpu()
+    assert_same(load(folder, prune={1: 110}).rank(QUERY, DOCUMENTS), expected)
+    assert len(failures) >= 2
 
 
 def test_what_does_not_fit_half_the_budget_either_is_an_error(folder, small_gpu):

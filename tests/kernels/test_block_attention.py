@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from blockrank_kernels import Segments, block_attention
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from tests.kernels.conftest import assert_no_worse_than_eager, pack, random_qkv
+
+hypothesis = pytest.importorskip("hypothesis", reason="draws its cases")
+given, settings, st = hypothesis.given, hypothesis.settings, hypothesis.strategies
 
 PACKS = {
     "inst37-docs4-q23": [(37, [5, 90, 33, 34], 23)],

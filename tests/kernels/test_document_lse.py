@@ -6,11 +6,12 @@ import pytest
 import torch
 from blockrank_kernels import document_lse
 from blockrank_kernels.document_lse import sdpa
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.kernels.conftest import assert_no_worse_than_eager
+
+hypothesis = pytest.importorskip("hypothesis", reason="draws its cases")
+given, settings, st = hypothesis.given, hypothesis.settings, hypothesis.strategies
 
 
 def inputs(lengths, signals=2, heads=(6, 2), dim=16, dtype=torch.float32, seed=0):

@@ -5,11 +5,13 @@ from __future__ import annotations
 import multiprocessing
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from blockrank_rerank import BlockRankReranker
+from blockrank_rerank.formats import read_documents
 from blockrank_rerank.model import devices
 from blockrank_rerank.model.int8 import (
     SCALES_NAME,
@@ -24,6 +26,7 @@ from blockrank_rerank.text.prompt import EncodedRequest
 from tests.states.test_prepared import DOCUMENTS, QUERIES, assert_same, save_ranker
 from tests.tiny_models import BERT_CONFIG, CONFIG
 
+CORPUS = Path(__file__).parents[2] / "examples/data/medquad-sample/corpus.jsonl"
 TOLERANCE = 5e-3
 """A value near the middle of two steps may be rounded to either."""
 
@@ -189,6 +192,27 @@ def test_documents_are_independent_and_can_be_prepared(folder):
         assert {one.index: one.raw_score for one in together} == pytest.approx(alone, abs=TOLERANCE)
 
 
+def test_a_document_has_the_same_score_alone_and_in_a_list_of_the_default_model():
+    needs_openvino()
+    ranker = load("default")
+    documents = [document.text for document in read_documents(CORPUS)[:40]]
+    together = {found.index: found.raw_score for found in ranker.rank(QUERIES[0], documents)}
+    for index in (6, 37, 38, 39):  # padding to any length gives two of them other steps
+        (alone,) = ranker.rank(QUERIES[0], [documents[index]])
+        assert alone.raw_score == pytest.approx(together[index], abs=1e-4)
+
+
+def test_an_interrupt_leaves_nothing_running(folder, monkeypatch):
+    needs_openvino()
+    ranker, module = load(folder), openvino_encoder()
+    expected, collect = ranker.rank(QUERIES[0], DOCUMENTS), module._collect
+    monkeypatch.setattr(module, "_collect", lambda *given: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        ranker.rank(QUERIES[0], DOCUMENTS)
+    monkeypatch.setattr(module, "_collect", collect)
+    assert_same(ranker.rank(QUERIES[0], DOCUMENTS), expected)
+
+
 def test_words_can_be_explained(folder):
     needs_openvino()
     explained = load(folder).explain(QUERIES[0], DOCUMENTS)
@@ -271,6 +295,11 @@ def test_a_model_without_scales(tmp_path):
     needs_openvino()
     save_ranker(tmp_path, "bert", BERT_CONFIG)
     refused(tmp_path, FileNotFoundError, r"has no activation_scales.safetensors; .*python -m recipes.activation_scales")
+
+
+def test_a_named_attention(folder):
+    with pytest.raises(ValueError, match=r"attention reference cannot go together with quantization int8"):
+        load(folder, attention="reference")
 
 
 def test_pruning():
