@@ -38,7 +38,7 @@ def serve(
             "--max-waiting",
             min=1,
             rich_help_panel=LIMITS_PANEL,
-            help="Requests in the queue; one more is answered 429.",
+            help="Requests in the queue, half of them of one client; one more is answered 429.",
         ),
     ] = 256,
     timeout: Annotated[

@@ -16,9 +16,9 @@ class ServerLimits:
     body_bytes : int
         Most bytes of a request's body.
     waiting : int
-        Most requests that wait for the model; one more is answered 429.
+        Most requests that wait for the model; one more is answered 429. One client may have half of them.
     seconds : float
-        Longest time from a request to its answer; one that takes longer is answered 504.
+        Longest time from a request to its answer; one that takes longer is answered 504, or 408 where its body does.
 
     Raises
     ------

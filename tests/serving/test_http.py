@@ -305,7 +305,7 @@ def waiting(address):
 
 
 def test_too_many_requests_are_told_when_to_come_back_and_the_others_are_answered(ranker, held):
-    with on_loopback(create_app(ranker, ServerLimits(waiting=2))) as address, ThreadPoolExecutor(3) as pool:
+    with on_loopback(create_app(ranker, ServerLimits(waiting=4))) as address, ThreadPoolExecutor(3) as pool:
 
         def post():
             return httpx.post(f"{address}/v2/rerank", json=BODY, timeout=120)
@@ -318,6 +318,7 @@ def test_too_many_requests_are_told_when_to_come_back_and_the_others_are_answere
         assert refused.status_code == 429
         assert int(refused.headers["retry-after"]) >= 1
         assert refused.json()["error_type"] == "Overloaded"
+        assert "2 requests of this client are waiting" in refused.json()["error"]
         held.go.set()
         assert [answer.result().status_code for answer in accepted] == [200, 200, 200]
 
