@@ -111,6 +111,7 @@ def _add_information(app: FastAPI, service: Service, metrics: Metrics) -> None:
     }  # fmt: skip
     for path, page in pages.items():
         app.add_api_route(path, page, methods=["GET"], response_model=None)
+        app.add_api_route(path, page, methods=["HEAD"], response_model=None, include_in_schema=False)
 
 
 async def _answer_error(request: Request, error: Exception) -> Response:

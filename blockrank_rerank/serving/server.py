@@ -46,10 +46,7 @@ def serve(
         load(ranker)
         address, number = listener.getsockname()[:2]
         log("start", url=f"http://{f'[{address}]' if ':' in address else address}:{number}", key=api_key is not None)
-        try:
-            uvicorn.Server(config_of(create_app(ranker, limits, api_key), limits)).run(sockets=[listener])
-        finally:  # uvicorn raises the signal again that has ended it
-            log("stop")
+        uvicorn.Server(config_of(create_app(ranker, limits, api_key), limits)).run(sockets=[listener])
 
 
 def config_of(app: FastAPI, limits: ServerLimits) -> uvicorn.Config:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Protocol
 
 from fastapi import Request, Response
@@ -51,6 +52,8 @@ class Service:
     def __init__(self, ranker: BlockRankReranker, limits: ServerLimits, metrics: Metrics) -> None:
         self.ranker, self.limits, self._metrics = ranker, limits, metrics
         self.score_type: ScoreType = "probability" if ranker.config.abstention else "share"
+        # Of a local folder only the name is told: where it lies is no business of clients.
+        self.model = Path(ranker.model).resolve().name if Path(ranker.model).is_dir() else ranker.model
         self._scheduler: Scheduler | None = None
         folder = ranker.lookup.folder if ranker.lookup is not None else None
         self._stored = StoredDocuments(folder) if folder is not None else None
@@ -66,6 +69,8 @@ class Service:
         """Rank what was taken, and take nothing more."""
         if self._scheduler is not None:
             self._scheduler.close()
+            # Here, as uvicorn raises the signal again that has ended it.
+            log("stop")
 
     @property
     def is_ready(self) -> bool:
@@ -92,7 +97,7 @@ class Service:
             for name, value in self._count(ranking).items():
                 set_attribute(f"blockrank.{name}", value)
                 record.facts[name] = value
-        answer = body.answer(ranking, self.score_type, self.ranker.model, record.request_id)
+        answer = body.answer(ranking, self.score_type, self.model, record.request_id)
         # A thread has a stack as short as any, so that what was nested as deep as can be read can be written.
         return await asyncio.to_thread(json_response, answer)
 
@@ -100,7 +105,7 @@ class Service:
         """What the server is, with the names of text-embeddings-inference where it has them."""
         engine, config, limits = self.ranker.engine, self.ranker.config, self.limits
         return {
-            "model_id": self.ranker.model,
+            "model_id": self.model,
             "model_sha": None,
             "model_dtype": str(engine.dtype).removeprefix("torch."),
             "model_type": {"reranker": {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}},
@@ -119,7 +124,7 @@ class Service:
 
     def model_card(self) -> dict[str, Any]:
         """The model as OpenAI's list of models has it."""
-        return {"id": self.ranker.model, "object": "model", "created": 0, "owned_by": "blockrank-rerank"}
+        return {"id": self.model, "object": "model", "created": 0, "owned_by": "blockrank-rerank"}
 
     async def _ranking(self, wanted: RankRequest, http: Request, record: Record) -> Ranking:
         scheduler = self._scheduler

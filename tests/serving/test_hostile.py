@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import socket
 import threading
+from dataclasses import replace
+from typing import ClassVar
 from urllib.parse import urlsplit
 
 import pytest
@@ -15,12 +17,15 @@ pytest.importorskip("prometheus_client", reason="needs the serve extra")
 from pydantic import TypeAdapter, ValidationError
 from starlette.testclient import TestClient
 
+from blockrank_rerank.ranking.results import RankedDocument
+from blockrank_rerank.serving import log as log_module
 from blockrank_rerank.serving import scheduler as scheduler_module
+from blockrank_rerank.serving import tracing
 from blockrank_rerank.serving.app import create_app
 from blockrank_rerank.serving.limits import ServerLimits
 from blockrank_rerank.serving.protocols.nvidia import NvidiaRequest
 from blockrank_rerank.serving.protocols.tei import TeiOrRerankRequest
-from blockrank_rerank.serving.scheduler import Overloaded, Scheduler
+from blockrank_rerank.serving.scheduler import Closed, Job, Lane, Overloaded, Scheduler
 from blockrank_rerank.serving.turn import Ranking, RankRequest
 from tests.serving.conftest import DOCUMENTS, QUERY, on_loopback
 
@@ -124,3 +129,58 @@ def test_a_document_that_is_nested_deep_makes_no_server_fail(client):
         content = f'{{"query": "blood", "documents": [{{"text": "a", "x": {nested}}}], "return_documents": true}}'
         answer = client.post("/v2/rerank", content=content, headers={"Content-Type": "application/json"})
         assert answer.status_code in (200, 400, 422), (depth, answer.status_code)
+
+
+def test_what_comes_while_a_lane_closes_is_refused_and_not_lost():
+    lane = Lane("closing", 1, lambda jobs: None)
+    lane.close()
+    with pytest.raises(Closed):
+        lane.push(Job(RankRequest(QUERY, DOCUMENTS), "late", 1))
+
+
+def test_a_log_that_nobody_reads_keeps_no_client_from_its_answer(ranker, monkeypatch):
+    def print_line(text, *, error=False):
+        raise BrokenPipeError
+
+    monkeypatch.setattr(log_module, "print_line", print_line)
+    with TestClient(create_app(ranker)) as client:
+        assert client.post("/v2/rerank", json=BODY).status_code == 200
+
+
+def test_a_key_may_have_any_characters(ranker):
+    with TestClient(create_app(ranker, api_key="schlüssel")) as client:
+        assert client.get("/info", headers={"Authorization": "Bearer schlüssel".encode()}).status_code == 200
+
+
+@pytest.mark.parametrize("score_type", ["probability", "share"])
+def test_passages_that_were_dropped_early_have_no_higher_logit_than_the_others(score_type):
+    best = RankedDocument(index=0, score=0.9, raw_score=0.6, probability=0.65, text="a", truncated=False)
+    dropped = RankedDocument(index=1, score=0.1, raw_score=6.6, text="b", truncated=False, pruned=True)
+    if score_type == "share":
+        best = replace(best, probability=None)
+    form = NvidiaRequest.model_validate({"query": {"text": QUERY}, "passages": [{"text": "a"}, {"text": "b"}]})
+    answer = form.answer(Ranking([best, dropped], 1), score_type, "any", "1")
+    assert [row["index"] for row in answer["rankings"]] == [0, 1]
+    assert answer["rankings"][0]["logit"] >= answer["rankings"][1]["logit"]
+
+
+def test_a_span_of_what_failed_says_so_without_the_message(monkeypatch):
+    trace = pytest.importorskip("opentelemetry.trace", reason="needs OpenTelemetry's API")
+
+    class Span(trace.NonRecordingSpan):
+        statuses: ClassVar = []
+
+        def is_recording(self):
+            return True
+
+        def set_status(self, status, description=None):
+            self.statuses.append((status, description))
+
+    class Tracer(trace.NoOpTracer):
+        def start_as_current_span(self, name, context=None, **wishes):
+            return trace.use_span(Span(trace.INVALID_SPAN_CONTEXT), **wishes)
+
+    monkeypatch.setattr(tracing.trace, "get_tracer", lambda name: Tracer())
+    with pytest.raises(ValueError, match="some text"), tracing.rerank_span({}):
+        raise ValueError("some text")
+    assert Span.statuses == [(trace.StatusCode.ERROR, None)]

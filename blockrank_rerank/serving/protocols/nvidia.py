@@ -36,6 +36,8 @@ class NvidiaRequest(BaseModel):
 
     def answer(self, ranking: Ranking, score_type: ScoreType, model: str, request_id: str) -> dict[str, Any]:
         """The answer, best passage first: log-odds of probabilities, or raw scores of a model without."""
-        return {
-            "rankings": [{"index": row.ranked.index, "logit": logit(row.ranked)} for row in rows(ranking, score_type)]
-        }
+        if score_type == "probability":
+            logits = [(row.ranked.index, logit(row.score)) for row in rows(ranking, score_type)]
+        else:
+            logits = [(row.ranked.index, row.score) for row in rows(ranking, "raw")]
+        return {"rankings": [{"index": index, "logit": score} for index, score in logits]}
