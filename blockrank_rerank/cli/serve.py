@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import Annotated
 
 import typer
@@ -38,7 +39,7 @@ def serve(
             "--max-waiting",
             min=1,
             rich_help_panel=LIMITS_PANEL,
-            help="Requests in the queue; one more is answered 429.",
+            help="Requests in the queue, half of them of one client; one more is answered 429.",
         ),
     ] = 256,
     timeout: Annotated[
@@ -78,5 +79,7 @@ def _key(variable: str | None) -> str | None:
         return None
     key = os.environ.get(variable, "").strip()
     if not key:
-        raise ValueError(f"--api-key-env must name an environment variable that holds a key, and {variable} is empty")
+        # What looks like no name of a variable may be the key itself.
+        named = variable if re.fullmatch("[A-Z_][A-Z0-9_]*", variable) else "what it names"
+        raise ValueError(f"--api-key-env must name an environment variable that holds a key, and {named} is empty")
     return key

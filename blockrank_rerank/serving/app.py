@@ -58,7 +58,7 @@ def create_app(ranker: BlockRankReranker, limits: ServerLimits | None = None, ap
     app.add_exception_handler(HTTPException, _answer_error)
     app.add_exception_handler(RequestValidationError, _answer_error)
     paths = [route.path for route in app.routes if isinstance(route, Route)]
-    app.add_middleware(Gate, key=api_key, open_paths=OPEN_PATHS, max_bytes=limits.body_bytes)
+    app.add_middleware(Gate, key=api_key, open_paths=OPEN_PATHS, limits=limits)
     app.add_middleware(Observed, metrics=metrics, paths=paths)
     return app
 
@@ -111,6 +111,7 @@ def _add_information(app: FastAPI, service: Service, metrics: Metrics) -> None:
     }  # fmt: skip
     for path, page in pages.items():
         app.add_api_route(path, page, methods=["GET"], response_model=None)
+        app.add_api_route(path, page, methods=["HEAD"], response_model=None, include_in_schema=False)
 
 
 async def _answer_error(request: Request, error: Exception) -> Response:

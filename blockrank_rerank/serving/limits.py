@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 
@@ -16,14 +17,14 @@ class ServerLimits:
     body_bytes : int
         Most bytes of a request's body.
     waiting : int
-        Most requests that wait for the model; one more is answered 429.
+        Most requests that wait for the model; one more is answered 429. One client may have half of them.
     seconds : float
-        Longest time from a request to its answer; one that takes longer is answered 504.
+        Longest time from a request to its answer; one that takes longer is answered 504, or 408 where its body does.
 
     Raises
     ------
     ValueError
-        For what is not above 0.
+        For what is not above 0, or is infinite.
     """
 
     documents: int = 1000
@@ -34,5 +35,5 @@ class ServerLimits:
     def __post_init__(self) -> None:
         """Check every value."""
         for name, value in vars(self).items():
-            if not value > 0:
-                raise ValueError(f"{name} must be above 0, got {value!r}")
+            if not 0 < value < math.inf:
+                raise ValueError(f"{name} must be above 0 and finite, got {value!r}")

@@ -7,7 +7,7 @@ import logging
 import traceback
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,13 @@ from blockrank_rerank.ranking.terminal import print_line
 
 
 def log(event: str, level: str = "info", **facts: Any) -> None:
-    """Write one line; facts that are None are left out."""
+    """Write one line, where stderr takes it; facts that are None are left out."""
     time = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
     known = {name: value for name, value in facts.items() if value is not None}
-    print_line(json.dumps({"time": time, "level": level, "event": event, **known}), error=True)
+    line = json.dumps({"time": time, "level": level, "event": event, **known})
+    # Who reads the log may be gone; clients are answered all the same.
+    with suppress(OSError):
+        print_line(line, error=True)
 
 
 def fault(error: BaseException) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import re
 import uuid
@@ -15,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from blockrank_rerank.serving.answer import json_response
 from blockrank_rerank.serving.errors import ApiError
+from blockrank_rerank.serving.limits import ServerLimits
 from blockrank_rerank.serving.log import fault, log
 from blockrank_rerank.serving.metrics import Metrics
 
@@ -32,10 +34,17 @@ class Record:
         The client's own, or a new one.
     facts : dict
         Numbers that whoever answers adds.
+    started : float
+        When it came, by the monotonic clock.
     """
 
     request_id: str
     facts: dict[str, Any] = field(default_factory=dict)
+    started: float = field(default_factory=monotonic)
+
+    def left(self, seconds: float) -> float:
+        """How many of the seconds that it may take are left."""
+        return max(self.started + seconds - monotonic(), 0.0)
 
 
 def record_of(scope: MutableMapping[str, Any]) -> Record:
@@ -57,7 +66,7 @@ class Observed:
             return
         given = Headers(scope=scope).get(ID_HEADER, "")
         record = scope["blockrank_record"] = Record(given if _ID.fullmatch(given) else uuid.uuid4().hex)
-        started, status = monotonic(), 499  # nginx's: the client went away before it was answered
+        status = 499  # nginx's: the client went away before it was answered
 
         async def tell(message: Message) -> None:
             nonlocal status
@@ -74,7 +83,7 @@ class Observed:
             if status == 499:
                 await json_response(*_unforeseen())(scope, receive, tell)
         finally:
-            self._note(scope, record, status, monotonic() - started)
+            self._note(scope, record, status, monotonic() - record.started)
 
     def _note(self, scope: Scope, record: Record, status: int, seconds: float) -> None:
         path = scope["path"] if scope["path"] in self._paths else "other"
@@ -92,7 +101,7 @@ class Observed:
 
 
 class Gate:
-    """Refuses requests without the key, and bodies that are too large.
+    """Refuses requests without the key, and bodies that are too large or too slow.
 
     Parameters
     ----------
@@ -102,12 +111,12 @@ class Gate:
         What ``Authorization: Bearer`` must hold.
     open_paths : collection of str
         Pages that need no key.
-    max_bytes : int
-        Of a body.
+    limits : ServerLimits
+        Of a body: its bytes, and the seconds within which it must be there.
     """
 
-    def __init__(self, app: ASGIApp, key: str | None, open_paths: Collection[str], max_bytes: int) -> None:
-        self._app, self._open, self._max_bytes = app, frozenset(open_paths), max_bytes
+    def __init__(self, app: ASGIApp, key: str | None, open_paths: Collection[str], limits: ServerLimits) -> None:
+        self._app, self._open, self._limits = app, frozenset(open_paths), limits
         self._expected = None if key is None else f"Bearer {key}".encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -121,30 +130,41 @@ class Gate:
             await json_response(refusal.body, 401, {"WWW-Authenticate": "Bearer"})(scope, receive, send)
             return
         declared = headers.get("content-length", "0")
-        if declared.isdecimal() and len(declared) < 20 and int(declared) > self._max_bytes:
+        if declared.isdecimal() and len(declared) < 20 and int(declared) > self._limits.body_bytes:
             await json_response(self._too_large().body, 413)(scope, receive, send)
             return
-        await self._app(scope, self._counted(receive), send)
+        await self._app(scope, self._limited(receive, record_of(scope)), send)
 
     def _lets_in(self, path: str, headers: Headers) -> bool:
-        given = headers.get("authorization", "").encode("utf-8", "surrogateescape")
+        given = headers.get("authorization", "").encode("latin-1")  # the bytes as they came
         return self._expected is None or path in self._open or hmac.compare_digest(given, self._expected)
 
-    def _counted(self, receive: Receive) -> Receive:
-        received = 0
+    def _limited(self, receive: Receive, record: Record) -> Receive:
+        received, is_whole = 0, False
 
-        async def counted() -> Message:
-            nonlocal received
-            message = await receive()
+        async def limited() -> Message:
+            nonlocal received, is_whole
+            if is_whole:  # what comes now is the client's leaving
+                return await receive()
+            try:
+                message = await asyncio.wait_for(receive(), record.left(self._limits.seconds))
+            except asyncio.TimeoutError as error:
+                raise self._too_slow() from error
             received += len(message.get("body", b""))
-            if received > self._max_bytes:
+            if received > self._limits.body_bytes:
                 raise self._too_large()
+            is_whole = not message.get("more_body", False)
             return message
 
-        return counted
+        return limited
 
     def _too_large(self) -> ApiError:
-        return ApiError(413, f"body must have at most {self._max_bytes} bytes (--max-body)")
+        return ApiError(413, f"body must have at most {self._limits.body_bytes} bytes (--max-body)")
+
+    def _too_slow(self) -> ApiError:
+        message = f"body must be there within {self._limits.seconds:g} s (--timeout)"
+        # What comes of it later is not read.
+        return ApiError(408, message, headers={"Connection": "close"})
 
 
 def _unforeseen() -> tuple[dict[str, Any], int]:

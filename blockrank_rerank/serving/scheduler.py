@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -15,19 +16,20 @@ from blockrank_rerank.serving.fair_queue import FairQueue
 from blockrank_rerank.serving.turn import Ranking, RankRequest, pass_cost, rank_together
 
 LONGEST_RETRY_S = 60
+CLOSING = "the server is shutting down"
 
 
 class Overloaded(Exception):
-    """As many requests wait as may.
+    """As many requests wait as may, of all clients or of this one.
 
     Attributes
     ----------
     retry_after_s : int
-        When about half of them will be done, at the speed of late.
+        When about half of all that wait will be done, at the speed of late.
     """
 
-    def __init__(self, waiting: int, retry_after_s: int) -> None:
-        super().__init__(f"{waiting} requests are waiting, as many as may; try again in {retry_after_s} s")
+    def __init__(self, waiting: str, retry_after_s: int) -> None:
+        super().__init__(f"{waiting} are waiting, as many as may; try again in {retry_after_s} s")
         self.retry_after_s = retry_after_s
 
 
@@ -62,6 +64,7 @@ class Lane:
     def __init__(self, name: str, turn_cost: float, rank: Callable[[Sequence[Job]], None]) -> None:
         self._turn_cost, self._rank = turn_cost, rank
         self._queue: FairQueue[Job] = FairQueue()
+        self._clients = Counter[Hashable]()
         self._changed = Condition()
         self._closed = False
         self._thread = Thread(target=self._run, name=f"blockrank-{name}", daemon=True)
@@ -73,6 +76,11 @@ class Lane:
         with self._changed:
             return len(self._queue)
 
+    def waiting_of(self, client: Hashable) -> int:
+        """Requests of one client that wait."""
+        with self._changed:
+            return self._clients[client]
+
     @property
     def cost(self) -> float:
         """Of those that wait."""
@@ -80,15 +88,19 @@ class Lane:
             return self._queue.cost
 
     def push(self, job: Job) -> None:
-        """Let a job wait for its turn."""
+        """Let a job wait for its turn; raises Closed after :meth:`close`, when nobody would take it."""
         with self._changed:
+            if self._closed:
+                raise Closed(CLOSING)
             self._queue.push(job.client, job.cost, job)
+            self._clients[job.client] += 1
             self._changed.notify()
 
     def remove(self, job: Job) -> None:
         """Let a job wait no longer."""
         with self._changed:
-            self._queue.remove(job)
+            if self._queue.remove(job):
+                self._left([job])
 
     def close(self) -> None:
         """Rank what waits, and end the thread."""
@@ -102,13 +114,18 @@ class Lane:
             with self._changed:
                 self._changed.wait_for(lambda: len(self._queue) or self._closed)
                 jobs = self._queue.take(self._turn_cost)
+                self._left(jobs)
             if not jobs:
                 return
-            started = monotonic()
-            for job in jobs:
-                job.waited_s = started - job.arrived
             # A future that was cancelled in this moment is not to be set.
             self._rank([job for job in jobs if job.future.set_running_or_notify_cancel()])
+
+    def _left(self, jobs: Sequence[Job]) -> None:
+        """Note that jobs are in the queue no longer."""
+        now = monotonic()
+        for job in jobs:
+            job.waited_s = now - job.arrived
+        self._clients -= Counter(job.client for job in jobs)  # those with none are forgotten
 
 
 class Scheduler:
@@ -122,7 +139,7 @@ class Scheduler:
     ranker : BlockRankReranker
         Ranks.
     max_waiting : int
-        Requests that may wait, at least 1.
+        Requests that may wait, at least 1; those of one client take half of the places at most.
     """
 
     def __init__(self, ranker: BlockRankReranker, max_waiting: int) -> None:
@@ -156,16 +173,13 @@ class Scheduler:
         Raises
         ------
         Overloaded
-            Where too many wait.
+            Where too many wait, of all clients or of this one.
         Closed
             After :meth:`close`.
         """
         if self._closed:
-            raise Closed("the server is shutting down")
-        waiting = self.waiting
-        if waiting >= self.max_waiting:
-            seconds = (self._short.cost + self._long.cost) / self._speed / 2
-            raise Overloaded(waiting, min(max(math.ceil(seconds), 1), LONGEST_RETRY_S))
+            raise Closed(CLOSING)
+        self._check_room(client)
         job = Job(request, client, request.cost(self.ranker))
         self._lane(job).push(job)
         return job
@@ -181,6 +195,15 @@ class Scheduler:
         self._closed = True
         self._short.close()
         self._long.close()
+
+    def _check_room(self, client: Hashable) -> None:
+        waiting, own = self.waiting, self._short.waiting_of(client) + self._long.waiting_of(client)
+        # One client alone leaves places for others.
+        if waiting < self.max_waiting and own < math.ceil(self.max_waiting / 2):
+            return
+        seconds = (self._short.cost + self._long.cost) / self._speed / 2
+        who = f"{waiting} requests" if waiting >= self.max_waiting else f"{own} requests of this client"
+        raise Overloaded(who, min(max(math.ceil(seconds), 1), LONGEST_RETRY_S))
 
     def _lane(self, job: Job) -> Lane:
         return self._long if job.cost > self._turn_cost else self._short

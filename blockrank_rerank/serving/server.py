@@ -6,13 +6,18 @@ import math
 import socket
 
 import uvicorn
+from fastapi import FastAPI
 
 from blockrank_rerank.reranker import BlockRankReranker
 from blockrank_rerank.serving.app import create_app
 from blockrank_rerank.serving.limits import ServerLimits
 from blockrank_rerank.serving.log import log, logged_lines
+from blockrank_rerank.serving.service import load
 
 BACKLOG = 2048
+
+OTHER_CONNECTIONS = 512
+"""That may be open beside those whose requests wait: idle ones, and bodies on their way."""
 
 
 def serve(
@@ -38,26 +43,23 @@ def serve(
     """
     limits = limits or ServerLimits()
     with _listener(host, port) as listener, logged_lines():
-        _load(ranker)
+        load(ranker)
         address, number = listener.getsockname()[:2]
         log("start", url=f"http://{f'[{address}]' if ':' in address else address}:{number}", key=api_key is not None)
-        config = uvicorn.Config(
-            create_app(ranker, limits, api_key),
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            backlog=BACKLOG,
-            timeout_graceful_shutdown=math.ceil(limits.seconds),
-        )
-        uvicorn.Server(config).run(sockets=[listener])
-        log("stop")
+        uvicorn.Server(config_of(create_app(ranker, limits, api_key), limits)).run(sockets=[listener])
 
 
-def _load(ranker: BlockRankReranker) -> None:
-    """Read model and store now, so that what is wrong with them is told before anybody asks."""
-    engine = ranker.engine
-    if ranker.lookup is not None:
-        ranker.lookup.knows("", engine)
+def config_of(app: FastAPI, limits: ServerLimits) -> uvicorn.Config:
+    """How uvicorn runs an application within limits."""
+    return uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        backlog=BACKLOG,
+        limit_concurrency=limits.waiting + OTHER_CONNECTIONS,
+        timeout_graceful_shutdown=math.ceil(limits.seconds),
+    )
 
 
 def _listener(host: str, port: int) -> socket.socket:

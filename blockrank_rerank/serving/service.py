@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import CancelledError
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Protocol
 
 from fastapi import Request, Response
 
 from blockrank_rerank import __version__
+from blockrank_rerank.errors import DocumentError
 from blockrank_rerank.ranking.score_type import ScoreType
 from blockrank_rerank.reranker import BlockRankReranker
 from blockrank_rerank.serving.answer import json_response
@@ -20,7 +24,7 @@ from blockrank_rerank.serving.metrics import Metrics
 from blockrank_rerank.serving.middleware import Record, record_of
 from blockrank_rerank.serving.scheduler import Closed, Job, Overloaded, Scheduler
 from blockrank_rerank.serving.tracing import rerank_span
-from blockrank_rerank.serving.turn import Ranking, RankRequest
+from blockrank_rerank.serving.turn import Ranking, RankRequest, Refused
 from blockrank_rerank.states.stored_documents import StoredDocuments
 
 
@@ -32,7 +36,7 @@ class RequestForm(Protocol):
         """Documents to rank."""
 
     def rank_request(self, stored: StoredDocuments | None) -> RankRequest:
-        """What to rank, with texts of the store for ids; raises TypeError and ValueError for what cannot be."""
+        """What to rank, with texts of the store for ids; raises Refused for what cannot be."""
 
     def answer(self, ranking: Ranking, score_type: ScoreType, model: str, request_id: str) -> Any:
         """The answer, as JSON has it."""
@@ -48,12 +52,15 @@ class Service:
     def __init__(self, ranker: BlockRankReranker, limits: ServerLimits, metrics: Metrics) -> None:
         self.ranker, self.limits, self._metrics = ranker, limits, metrics
         self.score_type: ScoreType = "probability" if ranker.config.abstention else "share"
+        # Of a local folder only the name is told: where it lies is no business of clients.
+        self.model = Path(ranker.model).resolve().name if Path(ranker.model).is_dir() else ranker.model
         self._scheduler: Scheduler | None = None
         folder = ranker.lookup.folder if ranker.lookup is not None else None
         self._stored = StoredDocuments(folder) if folder is not None else None
 
     def start(self) -> None:
-        """Load the model and take requests."""
+        """Load the model, open the store and take requests."""
+        load(self.ranker)
         self._scheduler = Scheduler(self.ranker, self.limits.waiting)
         self._metrics.watch(self._scheduler)
         log("ready", model=self.ranker.model, device=str(self.ranker.device), score=self.score_type)
@@ -62,6 +69,8 @@ class Service:
         """Rank what was taken, and take nothing more."""
         if self._scheduler is not None:
             self._scheduler.close()
+            # Here, as uvicorn raises the signal again that has ended it.
+            log("stop")
 
     @property
     def is_ready(self) -> bool:
@@ -80,23 +89,23 @@ class Service:
         if body.num_documents > self.limits.documents:
             most = self.limits.documents
             raise ApiError(413, f"{body.num_documents} documents, more than the {most} of a request (--max-documents)")
-        try:
+        with _told_apart(record):
             # Texts of a store are read from the disk.
             wanted = await asyncio.to_thread(body.rank_request, self._stored)
-        except (TypeError, ValueError) as error:
-            raise refused(error) from error
         with rerank_span(http.headers) as set_attribute:
             ranking = await self._ranking(wanted, http, record)
             for name, value in self._count(ranking).items():
                 set_attribute(f"blockrank.{name}", value)
                 record.facts[name] = value
-        return json_response(body.answer(ranking, self.score_type, self.ranker.model, record.request_id))
+        answer = body.answer(ranking, self.score_type, self.model, record.request_id)
+        # A thread has a stack as short as any, so that what was nested as deep as can be read can be written.
+        return await asyncio.to_thread(json_response, answer)
 
     def info(self) -> dict[str, Any]:
         """What the server is, with the names of text-embeddings-inference where it has them."""
         engine, config, limits = self.ranker.engine, self.ranker.config, self.limits
         return {
-            "model_id": self.ranker.model,
+            "model_id": self.model,
             "model_sha": None,
             "model_dtype": str(engine.dtype).removeprefix("torch."),
             "model_type": {"reranker": {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}},
@@ -115,40 +124,28 @@ class Service:
 
     def model_card(self) -> dict[str, Any]:
         """The model as OpenAI's list of models has it."""
-        return {"id": self.ranker.model, "object": "model", "created": 0, "owned_by": "blockrank-rerank"}
+        return {"id": self.model, "object": "model", "created": 0, "owned_by": "blockrank-rerank"}
 
     async def _ranking(self, wanted: RankRequest, http: Request, record: Record) -> Ranking:
         scheduler = self._scheduler
         if scheduler is None:
             raise ApiError(424, "the model is not loaded yet", error_type="Unhealthy")
-        job = None
-        try:
+        with _told_apart(record):
             job = scheduler.submit(wanted, http.client.host if http.client else None)
-            return await self._awaited(job, http)
-        except Overloaded as error:
-            raise ApiError(429, str(error), headers={"Retry-After": str(error.retry_after_s)}) from error
-        except Closed as error:
-            raise ApiError(424, str(error), error_type="Unhealthy") from error
-        except (TypeError, ValueError) as error:
-            raise refused(error) from error
-        except (ApiError, CancelledError, asyncio.CancelledError):
-            raise
-        except Exception as error:
-            log("failure", "error", request_id=record.request_id, **fault(error))
-            raise ApiError(424, f"the model failed: {type(error).__name__}") from error
-        finally:
-            if job is not None:
+            try:
+                return await self._awaited(job, http, record.left(self.limits.seconds))
+            finally:
                 scheduler.cancel(job)
                 self._metrics.waited_seconds.observe(job.waited_s)
                 record.facts["waited_ms"] = round(1000 * job.waited_s, 1)
 
-    async def _awaited(self, job: Job, http: Request) -> Ranking:
+    async def _awaited(self, job: Job, http: Request, seconds: float) -> Ranking:
         """The ranking of a job, unless the client goes away or it takes too long."""
         ranked = asyncio.wrap_future(job.future)
         gone = asyncio.ensure_future(_disconnected(http))
         both: set[asyncio.Future[Any]] = {ranked, gone}
         try:
-            done, _ = await asyncio.wait(both, timeout=self.limits.seconds, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait(both, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
             if ranked in done:
                 return ranked.result()
             if gone in done:
@@ -165,6 +162,31 @@ class Service:
             self._metrics.documents.labels(source).inc(number)
         self._metrics.tokens.inc(ranking.num_tokens)
         return {"documents": len(ranking.documents), "tokens": ranking.num_tokens, **sources}
+
+
+def load(ranker: BlockRankReranker) -> None:
+    """Read model and store now, so that what is wrong with them is told before anybody asks."""
+    engine = ranker.engine
+    if ranker.lookup is not None:
+        ranker.lookup.knows("", engine)
+
+
+@contextmanager
+def _told_apart(record: Record) -> Iterator[None]:
+    """Turn errors into answers: only what the request is at fault for is told; the rest is logged, without texts."""
+    try:
+        yield
+    except (Refused, DocumentError) as error:
+        raise refused(error) from error
+    except Overloaded as error:
+        raise ApiError(429, str(error), headers={"Retry-After": str(error.retry_after_s)}) from error
+    except Closed as error:
+        raise ApiError(424, str(error), error_type="Unhealthy") from error
+    except (ApiError, CancelledError):
+        raise
+    except Exception as error:
+        log("failure", "error", request_id=record.request_id, **fault(error))
+        raise ApiError(424, f"the request could not be ranked: {type(error).__name__}; the log says more") from error
 
 
 async def _disconnected(http: Request) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from mcp.server import MCPServer
 from pydantic import BaseModel, Field
 
 from blockrank_rerank import __version__
 from blockrank_rerank.ranking.score_type import ScoreType, scored
 from blockrank_rerank.reranker import BlockRankReranker
+
+Count = Annotated[int, Field(ge=0)]
 
 
 class RankedText(BaseModel):
@@ -28,7 +32,7 @@ def tool_server(ranker: BlockRankReranker) -> MCPServer:
     """
     score_type: ScoreType = "probability" if ranker.config.abstention else "share"
 
-    async def rerank(query: str, documents: list[str], top_k: int | None = None) -> list[RankedText]:
+    async def rerank(query: str, documents: list[str], top_k: Count | None = None) -> list[RankedText]:
         """Sort documents by how relevant they are to a query, best first, and keep the best top_k."""
         ranking = scored(await ranker.arank(query, documents), score_type)
         return [RankedText(index=d.ranked.index, score=d.score, text=d.ranked.text) for d in ranking[:top_k]]

@@ -24,5 +24,10 @@ def rerank_span(headers: Mapping[str, str]) -> Iterator[Callable[[str, Any], Non
     tracer = trace.get_tracer("blockrank_rerank")
     context = propagate.extract(dict(headers))
     # What an exception says may be somebody's text.
-    with tracer.start_as_current_span("rerank", context=context, record_exception=False) as span:
-        yield span.set_attribute
+    quiet = {"record_exception": False, "set_status_on_exception": False}
+    with tracer.start_as_current_span("rerank", context=context, **quiet) as span:
+        try:
+            yield span.set_attribute
+        except Exception:
+            span.set_status(trace.StatusCode.ERROR)
+            raise

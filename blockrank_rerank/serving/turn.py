@@ -8,7 +8,7 @@ from typing import Any
 
 from blockrank_rerank.ranking.batches import CHARACTERS_PER_TOKEN, Batches
 from blockrank_rerank.ranking.explanation import explained
-from blockrank_rerank.ranking.request import check_request, fitting_requests
+from blockrank_rerank.ranking.request import CheckedRequest, check_request, fitting_requests
 from blockrank_rerank.ranking.results import Limits, RankedDocument
 from blockrank_rerank.reranker import BlockRankReranker
 from blockrank_rerank.text.document import Document, document_text, given_text, part_of
@@ -16,6 +16,10 @@ from blockrank_rerank.text.prompt import PromptEncoder
 
 KNOWN_COST = 1 / 16
 """Cost of a character whose states are known, beside one that is read; measured were 18 ms and 600 ms (README)."""
+
+
+class Refused(ValueError):
+    """A request cannot be ranked, and is itself at fault: what is said of it is for its client."""
 
 
 @dataclass(eq=False)
@@ -35,8 +39,8 @@ class RankRequest:
 
     Raises
     ------
-    TypeError, ValueError
-        As :meth:`BlockRankReranker.rank`, but for what only the model can refuse.
+    Refused
+        Where :meth:`BlockRankReranker.rank` raises, but for what only the model can refuse.
     """
 
     query: str
@@ -46,7 +50,10 @@ class RankRequest:
 
     def __post_init__(self) -> None:
         """Check query and documents."""
-        self.documents = check_request((self.query, self.documents)).plain
+        try:
+            self.documents = check_request((self.query, self.documents)).plain
+        except (TypeError, ValueError) as error:
+            raise Refused(str(error)) from error
 
     def cost(self, ranker: BlockRankReranker) -> float:
         """Characters to read, or as many as take about as long."""
@@ -86,14 +93,11 @@ def rank_together(ranker: BlockRankReranker, requests: Sequence[RankRequest]) ->
 
     Raises
     ------
-    TypeError, ValueError
-        For the first request that cannot be ranked; nothing comes after it.
+    Refused
+        For the first request that is at fault; nothing comes after it.
     """
     engine = ranker.engine
-    cut = [_cut(request, engine.prompt) for request in requests]
-    checked = fitting_requests(
-        [(request.query, documents) for request, documents in zip(requests, cut, strict=True)], lambda: engine.prompt
-    )
+    checked = _checked(requests, engine.prompt)
     yield from ((number, Ranking([], 0)) for number, request in enumerate(checked) if not request.texts)
     for batch in Batches(checked, engine, ranker.lookup):
         candidates = dict(zip(batch.numbers, batch.candidates, strict=True))
@@ -105,6 +109,14 @@ def rank_together(ranker: BlockRankReranker, requests: Sequence[RankRequest]) ->
                 explanation = explained(engine, request.query, request.plain, found, Limits())
                 ranking = replace(ranking, highlights=[document.highlights for document in explanation])
             yield number, ranking
+
+
+def _checked(requests: Sequence[RankRequest], prompt: PromptEncoder) -> list[CheckedRequest]:
+    cut = [(request.query, _cut(request, prompt)) for request in requests]
+    try:
+        return fitting_requests(cut, lambda: prompt)
+    except ValueError as error:
+        raise Refused(str(error)) from error
 
 
 def _cut(request: RankRequest, prompt: PromptEncoder) -> list[Document]:

@@ -64,6 +64,7 @@ def test_the_first_commands_of_the_page_start_a_server_and_print_a_ranking_and_a
         assert answer.result().status_code == 200
         assert process.wait(120) in (0, -signal.SIGTERM)
         rest = [json.loads(line) for line in process.stderr]
+        assert rest[-1]["event"] == "stop"
         assert [line["documents"] for line in rest if line.get("path") == "/v2/rerank"][-1] == len(work["documents"])
 
 
@@ -78,6 +79,8 @@ def test_a_key_that_is_not_there_and_a_size_that_is_none_are_refused(capsys, mon
     monkeypatch.delenv("NO_SUCH_KEY", raising=False)
     assert main(["serve", "--api-key-env", "NO_SUCH_KEY"]) == 2
     assert "NO_SUCH_KEY is empty" in capsys.readouterr().err
+    assert main(["serve", "--api-key-env", "sk-123"]) == 2
+    assert "sk-123" not in capsys.readouterr().err
     assert main(["serve", "--max-body", "many"]) == 2
     assert "max_body must be a number of bytes" in capsys.readouterr().err
 
@@ -89,9 +92,11 @@ def test_a_store_of_another_model_is_refused_before_anybody_asks(ranker, tmp_pat
     assert str(tmp_path / "states") in capsys.readouterr().err
 
 
-def test_limits_are_above_nothing():
-    with pytest.raises(ValueError, match="waiting must be above 0, got 0"):
+def test_limits_are_above_nothing_and_finite():
+    with pytest.raises(ValueError, match="waiting must be above 0 and finite, got 0"):
         ServerLimits(waiting=0)
+    with pytest.raises(ValueError, match="seconds must be above 0 and finite, got inf"):
+        ServerLimits(seconds=float("inf"))
 
 
 def test_without_the_extra_the_command_says_how_to_get_it(capsys, monkeypatch):

@@ -122,6 +122,8 @@ def test_a_model_without_probabilities_answers_with_shares_and_says_so(tmp_path,
         rows = client.post("/v2/rerank", json=BODY).json()["results"]
         assert sum(row["relevance_score"] for row in rows) == pytest.approx(1)
         assert client.get("/info").json()["score"] == "share"
+        assert client.get("/info").json()["model_id"] == client.get("/v1/models").json()["data"][0]["id"]
+        assert str(tmp_path.parent) not in client.post("/v2/rerank", json=BODY).text + client.get("/info").text
     assert '"score": "share"' in capsys.readouterr().err
 
 
@@ -208,6 +210,7 @@ def test_information_has_model_limits_and_state(client):
     assert info["score"] == "probability"
     assert [model["id"] for model in client.get("/v1/models").json()["data"]] == ["default"]
     assert client.get("/health").status_code == client.get("/ready").status_code == 200
+    assert client.head("/health").status_code == client.head("/ready").status_code == 200
     assert "/v2/rerank" in client.get("/openapi.json").json()["paths"]
 
 
@@ -300,12 +303,16 @@ def wait_until(condition):
         time.sleep(0.01)
 
 
+def metric(address, name):
+    return httpx.get(f"{address}/metrics").text.partition(f"\n{name} ")[2].split()[0]
+
+
 def waiting(address):
-    return int(float(httpx.get(f"{address}/metrics").text.partition("\nblockrank_waiting_requests ")[2].split()[0]))
+    return int(float(metric(address, "blockrank_waiting_requests")))
 
 
 def test_too_many_requests_are_told_when_to_come_back_and_the_others_are_answered(ranker, held):
-    with on_loopback(create_app(ranker, ServerLimits(waiting=2))) as address, ThreadPoolExecutor(3) as pool:
+    with on_loopback(create_app(ranker, ServerLimits(waiting=4))) as address, ThreadPoolExecutor(3) as pool:
 
         def post():
             return httpx.post(f"{address}/v2/rerank", json=BODY, timeout=120)
@@ -318,6 +325,7 @@ def test_too_many_requests_are_told_when_to_come_back_and_the_others_are_answere
         assert refused.status_code == 429
         assert int(refused.headers["retry-after"]) >= 1
         assert refused.json()["error_type"] == "Overloaded"
+        assert "2 requests of this client are waiting" in refused.json()["error"]
         held.go.set()
         assert [answer.result().status_code for answer in accepted] == [200, 200, 200]
 
@@ -328,6 +336,9 @@ def test_what_takes_too_long_is_given_up(ranker, held):
         assert answer.status_code == 504
         assert answer.json()["error_type"] == "Timeout"
         assert waiting(address) == 0
+        late = httpx.post(f"{address}/v2/rerank", json=BODY, timeout=120)
+        assert late.status_code == 504
+        assert float(metric(address, "blockrank_waited_seconds_sum")) >= 0.15
         held.go.set()
 
 

@@ -91,7 +91,7 @@ def test_one_more_than_may_wait_is_told_when_to_come_back(new_scheduler, held):
     scheduler = new_scheduler(max_waiting=2)
     scheduler.submit(RankRequest("first", DOCUMENTS))
     assert held.begun.wait(120)
-    accepted = [scheduler.submit(RankRequest(QUERY, DOCUMENTS)) for _ in range(2)]
+    accepted = [scheduler.submit(RankRequest(QUERY, DOCUMENTS), client) for client in ("one", "other")]
     with pytest.raises(Overloaded, match="2 requests are waiting") as refusal:
         scheduler.submit(RankRequest(QUERY, DOCUMENTS))
     assert 1 <= refusal.value.retry_after_s <= 60

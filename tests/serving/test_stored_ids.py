@@ -11,6 +11,8 @@ from starlette.testclient import TestClient
 
 from blockrank_rerank import BlockRankReranker
 from blockrank_rerank.serving.app import create_app
+from blockrank_rerank.states.document_files import DamagedDocumentsError
+from blockrank_rerank.states.stored_documents import StoredDocuments
 from tests.serving.conftest import DOCUMENTS, QUERY
 
 CORPUS = [{"_id": f"d{number}", "text": text} for number, text in enumerate(DOCUMENTS)]
@@ -58,7 +60,36 @@ def test_ids_that_the_store_does_not_have_are_named_without_its_folder(client):
 
 @pytest.mark.parametrize("identifier", [None, 1.5, ["d1"], {"id": "d1"}])
 def test_an_id_that_is_none_is_refused(client, identifier):
-    assert asked(client, [{"id": identifier}]).status_code == 422
+    answer = asked(client, ["sugar", {"id": identifier}])
+    assert (answer.status_code, answer.json()["field"]) == (422, "documents[1]")
+
+
+def test_an_id_comes_back_as_it_was_sent(ranker, tmp_path):
+    ranker.prepare_store(tmp_path / "states", [{"_id": 7, "text": "sugar"}])
+    stored = BlockRankReranker.from_pretrained(device="cpu", dtype="float32", store=tmp_path / "states")
+    with TestClient(create_app(stored)) as client:
+        for identifier in (7, "7"):
+            (row,) = asked(client, [{"id": identifier}], return_documents=True).json()["results"]
+            assert row["id"] == row["document"]["id"] == identifier
+
+
+@pytest.mark.parametrize("error", [DamagedDocumentsError("/folder/of/it"), OSError("/folder/of/it")])
+def test_a_store_that_cannot_be_read_is_no_fault_of_the_request(client, monkeypatch, capsys, error):
+    def get(self, ids):
+        raise error
+
+    monkeypatch.setattr(StoredDocuments, "get", get)
+    answer = asked(client, [{"id": "d1"}])
+    assert (answer.status_code, answer.json()["error_type"]) == (424, "Backend")
+    assert "/folder" not in answer.text
+    assert type(error).__name__ in capsys.readouterr().err
+
+
+def test_a_store_of_another_model_is_told_when_the_application_starts(client, ranker, tmp_path):
+    ranker.prepare_store(tmp_path / "states", DOCUMENTS)
+    other = BlockRankReranker.from_pretrained(device="cpu", dtype="bfloat16", store=tmp_path / "states")
+    with pytest.raises(ValueError, match="states"), TestClient(create_app(other)):
+        pass
 
 
 def test_ids_alone_need_a_store(ranker):

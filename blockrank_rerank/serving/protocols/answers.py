@@ -54,10 +54,8 @@ def extras(row: Row) -> Iterator[tuple[str, Any]]:
         yield "highlights", row.highlights
 
 
-def logit(ranked: RankedDocument) -> float:
-    """Log-odds of a document's probability; its raw score where the model gives no probability."""
-    if ranked.probability is None:
-        return ranked.raw_score
+def logit(probability: float) -> float:
+    """Log-odds of a probability."""
     least = 1e-9  # so that it is finite
-    probability = min(max(ranked.probability, least), 1 - least)
+    probability = min(max(probability, least), 1 - least)
     return math.log(probability / (1 - probability))

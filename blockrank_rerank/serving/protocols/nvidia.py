@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, FailFast, Field
 
 from blockrank_rerank.ranking.score_type import ScoreType
 from blockrank_rerank.serving.protocols.answers import logit, rows
@@ -22,7 +22,7 @@ class NvidiaRequest(BaseModel):
     """A query and passages. Fields that are not named here change nothing."""
 
     query: Text
-    passages: list[Text]
+    passages: Annotated[list[Text], FailFast()]
     model: str | None = Field(None, description="May be any name: there is one model.")
 
     @property
@@ -31,11 +31,13 @@ class NvidiaRequest(BaseModel):
         return len(self.passages)
 
     def rank_request(self, stored: StoredDocuments | None) -> RankRequest:
-        """What to rank; raises TypeError and ValueError for what cannot be."""
+        """What to rank; raises Refused for what cannot be."""
         return RankRequest(self.query.text, [passage.text for passage in self.passages])
 
     def answer(self, ranking: Ranking, score_type: ScoreType, model: str, request_id: str) -> dict[str, Any]:
         """The answer, best passage first: log-odds of probabilities, or raw scores of a model without."""
-        return {
-            "rankings": [{"index": row.ranked.index, "logit": logit(row.ranked)} for row in rows(ranking, score_type)]
-        }
+        if score_type == "probability":
+            logits = [(row.ranked.index, logit(row.score)) for row in rows(ranking, score_type)]
+        else:
+            logits = [(row.ranked.index, row.score) for row in rows(ranking, "raw")]
+        return {"rankings": [{"index": index, "logit": score} for index, score in logits]}

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any
 
-from pydantic import BaseModel, Field, PrivateAttr
+from pydantic import BaseModel, FailFast, Field, PrivateAttr
 
 from blockrank_rerank.errors import UnknownIdsError, shown_ids
 from blockrank_rerank.ranking.score_type import ScoreType
 from blockrank_rerank.serving.protocols.answers import extras, rows
-from blockrank_rerank.serving.turn import Ranking, RankRequest
+from blockrank_rerank.serving.turn import Ranking, RankRequest, Refused
 from blockrank_rerank.states.stored_documents import StoredDocuments
 from blockrank_rerank.text.document import document_id
 
 Count = Annotated[int, Field(ge=0)]
 Documents = list[str | dict[str, Any]]
+GivenDocuments = Annotated[Documents, FailFast()]
+"""One fault is enough: a body may hold a million, and each would be copied."""
 
 
 class RerankRequest(BaseModel):
     """A query and documents. Every optional field may be null; fields that are not named here change nothing."""
 
     query: str
-    documents: Documents = Field(
+    documents: GivenDocuments = Field(
         description="Texts; objects with `text` and optional `title`; or `id` alone, of documents in the store."
     )
     model: str | None = Field(None, description="May be any name: there is one model.")
@@ -44,7 +47,9 @@ class RerankRequest(BaseModel):
         return len(self.documents)
 
     def rank_request(self, stored: StoredDocuments | None) -> RankRequest:
-        """What to rank; raises TypeError and ValueError for what cannot be."""
+        """What to rank; raises Refused for what cannot be."""
+        if self.return_documents:
+            _check_returnable(self.documents)
         self._found = _with_texts(self.documents, stored)
         return RankRequest(self.query, self._found, self.max_tokens_per_doc, bool(self.highlights))
 
@@ -77,8 +82,17 @@ class RerankRequest(BaseModel):
         return {"text": document} if isinstance(document, str) else document
 
 
+def _check_returnable(documents: Documents) -> None:
+    """Refuse what was read as JSON and cannot be written as such, as infinity, which ``1e999`` is."""
+    for index, document in enumerate(documents):
+        try:
+            json.dumps(document, allow_nan=False)
+        except ValueError as error:
+            raise Refused(f"documents[{index}] cannot be returned: it holds a number that is not finite") from error
+
+
 def _with_texts(documents: Documents, stored: StoredDocuments | None) -> Documents:
-    """The documents, with those of the store in place of ids alone; raises ValueError for ids it does not have."""
+    """The documents, with those of the store in place of ids alone; raises Refused for ids it does not have."""
     alone = {
         index: document["id"]
         for index, document in enumerate(documents)
@@ -88,18 +102,21 @@ def _with_texts(documents: Documents, stored: StoredDocuments | None) -> Documen
         return documents
     if stored is None:
         first = next(iter(alone))
-        raise ValueError(
+        raise Refused(
             f"documents[{first}] is an id alone, and this server has no store: start it with --store, or send texts"
         )
+    for index, name in alone.items():
+        if document_id(documents[index]) is None:
+            raise Refused(f"documents[{index}].id must be a str or a whole number, got {type(name).__name__}")
     try:
         found = stored.get(alone.values())
     except UnknownIdsError as error:
         # Without the folder, which is no business of clients.
-        raise ValueError(
+        raise Refused(
             f"documents: {len(error.ids)} of {len(alone)} ids are not in the store: {shown_ids(error.ids)}"
         ) from error
     whole = list(documents)
-    for index, document in zip(alone, found, strict=True):
+    for (index, name), document in zip(alone.items(), found, strict=True):
         title = {"title": document.title} if document.title else {}
-        whole[index] = {"id": document.id, **title, "text": document.text}
+        whole[index] = {"id": name, **title, "text": document.text}
     return whole

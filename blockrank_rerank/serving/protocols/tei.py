@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, Discriminator, Field, Tag
+from pydantic import BaseModel, Discriminator, FailFast, Field, Tag
 
 from blockrank_rerank.ranking.score_type import ScoreType
 from blockrank_rerank.serving.protocols.answers import extras, rows
@@ -17,7 +17,7 @@ class TeiRequest(BaseModel):
     """A query and texts. Every optional field may be null; fields that are not named here change nothing."""
 
     query: str
-    texts: list[str]
+    texts: Annotated[list[str], FailFast()]
     raw_scores: bool | None = Field(None, description="Return raw scores.")
     return_text: bool | None = Field(None, description="Return the texts too.")
 
@@ -27,7 +27,7 @@ class TeiRequest(BaseModel):
         return len(self.texts)
 
     def rank_request(self, stored: StoredDocuments | None) -> RankRequest:
-        """What to rank; raises TypeError and ValueError for what cannot be."""
+        """What to rank; raises Refused for what cannot be."""
         return RankRequest(self.query, self.texts)
 
     def answer(self, ranking: Ranking, score_type: ScoreType, model: str, request_id: str) -> list[dict[str, Any]]:
