@@ -61,6 +61,8 @@ class Service:
     def start(self) -> None:
         """Load the model, open the store and take requests."""
         load(self.ranker)
+        if self._stored is not None:
+            len(self._stored)  # reads its ids, for which the first request would wait
         self._scheduler = Scheduler(self.ranker, self.limits.waiting)
         self._metrics.watch(self._scheduler)
         log("ready", model=self.ranker.model, device=str(self.ranker.device), score=self.score_type)
