@@ -18,12 +18,13 @@ def rms_norm_kernel(
     rows_in_all, eps, offset, width: tl.constexpr, RESIDUAL: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """Normalise rows; ``out`` and ``total`` are ``[rows, width]``, and row ``r`` is head ``r % heads`` of a token."""
-    rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     columns = tl.arange(0, WIDTH)
     inside = columns < width
     valid = (rows < rows_in_all)[:, None] & inside[None, :]
-    token, head = rows // heads, rows % heads
-    own = (rows * width)[:, None] + columns[None, :]
+    # Divided in 32 bits, multiplied in 64.
+    token, head = (rows // heads).to(tl.int64), (rows % heads).to(tl.int64)
+    own = (rows.to(tl.int64) * width)[:, None] + columns[None, :]
     x = tl.load(states + (token * states_token + head * states_head)[:, None] + columns[None, :], mask=valid, other=0.0)
     x = x.to(tl.float32)
     if RESIDUAL:
@@ -41,8 +42,8 @@ def rms_norm(
 ) -> tuple[Tensor, Tensor]:
     """Normalise rows on a GPU; see :func:`blockrank_kernels.rms_norm`."""
     width = states.shape[-1]
-    states, *strides, heads = with_row_strides(states)
-    # Without a residual its pointers are not read.
+    read, *strides, heads = with_row_strides(states)
+    # Without a residual there is none to read, and no sum to write.
     added, *added_strides, _ = with_row_strides(states if residual is None else residual)
     out = states.new_empty(states.shape)
     total = states if residual is None else states.new_empty(states.shape)
@@ -50,7 +51,7 @@ def rms_norm(
     tile = row_tile(padded_size(width), NUMBERS)
     if rows:
         rms_norm_kernel[(triton.cdiv(rows, tile.rows),)](
-            states, added, weight.contiguous(), out, total, *strides, *added_strides, heads, rows, eps, offset,
+            read, added, weight.contiguous(), out, total, *strides, *added_strides, heads, rows, eps, offset,
             width=width, RESIDUAL=residual is not None, ROWS=tile.rows, WIDTH=padded_size(width),
             num_warps=tile.warps, **COMPILER,
         )  # fmt: skip

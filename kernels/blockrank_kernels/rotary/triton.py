@@ -18,10 +18,11 @@ def rotary_kernel(
     half: tl.constexpr, ROWS: tl.constexpr, HALF: tl.constexpr,
 ):  # fmt: skip
     """Turn the pairs of rows, of which row ``r`` is head ``r % heads`` of a token."""
-    rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     columns = tl.arange(0, HALF)
     valid = (rows < rows_in_all)[:, None] & (columns < half)[None, :]
-    token, head = rows // heads, rows % heads
+    # Divided in 32 bits, multiplied in 64.
+    token, head = (rows // heads).to(tl.int64), (rows % heads).to(tl.int64)
     low = states + (token * states_token + head * states_head)[:, None] + columns[None, :]
     cosines = cos + (token * cos_token)[:, None] + columns[None, :]
     sines = sin + (token * sin_token)[:, None] + columns[None, :]
