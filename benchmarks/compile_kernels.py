@@ -6,8 +6,9 @@ For sm_80, sm_89 and sm_90, each head dimension and dtype, and for large groups 
 the widths of models: registers per thread, bytes spilled to local memory, shared memory, instructions, and the
 tensor-core instruction. Exits with 1 where a kernel of a group of 4 spills more than the assembler does of its own
 accord to stay below a register count, needs more shared memory than the GPU has, multiplies half precision without
-tensor cores, adds fp32 products to a running sum term by term, is row-wise and loads or stores in half precision less
-than 16 bytes at a time, or is compiled for a number that differs from list to list. Nothing is timed: that takes a GPU.
+tensor cores, adds fp32 products to a running sum term by term, is row-wise and does not move 16 bytes in most of its
+loads and stores of half precision (a weight as short as a head is spread over all threads), or is compiled for a number
+that differs from list to list. Nothing is timed: that takes a GPU.
 """
 
 from __future__ import annotations
@@ -193,7 +194,8 @@ def compiled(variant: Variant, capability: int) -> Compiled:
     registers, stack = (int(re.search(rf"{field}:(\d+)", usage)[1]) for field in ("REG", "STACK"))
     chained = variant.dtype == torch.float32 and CHAIN.search(program.asm["ttgir"]) is not None
     instructions = len(INSTRUCTION.findall(code))
-    wide = all(".v4" in access for access in GLOBAL.findall(program.asm["ptx"]))
+    accesses = GLOBAL.findall(program.asm["ptx"])
+    wide = 2 * sum(".v4" in access for access in accesses) > len(accesses)
     return Compiled(registers, stack, program.metadata.shared, instructions, found[0] if found else "-", chained, wide)
 
 
