@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor
 
 from blockrank_kernels.arguments import check_rows, choose, refuse_gradient
@@ -11,7 +9,7 @@ from blockrank_kernels.gpu import MAX_ROW_WIDTH, launches_on
 from blockrank_kernels.rms_norm import reference
 
 
-def _triton(states: Tensor, weight: Tensor, eps: float, offset: float, residual: Tensor | None) -> Any:
+def _triton(states: Tensor, weight: Tensor, eps: float, offset: float, residual: Tensor | None) -> tuple[Tensor, Tensor]:
     # Triton is an optional dependency and slow to import.
     from blockrank_kernels.rms_norm import triton
 
