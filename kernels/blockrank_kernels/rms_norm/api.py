@@ -9,7 +9,9 @@ from blockrank_kernels.gpu import MAX_ROW_WIDTH, launches_on
 from blockrank_kernels.rms_norm import reference
 
 
-def _triton(states: Tensor, weight: Tensor, eps: float, offset: float, residual: Tensor | None) -> tuple[Tensor, Tensor]:
+def _triton(
+    states: Tensor, weight: Tensor, eps: float, offset: float, residual: Tensor | None
+) -> tuple[Tensor, Tensor]:
     # Triton is an optional dependency and slow to import.
     from blockrank_kernels.rms_norm import triton
 
