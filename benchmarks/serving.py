@@ -1,157 +1,247 @@
 """Load a server over loopback: requests per second and latencies, beside a loop that ranks one list after the other.
 
-    python benchmarks/serving.py [--clients 32] [--requests 4] [--documents 20] [--dtype bfloat16] [--mixed]
+    python benchmarks/serving.py [--part NAME]… [--clients 32] [--output FILE]
 
-Every client sends its requests one after the other, over one connection. Lists are read (cold), found in the server's
-cache (cached) or in a store (stored). With --mixed --documents 1000, clients of one document run beside four with such
-lists, with the server's queue and with one that serves first who comes first, in one thread.
+Server and clients have processes of their own. The clients are users of locust (extra `test-serve`), each of which
+sends its requests one after the other over one connection. Parts, each about two minutes at most on two idle cores:
+
+start     from the command to the first answer, beside importing torch
+cold      clients with lists of 20 documents that are read, and the loop; fp32
+few       the same with lists of 1, 2 and 5 documents
+known     lists of 20 that are read, in the server's cache, and in a store; bf16
+mixed     clients of one document beside two lists of 1,000, and the same first come, first served; fp32
+overload  more than the queue takes, for 20 s: what is answered, and whether anything that was accepted is lost
+equal     16 clients with 100 small requests each: the answers are those of the loop
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
-import socket
+import json
+import statistics
+import subprocess
+import sys
 import tempfile
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
 import httpx
-import uvicorn
-from common import require_green
+from common import ROOT, require_green
 from cross_encoder import QUERY
 from scaling import passages
+from server_process import SERVE, started
 
 from blockrank_rerank import BlockRankReranker
 from blockrank_rerank.evaluation.machine import machine
-from blockrank_rerank.serving import scheduler, service
-from blockrank_rerank.serving.app import create_app
-from blockrank_rerank.serving.limits import ServerLimits
 
-LONG_LISTS = 4
-"""Clients that send long lists while others send one document each."""
-
-
-@contextmanager
-def served(ranker: BlockRankReranker) -> Iterator[str]:
-    """A server of this ranker in a thread; its address."""
-    limits = ServerLimits(documents=100_000, body_bytes=1 << 30, waiting=10_000, seconds=3600)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = uvicorn.Server(uvicorn.Config(create_app(ranker, limits), log_config=None, access_log=False))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            thread.join()
+LISTS = 20
+"""Documents of a list, where nothing else is said."""
+FIRST_COME = (str(ROOT / "benchmarks/serving_first_come.py"),)
+WIDE = ("--max-waiting", "10000", "--timeout", "3600", "--max-body", "100MB")
+"""Limits that refuse nothing."""
+HEADER = "| | requests | requests/s | p50 ms | p95 ms | p99 ms |\n|---|---|---|---|---|---|"
+Lists = list[list[str]]
+Client = tuple[str, bool, Lists]
+"""Its name in the table, whether it repeats until the others are done, and what it sends."""
 
 
-async def sent(url: str, lists: Sequence[Sequence[str]], seconds: list[float]) -> None:
-    """Send lists one after the other, as one client, and note how long each took."""
-    async with httpx.AsyncClient(timeout=None) as client:
-        for documents in lists:
-            start = time.perf_counter()
-            answer = await client.post(f"{url}/v2/rerank", json={"query": QUERY, "documents": list(documents)})
-            answer.raise_for_status()
-            seconds.append(time.perf_counter() - start)
+class Texts:
+    """Different texts, as many as are wanted."""
+
+    def __init__(self) -> None:
+        self._passages, self._count = passages(1000), 0
+
+    def lists(self, count: int, documents: int, characters: int | None = None) -> Lists:
+        """Lists of different documents."""
+        return [[self._next(characters) for _ in range(documents)] for _ in range(count)]
+
+    def _next(self, characters: int | None) -> str:
+        self._count += 1
+        return f"{self._count} {self._passages[self._count % len(self._passages)]}"[:characters]
 
 
-async def load(url: str, clients: Sequence[Sequence[Sequence[str]]]) -> tuple[float, list[float]]:
-    """Send the lists of all clients at once; seconds in all, and of each request."""
-    seconds: list[float] = []
-    start = time.perf_counter()
-    await asyncio.gather(*(sent(url, lists, seconds) for lists in clients))
-    return time.perf_counter() - start, seconds
-
-
-def row(name: str, seconds: float, each: Sequence[float]) -> None:
-    """Print one line of the table."""
-    ordered = sorted(each)
-    shares = [ordered[min(int(share * len(ordered)), len(ordered) - 1)] for share in (0.5, 0.95, 0.99)]
-    cells = " | ".join(f"{1000 * value:,.0f}" for value in shares)
-    print(f"| {name} | {len(each) / seconds:.2f} | {cells} |", flush=True)
-
-
-def lists_of(clients: int, requests: int, documents: int) -> list[list[list[str]]]:
-    """Lists of different documents for every request."""
-    texts = enumerate(passages(clients * requests * documents))
-    return [[["{} {}".format(*next(texts)) for _ in range(documents)] for _ in range(requests)] for _ in range(clients)]
-
-
-def throughput(clients: int, requests: int, documents: int, dtype: str) -> None:
-    """Cold, cached and stored, beside a loop."""
-    lists = lists_of(clients, requests, documents)
-    flat = [documents for client in lists for documents in client]
-    plain = BlockRankReranker.from_pretrained(dtype=dtype)
-    plain.rank(QUERY, flat[0])
-    each = []
-    for documents_of_one in flat:
-        start = time.perf_counter()
-        plain.rank(QUERY, documents_of_one)
-        each.append(time.perf_counter() - start)
-    row("a loop, cold", sum(each), each)
-    with served(plain) as url:
-        row("server, cold", *asyncio.run(load(url, lists)))
-    with served(BlockRankReranker.from_pretrained(dtype=dtype, cache="4GB")) as url:
-        asyncio.run(load(url, lists))
-        row("server, cached", *asyncio.run(load(url, lists)))
+def sent(url: str, clients: Iterable[Client], seconds: float | None = None) -> dict[str, Any]:
+    """Let clients send at once what they have; the rows of all answers, and the seconds that it took."""
     with tempfile.TemporaryDirectory() as folder:
-        plain.prepare_store(folder, [text for documents_of_one in flat for text in documents_of_one])
-        with served(BlockRankReranker.from_pretrained(dtype=dtype, store=folder)) as url:
-            row("server, stored", *asyncio.run(load(url, lists)))
+        plan, answers = Path(folder) / "plan.json", Path(folder) / "answers.json"
+        content = {"url": url, "query": QUERY, "seconds": seconds, "clients": [*clients]}
+        plan.write_text(json.dumps(content), encoding="utf-8")
+        command = [sys.executable, str(ROOT / "benchmarks/serving_clients.py"), str(plan), str(answers)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            sys.exit(done.stdout + done.stderr)
+        return dict(json.loads(answers.read_text(encoding="utf-8")))
 
 
-class FirstComeFirstServed(scheduler.Scheduler):
-    """One thread, and no order but that of arrival, one list at a time."""
-
-    def __init__(self, *arguments: object) -> None:
-        super().__init__(*arguments)
-        self._short._turn_cost = 0.0
-
-    def submit(self, request: object, client: object = None) -> scheduler.Job:
-        """Give every request the same cost, so that the queue keeps their order."""
-        job = scheduler.Job(request, None, 1.0)
-        self._short.push(job)
-        return job
+def line(name: str, seconds: float, each_ms: Sequence[float]) -> dict[str, Any]:
+    """Print one line of the table, and return its numbers."""
+    ordered = sorted(each_ms)
+    p50, p95, p99 = (ordered[min(int(share * len(ordered)), len(ordered) - 1)] for share in (0.5, 0.95, 0.99))
+    rate = len(ordered) / seconds
+    print(f"| {name} | {len(ordered)} | {rate:.2f} | {p50:,.0f} | {p95:,.0f} | {p99:,.0f} |", flush=True)
+    return {"name": name, "requests": len(ordered), "per_second": rate, "p50_ms": p50, "p95_ms": p95, "p99_ms": p99}
 
 
-def mixed(clients: int, requests: int, documents: int, dtype: str) -> None:
+def served(name: str, load: dict[str, Any]) -> dict[str, Any]:
+    """The line of a load that nothing of was refused."""
+    statuses = {row["status"] for row in load["rows"]}
+    assert statuses == {200}, statuses
+    return line(name, load["seconds"], [row["ms"] for row in load["rows"]])
+
+
+def loop(name: str, dtype: str, lists: Lists) -> dict[str, Any]:
+    """The line of a loop in this process."""
+    ranker = BlockRankReranker.from_pretrained(device="cpu", dtype=dtype)
+    ranker.rank(QUERY, lists[0][:1])
+    each = []
+    for documents in lists:
+        begun = time.perf_counter()
+        ranker.rank(QUERY, documents)
+        each.append(1000 * (time.perf_counter() - begun))
+    return line(name, sum(each) / 1000, each)
+
+
+def shared_out(name: str, lists: Lists, clients: int) -> list[Client]:
+    """Clients with the same number of lists each."""
+    return [(name, False, lists[number::clients]) for number in range(clients)]
+
+
+def beside_the_loop(documents: int, clients: int, requests: int) -> list[dict[str, Any]]:
+    """The lines of a loop and a server that read the same lists."""
+    lists = Texts().lists(clients * requests, documents)
+    name = f"lists of {documents}"
+    rows = [loop(f"a loop, {name}", "float32", lists)]
+    with started("--dtype", "float32", *WIDE) as (_, url):
+        rows.append(served(f"server, {name}", sent(url, shared_out(name, lists, clients))))
+    print(f"requests/s, server : loop = {rows[1]['per_second'] / rows[0]['per_second']:.2f}")
+    return rows
+
+
+def start(clients: int) -> list[dict[str, Any]]:
+    """Seconds from the command to the first answer, and of importing torch; each three times, in turns."""
+    torch_s, answer_s = [], []
+    for _ in range(3):
+        begun = time.perf_counter()
+        subprocess.run([sys.executable, "-c", "import torch"], check=True)
+        torch_s.append(time.perf_counter() - begun)
+        begun = time.perf_counter()
+        with started() as (_, url):
+            httpx.post(f"{url}/v2/rerank", json={"query": QUERY, "documents": passages(2)}).raise_for_status()
+            answer_s.append(time.perf_counter() - begun)
+    torch, answer = statistics.median(torch_s), statistics.median(answer_s)
+    print(f"start to first answer {answer:.2f} s, importing torch {torch:.2f} s: {answer - torch:.2f} s beyond it")
+    return [{"answer_s": answer, "torch_s": torch}]
+
+
+def cold(clients: int) -> list[dict[str, Any]]:
+    """Lists that are read."""
+    return beside_the_loop(LISTS, clients, 1)
+
+
+def few(clients: int) -> list[dict[str, Any]]:
+    """Short lists that are read."""
+    return [row for documents in (1, 2, 5) for row in beside_the_loop(documents, clients, 4)]
+
+
+def known(clients: int, dtype: str = "bfloat16") -> list[dict[str, Any]]:
+    """Lists that are read, and those that need not be."""
+    clients = min(clients, 8)
+    lists = Texts().lists(clients, LISTS)
+    options = ("--dtype", dtype, *WIDE)
+    again = [(name, repeats, mine * 10) for name, repeats, mine in shared_out("known", lists, clients)]
+    with started(*options) as (_, url):
+        rows = [served(f"read, {dtype}", sent(url, shared_out("read", lists, clients)))]
+    with started(*options, "--cache", "2GB") as (_, url):
+        sent(url, shared_out("first", lists, clients))
+        rows.append(served(f"cached, {dtype}", sent(url, again)))
+    with tempfile.TemporaryDirectory() as folder:
+        ranker = BlockRankReranker.from_pretrained(device="cpu", dtype=dtype)
+        ranker.prepare_store(folder, [text for documents in lists for text in documents])
+        with started(*options, "--store", folder) as (_, url):
+            rows.append(served(f"stored, {dtype}", sent(url, again)))
+    ratios = [row["per_second"] / rows[0]["per_second"] for row in rows[1:]]
+    print(f"requests/s, cached : read = {ratios[0]:.1f}, stored : read = {ratios[1]:.1f}")
+    return rows
+
+
+def mixed(clients: int, documents: int = 1000) -> list[dict[str, Any]]:
     """One document beside long lists, with the server's queue and with first come, first served."""
-    ranker = BlockRankReranker.from_pretrained(dtype=dtype)
-    ranker.rank(QUERY, passages(10))
-    short = lists_of(clients, requests, 1)
-    long = lists_of(LONG_LISTS, 1, documents)
-    for name, kind in (("server", scheduler.Scheduler), ("first come, first served", FirstComeFirstServed)):
-        service.Scheduler = kind
-        with served(ranker) as url:
-
-            async def both(url: str = url) -> tuple[float, list[float], tuple[float, list[float]]]:
-                lists = asyncio.create_task(load(url, long))
-                await asyncio.sleep(0.5)
-                seconds, each = await load(url, short)
-                return seconds, each, await lists
-
-            seconds, each, lists = asyncio.run(both())
-        row(f"one document, {name}", seconds, each)
-        row(f"{documents} documents, {name}", *lists)
+    texts, rows = Texts(), []
+    long = [(f"lists of {documents}", False, [its]) for its in texts.lists(2, documents)]
+    short = [("one document", True, texts.lists(100, 1)) for _ in range(min(clients, 8))]
+    for name, program in (("server", SERVE), ("first come, first served", FIRST_COME)):
+        with started("--dtype", "float32", *WIDE, program=program) as (_, url):
+            load = sent(url, [*long, *short])
+        for kind in ("one document", f"lists of {documents}"):
+            chosen = {**load, "rows": [row for row in load["rows"] if row["name"] == kind]}
+            rows.append(served(f"{kind}, {name}", chosen))
+    print(f"p99 of one document, server : first come, first served = {rows[0]['p99_ms'] / rows[2]['p99_ms']:.3f}")
+    return rows
 
 
-def main(clients: int, requests: int, documents: int, dtype: str, beside: bool) -> None:
-    """Print a table."""
+def overload(clients: int, seconds: float = 20) -> list[dict[str, Any]]:
+    """More than a queue of 8 takes."""
+    lists = Texts().lists(clients, 5)
+    with started("--dtype", "float32", "--max-waiting", "8") as (_, url):
+        load = sent(url, [("overload", True, [its]) for its in lists], seconds)
+        counted = httpx.get(f"{url}/metrics").text
+    statuses = Counter(row["status"] for row in load["rows"])
+    answered = [row for row in load["rows"] if row["status"] == 200]
+    assert statuses.keys() <= {200, 429}, statuses
+    assert all(len(row["scores"]) == row["documents"] for row in answered)
+    assert f'blockrank_requests_total{{path="/v2/rerank",status="200"}} {len(answered)}.0' in counted
+    found = line("accepted under overload", load["seconds"], [row["ms"] for row in answered])
+    print(f"{statuses[429]} answers 429, {statuses[200]} ranked, no other status: nothing that was accepted is lost")
+    return [found | {"refused": statuses[429]}]
+
+
+def equal(clients: int, requests: int = 100) -> list[dict[str, Any]]:
+    """Answers to 16 clients at once against those of the loop."""
+    texts = Texts()
+    lists = [texts.lists(1, 1 + number % 3, 100)[0] for number in range(16 * requests)]
+    ranker = BlockRankReranker.from_pretrained(device="cpu", dtype="float32")
+    expected = [[d.probability for d in sorted(ranker.rank(QUERY, it), key=lambda d: d.index)] for it in lists]
+    with started("--dtype", "float32", *WIDE) as (_, url):
+        load = sent(url, shared_out("equal", lists, 16))
+    row = served(f"16 clients, {requests} requests each", load)
+    difference = 0.0
+    for client in range(16):
+        mine = [row["scores"] for row in load["rows"] if row["client"] == client]
+        for scores, wanted in zip(mine, expected[client::16], strict=True):
+            difference = max([difference, *(abs(a - b) for a, b in zip(scores, wanted, strict=True))])
+    print(f"largest difference of {len(lists)} answers from the loop's: {difference:.1e}")
+    assert difference <= 1e-5
+    return [row | {"largest_difference": difference}]
+
+
+PARTS: dict[str, Callable[[int], list[dict[str, Any]]]] = {
+    part.__name__: part for part in (start, cold, few, known, mixed, overload, equal)
+}
+
+
+def main(part: Sequence[str], clients: int, output: Path | None) -> None:
+    """Print tables, and write the numbers."""
     require_green("tests/serving/test_scheduler.py")
     print(machine())
-    print("| | requests/s | p50 ms | p95 ms | p99 ms |\n|---|---|---|---|---|")
-    (mixed if beside else throughput)(clients, requests, documents, dtype)
+    content: dict[str, Any] = {"machine": asdict(machine()), "clients": clients, "parts": {}}
+    for name in part or PARTS:
+        print(f"\n{name}\n\n{HEADER}", flush=True)
+        begun = time.perf_counter()
+        rows = PARTS[name](clients)
+        seconds = time.perf_counter() - begun
+        print(f"({seconds:.0f} s)", flush=True)
+        content["parts"][name] = {"seconds": seconds, "rows": rows}
+        if output is not None:
+            output.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--part", action="append", default=[], choices=PARTS, help="may be repeated; all by default")
     parser.add_argument("--clients", type=int, default=32)
-    parser.add_argument("--requests", type=int, default=4, help="of each client")
-    parser.add_argument("--documents", type=int, default=20, help="of a list")
-    parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--mixed", dest="beside", action="store_true")
+    parser.add_argument("--output", type=Path, help="JSON with the numbers and the machine")
     main(**vars(parser.parse_args()))

@@ -22,7 +22,7 @@ def prepare(
         typer.Argument(
             parser=opt.user_path,
             metavar="CORPUS",
-            help="A file or folder of documents, as rerank takes it. With --delete it is left out.",
+            help="A file or folder of documents, as rerank takes it. With --delete and --compact it is left out.",
             show_default=False,
         ),
     ],
@@ -45,6 +45,10 @@ def prepare(
         list[str] | None,
         typer.Option("--delete", metavar="ID", help="Remove the document of this id from the store; may be repeated."),
     ] = None,
+    compact: Annotated[
+        bool,
+        typer.Option("--compact", help="Remove what is left of replaced and deleted documents from the store's files."),
+    ] = False,
     unit: opt.DocumentUnit = None,
     column: opt.DocumentColumn = None,
     json: opt.Json = False,
@@ -58,13 +62,13 @@ def prepare(
 
     For example: blockrank prepare corpus.jsonl states && blockrank rerank "flea life" corpus.jsonl --store states
 
-    blockrank prepare states --delete d7 --delete d9
+    blockrank prepare states --delete d7 --delete d9 --compact
     """
-    if delete:
-        _delete(delete, corpus, store, json)
+    if delete or compact:
+        _shrink(delete or [], compact, corpus, store, json)
         return
     if store is None:
-        raise typer.BadParameter("prepare takes CORPUS and STORE; STORE alone goes with --delete")
+        raise typer.BadParameter("prepare takes CORPUS and STORE; STORE alone goes with --delete and --compact")
     documents = read_documents(corpus, unit=unit, columns=opt.parse_columns(column, "text=abstract"))
     ranker = load_ranker(model_options)
     try:
@@ -89,23 +93,27 @@ def prepare(
         _note_unused(done.unused)
 
 
-def _delete(ids: list[str], store: Path, other: Path | None, json: bool) -> None:
+def _shrink(ids: list[str], compact: bool, store: Path, other: Path | None, json: bool) -> None:
     if other is not None:
-        raise typer.BadParameter(f"--delete takes STORE alone, got {store} and {other}")
+        raise typer.BadParameter(f"--delete and --compact take STORE alone, got {store} and {other}")
     from blockrank_rerank import StoredDocuments
 
     documents = StoredDocuments(store)
-    deleted, unused = documents.delete(ids), documents.unused_blocks()
+    deleted = documents.delete(ids)
+    freed = documents.compact() if compact else 0
+    unused = documents.unused_blocks()
     if json:
-        print_json({"deleted": deleted, "documents": len(documents), "unused": unused})
-    else:
-        print_line(f"{deleted} documents deleted; {store} holds {len(documents)}")
-        _note_unused(unused)
+        print_json({"deleted": deleted, "documents": len(documents), "unused": unused, "freed_bytes": freed})
+        return
+    print_line(f"{deleted} documents deleted; {store} holds {len(documents)}")
+    if compact:
+        print_line(f"{freed / 1e6:,.1f} MB freed")
+    _note_unused(unused)
 
 
 def _note_unused(unused: int) -> None:
     if unused:
         print_line(
             f"{unused} blocks of replaced and deleted documents, and their texts, stay in its files; "
-            "to be rid of them prepare the corpus into a new folder"
+            "'blockrank prepare STORE --compact' removes them"
         )

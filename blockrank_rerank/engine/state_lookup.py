@@ -91,6 +91,12 @@ class StateLookup:
         store = self._opened(engine)
         return "stored" if store is not None and text in store else "read"
 
+    def refresh(self, engine: Engine) -> None:
+        """Take up what was prepared since, by this process or another."""
+        store = self._opened(engine)
+        if store is not None:
+            store.refresh_if_changed()
+
     def check_store(self, texts: Sequence[str], engine: Engine) -> None:
         """Warn where the first list has nothing in the store: its texts may have been prepared in another form."""
         store = self._opened(engine)

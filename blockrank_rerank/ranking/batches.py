@@ -167,6 +167,7 @@ class Batches:
     def _of_known(self, request: CheckedRequest, lookup: StateLookup) -> Candidates:
         """Documents whose states are looked up, and computed where they are not known."""
         engine = self._engine
+        lookup.refresh(engine)
         blocks, tokenised = Blocks.of(
             request.query, request.plain, request.texts, engine.prompt, lambda text: lookup.knows(text, engine)
         )

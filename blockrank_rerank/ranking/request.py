@@ -11,7 +11,14 @@ from typing import TypeVar
 
 from blockrank_rerank.errors import RequestError, request_name
 from blockrank_rerank.states.prepared import PreparedDocuments
-from blockrank_rerank.text.document import Document, GivenDocument, check_is_list, document_text, plain_document
+from blockrank_rerank.text.document import (
+    ID_NAMES,
+    Document,
+    GivenDocument,
+    check_is_list,
+    document_text,
+    plain_document,
+)
 from blockrank_rerank.text.prompt import PromptEncoder
 
 Request = tuple[str, Iterable[GivenDocument]]
@@ -96,6 +103,12 @@ def check_documents(documents: Iterable[GivenDocument]) -> tuple[list[GivenDocum
     check_is_list(documents)
     given = list(documents)
     plain = [plain_document(document, index) for index, document in enumerate(given)]
+    for index, document in enumerate(plain):
+        if isinstance(document, Mapping) and document and document.keys() <= {*ID_NAMES}:
+            raise TypeError(
+                f"documents[{index}] is an id alone, and needs its text: StoredDocuments(folder).get(ids) gives those "
+                "that were prepared into a store"
+            )
     return given, plain, [document_text(document, index) for index, document in enumerate(plain)]
 
 

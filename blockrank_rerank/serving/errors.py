@@ -10,7 +10,14 @@ from starlette.exceptions import HTTPException
 
 _FIELD = re.compile(r"(query|documents)(\[\d+\])?(?=\W)")
 
-ERROR_TYPES = {401: "Unauthorized", 408: "Timeout", 424: "Backend", 429: "Overloaded", 504: "Timeout"}
+ERROR_TYPES = {
+    401: "Unauthorized",
+    408: "Timeout",
+    424: "Backend",
+    429: "Overloaded",
+    503: "Overloaded",
+    504: "Timeout",
+}
 """Of statuses; every other one is ``Validation``. The words are those of text-embeddings-inference."""
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+OTHER_REQUESTS = 512
+"""That may be under way beside those that wait for the model: bodies that are coming, and other pages."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ServerLimits:
@@ -31,6 +34,11 @@ class ServerLimits:
     body_bytes: int = 16_000_000
     waiting: int = 256
     seconds: float = 60.0
+
+    @property
+    def requests(self) -> int:
+        """Most requests of any kind at one time; one more is answered 503."""
+        return self.waiting + OTHER_REQUESTS
 
     def __post_init__(self) -> None:
         """Check every value."""

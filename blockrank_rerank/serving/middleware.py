@@ -101,7 +101,7 @@ class Observed:
 
 
 class Gate:
-    """Refuses requests without the key, and bodies that are too large or too slow.
+    """Refuses requests without the key or beyond a number, and bodies that are too large or too slow.
 
     Parameters
     ----------
@@ -110,14 +110,15 @@ class Gate:
     key : str or None
         What ``Authorization: Bearer`` must hold.
     open_paths : collection of str
-        Pages that need no key.
+        Pages that need no key, and are answered however many requests there are.
     limits : ServerLimits
-        Of a body: its bytes, and the seconds within which it must be there.
+        Of requests at one time, and of a body: its bytes, and the seconds within which it must be there.
     """
 
     def __init__(self, app: ASGIApp, key: str | None, open_paths: Collection[str], limits: ServerLimits) -> None:
         self._app, self._open, self._limits = app, frozenset(open_paths), limits
         self._expected = None if key is None else f"Bearer {key}".encode()
+        self._inside = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -133,7 +134,16 @@ class Gate:
         if declared.isdecimal() and len(declared) < 20 and int(declared) > self._limits.body_bytes:
             await json_response(self._too_large().body, 413)(scope, receive, send)
             return
-        await self._app(scope, self._limited(receive, record_of(scope)), send)
+        if self._inside >= self._limits.requests and scope["path"] not in self._open:
+            # Not uvicorn's own limit, which counts idle connections too, so that these could shut everybody out.
+            refusal = ApiError(503, f"{self._inside} requests are under way, as many as may; try again in 1 s")
+            await json_response(refusal.body, 503, {"Retry-After": "1"})(scope, receive, send)
+            return
+        self._inside += 1
+        try:
+            await self._app(scope, self._limited(receive, record_of(scope)), send)
+        finally:
+            self._inside -= 1
 
     def _lets_in(self, path: str, headers: Headers) -> bool:
         given = headers.get("authorization", "").encode("latin-1")  # the bytes as they came

@@ -16,9 +16,6 @@ from blockrank_rerank.serving.service import load
 
 BACKLOG = 2048
 
-OTHER_CONNECTIONS = 512
-"""That may be open beside those whose requests wait: idle ones, and bodies on their way."""
-
 
 def serve(
     ranker: BlockRankReranker, host: str, port: int, limits: ServerLimits | None = None, api_key: str | None = None
@@ -57,7 +54,6 @@ def config_of(app: FastAPI, limits: ServerLimits) -> uvicorn.Config:
         access_log=False,
         server_header=False,
         backlog=BACKLOG,
-        limit_concurrency=limits.waiting + OTHER_CONNECTIONS,
         timeout_graceful_shutdown=math.ceil(limits.seconds),
     )
 

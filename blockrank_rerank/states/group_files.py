@@ -108,15 +108,15 @@ def read_document(group: Any, location: Location) -> DocumentStates:
     return DocumentStates(tuple(ids.tolist()), location.truncated, tensors)
 
 
-def group_tensors(texts: Sequence[str], states: Sequence[DocumentStates]) -> dict[str, Tensor]:
-    """What the file of a group holds: index, checksums, token ids and states of its documents."""
+def group_tensors(digests: Sequence[bytes], states: Sequence[DocumentStates]) -> dict[str, Tensor]:
+    """What the file of a group holds: index, checksums, token ids and states of its documents, by their digests."""
     ids = [torch.tensor(document.ids, dtype=torch.int32) for document in states]
     checksums = [
         _checksum(document.truncated, tokens, document.tensors) for tokens, document in zip(ids, states, strict=True)
     ]
     lengths = torch.tensor([len(document.ids) for document in states])
     return {
-        "digests": torch.tensor([list(text_digest(text)) for text in texts], dtype=torch.uint8),
+        "digests": torch.tensor([list(digest) for digest in digests], dtype=torch.uint8),
         "offsets": torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)]),
         "truncated": torch.tensor([document.truncated for document in states], dtype=torch.uint8),
         "checksums": torch.tensor(checksums, dtype=torch.int64),

@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +102,13 @@ def writing(folder: Path) -> Iterator[None]:
     """
     with unforked(), FileLock(check_lock(folder / LOCK_NAME)):
         yield
+
+
+def changed_ns(folder: Path) -> int | None:
+    """When a file came to a folder or left it; nothing where the folder is gone."""
+    with suppress(OSError):
+        return folder.stat().st_mtime_ns
+    return None
 
 
 def no_store(folder: Path) -> FileNotFoundError:

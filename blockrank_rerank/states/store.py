@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,14 @@ from blockrank_rerank.states.group_files import (
     read_document,
     text_digest,
 )
-from blockrank_rerank.states.manifest import MANIFEST_NAME, check_manifest, create_manifest, read_manifest, writing
+from blockrank_rerank.states.manifest import (
+    MANIFEST_NAME,
+    changed_ns,
+    check_manifest,
+    create_manifest,
+    read_manifest,
+    writing,
+)
 from blockrank_rerank.system.files import UserPath, absolute, placing
 from blockrank_rerank.system.forks import ForkLock
 
@@ -68,6 +75,7 @@ class StateStore:
         self._locations: dict[bytes, Location] = {}
         self._groups: dict[Path, Any] = {}
         self._damaged: set[Path] = set()
+        self._seen: int | None = None
         self._lock = ForkLock()
         name = None if dtype is None else str(dtype).removeprefix("torch.")
         wanted = {"fingerprint": fingerprint, "dtype": name, "settings": json.loads(json.dumps(settings or {}))}
@@ -77,10 +85,20 @@ class StateStore:
         self.refresh()
 
     def refresh(self) -> None:
-        """Take up groups that were appended since, by this process or another."""
-        for path in sorted(self.folder.glob(GROUPS)):
-            if path not in self._groups and path not in self._damaged:
-                self._read_index(path)
+        """Take up groups that were appended or removed since, by this process or another."""
+        with self._lock:
+            self._seen = changed_ns(self.folder)
+            paths = sorted(self.folder.glob(GROUPS))
+            if not self._groups.keys() <= {*paths}:
+                self._groups, self._locations = {}, {}
+            for path in paths:
+                if path not in self._groups and path not in self._damaged:
+                    self._read_index(path)
+
+    def refresh_if_changed(self) -> None:
+        """Refresh where a file came to the folder or left it."""
+        if self._seen != changed_ns(self.folder):
+            self.refresh()
 
     def set_damaged_aside(self) -> None:
         """Rename groups that cannot be read, for whoever prepares their documents again."""
@@ -94,14 +112,10 @@ class StateStore:
 
     def get(self, text: str) -> DocumentStates | None:
         """Read the states of a text; nothing where they are missing or damaged, the latter with a warning."""
-        location = self._locations.get(text_digest(text))
-        if location is None:
-            return None
-        try:
-            return read_document(self._groups[location.group], location)
-        except DAMAGE as error:
-            self._forget(location, str(error))
-            return None
+        with self._lock:
+            location = self._locations.get(text_digest(text))
+            group = None if location is None else self._groups[location.group]
+        return None if location is None else self._read(group, location)
 
     def __contains__(self, text: str) -> bool:
         return text_digest(text) in self._locations
@@ -126,12 +140,44 @@ class StateStore:
             new = [index for index, text in enumerate(texts) if text not in self]
             if not new:
                 return 0
-            tensors = group_tensors([texts[index] for index in new], [states[index] for index in new])
-            last = max(map(group_number, self.folder.glob(GROUPS)), default=-1)
-            with placing(group_path(self.folder, last + 1), self.folder / MANIFEST_NAME) as unfinished:
-                save_file(tensors, unfinished)
+            self._write([text_digest(texts[index]) for index in new], [states[index] for index in new])
         self.refresh()
         return len(new)
+
+    def drop(self, digests: Collection[bytes]) -> None:
+        """Write groups that hold states of these digests anew without them; the caller holds the store's lock.
+
+        Whoever has an old group open reads on in it. What is damaged is left out, with a warning.
+        """
+        self.refresh()
+        for path, group in [*self._groups.items()]:
+            _, locations = open_group(path) or (None, {})
+            kept = [digest for digest in locations if digest not in digests and self._is_of(path, digest)]
+            if len(kept) == len(locations):
+                continue
+            found = {digest: self._read(group, locations[digest]) for digest in kept}
+            whole = {digest: states for digest, states in found.items() if states is not None}
+            if whole:
+                self._write([*whole], [*whole.values()])
+            path.unlink()
+        self.refresh()
+
+    def _read(self, group: Any, location: Location) -> DocumentStates | None:
+        try:
+            return read_document(group, location)
+        except DAMAGE as error:
+            self._forget(location, str(error))
+            return None
+
+    def _is_of(self, path: Path, digest: bytes) -> bool:
+        """Whether a digest's states are those of this group, and not of a later one where they were prepared again."""
+        location = self._locations.get(digest)
+        return location is not None and location.group == path
+
+    def _write(self, digests: Sequence[bytes], states: Sequence[DocumentStates]) -> None:
+        last = max(map(group_number, self.folder.glob(GROUPS)), default=-1)
+        with placing(group_path(self.folder, last + 1), self.folder / MANIFEST_NAME) as unfinished:
+            save_file(group_tensors(digests, states), unfinished)
 
     def _read_index(self, path: Path) -> None:
         try:
@@ -147,7 +193,7 @@ class StateStore:
                 self._locations.update(locations)
 
     def _forget(self, location: Location, fault: str) -> None:
-        warnings.warn(f"a document in {location.group} is damaged ({fault}) and counts as missing", stacklevel=3)
+        warnings.warn(f"a document in {location.group} is damaged ({fault}) and counts as missing", stacklevel=4)
         with self._lock:
             for digest, other in list(self._locations.items()):
                 if other is location:

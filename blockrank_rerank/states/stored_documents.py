@@ -20,12 +20,23 @@ from blockrank_rerank.states.document_files import (
     next_documents_path,
     open_documents,
 )
-from blockrank_rerank.states.group_files import DIGEST_BYTES
-from blockrank_rerank.states.manifest import MANIFEST_NAME, no_store, read_manifest, upgrade_manifest, writing
+from blockrank_rerank.states.group_files import DIGEST_BYTES, GROUPS
+from blockrank_rerank.states.manifest import (
+    MANIFEST_NAME,
+    changed_ns,
+    no_store,
+    read_manifest,
+    upgrade_manifest,
+    writing,
+)
+from blockrank_rerank.states.store import StateStore
 from blockrank_rerank.system.files import UserPath, absolute, placing
 from blockrank_rerank.system.forks import ForkLock
 
 _Place = tuple[DocumentFile, int]
+
+FILE_DOCUMENTS = 256
+"""Documents of one file at most, which is what a reader of one text opens."""
 
 
 class Changes(NamedTuple):
@@ -126,7 +137,7 @@ class StoredDocuments:
     def refresh(self) -> None:
         """Take up what was prepared or deleted since, by this process or another, which happens by itself too."""
         with self._lock:
-            self._seen = self._changed_ns()
+            self._seen = changed_ns(self.folder)
             paths = documents_paths(self.folder)
             if self._files is None or not self._files.keys() <= {*paths}:
                 self._files, self._places, self._dropped = {}, {}, set()
@@ -137,7 +148,7 @@ class StoredDocuments:
     def delete(self, ids: Iterable[str | int]) -> int:
         """Remove documents by id, all or, where the store does not have one of them, none; return how many.
 
-        Their texts and states are in the folder's files still, and are not found any more.
+        Their texts and states are in the folder's files until :meth:`compact`, and are not found any more.
 
         Raises
         ------
@@ -187,8 +198,40 @@ class StoredDocuments:
 
     def unused_blocks(self) -> int:
         """Count the blocks whose documents were all replaced or deleted."""
-        blocks = {digest for file, position in self._current().values() for digest in _digests(file.blocks[position])}
-        return len(self._dropped - blocks)
+        self._current()
+        return len(self._idle_blocks())
+
+    def compact(self) -> int:
+        """Remove texts and states of documents that were replaced or deleted from the folder's files; return the bytes.
+
+        No document is read again. Other processes may read meanwhile; what they have open goes from the disk when they
+        look again. Whatever interrupts it leaves the documents as they are.
+
+        Raises
+        ------
+        ValueError
+            For a document, or a file of them, that the disk has damaged: prepare its documents again first.
+        """
+        manifest = read_manifest(self.folder)
+        if manifest is None:
+            raise no_store(self.folder)
+        with writing(self.folder):
+            before, old = _nbytes(self.folder), documents_paths(self.folder)
+            self.refresh()
+            if None in (self._files or {}).values():
+                raise DamagedDocumentsError(f"{self.folder} has damaged documents: prepare them again, then compact")
+            # First, while the files of documents still tell which blocks are nobody's.
+            StateStore(self.folder, manifest["fingerprint"]).drop(self._idle_blocks())
+            places = [*self._places.values()]
+            # One file at least, so that numbers go on; in a store without documents none.
+            for start in range(0, max(len(places), bool(old)), FILE_DOCUMENTS):
+                some = places[start : start + FILE_DOCUMENTS]
+                blocks = [file.blocks[position] for file, position in some]
+                self._write([*zip(self._read(some), blocks, strict=True)], [])
+            for path in old:  # the oldest first: a deletion must not go before what it deletes
+                path.unlink()
+        self.refresh()
+        return before - _nbytes(self.folder)
 
     def set_damaged_aside(self) -> None:
         """Rename files that cannot be read, for whoever prepares their documents again."""
@@ -200,17 +243,15 @@ class StoredDocuments:
                     path.rename(path.with_suffix(".damaged"))
         self.refresh()
 
+    def _idle_blocks(self) -> set[bytes]:
+        blocks = {digest for file, position in [*self._places.values()] for digest in _digests(file.blocks[position])}
+        return self._dropped - blocks
+
     def _current(self) -> dict[Key, _Place]:
         with self._lock:
-            if self._files is None or self._seen != self._changed_ns():
+            if self._files is None or self._seen != changed_ns(self.folder):
                 self.refresh()
             return self._places
-
-    def _changed_ns(self) -> int | None:
-        """When a file came to the folder or left it; nothing where the folder is gone."""
-        with suppress(OSError):
-            return self.folder.stat().st_mtime_ns
-        return None
 
     def _opened(self, path: Path) -> DocumentFile | None:
         try:
@@ -268,6 +309,10 @@ class StoredDocuments:
         content = documents_content(documents, deleted)
         with placing(next_documents_path(self.folder), self.folder / MANIFEST_NAME) as name, name.open("xb") as file:
             file.writelines(content)
+
+
+def _nbytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in [*folder.glob(GROUPS), *documents_paths(folder)])
 
 
 def _digests(blocks: bytes) -> Iterator[bytes]:

@@ -145,6 +145,7 @@ def test_a_cross_encoder_takes_them_too(folder):
         ),
         (("d1", "text"), r"documents\[1\] must be a str or a mapping .* got tuple"),
         ({"content": 7}, r'documents\[1\] needs "text" as a str .* got int'),
+        ({"_id": "d7"}, r"documents\[1\] is an id alone, .* StoredDocuments\(folder\).get\(ids\)"),
     ],
 )
 def test_what_has_no_text_or_several_is_refused_by_its_index(ranker, document, found):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 
 import pytest
@@ -101,6 +102,24 @@ def llama_index(module, name, **settings):
     return rank
 
 
+def probability(logit):
+    return 1 / (1 + math.exp(-logit))
+
+
+def langchain_nvidia(address):
+    ranker = needs("langchain_nvidia_ai_endpoints").NVIDIARerank(
+        base_url=f"{address}/v1", api_key="key", top_n=BEST, usage_telemetry_enabled=False
+    )
+    document = needs("langchain_core.documents").Document
+    found = ranker.compress_documents([document(text) for text in DOCUMENTS], QUERY)
+    return [(DOCUMENTS.index(it.page_content), probability(it.metadata["relevance_score"])) for it in found]
+
+
+def llama_index_nvidia(address):
+    rank = llama_index("nvidia_rerank", "NVIDIARerank", api_key="key")
+    return [(index, probability(logit)) for index, logit in rank(f"{address}/v1")]
+
+
 CLIENTS = [
     cohere_v2,
     cohere_v1,
@@ -114,6 +133,8 @@ CLIENTS = [
     haystack("jina", "JinaRanker", "base_url", "/v1/rerank"),
     llama_index("cohere_rerank", "CohereRerank", api_key="key", model="any"),
     llama_index("tei_rerank", "TextEmbeddingInference", auth_token="Bearer key"),
+    langchain_nvidia,
+    llama_index_nvidia,
 ]
 
 

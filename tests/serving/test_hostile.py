@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import threading
+import time
 from dataclasses import replace
 from typing import ClassVar
 from urllib.parse import urlsplit
@@ -14,10 +15,12 @@ import pytest
 pytest.importorskip("fastapi", reason="needs the serve extra")
 pytest.importorskip("prometheus_client", reason="needs the serve extra")
 
+import httpx
 from pydantic import TypeAdapter, ValidationError
 from starlette.testclient import TestClient
 
 from blockrank_rerank.ranking.results import RankedDocument
+from blockrank_rerank.serving import limits as limits_module
 from blockrank_rerank.serving import log as log_module
 from blockrank_rerank.serving import scheduler as scheduler_module
 from blockrank_rerank.serving import tracing
@@ -92,9 +95,23 @@ def test_a_body_that_does_not_come_is_not_waited_for(ranker):
     assert json.loads(answer.partition(b"\r\n\r\n")[2])["error_type"] == "Timeout"
 
 
-def test_connections_are_limited(ranker):
-    server = pytest.importorskip("blockrank_rerank.serving.server", reason="needs the serve extra")
-    assert server.config_of(create_app(ranker), ServerLimits(waiting=10)).limit_concurrency == 522
+def test_more_requests_than_may_be_under_way_are_told_so_and_idle_connections_are_none(ranker, monkeypatch):
+    monkeypatch.setattr(limits_module, "OTHER_REQUESTS", 1)
+    with on_loopback(create_app(ranker, ServerLimits(waiting=1))) as address:
+        place = urlsplit(address)
+        idle = [socket.create_connection((place.hostname, place.port)) for _ in range(4)]
+        assert httpx.get(f"{address}/info", timeout=120).status_code == 200
+        for connection in idle[:2]:
+            connection.sendall(b"POST /v2/rerank HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n{")
+        while (answer := httpx.get(f"{address}/info", timeout=120)).status_code == 200:
+            time.sleep(0.01)
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+        assert answer.json()["error_type"] == "Overloaded"
+        assert httpx.get(f"{address}/health", timeout=120).status_code == 200
+        for connection in idle:
+            connection.close()
+        while httpx.get(f"{address}/info", timeout=120).status_code != 200:
+            time.sleep(0.01)
 
 
 @pytest.mark.parametrize("error", [ValueError, TypeError])

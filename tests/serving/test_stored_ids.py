@@ -64,6 +64,16 @@ def test_an_id_that_is_none_is_refused(client, identifier):
     assert (answer.status_code, answer.json()["field"]) == (422, "documents[1]")
 
 
+def test_what_is_prepared_while_the_server_runs_is_not_read(ranker, tmp_path):
+    ranker.prepare_store(tmp_path / "states", CORPUS[:1])
+    stored = BlockRankReranker.from_pretrained(device="cpu", dtype="float32", store=tmp_path / "states")
+    with TestClient(create_app(stored)) as client:
+        assert asked(client, [{"id": "d0"}]).status_code == 200
+        ranker.prepare_store(tmp_path / "states", CORPUS)
+        rows = asked(client, [{"id": "d1"}, {"id": "d0"}]).json()["results"]
+    assert {row["served_from"] for row in rows} == {"stored"}
+
+
 def test_an_id_comes_back_as_it_was_sent(ranker, tmp_path):
     ranker.prepare_store(tmp_path / "states", [{"_id": 7, "text": "sugar"}])
     stored = BlockRankReranker.from_pretrained(device="cpu", dtype="float32", store=tmp_path / "states")

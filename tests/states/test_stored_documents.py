@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import signal
 import threading
@@ -121,6 +122,83 @@ def test_deleted_ids_are_gone_and_come_back_without_being_read_again(ranker, tmp
             reader.get(["liver", "empty", "7"])
     done = ranker.prepare_store(tmp_path, DOCUMENTS)
     assert (done.prepared, done.added, done.unchanged, done.unused) == (0, 2, 2, 0)
+
+
+@pytest.fixture
+def changed(ranker, prepared, tmp_path):
+    """A store with a document that was replaced and one that was deleted."""
+    folder = shutil.copytree(prepared, tmp_path / "changed")
+    ranker.prepare_store(folder, [{"id": "liver", "text": "an artery"}])
+    StoredDocuments(folder).delete(["7"])
+    return folder
+
+
+LEFT = [StoredDocument(None, "sugar"), StoredDocument("empty", ""), StoredDocument("liver", "an artery")]
+
+
+def test_compacting_removes_what_nobody_finds_and_reads_nothing(ranker, model, changed, monkeypatch):
+    documents, reader = StoredDocuments(changed), StoredDocuments(changed)
+    assert (documents.unused_blocks(), reader.get(["empty"])) == (2, LEFT[1:2])
+    stored = BlockRankReranker.from_pretrained(model, dtype="float32", store=changed)
+    stored.rank(QUERIES[1], documents)
+    assert documents.compact() > 0
+    assert (documents.unused_blocks(), documents.compact()) == (0, 0)
+    for it in (documents, reader, StoredDocuments(changed)):
+        assert [*it] == LEFT
+    assert "aspirin" not in "".join(path.read_text() for path in changed.glob("documents-*"))
+    assert len(StateStore(changed, ranker.engine.fingerprint)) == 3
+    monkeypatch.setattr(stored.engine, "document_states", lambda texts, *rest: iter(() if not texts else 1 / 0))
+    assert_same(stored.rank(QUERIES[1], documents), ranker.rank(QUERIES[1], ["sugar", "", "an artery"]))
+    monkeypatch.undo()
+    assert ranker.prepare_store(changed, DOCUMENTS).prepared == 2
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+def test_a_kill_while_a_store_is_compacted_leaves_every_document_with_its_states(ranker, changed):
+    texts, killed = [document.text for document in LEFT], 0
+    for step in range(100):
+        child = os.fork()
+        if child == 0:
+            unlink, left = os.unlink, iter(range(step))
+
+            def counted(*arguments, unlink=unlink, left=left, **options):
+                if next(left, None) is None:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                unlink(*arguments, **options)
+
+            os.unlink = counted
+            StoredDocuments(changed).compact()
+            os._exit(0)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert [*StoredDocuments(changed)] == LEFT
+            store = StateStore(changed, ranker.engine.fingerprint)
+            assert all(store.get(text) for text in texts)
+        if code == 0:
+            break
+        killed += 1
+    assert killed > 4
+    assert StoredDocuments(changed).unused_blocks() == 0
+    assert len(store) == 3
+
+
+def test_a_store_without_documents_keeps_its_states_when_it_is_compacted(ranker, prepared, tmp_path):
+    folder = shutil.copytree(prepared, tmp_path / "old")
+    for path in folder.glob("documents-*"):
+        path.unlink()
+    assert StoredDocuments(folder).compact() == 0
+    assert len(StateStore(folder, ranker.engine.fingerprint)) == len(DOCUMENTS)
+    assert not [*folder.glob("documents-*")]
+
+
+def test_a_store_with_damaged_documents_is_not_compacted(changed):
+    path = min(changed.glob("documents-*"))
+    path.write_bytes(b"x" + path.read_bytes())
+    before = {it.name: it.read_bytes() for it in changed.iterdir()}
+    with pytest.warns(UserWarning, match="damaged"), pytest.raises(ValueError, match="prepare them again"):
+        StoredDocuments(changed).compact()
+    assert {it.name: it.read_bytes() for it in changed.iterdir()} == before
 
 
 def test_another_store_in_the_place_of_one_that_is_open_is_read_anew(tmp_path):
@@ -449,8 +527,13 @@ def test_the_command_keeps_ids_replaces_and_deletes(model, tmp_path, capsys):
     out = capsys.readouterr().out
     assert "0 documents added, 1 replaced, 1 unchanged" in out
     assert "1 blocks of replaced and deleted documents, and their texts, stay in its files" in out
+    assert "'blockrank prepare STORE --compact' removes them" in out
     assert main(["prepare", str(store), "--delete", "liver", "--delete", "7", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == {"deleted": 2, "documents": 1, "unused": 3}
+    assert json.loads(capsys.readouterr().out) == {"deleted": 2, "documents": 1, "unused": 3, "freed_bytes": 0}
+    assert main(["prepare", str(store), "--compact"]) == 0
+    assert re.fullmatch(
+        rf"0 documents deleted; {re.escape(str(store))} holds 1\n0\.\d MB freed\n", capsys.readouterr().out
+    )
     assert main(["prepare", str(store), "--delete", "\x1bliver"]) == 2
     assert f"1 of 1 ids are not in the store {store}: '\\x1bliver'" in capsys.readouterr().err
 
@@ -458,8 +541,13 @@ def test_the_command_keeps_ids_replaces_and_deletes(model, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "code", "found"),
     [
-        (["prepare", "a.txt"], 2, "prepare takes CORPUS and STORE; STORE alone goes with --delete"),
-        (["prepare", "a.txt", "store", "--delete", "7"], 2, "--delete takes STORE alone, got a.txt and store"),
+        (["prepare", "a.txt"], 2, "prepare takes CORPUS and STORE; STORE alone goes with --delete and --compact"),
+        (
+            ["prepare", "a.txt", "store", "--delete", "7"],
+            2,
+            "--delete and --compact take STORE alone, got a.txt and store",
+        ),
+        (["prepare", "a.txt", "--compact"], 4, "a.txt holds no prepared documents"),
         (["prepare", "absent", "--delete", "7"], 4, "absent holds no prepared documents"),
     ],
 )
