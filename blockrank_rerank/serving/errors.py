@@ -8,13 +8,15 @@ from typing import Any
 
 from starlette.exceptions import HTTPException
 
+from blockrank_rerank.errors import Transferable
+
 _FIELD = re.compile(r"(query|documents)(\[\d+\])?(?=\W)")
 
 ERROR_TYPES = {401: "Unauthorized", 408: "Timeout", 424: "Backend", 429: "Overloaded", 504: "Timeout"}
 """Of statuses; every other one is ``Validation``. The words are those of text-embeddings-inference."""
 
 
-class ApiError(HTTPException):
+class ApiError(Transferable, HTTPException):
     """A fault with the answer that tells of it.
 
     Attributes
