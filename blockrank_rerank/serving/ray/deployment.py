@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
@@ -29,7 +30,11 @@ class Replicas(BaseModel):
 
 
 _LIMITS = {field.name: (int if field.type == "int" else float, field.default) for field in fields(ServerLimits)}
-_OPTIONS = {name: (declared.plain_type | None, declared.default) for name, declared in OPTIONS.items()}
+_OPTIONS = {
+    # A config may be a file, which is what the command line takes.
+    name: (declared.plain_type | (Path if declared.word_type is Path else None) | None, declared.default)
+    for name, declared in OPTIONS.items()
+}
 _Words = create_model("_Words", __config__=ConfigDict(protected_namespaces=()), **{**_LIMITS, **_OPTIONS})  # type: ignore[call-overload]
 
 

@@ -79,7 +79,7 @@ def read_parts(folder: Path) -> Iterator[dict[str, Any]]:
     DataError
         For a file that is not what was written.
     """
-    for path in sorted((folder / PARTS_NAME).glob("[!.]*.jsonl")):
+    for path in sorted((folder / PARTS_NAME).glob("*.jsonl")):
         with path.open(encoding="utf-8") as stream:
             for number, line in enumerate(stream, start=1):
                 yield _row(line, path, number)

@@ -69,7 +69,9 @@ def rerank_run_on_fleet(
         **options,
     )
     rows = {row["id"]: row for row in read_parts(done.folder)}
-    rankings = {query: [SimpleNamespace(**document) for document in rows[query]["ranking"]] for query in run}
+    rankings: dict[str, list[Any]] = {
+        query: [SimpleNamespace(**document) for document in rows[query]["ranking"]] for query in run
+    }
     return RerankedRun(
         run={query: scores_by_id(rankings[query], list(ranking)) for query, ranking in run.items()},
         documents=sum(map(len, run.values())),

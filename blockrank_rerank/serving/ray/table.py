@@ -91,7 +91,7 @@ def rerank_table(
         For options that cannot be used, and a folder of another job.
     """
     job, limits = absolute(folder, "folder"), {"top_k": top_k, "threshold": threshold}
-    Limits(**limits)
+    Limits(top_k, threshold)
     if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
         raise ValueError(f"workers must be a whole number above 0, got {workers!r}")
     _ = BlockRankReranker.from_pretrained(**options).config  # reads settings of a model and no weights

@@ -8,8 +8,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blockrank_rerank.errors import DataError
+from blockrank_rerank.errors import DataError, request_name
 from blockrank_rerank.evaluation.rerank_run import rank_candidates
+from blockrank_rerank.ranking.request import check_request
 from blockrank_rerank.reranker import BlockRankReranker
 from blockrank_rerank.serving.ray.job_folder import row_digest, write_part
 
@@ -80,8 +81,8 @@ class TableReranker:
         for name, digest in digests.items():
             if self._finished.get(name, digest) != digest:
                 raise DataError(
-                    f"row {name!r} has another query or other documents than the row of this id that is finished in "
-                    f"{self._folder}; give another folder"
+                    f"{request_name(name)} has another text or other documents than the one of this id that is "
+                    f"finished in {self._folder}; give another folder"
                 )
         new = {name: row for name, row in rows.items() if name not in self._finished}
         return self._rank(new, digests) if new else 0
@@ -112,9 +113,10 @@ class TableReranker:
 def _checked(row: Mapping[str, Any]) -> tuple[str, list[Any]]:
     """Query and documents of a row, without the fields that a table fills with nothing."""
     query, documents = row["query"], row["documents"]
-    if not isinstance(query, str) or not isinstance(documents, list):
-        found = f"{type(query).__name__} and {type(documents).__name__}"
-        raise DataError(f"row {str(row['id'])!r}: expected a text as query and a list of documents, got {found}")
+    try:
+        check_request((query, documents))
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{request_name(str(row['id']))}: {error}") from error
     return query, [
         {field: value for field, value in document.items() if value is not None}
         if isinstance(document, dict)
