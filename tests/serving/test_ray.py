@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import sys
+import time
 
 import pytest
 
@@ -34,14 +35,14 @@ ROWS = [{"id": f"q{n}", "query": f"{QUERY} {n}", "documents": DOCUMENTS} for n i
 def cluster():
     """Two workers; they find this checkout as this process does."""
     environment = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": environment})
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": environment})
     ray.data.DataContext.get_current().enable_progress_bars = False
     yield
     ray.shutdown()
 
 
 def table(rows=ROWS):
-    return ray.data.from_items(rows, override_num_blocks=min(2, len(rows)))
+    return ray.data.from_items(rows, override_num_blocks=2 if len(rows) > 1 else None)
 
 
 class DyingReranker(TableReranker):
@@ -55,20 +56,23 @@ class DyingReranker(TableReranker):
         os._exit(1)
 
 
-class PlaceReranker(TableReranker):
-    """A worker that notes its process."""
+class WaitingReranker(TableReranker):
+    """A worker that begins once another one has a batch too."""
 
     def __call__(self, batch):
         (self._folder / f"worker-{os.getpid()}").touch()
+        latest = time.monotonic() + 300
+        while len([*self._folder.glob("worker-*")]) < 2 and time.monotonic() < latest:
+            time.sleep(0.05)
         return super().__call__(batch)
 
 
-@pytest.mark.parametrize("kind", [PlaceReranker, DyingReranker], ids=["both-live", "one-dies"])
+@pytest.mark.parametrize("kind", [WaitingReranker, DyingReranker], ids=["both-live", "one-dies"])
 def test_two_workers_rank_as_one_process_does(ranker, tmp_path, monkeypatch, kind):
     monkeypatch.setattr(table_module, "TableReranker", kind)
     done = rerank_table(table(), tmp_path / "job", workers=2, **OPTIONS)
     assert (done.rows, done.rows_before) == (len(ROWS), 0)
-    if kind is PlaceReranker:
+    if kind is WaitingReranker:
         assert len([*done.folder.glob("worker-*")]) == 2
     found = {row["id"]: row["ranking"] for row in read_parts(done.folder)}
     assert len(found) == len(ROWS)

@@ -103,7 +103,8 @@ def rerank_table(
         fn_constructor_args=(job, finished, limits, options),
         batch_size=BATCH_ROWS,
         batch_format="pyarrow",
-        compute=ray.data.ActorPoolStrategy(size=workers),
+        # Batches take long, so that none should wait at a worker while another one has nothing to do.
+        compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=1),
         num_cpus=cpus,
         num_gpus=float(str(options.get("device")).startswith("cuda")) if gpus is None else gpus,
     )
