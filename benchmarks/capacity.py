@@ -59,7 +59,7 @@ def cores(documents_per_second: float, documents: float, hit_rate: float, costs:
 
 def fitted(small: int, of_small: float, large: int, of_large: float) -> tuple[float, float]:
     """Seconds of a request and of each of its documents, from requests of two sizes."""
-    each = (of_large - of_small) / (large - small)
+    each = max((of_large - of_small) / (large - small), 0.0)  # noise of few requests may be larger
     return max(of_small - small * each, 0.0), each
 
 

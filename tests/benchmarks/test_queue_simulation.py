@@ -67,3 +67,4 @@ def test_cores_grow_with_what_must_be_read(script):
     assert capacity.cores(100, 20, 1.0, costs, busy=1.0) == pytest.approx(0.2)
     assert capacity.cores(100, 20, 0.5, costs, busy=0.5) == pytest.approx(1.3)
     assert capacity.fitted(1, 0.03, 20, 0.22) == pytest.approx((0.02, 0.01))
+    assert capacity.fitted(1, 0.04, 20, 0.03) == (0.04, 0.0)

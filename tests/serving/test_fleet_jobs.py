@@ -94,6 +94,15 @@ def test_a_row_that_cannot_be_ranked_is_named_and_nothing_of_its_batch_counts(jo
     assert not [*read_parts(job)]
 
 
+def test_what_the_model_fails_with_comes_back_as_it_is(ranker, job, monkeypatch):
+    def fail(*_, **__):
+        raise FloatingPointError("scores are not finite")
+
+    monkeypatch.setattr(type(ranker), "rank_batch", fail)
+    with pytest.raises(FloatingPointError, match="scores are not finite"):
+        ranked(worker(job), ROWS)
+
+
 def test_what_is_half_written_does_not_count(job):
     row = {"id": "q1", "digest": row_digest(QUERY, DOCUMENTS), "ranking": []}
     with pytest.raises(ValueError, match="not JSON compliant"):

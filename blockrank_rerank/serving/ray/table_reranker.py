@@ -69,7 +69,7 @@ class TableReranker:
         tokens, error = 0, None
         try:
             tokens = self._finish(batch.to_pylist())
-        except (ValueError, TypeError, OSError, ImportError) as fault:
+        except Exception as fault:
             error = pickle.dumps(fault)
         rows = 0 if error else batch.num_rows
         return pa.table({"rows": [rows], "tokens": [tokens], "error": pa.array([error], pa.binary())})
