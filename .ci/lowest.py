@@ -15,7 +15,7 @@ project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text
 extras = project["optional-dependencies"]
 lists = [project["dependencies"], *(extras[name] for name in extras.keys() - NOT_OF_USERS)]
 for line in sorted(line for lines in lists for line in lines if not line.startswith(project["name"])):
-    bound = re.fullmatch(r"([\w-]+)>=([\d.]+)", line)
+    bound = re.fullmatch(r"([\w-]+)(?:\[[\w,-]+\])?>=([\d.]+)", line)
     if bound is None:
         raise SystemExit(f"pyproject.toml: expected NAME>=VERSION, whose lowest version can be tried, got {line!r}")
     print(f"{bound[1]}=={bound[2]}")

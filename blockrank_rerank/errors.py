@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copyreg
 from collections.abc import Sequence
+from typing import Any
 
 
 def install_line(extra: str = "") -> str:
@@ -16,7 +18,18 @@ def install_line(extra: str = "") -> str:
     return f"in a clone of blockrank-rerank: pip install {repr(f'.[{extra}]') if extra else '.'}"
 
 
-class RequestError(ValueError):
+class Transferable(BaseException):
+    """An error that reaches another process, or a copy, with its message and attributes.
+
+    Python would make it anew from its message alone, which takes other arguments than the error itself does.
+    """
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """How it is pickled: its arguments and attributes are restored, and nothing is computed again."""
+        return copyreg.__newobj__, (type(self), *self.args), vars(self)  # type: ignore[attr-defined]
+
+
+class RequestError(Transferable, ValueError):
     """One of several requests cannot be ranked.
 
     Attributes
@@ -37,7 +50,7 @@ def request_name(number: int | str) -> str:
     return f"requests[{number}]" if isinstance(number, int) else f"query {number!r}"
 
 
-class DocumentError(ValueError):
+class DocumentError(Transferable, ValueError):
     """One document of a request cannot be ranked.
 
     Attributes
@@ -53,7 +66,7 @@ class DocumentError(ValueError):
         self.index, self.reason = index, reason
 
 
-class UnknownIdsError(ValueError):
+class UnknownIdsError(Transferable, ValueError):
     """A store has no documents of some ids.
 
     Parameters
@@ -95,7 +108,7 @@ def shown_ids(ids: Sequence[str]) -> str:
 _MOST_IDS, _MOST_CHARACTERS = 5, 80
 
 
-class DataError(ValueError):
+class DataError(Transferable, ValueError):
     """Data that cannot be used, with the place where it was found.
 
     Parameters

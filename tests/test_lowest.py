@@ -29,7 +29,7 @@ def lowest() -> dict[str, tuple[int, ...]]:
 def test_every_distribution_that_users_install_has_a_lowest_version():
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     users = text[text.index("dependencies = [") : text.index("\ntest = [")]
-    named = set(re.findall(r'"([\w-]+)>=', users))
+    named = set(re.findall(r'"([\w-]+)(?:\[[\w,-]+\])?>=', users))
     assert lowest().keys() == named
     assert {"torch", "transformers", "tokenizers", "peft", "datasets", "haystack-ai"} <= named
 

@@ -519,7 +519,7 @@ def test_ranking_warns_about_nothing(ranker):
 
 UNWANTED = [
     *("transformers", "triton", "typer", "peft", "datasets", "sentence_transformers"),
-    *("llama_index", "haystack", "langchain_core"),
+    *("llama_index", "haystack", "langchain_core", "ray", "fastapi"),
 ]
 
 PROBE = """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from blockrank_rerank.cli.options import ModelOptions
 from blockrank_rerank.options import OPTIONS
@@ -34,10 +34,22 @@ def described_ranker(options: ModelOptions) -> BlockRankReranker:
     """
     from blockrank_rerank import BlockRankReranker
 
+    return BlockRankReranker.from_pretrained(**described_options(options))
+
+
+def described_options(options: ModelOptions) -> dict[str, Any]:
+    """Return options as ``BlockRankReranker.from_pretrained`` takes them.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        As the engine raises them.
+    """
+    from blockrank_rerank import BlockRankReranker
+
     values = options.values()
-    model = values.pop("model")
     if options.query_free:
         # Only a query-free prompt goes together with a cache or a store, so they wait for it.
         described = {name: value for name, value in values.items() if OPTIONS[name].owner != "ranker"}
-        values["config"] = BlockRankReranker.from_pretrained(model, **described).query_free().config
-    return BlockRankReranker.from_pretrained(model, **values)
+        values["config"] = BlockRankReranker.from_pretrained(**described).query_free().config
+    return values

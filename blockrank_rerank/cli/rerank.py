@@ -12,7 +12,7 @@ import typer
 
 from blockrank_rerank.cli import options as opt
 from blockrank_rerank.cli.rerank_documents import rerank_documents
-from blockrank_rerank.cli.rerank_trec import TrecPaths, rerank_trec
+from blockrank_rerank.cli.rerank_trec import Fleet, TrecPaths, rerank_trec
 from blockrank_rerank.formats import read_documents
 from blockrank_rerank.formats.documents import STDIN
 from blockrank_rerank.ranking.results import Limits
@@ -98,6 +98,27 @@ def rerank(
             help=f"Candidates per query; deeper ones are left out. Default: {DEFAULT_DEPTH}.",
         ),
     ] = None,
+    fleet: Annotated[
+        Path | None,
+        typer.Option(
+            "--fleet",
+            parser=opt.user_path,
+            metavar="FOLDER",
+            rich_help_panel=RUN_PANEL,
+            help="Rerank on a Ray cluster (RAY_ADDRESS, or this machine) and keep finished queries in this folder, "
+            "which all machines see: the same command goes on where it was interrupted.",
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "--workers",
+            min=1,
+            metavar="N",
+            rich_help_panel=RUN_PANEL,
+            help="Processes of the fleet, each with the model and one CPU, or GPU with --device cuda. Default: 1.",
+        ),
+    ] = None,
     *,
     model_options: opt.ModelOptions,
 ) -> None:
@@ -110,7 +131,8 @@ def rerank(
     blockrank rerank --queries queries.jsonl --corpus corpus.jsonl --run bm25.trec --output reranked.trec
     """
     of_run = {"--queries": queries, "--corpus": corpus, "--run": run, "--output": output}
-    is_run = any(map(_given, (*of_run.values(), depth)))
+    more_of_run: dict[str, Any] = {"--depth": depth, "--fleet": fleet, "--workers": workers}
+    is_run = any(map(_given, (*of_run.values(), *more_of_run.values())))
     if query is not None and not files and not is_run and _is_piped():
         files = [STDIN]
     of_documents: dict[str, Any] = {"QUERY": query, "FILE": files or None}
@@ -120,9 +142,13 @@ def rerank(
         "--json": json or None,
     }
     only_documents |= {"--unit": unit, "--column": column or None}
-    _refuse_both(of_run | {"--depth": depth}, of_documents | only_documents)
+    _refuse_both(of_run | more_of_run, of_documents | only_documents)
     if is_run:
-        rerank_trec(TrecPaths(*_complete(of_run)), depth or DEFAULT_DEPTH, top_k, threshold, model_options)
+        paths = TrecPaths(*_complete(of_run))
+        if workers is not None and fleet is None:
+            raise ValueError("--workers are those of a fleet; give its folder with --fleet")
+        machines = None if fleet is None else Fleet(fleet, workers or 1)
+        rerank_trec(paths, depth or DEFAULT_DEPTH, top_k, threshold, machines, model_options)
     else:
         _complete(of_documents)
         limits = Limits(top_k, threshold, min_probability)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from blockrank_rerank.cli.console import print_note
 from blockrank_rerank.cli.options import ModelOptions
-from blockrank_rerank.cli.ranker import load_ranker
+from blockrank_rerank.cli.ranker import described_options, load_ranker
+from blockrank_rerank.errors import install_line
 from blockrank_rerank.evaluation.own_documents import own_documents, without_own
 from blockrank_rerank.evaluation.rerank_run import (
     RerankedRun,
@@ -29,10 +32,22 @@ class TrecPaths(NamedTuple):
     output: Path
 
 
+class Fleet(NamedTuple):
+    """Where a Ray cluster keeps finished queries, and how many of its processes rank."""
+
+    folder: Path
+    workers: int
+
+
 def rerank_trec(
-    paths: TrecPaths, depth: int, top_k: int | None, threshold: float | None, model_options: ModelOptions
+    paths: TrecPaths,
+    depth: int,
+    top_k: int | None,
+    threshold: float | None,
+    fleet: Fleet | None,
+    model_options: ModelOptions,
 ) -> None:
-    """Rerank a TREC run into another one."""
+    """Rerank a TREC run into another one, in this process or on a fleet."""
     # Everything that can be refused is refused before a model is loaded.
     check_output_path(paths.output, paths.run, paths.queries, paths.corpus)
     first_stage = read_run(paths.run)
@@ -43,17 +58,29 @@ def rerank_trec(
     others = without_own(first_stage, own_documents(queries, corpus))
     candidates = {query: ranking for query, ranking in first_documents(others, depth).items() if ranking}
     check_run(candidates, queries, corpus)
-    ranker = load_ranker(model_options)
+    rerank = partial(rerank_run, load_ranker(model_options)) if fleet is None else _on_fleet(fleet, model_options)
     with progress_bar("reranking", "queries", len(candidates)) as advance:
-        reranked = rerank_run(
-            ranker, candidates, queries, corpus, top_k=top_k, threshold=threshold, on_progress=advance
-        )
+        reranked = rerank(candidates, queries, corpus, top_k=top_k, threshold=threshold, on_progress=advance)
     write_run(paths.output, reranked.run)
     print_note(_summary(reranked, paths.output))
     _note_emptied(sum(not ranking for ranking in reranked.run.values()))
     _note_left_out(_count(others) - reranked.documents, depth)
     _note_own(_count(first_stage) - _count(others))
     _note_cut(reranked.queries_truncated)
+
+
+def _on_fleet(fleet: Fleet, model_options: ModelOptions) -> Callable[..., RerankedRun]:
+    """Connect to the cluster that ``RAY_ADDRESS`` names or this machine has, or start one here."""
+    try:
+        import ray
+
+        from blockrank_rerank.serving.ray.run import rerank_run_on_fleet
+    except ImportError as error:
+        raise ImportError(f"--fleet needs the extra ray ({error}); {install_line('ray')}") from error
+    options = described_options(model_options)
+    ray.init(ignore_reinit_error=True, log_to_driver=False, logging_level="ERROR")
+    ray.data.DataContext.get_current().enable_progress_bars = False  # there is one of ours
+    return partial(rerank_run_on_fleet, folder=fleet.folder, workers=fleet.workers, **options)
 
 
 def _summary(reranked: RerankedRun, output: Path) -> str:

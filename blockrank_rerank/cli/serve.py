@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import re
 from typing import Annotated
 
 import typer
@@ -11,6 +9,7 @@ import typer
 from blockrank_rerank.cli import options as opt
 from blockrank_rerank.cli.ranker import described_ranker
 from blockrank_rerank.errors import install_line
+from blockrank_rerank.serving.api_key import api_key
 
 LIMITS_PANEL = "Limits"
 
@@ -61,7 +60,7 @@ def serve(
 
     For example: blockrank serve --cache 2GB
     """
-    key = _key(api_key_env)
+    key = api_key(api_key_env)
     try:
         from blockrank_rerank.serving.limits import ServerLimits
         from blockrank_rerank.serving.server import serve as run
@@ -72,14 +71,3 @@ def serve(
     body_bytes = parse_bytes("max_body", max_body)
     limits = ServerLimits(documents=max_documents, body_bytes=body_bytes, waiting=max_waiting, seconds=timeout)
     run(described_ranker(model_options), host, port, limits, key)
-
-
-def _key(variable: str | None) -> str | None:
-    if variable is None:
-        return None
-    key = os.environ.get(variable, "").strip()
-    if not key:
-        # What looks like no name of a variable may be the key itself.
-        named = variable if re.fullmatch("[A-Z_][A-Z0-9_]*", variable) else "what it names"
-        raise ValueError(f"--api-key-env must name an environment variable that holds a key, and {named} is empty")
-    return key

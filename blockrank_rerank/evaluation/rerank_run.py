@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from blockrank_rerank.errors import DocumentError, RequestError
 from blockrank_rerank.formats import Corpus, DataError, Queries, Run
@@ -138,42 +138,86 @@ def rerank_run(
             on_progress(requests, more_tokens)
 
     start = time.perf_counter()
-    try:
-        read = ranker.fitting_queries({query: queries[query] for query in run})
-        requests = [(read[query], [corpus[document] for document in ranking]) for query, ranking in run.items()]
-        rankings = ranker.rank_batch(requests, top_k=top_k, threshold=threshold, show_progress=False, on_progress=count)
-    except (RequestError, DocumentError) as error:
-        raise DataError(_with_names(error, run)) from error
+    asked = {query: queries[query] for query in run}
+    candidates = {query: {document: corpus[document] for document in ranking} for query, ranking in run.items()}
+    ranked = rank_candidates(ranker, asked, candidates, top_k=top_k, threshold=threshold, on_progress=count)
     return RerankedRun(
-        run=dict(zip(run, map(_with_ids, rankings, run.values()), strict=True)),
+        run={query: scores_by_id(ranked.rankings[query], list(ranking)) for query, ranking in run.items()},
         documents=sum(map(len, run.values())),
-        truncated=sum(document.truncated for ranking in rankings for document in ranking),
-        queries_truncated=sum(read[query] != queries[query] for query in run),
+        truncated=sum(document.truncated for ranking in ranked.rankings.values() for document in ranking),
+        queries_truncated=len(ranked.queries_truncated),
         tokens=tokens,
         seconds=time.perf_counter() - start,
     )
 
 
-def _with_names(error: RequestError | DocumentError, run: Run) -> str:
+class RankedCandidates(NamedTuple):
+    """Rankings by the ids of their queries, and the ids of queries of which only the beginning was read."""
+
+    rankings: dict[str, list[RankedDocument]]
+    queries_truncated: set[str]
+
+
+def rank_candidates(
+    ranker: BatchRanker,
+    queries: Mapping[str, str],
+    candidates: Mapping[str, Mapping[str, Any]],
+    *,
+    top_k: int | None = None,
+    threshold: float | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> RankedCandidates:
+    """Rank the documents of each query, and name queries and documents by their ids where one cannot be ranked.
+
+    Parameters
+    ----------
+    ranker : BatchRanker
+        Usually a `BlockRankReranker`.
+    queries : mapping of str to str
+        Texts by id.
+    candidates : mapping of str to mapping
+        Id of a query → id of a document → document.
+    top_k, threshold, on_progress
+        As for `rerank_run`.
+
+    Raises
+    ------
+    DataError
+        For a query or document that the model cannot read: for a query before the first one is ranked.
+    """
+    try:
+        read = ranker.fitting_queries(dict(queries))
+        requests = [(read[query], list(documents.values())) for query, documents in candidates.items()]
+        rankings = ranker.rank_batch(
+            requests, top_k=top_k, threshold=threshold, show_progress=False, on_progress=on_progress
+        )
+    except (RequestError, DocumentError) as error:
+        raise DataError(_with_names(error, candidates)) from error
+    cut = {query for query, text in queries.items() if read[query] != text}
+    return RankedCandidates(dict(zip(candidates, rankings, strict=True)), cut)
+
+
+def scores_by_id(ranking: Sequence[RankedDocument], identifiers: Sequence[str]) -> dict[str, float]:
+    """Return scores by id, of documents in input order; those of pruned documents, which are all 0, fall by rank."""
+    return {
+        identifiers[document.index]: float(-rank) if document.pruned else document.score
+        for rank, document in enumerate(ranking)
+    }
+
+
+def _with_names(error: RequestError | DocumentError, candidates: Mapping[str, Mapping[str, Any]]) -> str:
     """Say what is wrong, with the ids of query and document instead of their numbers."""
     # The only request has no number.
     number, cause = (error.number, error.__cause__) if isinstance(error, RequestError) else (0, error)
     if isinstance(number, str):
         return str(error)  # has the id already
-    query, ranking = list(run.items())[number]
+    query, documents = list(candidates.items())[number]
     reason = (
-        f"document {list(ranking)[cause.index]!r} {cause.reason}" if isinstance(cause, DocumentError) else error.reason
+        f"document {list(documents)[cause.index]!r} {cause.reason}"
+        if isinstance(cause, DocumentError)
+        else error.reason
     )
     return f"query {query!r}: {reason}"
-
-
-def _with_ids(ranking: list[RankedDocument], candidates: dict[str, float]) -> dict[str, float]:
-    """Return scores by id; those of pruned documents, which are all 0, fall by rank."""
-    identifiers = list(candidates)
-    return {
-        identifiers[document.index]: float(-rank) if document.pruned else document.score
-        for rank, document in enumerate(ranking)
-    }
 
 
 def _refuse_missing(noun: str, named: Iterable[str], known: Collection[str]) -> None:

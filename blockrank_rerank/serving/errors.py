@@ -8,6 +8,8 @@ from typing import Any
 
 from starlette.exceptions import HTTPException
 
+from blockrank_rerank.errors import Transferable
+
 _FIELD = re.compile(r"(query|documents)(\[\d+\])?(?=\W)")
 
 ERROR_TYPES = {
@@ -21,7 +23,7 @@ ERROR_TYPES = {
 """Of statuses; every other one is ``Validation``. The words are those of text-embeddings-inference."""
 
 
-class ApiError(HTTPException):
+class ApiError(Transferable, HTTPException):
     """A fault with the answer that tells of it.
 
     Attributes

@@ -11,6 +11,7 @@ from threading import Condition, Event, Thread
 from time import monotonic
 
 from blockrank_rerank.engine.workers import STOP
+from blockrank_rerank.errors import Transferable
 from blockrank_rerank.reranker import BlockRankReranker
 from blockrank_rerank.serving.fair_queue import FairQueue
 from blockrank_rerank.serving.turn import Ranking, RankRequest, pass_cost, rank_together
@@ -19,7 +20,7 @@ LONGEST_RETRY_S = 60
 CLOSING = "the server is shutting down"
 
 
-class Overloaded(Exception):
+class Overloaded(Transferable, Exception):
     """As many requests wait as may, of all clients or of this one.
 
     Attributes

@@ -334,6 +334,8 @@ def test_the_loader_hands_every_option_to_the_engine(monkeypatch):
         (["rerank", "--depth", "5"], "missing: --queries, --corpus, --run, --output"),
         (["rerank", "q", "f", "--run", "r"], "QUERY, FILE (ranking documents) cannot go together with --run"),
         (["rerank", "q", "f", "--depth", "5"], "cannot go together with --depth"),
+        (["rerank", "q", "f", "--fleet", "job"], "cannot go together with --fleet"),
+        ([*TREC, "--output", "o", "--workers", "2"], "--workers are those of a fleet; give its folder with --fleet"),
         ([*TREC, "--output", "o", "--json"], "--json (ranking documents) cannot go together with --queries"),
     ],
 )
@@ -485,6 +487,14 @@ def test_top_k_shortens_the_new_run(fake, collection):
         "fleas",
         "concrete",
     ]
+
+
+def test_a_fleet_without_its_extra_says_how_to_get_it(collection, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    found = refusal(capsys, [*TREC, "--output", "out.trec", "--fleet", "job"], 3)
+    assert found.startswith("--fleet needs the extra ray")
+    assert "pip install '.[ray]'" in found
+    assert not (collection / "job").exists()
 
 
 def test_a_run_naming_unknown_documents_is_refused_before_anything_is_written(fake, collection, capsys):

@@ -1,0 +1,1 @@
+"""Reranks tables and runs on a Ray cluster, and serves there."""
