@@ -141,6 +141,20 @@ class Options:
         check=values.check_folder,
         metavar="FOLDER",
     )
+    tuning: UserPath | Mapping[str, UserPath] | None = option(
+        None,
+        str | dict[str, str],
+        """File that ``blockrank-finetune tune`` wrote for this model: every query reads with it. Several by name
+        (command line: ``NAME=FILE``) for ``rank(…, tuning=NAME)`` and the server's ``model`` to choose from.
+
+        States of documents do not depend on it, so that one cache and one store serve them all.""",
+        owner="ranker",
+        plain=values.plain_tuning,
+        check=values.check_tuning,
+        word_type=list[str],
+        metavar="[NAME=]FILE",
+        parse=values.parse_tuning,
+    )
     prune: Mapping[int, int] | None = option(
         None,
         dict[int, int],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,14 @@ from blockrank_rerank.states.group_files import (
     read_document,
     text_digest,
 )
-from blockrank_rerank.states.manifest import MANIFEST_NAME, check_manifest, create_manifest, read_manifest, writing
+from blockrank_rerank.states.manifest import (
+    MANIFEST_NAME,
+    check_manifest,
+    create_manifest,
+    read_manifest,
+    renew_manifest,
+    writing,
+)
 from blockrank_rerank.system.files import UserPath, absolute, placing
 from blockrank_rerank.system.forks import ForkLock
 
@@ -48,6 +55,8 @@ class StateStore:
         Of the states, for a new store; must be an old one's if given.
     settings : mapping, optional
         What of the fingerprint can be named, for a message that says what differs.
+    earlier_fingerprint : callable, optional
+        Gives the one that stores of earlier versions have; without it they are refused.
 
     Raises
     ------
@@ -63,6 +72,7 @@ class StateStore:
         fingerprint: str,
         dtype: torch.dtype | None = None,
         settings: Mapping[str, Any] | None = None,
+        earlier_fingerprint: Callable[[], str] = lambda: "",
     ) -> None:
         self.folder = absolute(folder, "folder")
         self._locations: dict[bytes, Location] = {}
@@ -70,9 +80,9 @@ class StateStore:
         self._damaged: set[Path] = set()
         self._lock = ForkLock()
         name = None if dtype is None else str(dtype).removeprefix("torch.")
-        wanted = {"fingerprint": fingerprint, "dtype": name, "settings": json.loads(json.dumps(settings or {}))}
-        manifest = read_manifest(self.folder) or create_manifest(self.folder, wanted)
-        check_manifest(manifest, wanted, self.folder)
+        self._wanted = {"fingerprint": fingerprint, "dtype": name, "settings": json.loads(json.dumps(settings or {}))}
+        manifest = read_manifest(self.folder) or create_manifest(self.folder, self._wanted)
+        check_manifest(manifest, self._wanted, self.folder, earlier_fingerprint)
         self.dtype: torch.dtype = getattr(torch, manifest["dtype"])
         self.refresh()
 
@@ -81,6 +91,10 @@ class StateStore:
         for path in sorted(self.folder.glob(GROUPS)):
             if path not in self._groups and path not in self._damaged:
                 self._read_index(path)
+
+    def renew(self) -> None:
+        """Bring a store of an earlier version up to this one, so that no earlier release writes to it."""
+        renew_manifest(self.folder, self._wanted)
 
     def set_damaged_aside(self) -> None:
         """Rename groups that cannot be read, for whoever prepares their documents again."""

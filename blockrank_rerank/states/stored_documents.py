@@ -21,7 +21,7 @@ from blockrank_rerank.states.document_files import (
     open_documents,
 )
 from blockrank_rerank.states.group_files import DIGEST_BYTES
-from blockrank_rerank.states.manifest import MANIFEST_NAME, no_store, read_manifest, upgrade_manifest, writing
+from blockrank_rerank.states.manifest import MANIFEST_NAME, no_store, read_manifest, writing
 from blockrank_rerank.system.files import UserPath, absolute, placing
 from blockrank_rerank.system.forks import ForkLock
 
@@ -180,7 +180,6 @@ class StoredDocuments:
                 latest[key] = document
                 new.append((document, digests))
             if new:
-                upgrade_manifest(self.folder)
                 self._write(new, [])
         self.refresh()
         return Changes(added, replaced, len(documents) - added - replaced)
