@@ -124,6 +124,8 @@ def tuned_engine(engine: Engine, file: Path, spec: EngineSpec) -> Engine:
 
 def _check_base(engine: Engine, tuning: Tuning, file: Path, spec: EngineSpec) -> None:
     """Refuse a tuning of another model, or for queries that read otherwise."""
+    from blockrank_rerank.model.frozen_scoring import untuned
+
     bases = tuning.facts.get("bases")
     dtype = str(engine.dtype).removeprefix("torch.")
     if not isinstance(bases, dict) or dtype not in bases:
@@ -137,7 +139,7 @@ def _check_base(engine: Engine, tuning: Tuning, file: Path, spec: EngineSpec) ->
             f"{file} was made for another model than {spec.checkpoint.model}, or for other settings of its queries: "
             "use it with the one it was made for, or tune this one with 'blockrank-finetune tune'"
         )
-    if not tuning.fits(engine.backbone):
+    if not tuning.fits(untuned(engine.backbone, tuning.query_rank)):
         raise ValueError(f"{file} is damaged: it does not fit the model that it was made for; tune again")
 
 

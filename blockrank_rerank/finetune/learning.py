@@ -14,6 +14,7 @@ from blockrank_rerank.engine.engine import Engine
 from blockrank_rerank.finetune.frozen_lists import FrozenLists
 from blockrank_rerank.finetune.losses import contrastive, list_logits
 from blockrank_rerank.finetune.tune_settings import TuneSettings
+from blockrank_rerank.model.frozen_scoring import untuned
 from blockrank_rerank.model.scores import Lse, raw_score
 from blockrank_rerank.model.tuning import Tuning
 
@@ -46,7 +47,7 @@ class Learning:
     def __init__(self, engine: Engine, lists: FrozenLists, settings: TuneSettings) -> None:
         torch.manual_seed(settings.seed)
         self._engine, self._lists, self._settings = engine, lists, settings
-        self._start = Tuning.of(engine.backbone, settings.query_rank).to(engine.device)
+        self._start = untuned(engine.backbone, settings.query_rank).to(engine.device)
         queries = [*lists.queries]
         random.Random(f"{settings.seed}:learning").shuffle(queries)
         self._choosing, self._learnt = queries[::ONE_CHOOSES], [q for n, q in enumerate(queries) if n % ONE_CHOOSES]

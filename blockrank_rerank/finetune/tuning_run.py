@@ -13,13 +13,14 @@ from blockrank_rerank.engine.engine import Engine
 from blockrank_rerank.engine.shared import SharedEngine
 from blockrank_rerank.engine.spec import EngineSpec
 from blockrank_rerank.engine.tuned import bases
-from blockrank_rerank.evaluation.measures import measure_queries
+from blockrank_rerank.evaluation.measures import import_extra, measure_queries
 from blockrank_rerank.finetune.data.joined_rows import query_key
 from blockrank_rerank.finetune.frozen_lists import FrozenLists
 from blockrank_rerank.finetune.held_out import LEAST, HeldOut, HeldOutMeasures
 from blockrank_rerank.finetune.learning import Learning
 from blockrank_rerank.finetune.training_data import TrainingData
 from blockrank_rerank.finetune.tune_settings import TuneSettings
+from blockrank_rerank.model.frozen_scoring import untuned
 from blockrank_rerank.model.scores import RULES
 from blockrank_rerank.model.tuning import Tuning
 from blockrank_rerank.options import Options
@@ -79,6 +80,7 @@ def tune(settings: TuneSettings) -> TuneResult:
     """
     output = Path(settings.output)
     check_output_path(output)
+    import_extra("ir_measures")  # measures need it, at the end
     shared = SharedEngine(_spec(settings))
     if settings.query_rank and not shared.config.scoring_head:
         raise ValueError(
@@ -93,7 +95,7 @@ def tune(settings: TuneSettings) -> TuneResult:
     learnt.read("lists to learn from")
     measured.read("lists to measure")
     found, step = Learning(engine, learnt, settings).result()
-    before, after = (_ndcg(measured, tuning, engine) for tuning in (Tuning.of(engine.backbone), found))
+    before, after = (_ndcg(measured, tuning, engine) for tuning in (untuned(engine.backbone), found))
     measures = HeldOutMeasures(before, after)
     facts = {"name": output.stem, "model": settings.model, "bases": bases(engine), "step": step}
     facts |= {"queries": {"learnt": len(learnt), "measured": len(measured)}}

@@ -11,9 +11,20 @@ import torch
 from torch import Tensor
 
 from blockrank_rerank.model.backbone import Backbone, Pass
+from blockrank_rerank.model.families import head_counts, head_dim
 from blockrank_rerank.model.layout import Layout, signal_rows
 from blockrank_rerank.model.scores import Lse
 from blockrank_rerank.model.tuning import Tuning
+
+
+def untuned(backbone: Backbone, query_rank: int = 0) -> Tuning:
+    """A tuning of a model that changes nothing yet; ``query_rank`` above 0 is for a scoring head."""
+    if backbone.head is not None:
+        num_heads, width = backbone.head.signal_weight.shape
+        return Tuning.start(num_heads, width, query_rank)
+    model_config: Any = backbone.model.config
+    heads = backbone.config.heads
+    return Tuning.start(head_counts(model_config)[0] if heads is None else len(heads), head_dim(model_config))
 
 
 class FrozenRequest(NamedTuple):

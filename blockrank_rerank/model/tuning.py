@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from blockrank_kernels.gpu import upload
@@ -15,12 +15,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from blockrank_rerank.errors import shown_ids
-from blockrank_rerank.model.families import head_counts, head_dim
 from blockrank_rerank.model.scores import Lse
 from blockrank_rerank.system.files import check_readable, replace_with
-
-if TYPE_CHECKING:
-    from blockrank_rerank.model.backbone import Backbone
 
 FORMAT = "blockrank-tuning"
 FORMAT_VERSION = "1"
@@ -52,13 +48,8 @@ class Tuning:
     facts: Mapping[str, Any]
 
     @classmethod
-    def of(cls, backbone: Backbone, query_rank: int = 0) -> Tuning:
-        """A tuning of a model that changes nothing yet; ``query_rank`` above 0 is for a scoring head."""
-        if backbone.head is not None:
-            num_heads, width = backbone.head.signal_weight.shape
-        else:
-            heads, model_config = backbone.config.heads, backbone.model.config
-            num_heads, width = head_counts(model_config)[0] if heads is None else len(heads), head_dim(model_config)
+    def start(cls, num_heads: int, width: int, query_rank: int = 0) -> Tuning:
+        """A tuning that changes nothing yet."""
         zeros = {name: torch.zeros(num_heads) for name in PER_HEAD}
         zeros |= {"signal_weight": torch.zeros(num_heads, width)}
         zeros |= {"nothing": torch.zeros(()), "log_sharpness": torch.zeros(())}
@@ -108,11 +99,14 @@ class Tuning:
         """By which the model's log odds per unit of raw score are multiplied; a scalar above 0."""
         return self.tensors["log_sharpness"].exp()
 
-    def fits(self, backbone: Backbone) -> bool:
-        """Whether it has the heads and widths of a model's scoring layer."""
-        rank = len(self.tensors.get(QUERY_DOWN, ()))
-        fitting = Tuning.of(backbone, rank).tensors if backbone.head is not None or not rank else {}
-        return {name: t.shape for name, t in fitting.items()} == {name: t.shape for name, t in self.tensors.items()}
+    @property
+    def query_rank(self) -> int:
+        """Rank of the change of the query projection; 0 for none."""
+        return len(self.tensors.get(QUERY_DOWN, ()))
+
+    def fits(self, other: Tuning) -> bool:
+        """Whether it has the heads and widths of another."""
+        return {n: t.shape for n, t in self.tensors.items()} == {n: t.shape for n, t in other.tensors.items()}
 
     def save(self, path: Path) -> None:
         """Write a safetensors file, whole or not at all."""

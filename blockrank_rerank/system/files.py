@@ -8,7 +8,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, TextIO
+from typing import Any, TextIO
 
 from safetensors import SafetensorError
 
@@ -146,7 +146,7 @@ def replace_with(path: Path, content: bytes) -> None:
 
 
 @contextmanager
-def _replacing(path: Path, mode: str, **how: str) -> Iterator[IO[Any]]:
+def _replacing(path: Path, mode: str, **how: Any) -> Iterator[Any]:
     check_output_path(path)
     # Through a link the file behind it is replaced, and not the link.
     target = path.resolve()

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from blockrank_rerank import BlockRankReranker
 from blockrank_rerank.cli.options import ModelOptions
 from blockrank_rerank.engine.tuned import bases
-from blockrank_rerank.model.frozen_scoring import freeze
+from blockrank_rerank.model.frozen_scoring import freeze, untuned
 from blockrank_rerank.model.layout import build_layout
 from blockrank_rerank.model.tuning import Tuning
 from tests.states.test_prepared import QUERIES, assert_same, save_ranker
@@ -40,7 +40,7 @@ def tuning_of(ranker, size=0.3, seed=0, query_rank=0, **facts):
     """A tuning of random numbers; of size 0 it changes nothing."""
     generator = torch.Generator().manual_seed(seed)
     rank = query_rank if ranker.config.scoring_head else 0
-    start = Tuning.of(ranker.engine.backbone, rank)
+    start = untuned(ranker.engine.backbone, rank)
     tensors = {name: size * torch.randn(t.shape, generator=generator) for name, t in start.tensors.items()}
     return Tuning(tensors, {"name": "random", "bases": bases(ranker.engine), **facts})
 
