@@ -102,7 +102,7 @@ class Tuning:
     @property
     def query_rank(self) -> int:
         """Rank of the change of the query projection; 0 for none."""
-        return len(self.tensors.get(QUERY_DOWN, ()))
+        return self.tensors[QUERY_DOWN].shape[:1].numel() if QUERY_DOWN in self.tensors else 0
 
     def fits(self, other: Tuning) -> bool:
         """Whether it has the heads and widths of another."""

@@ -144,10 +144,11 @@ class Options:
     tuning: UserPath | Mapping[str, UserPath] | None = option(
         None,
         str | dict[str, str],
-        """File that ``blockrank-finetune tune`` wrote for this model: every query reads with it. Several by name
-        (command line: ``NAME=FILE``) for ``rank(…, tuning=NAME)`` and the server's ``model`` to choose from.
+        """File of ``blockrank-finetune tune`` with which every query reads; or several by name (command line:
+        ``NAME=FILE``), of which a request chooses one.
 
-        States of documents do not depend on it, so that one cache and one store serve them all.""",
+        ``{"legal": FILE}`` is for ``rank(…, tuning="legal")``. States of documents do not depend on it, so that one
+        cache and one store serve all of them.""",
         owner="ranker",
         plain=values.plain_tuning,
         check=values.check_tuning,
