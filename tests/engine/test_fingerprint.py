@@ -99,7 +99,7 @@ CHANGES = {
     "abstention": (True, False),
     "query_offset": (100, False),
     "query_documents_from_layer": (1, True),
-    "max_document_tokens": (30, True),
+    "max_document_tokens": (12, True),
     "long_documents": ("truncate", True),
     "version": None,
     "prompt.instruction": ("Texts:", True),
