@@ -80,8 +80,8 @@ class Learning:
         order = self._order()
         for step in range(1, settings.steps + 1):
             loss = torch.stack([self._loss(q, tuning) for q in islice(order, settings.lists_per_step)]).mean()
-            if not math.isfinite(float(loss)):
-                raise FloatingPointError(f"the loss became {float(loss)} in step {step}; lower learning_rate")
+            if not math.isfinite(value := loss.item()):
+                raise FloatingPointError(f"the loss became {value} in step {step}; lower learning_rate")
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

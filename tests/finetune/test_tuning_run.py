@@ -58,12 +58,12 @@ def test_what_was_measured_is_what_a_ranker_with_the_tuning_has(kind, request, t
     for measured, ranker in ((result.held_out.before, plain), (result.held_out.after, tuned)):
         expected = data.held_out.ndcg(ranker)
         assert {query: measured[query] for query in expected} == pytest.approx(expected, abs=1e-3)
-    assert len(result.held_out.before) == 20
+    assert len(result.held_out.before) == len(data.held_out.queries) >= 18
     assert tuned.engine.fingerprint == plain.engine.fingerprint
     facts = Tuning.load(result.file).facts
     assert facts["name"] == "t"
     assert (facts["ndcg@10"]["before"], facts["ndcg@10"]["after"]) == result.held_out.means
-    assert facts["queries"] == {"learnt": 20, "measured": 20}
+    assert facts["queries"] == {"learnt": 20, "measured": len(result.held_out.before)}
 
 
 def test_learning_lowers_the_loss_of_lists_that_it_does_not_learn_from(encoder, training_data):
@@ -185,7 +185,7 @@ def test_the_command_prints_settings_measures_and_what_to_do_next(encoder, train
     assert main(["tune", f"model={encoder}", f"data={training_data}", f"output={file}", *words]) == 0
     printed = capsys.readouterr().out
     assert "query_rank: 0" in printed
-    assert "on 20 held-out queries (difference " in printed
+    assert " held-out queries (difference " in printed
     assert f"written to {file}: use it with --tuning {file}" in printed.replace("\n", " ")
     file.unlink()
     assert main(["tune", f"data={training_data}", f"output={file}", "--dry-run"]) == 0
