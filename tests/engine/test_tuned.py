@@ -141,6 +141,16 @@ def test_explanations_look_where_the_tuned_query_looks(ranker, folder, tmp_path)
     assert [word.weight for word in one] != [word.weight for word in other]
 
 
+def test_survivors_of_pruning_are_scored_with_the_tuning(ranker, folder, tmp_path):
+    file = saved(tmp_path / "t.safetensors", tuning_of(ranker))
+    ranked = tuned(folder, file, prune={1: 2}).rank(QUERIES[0], DOCUMENTS)
+    kept = [document for document in ranked if not document.pruned]
+    expected = tuned(folder, file).rank(QUERIES[0], [DOCUMENTS[document.index] for document in kept])
+    assert len(kept) == 2
+    found = [document.raw_score for document in kept]
+    assert found == pytest.approx([document.raw_score for document in expected], abs=1e-4)
+
+
 # Other dtypes, other models
 
 
@@ -148,6 +158,14 @@ def test_explanations_look_where_the_tuned_query_looks(ranker, folder, tmp_path)
 def test_a_tuning_of_fp32_serves_the_model_in_16_bits(ranker, folder, tmp_path, dtype):
     file = saved(tmp_path / "t.safetensors", tuning_of(ranker))
     assert BlockRankReranker.from_pretrained(folder, dtype=dtype, tuning=file).engine.backbone.tuning
+
+
+def test_a_tuning_of_fp32_serves_the_model_in_8_bits(tmp_path):
+    pytest.importorskip("openvino", reason="needs the openvino extra")
+    file = saved(tmp_path / "t.safetensors", tuning_of(BlockRankReranker.from_pretrained(dtype="float32")))
+    rounded = BlockRankReranker.from_pretrained(quantization="int8", dtype="float32", device="cpu", tuning=file)
+    plain = BlockRankReranker.from_pretrained(quantization="int8", dtype="float32", device="cpu")
+    assert scores(rounded.rank(QUERIES[0], DOCUMENTS)) != scores(plain.rank(QUERIES[0], DOCUMENTS))
 
 
 def test_a_tuning_of_16_bits_is_refused_in_others(ranker, folder, tmp_path):
