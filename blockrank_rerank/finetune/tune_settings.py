@@ -12,7 +12,7 @@ from blockrank_rerank.finetune.settings import FinetuneSettings
 from blockrank_rerank.finetune.settings_file import read_settings, to_yaml
 from blockrank_rerank.finetune.sources import TrainingSource
 from blockrank_rerank.model.checkpoint import DEFAULT_MODEL
-from blockrank_rerank.system.files import UserPath
+from blockrank_rerank.system.files import UserPath, absolute
 
 LARGEST = {"queries": (1 << 31) - 1, "query_rank": 4_096}
 SUFFIX = ".safetensors"
@@ -28,6 +28,8 @@ class TuneSettings:
         As there.
     output : str
         File for the result, which ends in ``.safetensors``; replaced where there is one.
+    config : str, optional
+        JSON file of settings in place of the model's own: those that the tuning will be used with.
     queries : int
         So many queries to learn from, drawn by `seed`.
     held_out : int
@@ -66,6 +68,7 @@ class TuneSettings:
     weight_decay: float = 0.01
     temperature: float | None = None
     query_rank: int = 0
+    config: str | None = None
     scoring_layer: int | None = None
     long_queries: str = "error"
     bf16: bool = False
@@ -79,6 +82,7 @@ class TuneSettings:
         for name in ("model", "output", "data"):
             object.__setattr__(self, name, getattr(lists, name))
         check_types(self)
+        object.__setattr__(self, "config", self.config and str(absolute(self.config, "config")))
         require(self, "output", lambda value: Path(value).suffix == SUFFIX, f"a file that ends in {SUFFIX}")
         require(self, "queries", lambda value: value > 0, "positive")
         require(self, "held_out", lambda value: value > 0, "positive")

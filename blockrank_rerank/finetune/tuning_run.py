@@ -107,6 +107,7 @@ def tune(settings: TuneSettings) -> TuneResult:
 def _spec(settings: TuneSettings) -> EngineSpec:
     return Options(
         settings.model,
+        config=settings.config,
         scoring_layer=settings.scoring_layer,
         device=settings.device,
         dtype="bfloat16" if settings.bf16 else "float32",

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from blockrank_rerank import BlockRankReranker
 from blockrank_rerank.cli.options import ModelOptions
+from blockrank_rerank.cli.ranker import load_ranker
 from blockrank_rerank.engine.tuned import bases
 from blockrank_rerank.model.frozen_scoring import freeze, untuned
 from blockrank_rerank.model.layout import build_layout
@@ -274,6 +275,8 @@ def test_the_command_line_takes_one_file_or_several_by_name(tmp_path):
     }
     for words, expected in parsed.items():
         assert ModelOptions(tuning=[*words]).values()["tuning"] == expected
+    with pytest.raises(ValueError, match="--tuning NAME=FILE is for blockrank serve, whose requests choose by name"):
+        load_ranker(ModelOptions(tuning=["a=x"]))
     for words, message in ((["x", "y"], "NAME=FILE where there are several"), (["a=x", "a=y"], "each name once")):
         with pytest.raises(ValueError, match=message):
             ModelOptions(tuning=words).values()

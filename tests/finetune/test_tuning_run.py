@@ -21,7 +21,7 @@ from blockrank_rerank.model.scores import raw_score
 from blockrank_rerank.model.scoring_head import ScoringHead
 from blockrank_rerank.model.tuning import Tuning
 from tests.finetune.data_files import write_jsonl
-from tests.tiny_models import BERT_CONFIG, save_model
+from tests.tiny_models import BERT_CONFIG, CONFIG, save_model
 
 VALUES = {"documents_per_list": 4, "steps": 20, "lists_per_step": 4, "learning_rate": 0.05, "device": "cpu"}
 
@@ -122,6 +122,17 @@ def test_documents_that_are_cut_are_told(encoder):
     drawn = HeldOut({"q0": "sugar"}, {"q0": {"a": 1, "b": 0}}, {"a": "sugar " * 400, "b": "y"})
     with pytest.warns(UserWarning, match="documents of 1 lists are longer than the model's blocks"):
         FrozenLists(engine, drawn, 1000).read("lists")
+
+
+def test_a_tuning_is_of_the_settings_that_it_will_be_used_with(decoder, training_data, tmp_path):
+    other = replace(CONFIG, prompt=CONFIG.prompt.without_query(), heads=(1,), signal_tokens="all")
+    (tmp_path / "other.json").write_text(other.to_json())
+    file = tune(settings(decoder, training_data, tmp_path / "t.safetensors", config=str(tmp_path / "other.json"))).file
+    assert Tuning.load(file).tensors["head_weight"].shape == (1,)
+    with pytest.raises(ValueError, match="was made for another model than"):
+        BlockRankReranker.from_pretrained(decoder, dtype="float32", tuning=file).rank("sugar", ["sugar"])
+    tuned = BlockRankReranker.from_pretrained(decoder, dtype="float32", config=other, tuning=file, cache="1MB")
+    assert tuned.rank("sugar", ["sugar", "blood"])
 
 
 # Bad input
