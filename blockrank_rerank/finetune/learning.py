@@ -74,8 +74,12 @@ class Learning:
     def _steps(self) -> Iterator[tuple[int, Tuning]]:
         """Take optimiser steps, and give the tuning after each: one that goes on changing."""
         settings, tuning = self._settings, _copied(self._start)
-        learnt = [tensor.requires_grad_() for name, tensor in tuning.tensors.items() if name not in ODDS]
-        optimizer = torch.optim.AdamW(learnt, settings.learning_rate, weight_decay=settings.weight_decay)
+        groups = [
+            {"params": [tensor.requires_grad_()], "lr": settings.learning_rate * _step_share(name, tensor)}
+            for name, tensor in tuning.tensors.items()
+            if name not in ODDS
+        ]
+        optimizer = torch.optim.AdamW(groups, settings.learning_rate, weight_decay=settings.weight_decay)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.steps)
         order = self._order()
         for step in range(1, settings.steps + 1):
@@ -116,6 +120,11 @@ class Learning:
         """Raw scores of all documents less that of "none of these"; nothing for a model that never abstains."""
         found = [self._lists.lse(query, tuning) for query in self._lists.queries]
         return torch.cat([raw_score(lse.documents) - _of_nothing(lse) for lse in found]) if _abstain(found) else None
+
+
+def _step_share(name: str, tensor: Tensor) -> float:
+    """Share of the learning rate: AdamW moves all numbers alike, and a signal's weight is a sum over many of them."""
+    return float(tensor.shape[-1] ** -0.5) if name == "signal_weight" else 1.0
 
 
 def _abstain(found: Sequence[Lse]) -> bool:
