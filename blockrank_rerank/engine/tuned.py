@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from copy import copy
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
@@ -19,6 +19,9 @@ from blockrank_rerank.model.tuning import Tuning
 if TYPE_CHECKING:
     from blockrank_rerank.engine.engine import Engine
     from blockrank_rerank.model.backbone import Backbone
+
+
+Ranker = TypeVar("Ranker", bound="TunedRanking")
 
 
 class TunedEngine(SharedEngine):
@@ -73,7 +76,7 @@ class TunedRanking:
         """Names of the tunings of which :meth:`rank` can be told to use one."""
         return [*self._tunings]
 
-    def tuned(self, tuning: str | None) -> Self:
+    def tuned(self: Ranker, tuning: str | None) -> Ranker:
         """Return this reranker with one of its tunings for all it does, over the same model, cache and store.
 
         Parameters

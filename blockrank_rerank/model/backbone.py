@@ -327,10 +327,9 @@ class Backbone(nn.Module):
 
     def scoring_layer(self, layout: Layout) -> Callable[[Pass], None]:
         """Run the layers before a scoring layer of the model's own; the result lets it score the pack in a pass."""
-        forward = Pass(layout, self.config, self.attention, scoring=[])
-        self._run(forward)
-        (score,) = forward.scoring or ()
-        return score
+        scoring: list[Callable[[Pass], None]] = []
+        self._run(Pass(layout, self.config, self.attention, scoring=scoring))
+        return scoring[0]
 
     def document_states(self, layout: Layout) -> list[dict[str, Tensor]]:
         """Compute what query blocks read of every document of a pack, in order; see `DocumentStates`."""
