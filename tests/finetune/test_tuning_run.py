@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import re
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -25,6 +27,7 @@ from blockrank_rerank.model.tuning import Tuning
 from tests.finetune.data_files import write_jsonl
 from tests.tiny_models import BERT_CONFIG, CONFIG, save_model
 
+ROOT = Path(__file__).parents[2]
 VALUES = {"documents_per_list": 4, "steps": 20, "lists_per_step": 4, "learning_rate": 0.05, "device": "cpu"}
 
 
@@ -135,6 +138,13 @@ def test_a_tuning_is_of_the_settings_that_it_will_be_used_with(decoder, training
         BlockRankReranker.from_pretrained(decoder, dtype="float32", tuning=file).rank("sugar", ["sugar"])
     tuned = BlockRankReranker.from_pretrained(decoder, dtype="float32", config=other, tuning=file, cache="1MB")
     assert tuned.rank("sugar", ["sugar", "blood"])
+
+
+def test_the_example_runs_in_a_clone_on_what_ships(encoder, tmp_path, monkeypatch):
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    monkeypatch.chdir(tmp_path)
+    assert main(["tune", "examples/tune_domain.yaml", f"model={encoder}", "steps=2", "documents_per_list=3"]) == 0
+    assert Tuning.load(tmp_path / "tune_domain.safetensors").facts["queries"] == {"learnt": 20, "measured": 20}
 
 
 # Bad input
