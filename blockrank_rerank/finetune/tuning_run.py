@@ -97,7 +97,9 @@ def tune(settings: TuneSettings) -> TuneResult:
     found, step = Learning(engine, learnt, settings).result()
     before, after = (_ndcg(measured, tuning, engine) for tuning in (untuned(engine.backbone), found))
     measures = HeldOutMeasures(before, after)
-    facts = {"name": output.stem, "model": settings.model, "bases": bases(engine), "step": step}
+    # Where a folder lies is no business of whoever gets the file.
+    model = Path(settings.model).name if Path(settings.model).is_dir() else settings.model
+    facts = {"name": output.stem, "model": model, "bases": bases(engine), "step": step}
     facts |= {"queries": {"learnt": len(learnt), "measured": len(measured)}}
     facts |= {"ndcg@10": dict(zip(("before", "after"), measures.means, strict=True))}
     Tuning(found.tensors, facts | {"difference": asdict(measures.difference)}).save(output)
