@@ -14,6 +14,7 @@ from blockrank_rerank.model.layout import Layout, build_layout
 from blockrank_rerank.model.scores import Lse
 from blockrank_rerank.model.tuning import Tuning
 from blockrank_rerank.ranking.progress import work_progress
+from blockrank_rerank.text.document import document_text
 
 
 class FrozenLists:
@@ -33,7 +34,8 @@ class FrozenLists:
 
     def __init__(self, engine: Engine, drawn: HeldOut, max_bytes: int) -> None:
         self._engine, self._max_bytes = engine, max_bytes
-        self._texts = {document: drawn.corpus[document] for grades in drawn.qrels.values() for document in grades}
+        names = [document for grades in drawn.qrels.values() for document in grades]
+        self._texts = {name: document_text(drawn.corpus[name], index) for index, name in enumerate(names)}
         self.queries = {
             drawn.queries[name]: grades for name, grades in drawn.qrels.items() if any(not g for g in grades.values())
         }
