@@ -3,8 +3,8 @@
     python benchmarks/results.py FOLDER [--queries 5] [--only NAME] [--numbers docs/results] [--pages build/report]
 
 FOLDER holds BEIR folders. Pages hold texts and stay out of the repository, as some collections are for evaluation
-only. SciFact is measured over BM25's top 30 too, as others publish it. Times stay on the pages: they are of this machine and
-what else it does now, and the other benchmarks measure them.
+only. SciFact is measured over BM25's top 30 too, as others publish it. Times stay on the pages: they are of this
+machine and of what else it does; other benchmarks measure them.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from blockrank_rerank.engine.saved_model import SavedModel
 from blockrank_rerank.engine.shared import SharedEngine, checked_engine
 from blockrank_rerank.engine.state_lookup import StateLookup
 from blockrank_rerank.engine.store_preparation import Preparation, prepare_store
+from blockrank_rerank.engine.tuned import TunedRanking
 from blockrank_rerank.model.checkpoint import DEFAULT_MODEL, shown_model, with_scoring_layer
 from blockrank_rerank.model.devices import describe_choices, resolve_device
 from blockrank_rerank.options import Options, check_stand_alone, typed_as, with_options
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 __all__ = ["DEFAULT_MODEL", "BlockRankReranker", "Document", "RankedDocument", "Request", "describe_choices"]
 
 
-class BlockRankReranker(AsyncRanking, SavedModel):
+class BlockRankReranker(AsyncRanking, SavedModel, TunedRanking):
     """Ranks documents for a query by in-context attention. Make one with :meth:`from_pretrained`.
 
     Threads may share an instance; a copy shares the loaded model, the cache and the store. ``lookup`` is where it looks
@@ -76,6 +77,7 @@ class BlockRankReranker(AsyncRanking, SavedModel):
         """
         chosen = Options(model, **options)
         ranker = cls(SharedEngine(chosen.engine_spec()), chosen.state_lookup())
+        ranker._take_tunings(chosen.checked("ranker")["tuning"])
         if ranker.lookup is not None:
             check_stand_alone(ranker.config, ranker.model)
         return ranker
@@ -106,7 +108,7 @@ class BlockRankReranker(AsyncRanking, SavedModel):
         return self.engine.dtype
 
     def with_config(self, **changes: Any) -> BlockRankReranker:
-        """A reranker with some settings of the config changed, without cache and store.
+        """A reranker with some settings of the config changed, without cache, store and tunings.
 
         The model is read again when it is used.
 
@@ -128,8 +130,7 @@ class BlockRankReranker(AsyncRanking, SavedModel):
     @property
     def cache_info(self) -> CacheInfo | None:
         """What the cache holds and how often it helped; nothing without one."""
-        cache = None if self.lookup is None else self.lookup.cache
-        return None if cache is None else cache.info()
+        return None if self.lookup is None or self.lookup.cache is None else self.lookup.cache.info()
 
     def prepare(
         self,
@@ -151,8 +152,7 @@ class BlockRankReranker(AsyncRanking, SavedModel):
         dtype : str or torch.dtype, optional
             Of the kept states: the model's if not given, or ``float16``, ``bfloat16``, ``float32``, ``int8``.
         device : str or torch.device, optional
-            Where they lie: the model's if not given. ``"cpu"`` saves a GPU's memory; what a query reads is then
-            copied to the GPU for it.
+            Where they lie: the model's if not given. ``"cpu"`` saves a GPU's memory, for a copy with every query.
         show_progress : bool, optional
             By default a bar appears on a terminal when the work is long.
 
@@ -220,6 +220,7 @@ class BlockRankReranker(AsyncRanking, SavedModel):
         top_k: int | None = None,
         threshold: float | None = None,
         min_probability: float | None = None,
+        tuning: str | None = None,
     ) -> list[RankedDocument]:
         """Rank documents for a query, best first; ties keep the input order.
 
@@ -236,6 +237,8 @@ class BlockRankReranker(AsyncRanking, SavedModel):
         min_probability : float, optional
             Keep probabilities of relevance of at least this; may leave none. Applied before
             ``top_k``; for models that give probabilities.
+        tuning : str, optional
+            One of :attr:`tunings`, with which the query reads; see :meth:`tuned`.
 
         Raises
         ------
@@ -246,13 +249,8 @@ class BlockRankReranker(AsyncRanking, SavedModel):
         FloatingPointError
             Where the model computes non-finite scores.
         """
-        return self.rank_batch(
-            [(query, documents)],
-            top_k=top_k,
-            threshold=threshold,
-            min_probability=min_probability,
-            show_progress=False,
-        )[0]
+        how: Any = {"top_k": top_k, "threshold": threshold, "min_probability": min_probability, "tuning": tuning}
+        return self.rank_batch([(query, documents)], **how, show_progress=False)[0]
 
     def rank_batch(
         self,
@@ -261,6 +259,7 @@ class BlockRankReranker(AsyncRanking, SavedModel):
         top_k: int | None = None,
         threshold: float | None = None,
         min_probability: float | None = None,
+        tuning: str | None = None,
         show_progress: bool | None = None,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> list[list[RankedDocument]]:
@@ -270,7 +269,7 @@ class BlockRankReranker(AsyncRanking, SavedModel):
         ----------
         requests : iterable of (query, documents)
             As in :meth:`rank`; may be a generator.
-        top_k, threshold, min_probability
+        top_k, threshold, min_probability, tuning
             As in :meth:`rank`, for every request.
         show_progress : bool, optional
             By default a bar appears on a terminal when the work is long.
@@ -283,12 +282,13 @@ class BlockRankReranker(AsyncRanking, SavedModel):
             As :meth:`rank`, naming the request; for a query before anything is ranked.
         """
         limits = self._limits(top_k, threshold, min_probability)
+        ranker = self if tuning is None else self.tuned(tuning)
         checked = fitting_requests(list(requests), lambda: self.engine.prompt)
         results: list[list[RankedDocument]] = [[] for _ in checked]
         characters = sum(len(text) for request in checked for text in request.texts)
         with work_progress("reranking", len(checked), characters, show_progress, on_progress) as advance:
-            for batch in self._batches(checked):
-                for number, ranking in batch.rankings(self.engine):
+            for batch in ranker._batches(checked):
+                for number, ranking in batch.rankings(ranker.engine):
                     results[number] = limits.select(ranking)
                 advance(len(batch.numbers), batch.num_tokens)
         return results

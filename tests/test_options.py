@@ -6,6 +6,7 @@ import pickle
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -38,7 +39,7 @@ GIVEN = {
 }
 ALONE = {"quantization": "int8"}
 """What does not go together with pruning."""
-KEPT = {"cache": "1MB", "cache_device": "cpu", "store": "states"}
+KEPT = {"cache": "1MB", "cache_device": "cpu", "store": "states", "tuning": {"legal": "legal.safetensors"}}
 
 
 @pytest.fixture(scope="module")
@@ -182,6 +183,7 @@ def test_plain_options_are_those_that_json_gives_back(tmp_path):
     assert plain_options(json.loads(json.dumps(plain))) == plain
     assert (plain["device"], plain["dtype"], plain["store"]) == ("cpu", "float32", str(tmp_path))
     assert plain["prune"] == {1: 5}
+    assert plain["tuning"] == {"legal": str(Path("legal.safetensors").absolute())}
     assert plain.keys() == OPTIONS.keys() - {"token"}
 
 
@@ -197,8 +199,8 @@ def flags(command):
     [
         ("rerank", set()),
         ("evaluate", set()),
-        ("prepare", {"store", "cache", "cache_device", "prune", "long_queries"}),
-        ("bench", {"store", "cache", "cache_device", "prune", "long_documents", "long_queries"}),
+        ("prepare", {"store", "cache", "cache_device", "tuning", "prune", "long_queries"}),
+        ("bench", {"store", "cache", "cache_device", "tuning", "prune", "long_documents", "long_queries"}),
     ],
 )
 def test_commands_have_every_option_but_for_those_that_mean_nothing_to_them(command, without):

@@ -36,22 +36,26 @@ def blockrank_finetune(
     """
 
 
+Settings = Annotated[
+    str, typer.Argument(metavar="[SETTINGS.yaml]", show_default=False, help="YAML file, or the first KEY=VALUE.")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="KEY=VALUE...",
+        show_default=False,
+        help="Settings that replace those of the file; values are YAML, so data=[a.jsonl,b.jsonl] is a list.",
+    ),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved settings and stop.")]
+
+
 @app.command()
 def train(
-    settings: Annotated[
-        str,
-        typer.Argument(metavar="[SETTINGS.yaml]", show_default=False, help="YAML file, or the first KEY=VALUE."),
-    ],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="KEY=VALUE...",
-            show_default=False,
-            help="Settings that replace those of the file; values are YAML, so data=[a.jsonl,b.jsonl] is a list.",
-        ),
-    ] = None,
+    settings: Settings,
+    overrides: Overrides = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint of a cut-off run.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved settings and stop.")] = False,
+    dry_run: DryRun = False,
     max_steps: Annotated[int | None, typer.Option("--max-steps", min=1, help="The same as steps=N.")] = None,
 ) -> None:
     """Train a model: full weights or LoRA, decoders and encoders.
@@ -65,8 +69,7 @@ def train(
     from blockrank_rerank.finetune.settings import FinetuneSettings
 
     pairs = list(overrides or [])
-    path = None if "=" in settings else Path(settings)
-    changes = _parse([settings, *pairs] if path is None else pairs)
+    path, changes = _parse(settings, pairs)
     if max_steps is not None:
         changes["steps"] = max_steps
     resolved = FinetuneSettings.read(path, changes)
@@ -97,23 +100,51 @@ def train(
     print_line(f"written to {result.folder}")
 
 
+@app.command()
+def tune(settings: Settings, overrides: Overrides = None, dry_run: DryRun = False) -> None:
+    """Learn how queries read documents, from a few hundred of them; the model and prepared documents stay as they are.
+
+    The result is a file of a few KB for --tuning. Documents are read once, so that it takes minutes on a CPU.
+
+    For example:
+
+    blockrank-finetune tune output=legal.safetensors data=train.jsonl
+
+    blockrank rerank "what is a tort" documents.jsonl --tuning legal.safetensors
+    """
+    from blockrank_rerank.finetune.tune_settings import TuneSettings
+
+    resolved = TuneSettings.read(*_parse(settings, list(overrides or [])))
+    print_line(resolved.to_yaml().rstrip())
+    if dry_run:
+        return
+    from blockrank_rerank.finetune.tuning_run import tune as run
+
+    result = run(resolved)
+    print_line(result.held_out.line())
+    print_line(result.verdict())
+    print_line(f"written to {result.file}: use it with --tuning {result.file}")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; see :func:`blockrank_rerank.cli.run.run_app`."""
     return run_app(app, "blockrank-finetune", arguments)
 
 
-def _parse(pairs: list[str]) -> dict[str, Any]:
+def _parse(settings: str, pairs: list[str]) -> tuple[Path | None, dict[str, Any]]:
+    """The file of settings, if one is named, and those of the command line."""
     from blockrank_rerank.finetune.settings_file import parse_yaml
 
+    path = None if "=" in settings else Path(settings)
     changes: dict[str, Any] = {}
-    for pair in pairs:
+    for pair in [settings, *pairs] if path is None else pairs:
         name, equals, value = pair.partition("=")
         if not equals or not name:
             raise ValueError(f"settings on the command line must be KEY=VALUE, got {pair!r}")
         if name in changes:
             raise ValueError(f"{name} is given twice; several values are a list: {name}=[a,b]")
         changes[name] = parse_yaml(value, pair)
-    return changes
+    return path, changes
 
 
 if __name__ == "__main__":

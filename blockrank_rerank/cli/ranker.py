@@ -17,8 +17,10 @@ def load_ranker(options: ModelOptions) -> BlockRankReranker:
     Raises
     ------
     FileNotFoundError, ImportError, ValueError
-        As the engine raises them.
+        As the engine raises them, and for several tunings, of which these commands could not choose one.
     """
+    if isinstance(options.values()["tuning"], dict):
+        raise ValueError("--tuning NAME=FILE is for blockrank serve, whose requests choose by name; give a FILE alone")
     ranker = described_ranker(options)
     _ = ranker.device  # loading is lazy
     return ranker

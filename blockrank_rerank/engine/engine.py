@@ -280,7 +280,9 @@ def staged_engine(engine: Engine, config: BlockRankConfig) -> Engine:
     # A scoring head reads what so many layers leave; a layer of the model scores by its own attention.
     head = engine.backbone.head
     model = staged_model(engine.backbone.model, config.scoring_layer + (head is None))
-    backbone = Backbone(model, config, head, engine.backbone.attention)
+    # A tuning is of the scoring layer; heads of an earlier one have nothing to do with it.
+    tuning = engine.backbone.tuning if config.scoring_layer == engine.config.scoring_layer else None
+    backbone = Backbone(model, config, head, engine.backbone.attention, tuning)
     return Engine(config, engine.prompt, backbone, max_memory=engine.budget.max_memory)
 
 

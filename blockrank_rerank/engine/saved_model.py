@@ -98,12 +98,13 @@ def save_model(shared: SharedEngine, folder: Path) -> None:
         As :meth:`SavedModel.save_pretrained`.
     """
     # Ranking needs none of them, and they bring in Transformers.
-    from blockrank_rerank.model.backbone import Backbone, read_head
+    from blockrank_rerank.model.backbone import Backbone
     from blockrank_rerank.model.int8 import scales_file
     from blockrank_rerank.model.model_folder import check_new_folder, write_model
+    from blockrank_rerank.model.scoring_head import read_head
 
     check_new_folder(folder)
-    shared.check_unchanged()
+    shared.check_writable()
     checkpoint, (model_config, config) = shared.spec.checkpoint, resolve_config(shared.spec)
     head = read_head(checkpoint, model_config, config)
     tokenizer = checkpoint.tokenizer(model_config.vocab_size)

@@ -57,7 +57,7 @@ class SharedEngine:
         with unforked():  # a child could not import what a thread of its parent was importing
             return resolve_config(self.spec)[1]
 
-    def check_unchanged(self) -> None:
+    def check_writable(self) -> None:
         """Refuse a model whose files are others by now than those that were loaded.
 
         Raises

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from blockrank_rerank.engine.fingerprint import earlier_fingerprint
 from blockrank_rerank.states.cache import StateCache
 from blockrank_rerank.states.document_states import DocumentStates
 from blockrank_rerank.states.store import StateStore
@@ -21,6 +22,21 @@ if TYPE_CHECKING:
 
 Source = Literal["read", "cached", "stored", "prepared"]
 """Where a document's states come from; ``read`` where the model reads its text."""
+
+
+def opened_store(engine: Engine, folder: Path, dtype: torch.dtype | None = None) -> StateStore:
+    """Open the store of an engine's states; begins one where there is none and a dtype is given.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        As :class:`StateStore`.
+    """
+
+    def earlier() -> str:
+        return earlier_fingerprint(engine.config, engine.prompt, engine.backbone)
+
+    return StateStore(folder, engine.fingerprint, dtype, engine.settings, earlier)
 
 
 class StateLookup:
@@ -113,7 +129,7 @@ class StateLookup:
 
     def _opened(self, engine: Engine) -> StateStore | None:
         if self._store is None and self.folder is not None:
-            self._store = StateStore(self.folder, engine.fingerprint, settings=engine.settings)
+            self._store = opened_store(engine, self.folder)
         return self._store
 
     def _keep(self, text: str, states: DocumentStates, engine: Engine) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
+from blockrank_rerank.engine.state_lookup import opened_store
 from blockrank_rerank.errors import DocumentError, shown_ids
 from blockrank_rerank.states.document_files import MAX_ID_CHARACTERS, StoredDocument
 from blockrank_rerank.states.document_states import DTYPES, DocumentStates
@@ -89,7 +90,8 @@ def prepare_store(
     engine.prompt.encode_documents([])  # a prompt that cannot be prepared leaves no store for the next one to find
     if new and dtype is None:
         dtype = engine.dtype if engine.dtype in DTYPES else torch.float32
-    store, kept = StateStore(folder, engine.fingerprint, dtype, engine.settings), StoredDocuments(folder)
+    store, kept = opened_store(engine, folder, dtype), StoredDocuments(folder)
+    store.renew()
     store.set_damaged_aside()
     kept.set_damaged_aside()
     prepared = found = 0

@@ -9,16 +9,30 @@ if TYPE_CHECKING:
     from blockrank_rerank.finetune.settings import FinetuneSettings
     from blockrank_rerank.finetune.sources import EvaluationSource, TrainingSource
     from blockrank_rerank.finetune.training_run import FinetuneResult, finetune
+    from blockrank_rerank.finetune.tune_settings import TuneSettings
+    from blockrank_rerank.finetune.tuning_run import TuneResult, tune
 
 _HOMES = {
     "EvaluationSource": "sources",
     "FinetuneResult": "training_run",
     "FinetuneSettings": "settings",
     "TrainingSource": "sources",
+    "TuneResult": "tuning_run",
+    "TuneSettings": "tune_settings",
     "finetune": "training_run",
+    "tune": "tuning_run",
 }
 
-__all__ = ["EvaluationSource", "FinetuneResult", "FinetuneSettings", "TrainingSource", "finetune"]
+__all__ = [
+    "EvaluationSource",
+    "FinetuneResult",
+    "FinetuneSettings",
+    "TrainingSource",
+    "TuneResult",
+    "TuneSettings",
+    "finetune",
+    "tune",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -18,7 +18,7 @@ from blockrank_rerank.formats import Corpus, Qrels, Queries
 from blockrank_rerank.reranker import BlockRankReranker
 
 ONE_IN = 10
-"""Of so many queries of a collection at most one is held out."""
+"""Of so many queries of a collection at most one is held out, where a whole model is trained on the others."""
 
 LEAST = 10
 """Fewer queries tell nothing of a difference, and are not worth what training loses."""
@@ -118,7 +118,9 @@ class HeldOutMeasures:
         )
 
 
-def held_out_keys(collections: Sequence[Sequence[TrainingExample]], most: int, seed: int) -> frozenset[str]:
+def held_out_keys(
+    collections: Sequence[Sequence[TrainingExample]], most: int, seed: int, one_in: int = ONE_IN
+) -> frozenset[str]:
     """Choose the queries that a run is not to train on.
 
     Parameters
@@ -129,6 +131,8 @@ def held_out_keys(collections: Sequence[Sequence[TrainingExample]], most: int, s
         So many queries at most.
     seed : int
         Of the choice.
+    one_in : int
+        Of so many queries of a collection at most one is chosen.
 
     Returns
     -------
@@ -140,7 +144,7 @@ def held_out_keys(collections: Sequence[Sequence[TrainingExample]], most: int, s
         for example in collection:
             places.setdefault(query_key(example.query), set()).add(number)
     sizes = Counter(chain.from_iterable(places.values()))
-    spare = {number: size // ONE_IN for number, size in sizes.items()}
+    spare = {number: size // one_in for number, size in sizes.items()}
     order, held = list(places), set[str]()
     random.Random(f"{seed}:held out").shuffle(order)
     for key in order:

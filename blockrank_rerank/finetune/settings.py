@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from blockrank_rerank.config import LONG_QUERIES, refuse_unknown_names
+from blockrank_rerank.config import LONG_QUERIES
 from blockrank_rerank.finetune.setting_kinds import check_types, require, require_at_most
-from blockrank_rerank.finetune.settings_file import read_yaml, to_yaml
+from blockrank_rerank.finetune.settings_file import read_settings, to_yaml
 from blockrank_rerank.finetune.sources import (
     EvaluationSource,
     TrainingSource,
@@ -19,7 +19,7 @@ from blockrank_rerank.finetune.sources import (
 )
 from blockrank_rerank.model.checkpoint import DEFAULT_MODEL, model_name, settled_model
 from blockrank_rerank.states.cache import parse_bytes
-from blockrank_rerank.system.files import UserPath, absolute, expanded, path_text
+from blockrank_rerank.system.files import UserPath, absolute, path_text
 
 SETTINGS_NAME = "finetune_settings.yaml"
 
@@ -177,12 +177,7 @@ class FinetuneSettings:
         ValueError
             For a file that is not UTF-8 or no YAML, unknown or missing settings and values out of range.
         """
-        values = dict(read_yaml(expanded(path, "the settings file")) if path else {}) | dict(overrides)
-        refuse_unknown_names(values, [item.name for item in fields(cls)], str(path or "the command line"))
-        missing = {"output", "data"} - set(values)
-        if missing:
-            raise ValueError(f"settings need {' and '.join(sorted(missing))}")
-        return cls(**values)
+        return cls(**read_settings(path, overrides, [item.name for item in fields(cls)]))
 
     def to_yaml(self) -> str:
         """Write the resolved settings as YAML, which :meth:`read` reads."""

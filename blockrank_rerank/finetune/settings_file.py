@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from blockrank_rerank.config import refuse_unknown_names
 from blockrank_rerank.errors import install_line
-from blockrank_rerank.system.files import check_readable
+from blockrank_rerank.system.files import UserPath, check_readable, expanded
 
 LARGEST_FILE = 1 << 20
 """Characters of a file of settings at most."""
@@ -77,6 +78,22 @@ def read_yaml(path: Path) -> Mapping[str, Any]:
     if not isinstance(values, dict):
         found = "nothing" if values is None else type(values).__name__
         raise ValueError(f"{path} must hold settings as key: value, got {found}")
+    return values
+
+
+def read_settings(path: UserPath | None, overrides: Mapping[str, Any], known: Sequence[str]) -> dict[str, Any]:
+    """Read the settings of a file, with some replaced; without a file all of them come from ``overrides``.
+
+    Raises
+    ------
+    ValueError
+        As :func:`read_yaml`, for settings that are none of the known ones, and where ``output`` or ``data`` is missing.
+    """
+    values = dict(read_yaml(expanded(path, "the settings file")) if path else {}) | dict(overrides)
+    refuse_unknown_names(values, known, str(path or "the command line"))
+    missing = {"output", "data"} - set(values)
+    if missing:
+        raise ValueError(f"settings need {' and '.join(sorted(missing))}")
     return values
 
 

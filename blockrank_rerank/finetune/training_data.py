@@ -11,7 +11,7 @@ from blockrank_rerank.finetune.data.example import TrainingExample
 from blockrank_rerank.finetune.data.joined_rows import query_key
 from blockrank_rerank.finetune.data.reader import read_examples
 from blockrank_rerank.finetune.evaluation_sets import EvaluationSet, evaluation_names
-from blockrank_rerank.finetune.held_out import HeldOut, held_out_keys
+from blockrank_rerank.finetune.held_out import ONE_IN, HeldOut, held_out_keys
 from blockrank_rerank.finetune.settings import FinetuneSettings
 from blockrank_rerank.finetune.sources import TrainingSource
 from blockrank_rerank.formats import DataError
@@ -41,8 +41,8 @@ class TrainingData:
     held_out: HeldOut | None
 
     @classmethod
-    def read(cls, settings: FinetuneSettings) -> TrainingData:
-        """Read all data that the settings name.
+    def read(cls, settings: FinetuneSettings, one_in: int = ONE_IN) -> TrainingData:
+        """Read all data that the settings name; of ``one_in`` queries of a collection at most one is held out.
 
         Raises
         ------
@@ -58,7 +58,7 @@ class TrainingData:
             EvaluationSet.read(source, name, settings.seed)
             for source, name in zip(settings.evaluation, names, strict=True)
         ]
-        keys = held_out_keys(collections, 0 if sets else settings.held_out, settings.seed)
+        keys = held_out_keys(collections, 0 if sets else settings.held_out, settings.seed, one_in)
         if not keys:
             return cls(collections, collections, sets, None)
         trained: list[Sequence[TrainingExample]] = [

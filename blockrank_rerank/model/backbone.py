@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import pairwise
 from typing import Any
 
@@ -23,8 +23,9 @@ from blockrank_rerank.model.int8 import quantize_to_int8, refuse_int8
 from blockrank_rerank.model.layout import Layout, RequestBounds, scored_offsets, signal_rows
 from blockrank_rerank.model.linear import can_fuse, fuse_linear_layers
 from blockrank_rerank.model.scores import Lse
-from blockrank_rerank.model.scoring_head import SCORING_HEAD_NAME, ScoringHead
+from blockrank_rerank.model.scoring_head import ScoringHead, read_head
 from blockrank_rerank.model.token_attention import token_attention
+from blockrank_rerank.model.tuning import Tuning
 from blockrank_rerank.states.document_states import HEAD_KEY, key_name, value_name
 from blockrank_rerank.states.pack import StatePack
 
@@ -52,7 +53,7 @@ class Pass:
     ``document_states`` are states of documents that are not in the layout, for each of its requests, in parts of
     which one at a time is joined; ``new_states`` receives the layout's own keys and values by name, where they are to
     be stored. A pass through a staged model may start from hidden states, and ends with its last layer's: see
-    :func:`staged_model`.
+    :func:`staged_model`. ``scoring`` receives what the scoring layer would do, for :mod:`.frozen_scoring`.
     """
 
     layout: Layout
@@ -64,6 +65,8 @@ class Pass:
     new_states: dict[str, Tensor] | None = None
     start: tuple[int, Tensor] | None = None
     hidden: Tensor | None = None
+    tuning: Tuning | None = None
+    scoring: list[Callable[[Pass], None]] | None = None
     lse: list[Lse] = field(default_factory=list)
     token_attention: list[Tensor] = field(default_factory=list)
 
@@ -101,7 +104,8 @@ def _attention(
     if layer == config.scoring_layer:
         if blockrank.new_states is None:
             _refuse_window_at_scoring_layer(layer, sliding_window, layout, config.abstention)
-            _score_layer(layer, query, key, blockrank, scaling, softcap)
+            score = partial(score_layer, layer, query, key, scale=scaling, softcap=softcap)
+            score(blockrank) if blockrank.scoring is None else blockrank.scoring.append(score)
         if blockrank.stop:
             raise _Scored
     options: Any = {
@@ -160,26 +164,31 @@ def _last_rows(request: RequestBounds, packs: Sequence[StatePack], positions: Te
     return LastRows(len(queries), [outside + lengths[0]] if is_one else [*lengths, outside], positions_of_all)
 
 
-def _score_layer(
+def score_layer(
     layer: int, query: Tensor, key: Tensor, blockrank: Pass, scale: float | None, softcap: float | None
 ) -> None:
-    config = blockrank.config
+    """Let a pass have the log-sum-exps of its requests, of queries ``[T, Hq, D]`` and keys ``[T, Hk, D]``."""
+    config, tuning = blockrank.config, blockrank.tuning
     group = query.shape[1] // key.shape[1]
     heads = None if config.heads is None else [head // group for head in config.heads]
     if config.heads is not None:
         query = query[:, list(config.heads)]
     how: Any = {"scale": scale, "softcap": softcap, "implementation": blockrank.implementation}
     for index, request in enumerate(blockrank.layout.requests):
-        signals = query[signal_rows(request, config)]
+        signals, weights = query[signal_rows(request, config)], None
+        if tuning is not None:
+            signals, weights = tuning.scaled(signals), tuning.weights(signals)
         if blockrank.explain:
             keys = key if heads is None else key[:, heads]
-            blockrank.token_attention.append(token_attention(signals, keys, request.document_offsets, **how))
+            attention = token_attention(signals, keys, request.document_offsets, weights=weights, **how)
+            blockrank.token_attention.append(attention)
             continue
-        parts = [
-            document_lse(signals, keys if heads is None else keys[:, heads], offsets, **how)
-            for keys, offsets in _scored_keys(key, layer, index, blockrank)
-        ]
-        blockrank.lse.append(Lse.of_blocks(torch.cat(parts, -1), config.abstention))
+        parts = []
+        for keys, offsets in _scored_keys(key, layer, index, blockrank):
+            lse = document_lse(signals, keys if heads is None else keys[:, heads], offsets, **how)
+            parts.append(lse if weights is None or tuning is None else tuning.weighed(lse, offsets, weights))
+        found = Lse.of_blocks(torch.cat(parts, -1), config.abstention)
+        blockrank.lse.append(found if weights is None or tuning is None else tuning.shifted(found, weights))
 
 
 def _scored_keys(key: Tensor, layer: int, index: int, blockrank: Pass) -> Iterator[tuple[Tensor, Tensor]]:
@@ -208,22 +217,6 @@ def _refuse_window_at_scoring_layer(layer: int, window: int | None, layout: Layo
         )
 
 
-def read_head(checkpoint: Checkpoint, model_config: Any, config: BlockRankConfig) -> ScoringHead | None:
-    """Read the appended scoring layer in fp32, of a model that has one.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        Where its file is missing or damaged, or fits another width.
-    """
-    if not config.scoring_head:
-        return None
-    path = checkpoint.file(SCORING_HEAD_NAME)
-    if path is None:
-        raise FileNotFoundError(f"model {checkpoint.model!r} has no {SCORING_HEAD_NAME}, which its config needs")
-    return ScoringHead.load(path, model_config.hidden_size)
-
-
 AttentionInterface.register(ATTENTION_NAME, _attention)
 AttentionMaskInterface.register(ATTENTION_NAME, lambda *args, **kwargs: None)
 
@@ -241,13 +234,20 @@ class Backbone(nn.Module):
         The appended scoring layer, where the config has one.
     attention : str
         Implementation of the kernels: ``auto``, ``triton``, ``sdpa`` or ``reference``.
+    tuning : Tuning, optional
+        With which queries read documents; no parameter of the model.
     """
 
     def __init__(
-        self, model: nn.Module, config: BlockRankConfig, head: ScoringHead | None, attention: str = "auto"
+        self,
+        model: nn.Module,
+        config: BlockRankConfig,
+        head: ScoringHead | None,
+        attention: str = "auto",
+        tuning: Tuning | None = None,
     ) -> None:
         super().__init__()
-        self.model, self.config, self.head, self.attention = model, config, head, attention
+        self.model, self.config, self.head, self.attention, self.tuning = model, config, head, attention, tuning
         self._first_position = first_position(model.config)
         self.encoder: Encoder | None = None
 
@@ -301,11 +301,9 @@ class Backbone(nn.Module):
             For each request, states that stand for its documents, in parts of which one at a time is joined; then
             the layout has none.
         """
-        forward = Pass(layout, self.config, self.attention, document_states=document_states)
+        forward = Pass(layout, self.config, self.attention, document_states=document_states, tuning=self.tuning)
         states = self._run(forward)
-        return (
-            forward.lse if states is None else self._head(states, layout, self.config, self.attention, document_states)
-        )
+        return forward.lse if states is None else self._scored(states, layout, document_states)
 
     def final_states(self, layout: Layout) -> Tensor:
         """Compute ``[T, hidden]``, what the scoring head reads: states after the last layer.
@@ -329,7 +327,13 @@ class Backbone(nn.Module):
         states = self._run(forward)
         if states is None or forward.hidden is None:
             raise RuntimeError("only a staged model with a scoring head can begin after some of its layers")
-        return self._head(states, layout, self.config, self.attention), forward.hidden
+        return self._scored(states, layout), forward.hidden
+
+    def scoring_layer(self, layout: Layout) -> Callable[[Pass], None]:
+        """Run the layers before a scoring layer of the model's own; the result lets it score the pack in a pass."""
+        scoring: list[Callable[[Pass], None]] = []
+        self._run(Pass(layout, self.config, self.attention, scoring=scoring))
+        return scoring[0]
 
     def document_states(self, layout: Layout) -> list[dict[str, Tensor]]:
         """Compute what query blocks read of every document of a pack, in order; see `DocumentStates`."""
@@ -343,16 +347,23 @@ class Backbone(nn.Module):
 
     def token_attention(self, layout: Layout) -> list[Tensor]:
         """Compute where in its documents each request of a pack looks, as :func:`token_attention` gives it."""
-        forward = Pass(layout, self.config, self.attention, explain=True)
+        forward = Pass(layout, self.config, self.attention, explain=True, tuning=self.tuning)
         states = self._run(forward)
         if states is None:
             return forward.token_attention
-        return self._head.token_attention(states, layout, self.config, self.attention)
+        return self._head.token_attention(states, layout, self.config, self.attention, self.tuning)
 
     @property
     def sharpness(self) -> Tensor | float:
-        """Log odds of relevance per unit of log-sum-exp; learnt where there is a scoring head."""
-        return 1.0 if self.head is None else self.head.sharpness
+        """Log odds of relevance per unit of log-sum-exp; learnt where there is a scoring head, or a tuning."""
+        of_model = 1.0 if self.head is None else self.head.sharpness
+        return of_model if self.tuning is None else of_model * self.tuning.sharpness
+
+    def _scored(
+        self, states: Tensor, layout: Layout, document_states: Sequence[Iterable[StatePack]] | None = None
+    ) -> list[Lse]:
+        found: list[Lse] = self._head(states, layout, self.config, self.attention, document_states, self.tuning)
+        return found
 
     def _run(self, forward: Pass) -> Tensor | None:
         """Run the model; ``[T, hidden]`` final states, or nothing where it ended inside its scoring layer."""

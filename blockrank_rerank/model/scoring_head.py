@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from blockrank_kernels import document_lse
@@ -13,9 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from blockrank_rerank.config import BlockRankConfig
+from blockrank_rerank.model.checkpoint import Checkpoint
 from blockrank_rerank.model.layout import Layout, RequestBounds, signal_rows
 from blockrank_rerank.model.scores import Lse
 from blockrank_rerank.model.token_attention import token_attention
+from blockrank_rerank.model.tuning import Tuning
 from blockrank_rerank.states.document_states import HEAD_KEY
 from blockrank_rerank.states.pack import StatePack
 
@@ -75,10 +78,11 @@ class ScoringHead(nn.Module):
         config: BlockRankConfig,
         implementation: str,
         document_states: Sequence[Iterable[StatePack]] | None = None,
+        tuning: Tuning | None = None,
     ) -> list[Lse]:
         """Compute the log-sum-exps of every request, as :meth:`Backbone.document_lse` returns them.
 
-        ``states`` is ``[T, hidden]``, the encoder's final states; ``document_states`` as there.
+        ``states`` is ``[T, hidden]``, the encoder's final states; ``document_states`` and ``tuning`` as there.
         """
         documents: list[Iterable[Part]]
         if document_states is not None:
@@ -91,7 +95,7 @@ class ScoringHead(nn.Module):
             keys = self.keys(states)
             documents = [[(keys, request.document_offsets, layout.tokens_equal)] for request in layout.requests]
         return [
-            self._lse(states, parts, layout, request, config, implementation)
+            self._lse(states, parts, layout, request, config, implementation, tuning)
             for parts, request in zip(documents, layout.requests, strict=True)
         ]
 
@@ -100,13 +104,18 @@ class ScoringHead(nn.Module):
         return self._unit(self.key(states))
 
     def token_attention(
-        self, states: Tensor, layout: Layout, config: BlockRankConfig, implementation: str
+        self,
+        states: Tensor,
+        layout: Layout,
+        config: BlockRankConfig,
+        implementation: str,
+        tuning: Tuning | None = None,
     ) -> list[Tensor]:
         """Compute where in its documents each request looks, as :func:`token_attention` gives it."""
         keys = self.keys(states)
         attention = []
         for request in layout.requests:
-            queries, weights = self._signals(states, request, config)
+            queries, weights = self._signals(states, request, config, tuning)
             unread = _unread_signals(layout, request, config)
             attention.append(
                 token_attention(
@@ -127,27 +136,36 @@ class ScoringHead(nn.Module):
         request: RequestBounds,
         config: BlockRankConfig,
         implementation: str,
+        tuning: Tuning | None,
     ) -> Lse:
-        queries, weights = self._signals(states, request, config)
+        queries, weights = self._signals(states, request, config, tuning)
         unread = _unread_signals(layout, request, config)
         parts = []
         for keys, offsets, tokens_equal in documents:
             pair = _apart(queries, keys, unread, tokens_equal, layout.unknown_id)
             lse = document_lse(*pair, offsets, scale=1.0, implementation=implementation)
             lengths = upload(offsets.diff().to(lse.dtype), lse.device)
-            parts.append(weights[..., None] * (lse + self.length_weight.float()[:, None] * lengths.log()))
+            lse = lse + self.length_weight.float()[:, None] * lengths.log()
+            parts.append(weights[..., None] * lse if tuning is None else tuning.weighed(lse, offsets, weights))
         nothing = weights.detach() * self.nothing.float() if config.abstention else None
-        return Lse.join(parts, nothing)
+        found = Lse.join(parts, nothing)
+        return found if tuning is None else tuning.shifted(found, weights)
 
-    def _signals(self, states: Tensor, request: RequestBounds, config: BlockRankConfig) -> tuple[Tensor, Tensor]:
+    def _signals(
+        self, states: Tensor, request: RequestBounds, config: BlockRankConfig, tuning: Tuning | None
+    ) -> tuple[Tensor, Tensor]:
         """Queries ``[S, H, D]`` at their temperature, and weights ``[S, H]`` that average 1 over the signals.
 
         So the mean over signals of weighted log-sum-exps, the raw score, is their weighted mean.
         """
         signals = states[signal_rows(request, config)]
-        queries = self._unit(self.query(signals)) / self.log_temperature.float().exp()[:, None]
-        weights = (signals.float()[:, None] * self.signal_weight.float()).sum(-1).softmax(0) * len(signals)
-        return queries, weights
+        projected = self.query(signals)
+        logits = (signals.float()[:, None] * self.signal_weight.float()).sum(-1)
+        temperature = self.log_temperature.float().exp()[:, None]
+        if tuning is None:
+            return self._unit(projected) / temperature, logits.softmax(0) * len(signals)
+        queries = self._unit(projected + tuning.query_change(signals)) / temperature
+        return tuning.scaled(queries), tuning.weights(signals[:, None], logits)
 
     @property
     def sharpness(self) -> Tensor:
@@ -208,3 +226,19 @@ def _apart(
     signals = (-APART * unread).to(queries.device, queries.dtype)[:, None, None].expand(-1, queries.shape[1], 1)
     tokens = unknown.to(keys.device, keys.dtype)[:, None, None].expand(-1, keys.shape[1], 1)
     return torch.cat([queries, signals], -1), torch.cat([keys, tokens], -1)
+
+
+def read_head(checkpoint: Checkpoint, model_config: Any, config: BlockRankConfig) -> ScoringHead | None:
+    """Read the appended scoring layer in fp32, of a model that has one.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        Where its file is missing or damaged, or fits another width.
+    """
+    if not config.scoring_head:
+        return None
+    path = checkpoint.file(SCORING_HEAD_NAME)
+    if path is None:
+        raise FileNotFoundError(f"model {checkpoint.model!r} has no {SCORING_HEAD_NAME}, which its config needs")
+    return ScoringHead.load(path, model_config.hidden_size)

@@ -141,6 +141,21 @@ class Options:
         check=values.check_folder,
         metavar="FOLDER",
     )
+    tuning: UserPath | Mapping[str, UserPath] | None = option(
+        None,
+        str | dict[str, str],
+        """File of ``blockrank-finetune tune`` with which every query reads; or several by name (command line:
+        ``NAME=FILE``), of which a request chooses one.
+
+        ``{"legal": FILE}`` is for ``rank(…, tuning="legal")``. States of documents do not depend on it, so that one
+        cache and one store serve all of them.""",
+        owner="ranker",
+        plain=values.plain_tuning,
+        check=values.check_tuning,
+        word_type=list[str],
+        metavar="[NAME=]FILE",
+        parse=values.parse_tuning,
+    )
     prune: Mapping[int, int] | None = option(
         None,
         dict[int, int],

@@ -48,12 +48,13 @@ class AsyncRanking:
         top_k: int | None = None,
         threshold: float | None = None,
         min_probability: float | None = None,
+        tuning: str | None = None,
     ) -> list[RankedDocument]:
         """As :meth:`rank`, in a thread of the package's own; a cancelled one stops after its group of documents.
 
         Parameters
         ----------
-        query, documents, top_k, threshold, min_probability
+        query, documents, top_k, threshold, min_probability, tuning
             As in :meth:`rank`.
 
         Raises
@@ -61,8 +62,8 @@ class AsyncRanking:
         TypeError, ValueError, FloatingPointError
             As :meth:`rank`.
         """
-        limits = {"top_k": top_k, "threshold": threshold, "min_probability": min_probability}
-        ranking: list[RankedDocument] = await in_executor(self._method("rank"), query, documents, **limits)
+        how = {"top_k": top_k, "threshold": threshold, "min_probability": min_probability, "tuning": tuning}
+        ranking: list[RankedDocument] = await in_executor(self._method("rank"), query, documents, **how)
         return ranking
 
     async def arank_batch(
@@ -72,6 +73,7 @@ class AsyncRanking:
         top_k: int | None = None,
         threshold: float | None = None,
         min_probability: float | None = None,
+        tuning: str | None = None,
         show_progress: bool | None = None,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> list[list[RankedDocument]]:
@@ -79,7 +81,7 @@ class AsyncRanking:
 
         Parameters
         ----------
-        requests, top_k, threshold, min_probability, show_progress
+        requests, top_k, threshold, min_probability, tuning, show_progress
             As in :meth:`rank_batch`.
         on_progress : callable, optional
             As in :meth:`rank_batch`; called in that thread.
@@ -95,6 +97,7 @@ class AsyncRanking:
             top_k=top_k,
             threshold=threshold,
             min_probability=min_probability,
+            tuning=tuning,
             show_progress=show_progress,
             on_progress=on_progress,
         )

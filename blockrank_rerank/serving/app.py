@@ -99,8 +99,8 @@ def _add_information(app: FastAPI, service: Service, metrics: Metrics) -> None:
         return json_response(service.info())
 
     async def models() -> Response:
-        """The one model there is."""
-        return json_response({"object": "list", "data": [service.model_card()]})
+        """The model, and its tunings, of which a request's `model` chooses one."""
+        return json_response({"object": "list", "data": service.model_cards()})
 
     async def prometheus() -> Response:
         """Counters in the text format of Prometheus."""

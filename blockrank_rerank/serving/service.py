@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from fastapi import Request, Response
 
 from blockrank_rerank import __version__
-from blockrank_rerank.errors import DocumentError
+from blockrank_rerank.errors import DocumentError, shown_ids
 from blockrank_rerank.ranking.score_type import ScoreType
 from blockrank_rerank.reranker import BlockRankReranker
 from blockrank_rerank.serving.answer import json_response
@@ -30,6 +30,8 @@ from blockrank_rerank.states.stored_documents import StoredDocuments
 
 class RequestForm(Protocol):
     """What the requests of every protocol can do."""
+
+    model: str | None
 
     @property
     def num_documents(self) -> int:
@@ -91,15 +93,17 @@ class Service:
         if body.num_documents > self.limits.documents:
             most = self.limits.documents
             raise ApiError(413, f"{body.num_documents} documents, more than the {most} of a request (--max-documents)")
+        tuning = self._tuning(body.model)
         with _told_apart(record):
             # Texts of a store are read from the disk.
             wanted = await asyncio.to_thread(body.rank_request, self._stored)
+        wanted.tuning = tuning
         with rerank_span(http.headers) as set_attribute:
             ranking = await self._ranking(wanted, http, record)
             for name, value in self._count(ranking).items():
                 set_attribute(f"blockrank.{name}", value)
                 record.facts[name] = value
-        answer = body.answer(ranking, self.score_type, self.model, record.request_id)
+        answer = body.answer(ranking, self.score_type, tuning or self.model, record.request_id)
         # A thread has a stack as short as any, so that what was nested as deep as can be read can be written.
         return await asyncio.to_thread(json_response, answer)
 
@@ -124,9 +128,20 @@ class Service:
             "timeout_s": limits.seconds,
         }
 
-    def model_card(self) -> dict[str, Any]:
-        """The model as OpenAI's list of models has it."""
-        return {"id": self.model, "object": "model", "created": 0, "owned_by": "blockrank-rerank"}
+    def model_cards(self) -> list[dict[str, Any]]:
+        """The model and its tunings as OpenAI's list of models has them."""
+        names = [self.model, *self.ranker.tunings]
+        return [{"id": name, "object": "model", "created": 0, "owned_by": "blockrank-rerank"} for name in names]
+
+    def _tuning(self, model: str | None) -> str | None:
+        """The tuning that a request's model names; any name is the model's own where there are no tunings."""
+        tunings = self.ranker.tunings
+        if model in tunings:
+            return model
+        if tunings and model not in (None, self.model):
+            there = shown_ids([self.model, *tunings])
+            raise ApiError(404, f"model must be one of {there}, got {shown_ids([str(model)])}")
+        return None
 
     async def _ranking(self, wanted: RankRequest, http: Request, record: Record) -> Ranking:
         scheduler = self._scheduler
@@ -169,6 +184,8 @@ class Service:
 def load(ranker: BlockRankReranker) -> None:
     """Read model and store now, so that what is wrong with them is told before anybody asks."""
     engine = ranker.engine
+    for name in ranker.tunings:
+        _ = ranker.tuned(name).engine
     if ranker.lookup is not None:
         ranker.lookup.knows("", engine)
 

@@ -36,6 +36,8 @@ class RankRequest:
         Tokens of each text that are read; texts that are cut count as truncated.
     highlights : bool
         Whether to show where in each document the query looked.
+    tuning : str, optional
+        The one of the ranker's tunings with which the query reads.
 
     Raises
     ------
@@ -47,6 +49,7 @@ class RankRequest:
     documents: Sequence[Document]
     max_document_tokens: int | None = None
     highlights: bool = False
+    tuning: str | None = None
 
     def __post_init__(self) -> None:
         """Check query and documents."""
@@ -96,6 +99,13 @@ def rank_together(ranker: BlockRankReranker, requests: Sequence[RankRequest]) ->
     Refused
         For the first request that is at fault; nothing comes after it.
     """
+    for tuning in dict.fromkeys(request.tuning for request in requests):
+        numbers = [number for number, request in enumerate(requests) if request.tuning == tuning]
+        for place, ranking in _rank_alike(ranker.tuned(tuning), [requests[number] for number in numbers]):
+            yield numbers[place], ranking
+
+
+def _rank_alike(ranker: BlockRankReranker, requests: Sequence[RankRequest]) -> Iterator[tuple[int, Ranking]]:
     engine = ranker.engine
     checked = _checked(requests, engine.prompt)
     yield from ((number, Ranking([], 0)) for number, request in enumerate(checked) if not request.texts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,10 @@ from blockrank_rerank.system.files import check_lock, check_readable, replacing,
 from blockrank_rerank.system.forks import unforked
 
 MANIFEST_NAME = "store.json"
-FORMAT_VERSION = 5
-WITHOUT_DOCUMENTS = 4
-"""The version before, which holds states alone; it is read, and becomes this one when documents come into the store."""
+FORMAT_VERSION = 6
+EARLIER_VERSIONS = (4, 5)
+"""Are read, and become this one when they are prepared again. Their fingerprint is of the whole config and all weights,
+and 4 holds states without documents."""
 LOCK_NAME = "lock"
 
 _BEGINNING = re.compile(rf"{LOCK_NAME}|{re.escape(MANIFEST_NAME)}|\.{re.escape(MANIFEST_NAME)}\.\d+\.tmp")
@@ -45,10 +46,7 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is damaged ({error}); delete the folder and prepare again") from error
-    if not isinstance(manifest, Mapping) or manifest.get("version") not in (
-        FORMAT_VERSION,
-        WITHOUT_DOCUMENTS,
-    ):
+    if not isinstance(manifest, Mapping) or manifest.get("version") not in (FORMAT_VERSION, *EARLIER_VERSIONS):
         raise ValueError(f"{path} is of another release of blockrank-rerank; prepare into a new folder")
     if not isinstance(manifest.get("fingerprint"), str) or str(manifest.get("dtype")) not in _DTYPES:
         raise ValueError(f"{path} is damaged (no fingerprint or dtype); delete the folder and prepare again")
@@ -84,11 +82,13 @@ def create_manifest(folder: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
     return manifest
 
 
-def upgrade_manifest(folder: Path) -> None:
-    """Say that a store holds documents too, so that no earlier release writes to it; the caller holds the lock."""
-    manifest = read_manifest(folder)
-    if manifest is not None and manifest["version"] != FORMAT_VERSION:
-        _write({**manifest, "version": FORMAT_VERSION}, folder)
+def renew_manifest(folder: Path, wanted: Mapping[str, Any]) -> None:
+    """Give a store of an earlier version, whose states are known to be those wanted, the manifest of this one."""
+    with writing(folder):
+        manifest = read_manifest(folder)
+        if manifest is not None and manifest["version"] != FORMAT_VERSION:
+            renewed = {name: wanted[name] for name in ("fingerprint", "settings")}
+            _write({**manifest, **renewed, "version": FORMAT_VERSION}, folder)
 
 
 @contextmanager
@@ -116,12 +116,20 @@ def no_store(folder: Path) -> FileNotFoundError:
     return FileNotFoundError(f"{folder} holds no prepared documents: make them with 'blockrank prepare'")
 
 
-def check_manifest(manifest: Mapping[str, Any], wanted: Mapping[str, Any], folder: Path) -> None:
+def check_manifest(
+    manifest: Mapping[str, Any], wanted: Mapping[str, Any], folder: Path, earlier_fingerprint: Callable[[], str]
+) -> None:
     """Refuse the store of another model or dtype than is wanted; raises ValueError that says what differs."""
-    if manifest["fingerprint"] != wanted["fingerprint"]:
+    is_earlier = manifest["version"] != FORMAT_VERSION
+    if manifest["fingerprint"] != (earlier_fingerprint() if is_earlier else wanted["fingerprint"]):
         theirs = manifest.get("settings", {})
         differing = [name for name, value in wanted["settings"].items() if name in theirs and theirs[name] != value]
         what = ", ".join(f"{name} {theirs[name]!r} and not {wanted['settings'][name]!r}" for name in differing)
+        if is_earlier and not what:
+            what = (
+                "it is of an earlier release, which told apart settings of the query too; 'blockrank prepare' with the "
+                "settings it was made with brings it up to date"
+            )
         raise ValueError(
             f"{folder} was prepared by another model, revision, dtype or config than this ranker's"
             f"{': ' + what if what else ''}; use that one, or prepare into a new folder"

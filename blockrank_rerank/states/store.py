@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from blockrank_rerank.states.manifest import (
     check_manifest,
     create_manifest,
     read_manifest,
+    renew_manifest,
     writing,
 )
 from blockrank_rerank.system.files import UserPath, absolute, placing
@@ -55,6 +56,8 @@ class StateStore:
         Of the states, for a new store; must be an old one's if given.
     settings : mapping, optional
         What of the fingerprint can be named, for a message that says what differs.
+    earlier_fingerprint : callable, optional
+        Gives the one that stores of earlier versions have; without it they are refused.
 
     Raises
     ------
@@ -70,6 +73,7 @@ class StateStore:
         fingerprint: str,
         dtype: torch.dtype | None = None,
         settings: Mapping[str, Any] | None = None,
+        earlier_fingerprint: Callable[[], str] = lambda: "",
     ) -> None:
         self.folder = absolute(folder, "folder")
         self._locations: dict[bytes, Location] = {}
@@ -78,9 +82,9 @@ class StateStore:
         self._seen: int | None = None
         self._lock = ForkLock()
         name = None if dtype is None else str(dtype).removeprefix("torch.")
-        wanted = {"fingerprint": fingerprint, "dtype": name, "settings": json.loads(json.dumps(settings or {}))}
-        manifest = read_manifest(self.folder) or create_manifest(self.folder, wanted)
-        check_manifest(manifest, wanted, self.folder)
+        self._wanted = {"fingerprint": fingerprint, "dtype": name, "settings": json.loads(json.dumps(settings or {}))}
+        manifest = read_manifest(self.folder) or create_manifest(self.folder, self._wanted)
+        check_manifest(manifest, self._wanted, self.folder, earlier_fingerprint)
         self.dtype: torch.dtype = getattr(torch, manifest["dtype"])
         self.refresh()
 
@@ -99,6 +103,10 @@ class StateStore:
         """Refresh where a file came to the folder or left it."""
         if self._seen != changed_ns(self.folder):
             self.refresh()
+
+    def renew(self) -> None:
+        """Bring a store of an earlier version up to this one, so that no earlier release writes to it."""
+        renew_manifest(self.folder, self._wanted)
 
     def set_damaged_aside(self) -> None:
         """Rename groups that cannot be read, for whoever prepares their documents again."""

@@ -26,7 +26,6 @@ from blockrank_rerank.states.manifest import (
     changed_ns,
     no_store,
     read_manifest,
-    upgrade_manifest,
     writing,
 )
 from blockrank_rerank.states.store import StateStore
@@ -191,7 +190,6 @@ class StoredDocuments:
                 latest[key] = document
                 new.append((document, digests))
             if new:
-                upgrade_manifest(self.folder)
                 self._write(new, [])
         self.refresh()
         return Changes(added, replaced, len(documents) - added - replaced)

@@ -135,6 +135,18 @@ def check_lock(path: Path) -> Path:
 @contextmanager
 def replacing(path: Path) -> Iterator[TextIO]:
     """A text stream whose content takes the file's place when the block ends, or never."""
+    with _replacing(path, "x", encoding="utf-8", newline="\n") as stream:
+        yield stream
+
+
+def replace_with(path: Path, content: bytes) -> None:
+    """Write a file of these bytes whole or not at all."""
+    with _replacing(path, "xb") as stream:
+        stream.write(content)
+
+
+@contextmanager
+def _replacing(path: Path, mode: str, **how: Any) -> Iterator[Any]:
     check_output_path(path)
     # Through a link the file behind it is replaced, and not the link.
     target = path.resolve()
@@ -143,7 +155,7 @@ def replacing(path: Path) -> Iterator[TextIO]:
     # What has the name already, left behind or planted, is not written through.
     temporary.unlink(missing_ok=True)
     try:
-        with temporary.open("x", encoding="utf-8", newline="\n") as stream:
+        with temporary.open(mode, **how) as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())

@@ -22,6 +22,7 @@ from blockrank_rerank.states.manifest import LOCK_NAME, MANIFEST_NAME
 from blockrank_rerank.states.spill import spill
 from blockrank_rerank.states.store import StateStore
 from blockrank_rerank.system.files import replacing
+from tests.tiny_models import CONFIG
 
 
 def states_of(tokens=3, width=8):
@@ -228,11 +229,12 @@ def test_eight_bits_are_divided_by_the_scale_that_is_kept(size):
 
 
 def test_a_fingerprint_has_the_tokenizer_in_it(monkeypatch):
-    monkeypatch.setattr(fingerprints, "asdict", lambda config: {})
     monkeypatch.setattr(fingerprints, "_architecture", lambda backbone: "")
     backbone = SimpleNamespace(named_parameters=list)
     prints = {
-        fingerprints.fingerprint(None, SimpleNamespace(tokenizer_digest=digest, beginning=beginning), backbone)
+        fingerprints.fingerprint(
+            CONFIG, SimpleNamespace(tokenizer_digest=digest, beginning=beginning, longest_query=9), backbone
+        )
         for digest in ("x", "y")
         for beginning in ("", "<s>")
     }

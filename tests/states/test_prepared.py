@@ -168,7 +168,7 @@ def test_states_of_another_model_are_refused(folder, tmp_path):
     others = [
         BlockRankReranker.from_pretrained(save_ranker(tmp_path, "bert", BERT_CONFIG, seed=7), dtype="float32"),
         BlockRankReranker.from_pretrained(folder, dtype="bfloat16"),
-        ranker.with_config(query_offset=BERT_CONFIG.query_offset + 1),
+        ranker.with_config(max_document_tokens=40),
     ]
     for other in others:
         with pytest.raises(ValueError, match="prepared by another model"):

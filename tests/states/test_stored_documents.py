@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import re
@@ -10,17 +11,21 @@ import shutil
 import signal
 import threading
 import warnings
+from dataclasses import asdict, replace
 
 import pytest
 import torch
 
 from blockrank_rerank import BlockRankReranker, StoredDocument, StoredDocuments, UnknownIdsError
 from blockrank_rerank.cli.app import main
+from blockrank_rerank.engine import fingerprint as fingerprints
 from blockrank_rerank.engine import store_preparation
+from blockrank_rerank.engine.fingerprint import earlier_fingerprint
 from blockrank_rerank.states import stored_documents
+from blockrank_rerank.states.digest import tensor_bytes
 from blockrank_rerank.states.document_files import MAX_ID_CHARACTERS, documents_content, next_documents_path
 from blockrank_rerank.states.group_files import text_digest
-from blockrank_rerank.states.manifest import FORMAT_VERSION, WITHOUT_DOCUMENTS
+from blockrank_rerank.states.manifest import EARLIER_VERSIONS, FORMAT_VERSION
 from blockrank_rerank.states.store import StateStore
 from tests.states.test_prepared import QUERIES, assert_same, save_ranker
 from tests.tiny_models import BERT_CONFIG
@@ -327,21 +332,23 @@ def test_a_folder_that_is_no_store_has_no_documents(tmp_path):
 # Other releases
 
 
-def make_earlier(folder):
-    """Turn a store into one of the release before."""
-    for path in folder.glob("documents-*"):
+def make_earlier(folder, engine, version):
+    """Turn a store into one of an earlier release, which keeps ids since version 5."""
+    for path in folder.glob("documents-*") if version == 4 else ():
         path.unlink()
-    set_version(folder, WITHOUT_DOCUMENTS)
+    print_of_all = earlier_fingerprint(engine.config, engine.prompt, engine.backbone)
+    settings = {"reduction": engine.config.reduction, "long_documents": engine.config.long_documents}
+    change_manifest(folder, version=version, fingerprint=print_of_all, settings=settings)
 
 
-def set_version(folder, version):
+def change_manifest(folder, **changes):
     path = folder / "store.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"version": version}))
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
-def test_a_store_of_the_release_before_is_read_and_gets_ids_without_reading_a_document_again(ranker, model, tmp_path):
+def test_a_store_of_a_release_before_ids_is_read_and_gets_ids_without_reading_a_document_again(ranker, model, tmp_path):
     ranker.prepare_store(tmp_path, DOCUMENTS)
-    make_earlier(tmp_path)
+    make_earlier(tmp_path, ranker.engine, 4)
     stored = BlockRankReranker.from_pretrained(model, dtype="float32", store=tmp_path)
     assert_same(stored.rank(QUERIES[0], DOCUMENTS), ranker.rank(QUERIES[0], DOCUMENTS))
     documents = StoredDocuments(tmp_path)
@@ -355,9 +362,36 @@ def test_a_store_of_the_release_before_is_read_and_gets_ids_without_reading_a_do
     assert documents.get(["liver"])[0].title == "the liver"
 
 
-@pytest.mark.parametrize("version", [WITHOUT_DOCUMENTS - 1, FORMAT_VERSION + 1])
+def test_the_fingerprint_of_earlier_stores_is_what_earlier_releases_computed(ranker):
+    engine, digest = ranker.engine, hashlib.blake2b(digest_size=16)
+    digest.update(json.dumps(asdict(engine.config), sort_keys=True).encode())
+    digest.update(fingerprints._architecture(engine.backbone).encode())
+    digest.update(engine.prompt.tokenizer_digest.encode() + engine.prompt.beginning.encode())
+    for name, tensor in sorted(engine.backbone.named_parameters()):
+        for part in tensor_bytes(name, tensor.detach()):
+            digest.update(part)
+    assert earlier_fingerprint(engine.config, engine.prompt, engine.backbone) == digest.hexdigest()
+
+
+@pytest.mark.parametrize("version", EARLIER_VERSIONS)
+def test_a_store_with_an_earlier_fingerprint_is_read_and_prepared_again_it_serves_other_queries_sides(
+    ranker, model, tmp_path, version
+):
+    ranker.prepare_store(tmp_path, DOCUMENTS)
+    make_earlier(tmp_path, ranker.engine, version)
+    of_earlier = {"reduction": "mean_of_softmax"}
+    assert ranker.config.reduction != of_earlier["reduction"]
+    other = {"dtype": "float32", "config": replace(ranker.config, **of_earlier), "store": tmp_path}
+    with pytest.raises(ValueError, match="it is of an earlier release, which told apart settings of the query too"):
+        BlockRankReranker.from_pretrained(model, **other).rank(QUERIES[0], DOCUMENTS)
+    assert ranker.prepare_store(tmp_path, DOCUMENTS).prepared == 0
+    ranked = BlockRankReranker.from_pretrained(model, **other).rank(QUERIES[0], DOCUMENTS)
+    assert {document.served_from for document in ranked} == {"stored"}
+
+
+@pytest.mark.parametrize("version", [min(EARLIER_VERSIONS) - 1, FORMAT_VERSION + 1])
 def test_a_store_of_a_format_that_is_not_known_is_refused(kept, version):
-    set_version(kept.folder, version)
+    change_manifest(kept.folder, version=version)
     for use in (StoredDocuments, lambda folder: StateStore(folder, "print")):
         with pytest.raises(
             ValueError, match=r"store\.json is of another release of blockrank-rerank; prepare into a new"

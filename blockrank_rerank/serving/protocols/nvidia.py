@@ -23,7 +23,7 @@ class NvidiaRequest(BaseModel):
 
     query: Text
     passages: Annotated[list[Text], FailFast()]
-    model: str | None = Field(None, description="May be any name: there is one model.")
+    model: str | None = Field(None, description="One of `/v1/models`; any name where that has one.")
 
     @property
     def num_documents(self) -> int:

@@ -27,7 +27,7 @@ class RerankRequest(BaseModel):
     documents: GivenDocuments = Field(
         description="Texts; objects with `text` and optional `title`; or `id` alone, of documents in the store."
     )
-    model: str | None = Field(None, description="May be any name: there is one model.")
+    model: str | None = Field(None, description="One of `/v1/models`; any name where that has one.")
     top_n: Count | None = Field(None, description="Return the best so many; all by default.")
     top_k: Count | None = Field(None, description="Voyage's name of `top_n`.")
     return_documents: bool | None = Field(None, description="Return the documents too.")

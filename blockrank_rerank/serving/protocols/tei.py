@@ -18,6 +18,7 @@ class TeiRequest(BaseModel):
 
     query: str
     texts: Annotated[list[str], FailFast()]
+    model: str | None = Field(None, description="One of `/v1/models`; any name where that has one.")
     raw_scores: bool | None = Field(None, description="Return raw scores.")
     return_text: bool | None = Field(None, description="Return the texts too.")
 
