@@ -169,15 +169,15 @@ def _score_layer(
     how: Any = {"scale": scale, "softcap": softcap, "implementation": blockrank.implementation}
     for index, request in enumerate(blockrank.layout.requests):
         signals = query[signal_rows(request, config)]
-        if blockrank.explain:
-            keys = key if heads is None else key[:, heads]
-            blockrank.token_attention.append(token_attention(signals, keys, request.document_offsets, **how))
-            continue
+        compute = token_attention if blockrank.explain else document_lse
         parts = [
-            document_lse(signals, keys if heads is None else keys[:, heads], offsets, **how)
+            compute(signals, keys if heads is None else keys[:, heads], offsets, **how)
             for keys, offsets in _scored_keys(key, layer, index, blockrank)
         ]
-        blockrank.lse.append(Lse.of_blocks(torch.cat(parts, -1), config.abstention))
+        if blockrank.explain:
+            blockrank.token_attention.append(torch.cat(parts))
+        else:
+            blockrank.lse.append(Lse.of_blocks(torch.cat(parts, -1), config.abstention))
 
 
 def _scored_keys(key: Tensor, layer: int, index: int, blockrank: Pass) -> Iterator[tuple[Tensor, Tensor]]:
@@ -186,7 +186,8 @@ def _scored_keys(key: Tensor, layer: int, index: int, blockrank: Pass) -> Iterat
     if blockrank.document_states is None:
         yield key, scored_offsets(request, config)
         return
-    if config.abstention:
+    # Nobody asks where in the instruction a query looks.
+    if config.abstention and not blockrank.explain:
         start, end = request.instruction
         yield key[start:end], torch.tensor([0, end - start])
     for pack in blockrank.document_states[index]:
@@ -337,13 +338,16 @@ class Backbone(nn.Module):
         bounds = [pair for request in layout.requests for pair in pairwise(request.document_offsets.tolist())]
         return [{name: tensor[start:end] for name, tensor in tensors.items()} for start, end in bounds]
 
-    def token_attention(self, layout: Layout) -> list[Tensor]:
-        """Compute where in its documents each request of a pack looks, as :func:`token_attention` gives it."""
-        forward = Pass(layout, self.config, self.attention, explain=True)
+    def token_attention(self, layout: Layout, document_states: Sequence[Iterable[StatePack]]) -> list[Tensor]:
+        """Compute where in its documents each request of a pack looks, as :func:`token_attention` gives it.
+
+        ``document_states`` as in :meth:`document_lse`.
+        """
+        forward = Pass(layout, self.config, self.attention, explain=True, document_states=document_states)
         states = self._run(forward)
         if states is None:
             return forward.token_attention
-        return self._head.token_attention(states, layout, self.config, self.attention)
+        return self._head.token_attention(states, layout, self.config, self.attention, document_states)
 
     @property
     def sharpness(self) -> Tensor | float:
