@@ -196,6 +196,7 @@ def flags(command):
     ("command", "without"),
     [
         ("rerank", set()),
+        ("context", set()),
         ("evaluate", set()),
         ("prepare", {"store", "cache", "cache_device", "prune", "long_queries"}),
         ("bench", {"store", "cache", "cache_device", "prune", "long_documents", "long_queries"}),

@@ -26,8 +26,8 @@ class StatePack:
         lengths = torch.tensor([len(document.ids) for document in states])
         self.offsets = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
         """``[N + 1]`` int64 on the CPU."""
-        self.longest = int(lengths.max())
-        """Tokens of the longest document."""
+        self.longest = max(document.first + len(document.ids) for document in states)
+        """Tokens of the longest document, those before a part included."""
 
     @property
     def ids(self) -> list[tuple[int, ...]]:

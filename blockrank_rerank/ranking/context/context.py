@@ -77,9 +77,9 @@ def build_context(
     sentences = read_sentences(attended, [ranked.index for ranked in wanted if not ranked.pruned], within or {})
     selection = select(sentences, settings.max_tokens, writer.cost, settings.diversity)
     # Joined, texts may have more tokens than by themselves.
-    while (tokens := writer.count(text := writer.text(selection.taken))) > settings.max_tokens:
+    while (tokens := writer.count(text := writer.text(selection.taken))) > settings.max_tokens and selection.taken:
         selection.reasons[selection.taken.pop()] = BUDGET
-    if sentences and not selection.taken:
+    if not selection.taken and BUDGET in selection.reasons.values():
         _warn_of_no_room(settings.max_tokens, [writer.cost(sentence, True) for sentence in sentences])
     return Context(writer.pieces(selection.taken), writer.dropped(sentences, selection), attended.ranking, text, tokens)
 

@@ -17,7 +17,8 @@ def token_counter(tokenizer: Any) -> Counter:
     Parameters
     ----------
     tokenizer : object
-        Of Hugging Face (Transformers or tokenizers) or of tiktoken; or a callable from text to a number.
+        Of Hugging Face (Transformers or tokenizers) or of tiktoken; or a callable from a text to its tokens or their
+        number.
 
     Raises
     ------
@@ -41,11 +42,12 @@ def _checked(count: Callable[[str], Any], tokenizer: Any) -> Counter:
 
     def counted(text: str) -> int:
         try:
-            number = count(as_text(text))
+            found = count(as_text(text))
         except Exception as error:
             raise ValueError(
                 f"tokenizer {type(tokenizer).__name__} failed on {text[:60]!r}: {type(error).__name__}: {error}"
             ) from error
+        number = len(found) if isinstance(found, list) else found
         if isinstance(number, bool) or not hasattr(number, "__index__") or number < 0:
             raise ValueError(f"tokenizer must give a number of tokens that is not negative, got {number!r}")
         return int(number)

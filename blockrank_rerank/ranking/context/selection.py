@@ -52,10 +52,10 @@ def select(
         number = int(utility.masked_fill(~waiting, -torch.inf).argmax())
         waiting[number] = False
         sentence = read[number]
-        price = cost(sentence, all(other.index != sentence.index for other in selection.taken))
+        is_first = all(other.index != sentence.index for other in selection.taken)
         if taken.likeness[number] >= NEAR_DUPLICATE:
             selection.reasons[sentence] = f"near-duplicate of {read[int(taken.nearest[number])].index}"
-        elif price > budget:
+        elif (price := cost(sentence, is_first)) > budget:
             selection.reasons[sentence] = BUDGET
         else:
             budget -= price
