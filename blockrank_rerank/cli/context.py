@@ -98,7 +98,10 @@ def _read_tokenizer(name: str) -> Any:
     from blockrank_rerank.model.checkpoint import Checkpoint, readable
 
     with readable(name, "the tokenizer"):
-        return Tokenizer.from_file(str(Checkpoint(model=name).folder / "tokenizer.json"))
+        path = Checkpoint(model=name).file("tokenizer.json")
+        if path is None:
+            raise FileNotFoundError("it has no tokenizer.json")
+        return Tokenizer.from_file(str(path))
 
 
 def _record(found: Context, documents: Sequence[FileDocument]) -> dict[str, Any]:
@@ -116,8 +119,7 @@ def _piece(piece: Piece, documents: Sequence[FileDocument]) -> dict[str, Any]:
 
 
 def _notes(found: Context, max_tokens: int) -> Iterator[str]:
-    count = len(found.texts)
-    yield f"{found.num_tokens} of {max_tokens} tokens: {len(found.pieces)} pieces of {count} documents"
+    yield f"{found.num_tokens} of {max_tokens} tokens, from {len(found.texts)} of {len(found.ranking)} documents"
     reasons = Counter(piece.reason.partition(" of ")[0] for piece in found.dropped)
     if reasons:
-        yield "left out: " + ", ".join(f"{number} {reason}" for reason, number in reasons.most_common())
+        yield "left out: " + ", ".join(f"{reason} {number}" for reason, number in reasons.most_common())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -10,11 +11,13 @@ from torch import Tensor
 
 from blockrank_rerank.ranking.context.sentence import Sentence
 
-NEAR_DUPLICATE = 0.95
+NEAR_DUPLICATE = 0.9
 """Cosine of mean keys from which two sentences say the same; chosen on training collections (dev/LOG.md)."""
 
 BUDGET, NOT_READ = "budget", "not read"
 """Why a sentence is not in a context."""
+
+_WORD = re.compile(r"\w+")
 
 
 class Selection(NamedTuple):
@@ -69,7 +72,8 @@ class _Taken:
 
     def __init__(self, sentences: Sequence[Sentence]) -> None:
         self._keys = torch.stack([sentence.key for sentence in sentences if sentence.key is not None])
-        self._words = [sentence.text.split() for sentence in sentences]
+        # Of what has none, such as emoji, the text itself.
+        self._words = [_WORD.findall(sentence.text.casefold()) or sentence.text for sentence in sentences]
         self.likeness = torch.zeros(len(sentences))
         self.nearest = torch.zeros(len(sentences), dtype=torch.int64)
 
