@@ -99,17 +99,16 @@ def together(corpus: Mapping[str, dict[str, str]]) -> Iterable[list[str]]:
     alike = {name: [*found] for name, found in bm25_run(texts, corpus, 30).items()} if len(by_title) == 1 else by_title
     seen: set[str] = set()
     for first, document in corpus.items():
-        group: list[str] = []
-        for name in [first, *alike[first if len(by_title) == 1 else document["title"]]]:
-            if name not in seen and sum(len(texts[other].split()) for other in [*group, name]) <= JOINED_WORDS:
-                seen.add(name)
+        if first in seen:
+            continue
+        group = [first]
+        for name in alike[first if len(by_title) == 1 else document["title"]]:
+            long = sum(len(texts[other].split()) for other in [*group, name]) > JOINED_WORDS
+            if name not in seen and name != first and not long:
                 group.append(name)
+        seen.update(group)
         random.Random(first).shuffle(group)
-        if group:
-            yield group
-        elif first not in seen:  # longer by itself
-            seen.add(first)
-            yield [first]
+        yield group
 
 
 def fill(parts: Sequence[Part], cost: Callable[[Part], int], budget: int) -> list[Part]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from blockrank_rerank.engine.state_lookup import StateLookup
-from blockrank_rerank.ranking.batches import Batches
+from blockrank_rerank.ranking.batches import Batches, Candidates
 from blockrank_rerank.ranking.request import fitting_requests
 from blockrank_rerank.states.pack import StatePack
 from blockrank_rerank.text.blocks import Blocks
@@ -70,10 +70,17 @@ class AttendedList:
         (batch,) = Batches([request], loaded, lookup)
         (candidates,) = batch.candidates
         ((_, ranking),) = batch.rankings(loaded)
-        blocks, pack = candidates.survivors.blocks, candidates.pack
+        return cls.of_ranked(loaded, lookup, candidates, ranking)
+
+    @classmethod
+    def of_ranked(
+        cls, engine: Engine, lookup: StateLookup | None, candidates: Candidates, ranking: list[RankedDocument]
+    ) -> AttendedList:
+        """Find the states of a list that was ranked; those that ranking has not left are looked up, or made anew."""
+        request, blocks, pack = candidates.request, candidates.survivors.blocks, candidates.pack
         if pack is None:
-            blocks, pack = _read(loaded, lookup, request)
-        return cls(loaded, request, loaded.prompt.encode(request.query, []), blocks, pack, ranking)
+            blocks, pack = _read(engine, lookup, request)
+        return cls(engine, request, engine.prompt.encode(request.query, []), blocks, pack, ranking)
 
     def block_of(self, ranked: RankedDocument) -> int:
         """The block whose scores a document has."""

@@ -108,7 +108,7 @@ def test_a_cut_document_has_pieces_instead_of_highlights():
     reranker = BlockRankRerank(explain=True)
     with pytest.raises(ValueError, match="explain and max_tokens do not go together"):
         reranker.max_tokens = 50
-    with pytest.raises(ValueError, match="tokenizer must be a Hugging Face or tiktoken tokenizer"):
+    with pytest.raises(TypeError, match="tokenizer must be a Hugging Face or tiktoken tokenizer"):
         BlockRankRerank(max_tokens=50, tokenizer=7)
 
 
