@@ -342,7 +342,9 @@ def test_documents_are_cut_to_the_sentences_that_fit_a_budget():
     assert asyncio.run(context.run_async(QUESTION, given)) == found
 
 
-def test_a_context_stands_between_a_retriever_and_a_prompt_in_a_saved_pipeline():
+def test_a_context_stands_between_a_retriever_and_a_prompt_in_a_saved_pipeline(monkeypatch):
+    # Haystack loads functions of modules that it was told to trust.
+    monkeypatch.setenv("HAYSTACK_DESERIALIZATION_ALLOWLIST", "tests.*")
     built = Pipeline()
     built.add_component("retriever", InMemoryBM25Retriever(InMemoryDocumentStore(), top_k=10))
     built.add_component("context", BlockRankContext(max_tokens=20, tokenizer=by_words, template="- {text}"))
