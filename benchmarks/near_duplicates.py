@@ -2,11 +2,11 @@
 
     python benchmarks/near_duplicates.py FOLDER [--sentences 100] [--model default]
 
-FOLDER is a BEIR folder of a training collection. Sentences of its documents are edited lightly (a word left out, two
-neighbours changed, another case, other punctuation) and put between two sentences of another document, as copies come
-in other contexts. Others are the sentences of the 10 documents that BM25 finds most alike to the sentence, but for
-those that share more than half of their words with it. Printed are quantiles of both cosines, and for some thresholds
-the share of the edited that reach it, and of the others.
+FOLDER is a BEIR folder of a training collection. Every sentence of a document is edited lightly (a word left out, two
+neighbours changed, another case, other punctuation), which makes a near-duplicate of the document; and one of its
+sentences is put, edited, between two sentences of another document. Others are the sentences of the 10 documents that
+BM25 finds most alike to that sentence, but for those that share more than half of all words with it. Printed are
+quantiles of the cosines, and for some thresholds the share that reaches it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ QUANTILES = (0.01, 0.05, 0.1, 0.5, 0.9, 0.95, 0.99)
 
 def edited(sentence: str, kind: int, rng: random.Random) -> str:
     words = sentence.rstrip(".!?").split()
-    place = rng.randrange(1, len(words) - 1)
+    place = rng.randrange(1, max(len(words) - 1, 2))
+    if len(words) < 3:
+        return sentence
     if kind == 0:
         del words[place]
     elif kind == 1:
@@ -51,23 +53,25 @@ def sentences_of(text: str) -> list[str]:
 
 def overlap(one: str, other: str) -> float:
     words, others = set(one.lower().split()), set(other.lower().split())
-    return len(words & others) / min(len(words), len(others))
+    return len(words & others) / len(words | others)
 
 
-def cosines(ranker: Any, sentence: str, original: str, copy: str, others: list[str]) -> tuple[float, float]:
-    """Of the copy, and of the closest other sentence."""
-    attended = AttendedList.of(lambda: ranker.engine, ranker.lookup, sentence, [original, copy, *others])
+def cosines(ranker: Any, sentence: str, documents: list[str]) -> list[float]:
+    """Of a sentence of the first document: with its like in the second and in the third, and with the closest other."""
+    attended = AttendedList.of(lambda: ranker.engine, ranker.lookup, sentence, documents)
     assert attended is not None
-    read = [one for one in read_sentences(attended, range(len(others) + 2), {}) if one.key is not None]
+    read = [one for one in read_sentences(attended, range(len(documents)), {}) if one.key is not None]
 
-    def key(index: int, text: str) -> Tensor:
-        mine = [one.key for one in read if one.index == index and overlap(one.text, text) > 0.5]
-        return mine[0]
+    def key(index: int) -> Tensor:
+        best = max((one for one in read if one.index == index), key=lambda one: overlap(one.text, sentence))
+        assert best.key is not None
+        return best.key
 
-    own = key(0, sentence)
-    different = [one.key for one in read if one.index > 1 and overlap(one.text, sentence) <= 0.5]
-    like = torch.stack([key(1, sentence), *different]) @ own
-    return float(like[0]), float(like[1:].max())
+    different = [
+        one.key for one in read if one.key is not None and one.index > 2 and overlap(one.text, sentence) <= 0.5
+    ]
+    like = torch.stack([key(1), key(2), *different]) @ key(0)
+    return [float(like[0]), float(like[1]), float(like[2:].max())]
 
 
 def main(folder: Path, sentences: int, model: str) -> None:
@@ -83,23 +87,29 @@ def main(folder: Path, sentences: int, model: str) -> None:
             chosen[name] = rng.choice(long)
     near = bm25_run({f"q{name}": text for name, text in chosen.items()}, texts, 11)
     ranker = BlockRankReranker.from_pretrained(model, cache="1GB", dtype="bfloat16")
-    copies, others = [], []
+    rows_of: list[list[float]] = []
     for number, (name, sentence) in enumerate(chosen.items()):
+        whole = [
+            edited(one, place % 4, rng) if " " in one else one for place, one in enumerate(sentences_of(texts[name]))
+        ]
         before, after = sentences_of(texts[names[-1 - number % sentences]])[:2]
-        copy = f"{before} {edited(sentence, number % 4, rng)} {after}"
+        copies = [" ".join(whole), f"{before} {edited(sentence, number % 4, rng)} {after}"]
         neighbours = [texts[other] for other in near[f"q{name}"] if other != name][:10]
         if neighbours:
-            pair = cosines(ranker, sentence, texts[name], copy, neighbours)
-            copies.append(pair[0])
-            others.append(pair[1])
+            rows_of.append(cosines(ranker, sentence, [texts[name], *copies, *neighbours]))
     print(machine())
-    for label, values in (("edited", copies), ("closest other", others)):
+    found_of = dict(
+        zip(("edited document", "edited elsewhere", "closest other"), zip(*rows_of, strict=True), strict=True)
+    )
+    for label, values in found_of.items():
         found = torch.quantile(torch.tensor(values), torch.tensor(QUANTILES)).tolist()
         shown = " ".join(f"{share:.0%} {value:.3f}" for share, value in zip(QUANTILES, found, strict=True))
-        print(f"{folder.name}: {label:14} {shown}")
+        print(f"{folder.name}: {label:16} {shown}")
     for threshold in THRESHOLDS:
-        shares = [sum(value >= threshold for value in values) / len(values) for values in (copies, others)]
-        print(f"{folder.name}: {threshold:.3f} edited {shares[0]:.1%}, closest other {shares[1]:.1%}")
+        shares = (
+            f"{label} {sum(v >= threshold for v in values) / len(values):.1%}" for label, values in found_of.items()
+        )
+        print(f"{folder.name}: {threshold:.3f} {', '.join(shares)}")
 
 
 if __name__ == "__main__":

@@ -371,9 +371,10 @@ def test_known_documents_are_not_read(default, tmp_path, tokens_read, method, kn
 
 def test_documents_that_are_not_known_are_read_once(default, tokens_read):
     encoded = default.engine.prompt.encode(QUERY, [])
-    documents = sum(map(len, default.engine.prompt.encode(QUERY, ["word " * 60] * 3).documents))
+    texts = [f"word {number} " * 30 for number in range(3)]
+    documents = sum(map(len, default.engine.prompt.encode(QUERY, texts).documents))
     tokens_read.clear()
-    default.context(QUERY, ["word " * 60] * 3)
+    default.context(QUERY, texts)
     assert documents <= sum(tokens_read) < documents + 4 * encoded.num_tokens
 
 
