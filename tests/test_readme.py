@@ -104,7 +104,7 @@ def test_the_python_blocks_of_the_page_on_prepared_documents_run_one_after_the_o
 def test_the_python_blocks_of_the_page_on_contexts_run(capsys):
     page = (ROOT / "docs" / "context.md").read_text(encoding="utf-8")
     exec(compile("\n".join(BLOCK.findall(page)), "context.md", "exec"), {})
-    assert capsys.readouterr().out.count("budget") == 3
+    assert capsys.readouterr().out.splitlines()[-1].endswith("budget")
 
 
 def test_links_in_the_readme_lead_somewhere():

@@ -206,13 +206,23 @@ def test_a_sentence_that_says_what_one_before_says_is_dropped_with_the_others_do
     assert reasons == dict.fromkeys({1, 2, 3} - {kept[0].index}, f"near-duplicate of {kept[0].index}")
 
 
+def test_neighbours_in_a_document_are_no_near_duplicates_of_each_other(default):
+    text = (
+        "Unlike most people with insulin resistance, females with the syndrome are usually not overweight. "
+        "The features of the syndrome are more subtle in affected males. The features of the syndrome are more subtle "
+        "in affected males!"
+    )
+    context = default.context("Who has insulin resistance syndrome?", [text])
+    assert [(piece.text[:12], piece.reason) for piece in context.dropped] == [("The features", "near-duplicate of 0")]
+
+
 def sentence(number, score, key):
     return Sentence(number, 0, 1, f"sentence {number}", score, torch.nn.functional.normalize(torch.tensor(key), dim=0))
 
 
 def test_diversity_prefers_what_is_unlike_the_sentences_before():
     alike = NEAR_DUPLICATE - 0.02
-    one, other, third = (
+    one, other, third = (  # of three documents
         sentence(0, 3.0, [1.0, 0.0]),
         sentence(1, 2.9, [alike, (1 - alike**2) ** 0.5]),
         sentence(2, 2.0, [0.0, 1.0]),

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from blockrank_rerank.ranking.context.sentence import Sentence
 
-NEAR_DUPLICATE = 0.9
+NEAR_DUPLICATE = 0.95
 """Cosine of mean keys from which two sentences say the same; chosen on training collections (dev/LOG.md)."""
 
 BUDGET, NOT_READ = "budget", "not read"
@@ -68,20 +68,24 @@ def select(
 
 
 class _Taken:
-    """How like each sentence is to those that were taken: ``[n]``, and the number of the most like."""
+    """How like each sentence is to those that were taken: ``[n]``, and the number of the most like.
+
+    Keys know their context, so that neighbours in a document are alike whatever they say: there, words alone count.
+    """
 
     def __init__(self, sentences: Sequence[Sentence]) -> None:
         self._keys = torch.stack([sentence.key for sentence in sentences if sentence.key is not None])
         # Of what has none, such as emoji, the text itself.
         self._words = [_WORD.findall(sentence.text.casefold()) or sentence.text for sentence in sentences]
+        self._documents = torch.tensor([sentence.index for sentence in sentences])
         self.likeness = torch.zeros(len(sentences))
         self.nearest = torch.zeros(len(sentences), dtype=torch.int64)
 
     def add(self, number: int) -> None:
         """Take one more."""
-        # The same words have other keys in another document.
+        neighbours = self._documents == self._documents[number]
         same = torch.tensor([words == self._words[number] for words in self._words])
-        likeness = (self._keys @ self._keys[number]).masked_fill(same, 1.0)
+        likeness = (self._keys @ self._keys[number]).masked_fill(neighbours, 0.0).masked_fill(same, 1.0)
         self.nearest = torch.where(likeness > self.likeness, number, self.nearest)
         self.likeness = torch.maximum(self.likeness, likeness)
 
