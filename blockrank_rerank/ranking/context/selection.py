@@ -12,7 +12,8 @@ from torch import Tensor
 from blockrank_rerank.ranking.context.sentence import Sentence
 
 NEAR_DUPLICATE = 0.95
-"""Cosine of mean keys from which two sentences say the same; chosen on training collections (dev/LOG.md)."""
+"""Cosine of mean keys from which sentences of two documents say the same: between those of lightly edited documents and
+those of the closest others, on a training collection (dev/LOG.md)."""
 
 BUDGET, NOT_READ = "budget", "not read"
 """Why a sentence is not in a context."""
