@@ -14,6 +14,9 @@ from blockrank_rerank.errors import install_line
 from blockrank_rerank.model.checkpoint import DEFAULT_MODEL
 from blockrank_rerank.model.devices import check_device
 from blockrank_rerank.options import OPTIONS, Option, Options, with_options
+from blockrank_rerank.ranking.attended import AttendedList
+from blockrank_rerank.ranking.context.context import Context, build_context, empty_context
+from blockrank_rerank.ranking.context.settings import MAX_TOKENS, TEMPLATE, ContextSettings
 from blockrank_rerank.ranking.executor import in_executor
 from blockrank_rerank.ranking.explanation import HIGHLIGHTS, ExplainedDocument, truncation
 from blockrank_rerank.ranking.request import check_query
@@ -42,9 +45,14 @@ if TYPE_CHECKING:
 __all__ = [
     "DEFAULT_MODEL",
     "HIGHLIGHTS",
+    "MAX_TOKENS",
     "OPTIONS",
     "PASSAGE",
+    "PIECES",
     "PROBABILITY",
+    "TEMPLATE",
+    "Context",
+    "ContextSettings",
     "ExplainedDocument",
     "Limits",
     "PydanticOptions",
@@ -60,6 +68,7 @@ __all__ = [
     "in_executor",
     "install_line",
     "metadata_of",
+    "metadata_of_cut",
     "plain_options",
     "truncation",
     "with_options",
@@ -70,6 +79,9 @@ PROBABILITY = "probability"
 
 PASSAGE = "passage"
 """Key of the code points of the best passage, of a document that was split."""
+
+PIECES = "pieces"
+"""Key of the code points of what is left of a document that was cut to a context."""
 
 
 def __getattr__(name: str) -> Any:
@@ -184,6 +196,26 @@ class Scoring:
         wanted = self._wanted(reranker, [document.ranked for document in explained.values()])
         return [(document, explained[document.ranked.index]) for document in wanted]
 
+    def context(
+        self,
+        reranker: BlockRankReranker,
+        query: str,
+        documents: Sequence[Document],
+        settings: ContextSettings,
+        within: Mapping[int, tuple[int, int]] | None = None,
+    ) -> tuple[Context, list[ScoredDocument]]:
+        """As :meth:`rank`, but for documents of which nothing is in the context, and with the context.
+
+        ``within`` are code points of documents' own texts, by index, in what the model reads; all if not given.
+        """
+        attended = AttendedList.of(lambda: reranker.engine, reranker.lookup, query, documents)
+        if attended is None:
+            return empty_context(), []
+        likely = Limits(min_probability=self.min_probability).select(attended.ranking)
+        wanted = self._wanted(reranker, likely)
+        context = build_context(attended, [document.ranked for document in wanted], settings, within)
+        return context, [document for document in wanted if document.ranked.index in context.texts]
+
     def _wanted(self, reranker: BlockRankReranker, ranking: Sequence[RankedDocument]) -> list[ScoredDocument]:
         if not ranking:
             return []
@@ -210,6 +242,23 @@ def metadata_of(ranked: RankedDocument, start: int = 0, end: int | None = None) 
         if passage[0] < passage[1]:
             added[PASSAGE] = passage
     return added | truncation(ranked)
+
+
+def metadata_of_cut(ranked: RankedDocument, context: Context, shift: int = 0) -> dict[str, Any]:
+    """Return what adapters add to the metadata of a document that was cut: probability, truncation and its pieces.
+
+    Parameters
+    ----------
+    ranked : RankedDocument
+        As the engine ranked it.
+    context : Context
+        Which has the pieces.
+    shift : int
+        What turns code points of the text that the model read into those of the document's own.
+    """
+    pieces = [[piece.start + shift, piece.end + shift] for piece in context.pieces if piece.index == ranked.index]
+    added = {name: value for name, value in metadata_of(ranked).items() if name != PASSAGE}  # of the whole text
+    return added | {PIECES: pieces}
 
 
 @cache

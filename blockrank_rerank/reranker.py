@@ -18,15 +18,14 @@ from blockrank_rerank.engine.tuned import TunedRanking
 from blockrank_rerank.model.checkpoint import DEFAULT_MODEL, shown_model, with_scoring_layer
 from blockrank_rerank.model.devices import describe_choices, resolve_device
 from blockrank_rerank.options import Options, check_stand_alone, typed_as, with_options
+from blockrank_rerank.ranking.attentive import AttentiveRanking
 from blockrank_rerank.ranking.batches import Batches, RequestBatch
 from blockrank_rerank.ranking.executor import AsyncRanking
-from blockrank_rerank.ranking.explanation import Explanation, explained
 from blockrank_rerank.ranking.progress import no_progress, work_progress
 from blockrank_rerank.ranking.request import (
     CheckedRequest,
     Request,
     check_documents,
-    check_request,
     fitting_queries,
     fitting_requests,
 )
@@ -44,7 +43,7 @@ if TYPE_CHECKING:
 __all__ = ["DEFAULT_MODEL", "BlockRankReranker", "Document", "RankedDocument", "Request", "describe_choices"]
 
 
-class BlockRankReranker(AsyncRanking, SavedModel, TunedRanking):
+class BlockRankReranker(AsyncRanking, AttentiveRanking, SavedModel, TunedRanking):
     """Ranks documents for a query by in-context attention. Make one with :meth:`from_pretrained`.
 
     Threads may share an instance; a copy shares the loaded model, the cache and the store. ``lookup`` is where it looks
@@ -307,34 +306,6 @@ class BlockRankReranker(AsyncRanking, SavedModel, TunedRanking):
             A ValueError, for the first query that cannot be ranked.
         """
         return fitting_queries(queries, self.engine.prompt)
-
-    def explain(
-        self,
-        query: str,
-        documents: Iterable[GivenDocument],
-        *,
-        top_k: int | None = None,
-        threshold: float | None = None,
-        min_probability: float | None = None,
-    ) -> Explanation:
-        """Rank documents and show where in each the query looked; takes about twice as long as ranking.
-
-        A decoder reads the whole list in one pass for it, whatever ``max_memory`` says.
-
-        Parameters
-        ----------
-        query, documents, top_k, threshold, min_probability
-            As in :meth:`rank`.
-
-        Returns
-        -------
-        Explanation
-            Best document first; words and sentences with weights.
-        """
-        limits = self._limits(top_k, threshold, min_probability)
-        checked = check_request((query, documents))
-        ranking = self.rank(query, documents if isinstance(documents, PreparedDocuments) else checked.given)
-        return explained(self.engine, query, checked.plain, ranking, limits) if ranking else Explanation(query, [])
 
     def _limits(self, top_k: int | None, threshold: float | None, min_probability: float | None) -> Limits:
         limits = Limits(top_k, threshold, min_probability)

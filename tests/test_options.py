@@ -198,6 +198,7 @@ def flags(command):
     ("command", "without"),
     [
         ("rerank", set()),
+        ("context", set()),
         ("evaluate", set()),
         ("prepare", {"store", "cache", "cache_device", "tuning", "prune", "long_queries"}),
         ("bench", {"store", "cache", "cache_device", "tuning", "prune", "long_documents", "long_queries"}),

@@ -101,6 +101,12 @@ def test_the_python_blocks_of_the_page_on_prepared_documents_run_one_after_the_o
     assert "hits=2" in capsys.readouterr().out
 
 
+def test_the_python_blocks_of_the_page_on_contexts_run(capsys):
+    page = (ROOT / "docs" / "context.md").read_text(encoding="utf-8")
+    exec(compile("\n".join(BLOCK.findall(page)), "context.md", "exec"), {})
+    assert capsys.readouterr().out.splitlines()[-1].endswith("budget")
+
+
 def test_links_in_the_readme_lead_somewhere():
     local = [link for link in re.findall(r"\]\(([^)]+)\)", README) if not link.startswith("http")]
     assert local

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from blockrank_rerank.cli.bench import bench
+from blockrank_rerank.cli.context import context
 from blockrank_rerank.cli.doctor import doctor
 from blockrank_rerank.cli.evaluate import evaluate
 from blockrank_rerank.cli.export import export
@@ -21,6 +22,7 @@ from blockrank_rerank.cli.serve import serve
 
 app = new_app("blockrank")
 app.command()(rerank)
+app.command()(context)
 app.command()(evaluate)
 app.command()(report)
 app.command()(prepare)

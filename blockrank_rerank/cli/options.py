@@ -17,6 +17,32 @@ from blockrank_rerank.system.files import expanded
 
 MODEL_PANEL = "Model"
 
+
+def user_path(word: str) -> Path:
+    """Return the path of an argument with the home folder in place of ``~``, which no shell expands in ``--run=~/x``.
+
+    It stays relative: a command goes nowhere, and shows paths as they were given.
+    """
+    try:
+        return expanded(word, "the path")
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+Query = Annotated[
+    str | None, typer.Argument(metavar="QUERY", help="What the documents should answer.", show_default=False)
+]
+DocumentFiles = Annotated[
+    list[Path] | None,
+    typer.Argument(
+        parser=user_path,
+        metavar="FILE",
+        show_default=False,
+        help="Text files with one document per line, Markdown, .jsonl files of strings or of objects with "
+        '"text" and optional "title" and "_id", CSV and TSV with named columns, folders of such files, any of them '
+        "with .gz, or - for standard input, which is also read where it is a pipe and no file is named.",
+    ),
+]
 TopK = Annotated[int | None, typer.Option("--top-k", "-k", metavar="K", help="Keep the best K documents.")]
 
 
@@ -64,17 +90,6 @@ DocumentColumn = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
-
-
-def user_path(word: str) -> Path:
-    """Return the path of an argument with the home folder in place of ``~``, which no shell expands in ``--run=~/x``.
-
-    It stays relative: a command goes nowhere, and shows paths as they were given.
-    """
-    try:
-        return expanded(word, "the path")
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
 
 
 BeirFolder = Annotated[

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import stat
-import sys
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
 
 from blockrank_rerank.cli import options as opt
+from blockrank_rerank.cli.document_files import files_or_pipe
 from blockrank_rerank.cli.rerank_documents import rerank_documents
 from blockrank_rerank.cli.rerank_trec import Fleet, TrecPaths, rerank_trec
 from blockrank_rerank.formats import read_documents
-from blockrank_rerank.formats.documents import STDIN
 from blockrank_rerank.ranking.results import Limits
 
 RUN_PANEL = "Reranking a TREC run"
@@ -24,21 +21,8 @@ T = TypeVar("T")
 
 @opt.with_model_options()
 def rerank(
-    query: Annotated[
-        str | None,
-        typer.Argument(metavar="QUERY", help="What the documents should answer.", show_default=False),
-    ] = None,
-    files: Annotated[
-        list[Path] | None,
-        typer.Argument(
-            parser=opt.user_path,
-            metavar="FILE",
-            show_default=False,
-            help="Text files with one document per line, Markdown, .jsonl files of strings or of objects with "
-            '"text" and optional "title" and "_id", CSV and TSV with named columns, folders of such files, any of them '
-            "with .gz, or - for standard input, which is also read where it is a pipe and no file is named.",
-        ),
-    ] = None,
+    query: opt.Query = None,
+    files: opt.DocumentFiles = None,
     top_k: opt.TopK = None,
     threshold: opt.Threshold = None,
     min_probability: opt.MinProbability = None,
@@ -133,8 +117,8 @@ def rerank(
     of_run = {"--queries": queries, "--corpus": corpus, "--run": run, "--output": output}
     more_of_run: dict[str, Any] = {"--depth": depth, "--fleet": fleet, "--workers": workers}
     is_run = any(map(_given, (*of_run.values(), *more_of_run.values())))
-    if query is not None and not files and not is_run and _is_piped():
-        files = [STDIN]
+    if query is not None and not is_run:
+        files = files_or_pipe(files)
     of_documents: dict[str, Any] = {"QUERY": query, "FILE": files or None}
     only_documents: dict[str, Any] = {
         "--min-probability": min_probability,
@@ -154,15 +138,6 @@ def rerank(
         limits = Limits(top_k, threshold, min_probability)
         documents = read_documents(files or [], unit=unit, columns=opt.parse_columns(column, "text=abstract"))
         rerank_documents(query or "", documents, limits, explain, json, model_options)
-
-
-def _is_piped() -> bool:
-    """Whether standard input is a pipe or a file, and neither a terminal nor closed."""
-    try:
-        mode = os.fstat(sys.stdin.fileno()).st_mode
-    except (AttributeError, OSError):
-        return False
-    return stat.S_ISFIFO(mode) or stat.S_ISREG(mode)
 
 
 def _given(value: object) -> bool:

@@ -13,11 +13,11 @@ from rich.table import Table
 from rich.text import Text
 
 from blockrank_rerank.cli.console import is_unicode, literal, print_json, print_line, print_table
+from blockrank_rerank.cli.document_files import naming_documents
 from blockrank_rerank.cli.explained import print_explained
 from blockrank_rerank.cli.options import ModelOptions
 from blockrank_rerank.cli.ranker import load_ranker
-from blockrank_rerank.errors import DocumentError
-from blockrank_rerank.formats import DataError, FileDocument
+from blockrank_rerank.formats import FileDocument
 from blockrank_rerank.ranking.results import Limits
 
 if TYPE_CHECKING:
@@ -38,12 +38,9 @@ def rerank_documents(
     """Rank the documents of files and print the ranking."""
     ranker = load_ranker(model_options)
     contents = [document.content for document in documents]
-    try:
+    with naming_documents(documents):
         explained = ranker.explain(query, contents, **asdict(limits)).documents if explain else []
         ranking = [e.ranked for e in explained] if explain else ranker.rank(query, contents, **asdict(limits))
-    except DocumentError as error:
-        document = documents[error.index]
-        raise DataError(f"{document.id or document.source} {error.reason}") from error
     if as_json:
         records = [_record(rank, ranked, documents[ranked.index]) for rank, ranked in enumerate(ranking, start=1)]
         for record, document_explained in zip(records, explained, strict=False):

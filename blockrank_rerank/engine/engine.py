@@ -137,7 +137,7 @@ class Engine:
         if request.num_tokens <= self.budget.tokens:
             return self._score_pass(batch.requests)
         # The groups' states one after the other, then the query over all of them.
-        read = self._states(replace(request, query=[]), self.dtype)
+        read = self.states_of(request, self.dtype)
         states = PassingStates(telling_each(read, len(request.documents)))
         return self._score_states([replace(request, documents=[], truncated=[])], [states])
 
@@ -156,18 +156,22 @@ class Engine:
         ``tokenised`` is what is tokenised of them already.
         """
         if texts:
-            yield from self._states(self.prompt.encode_documents(texts, tokenised), dtype)
+            yield from self.states_of(self.prompt.encode_documents(texts, tokenised), dtype)
 
     @torch.inference_mode()
-    def token_attention(self, request: EncodedRequest) -> list[Tensor]:
-        """Compute where in each document the query looks: ``[n]`` per document, over its tokens, sums to 1."""
+    def token_attention(self, request: EncodedRequest, states: StatePack) -> list[Tensor]:
+        """Compute where in each document the query looks: ``[n]`` per document, over its tokens, sums to 1.
 
-        def parts() -> list[Tensor]:
-            groups, workers = self.budget.groups(request) if self.documents_are_independent else ([request], 1)
-            return in_workers(lambda group: self.backbone.token_attention(self._layout([group]))[0], groups, workers)
+        The request has the query alone; ``states`` stand for its documents.
+        """
 
-        weights = torch.cat(_within_memory(self, parts, request.num_tokens))
-        return list(weights.cpu().split([len(document) for document in request.documents]))
+        def look() -> Tensor:
+            with computing.lock:
+                layout = self._layout([request], states.longest)
+                return self.backbone.token_attention(layout, [self.budget.parts(states)])[0]
+
+        weights = _within_memory(self, look, request.num_tokens + states.num_tokens)
+        return list(weights.cpu().split([*map(len, states.ids)]))
 
     def _score_several(self, requests: Sequence[EncodedRequest]) -> list[Lse]:
         tokens = [request.num_tokens for request in requests]
@@ -216,10 +220,13 @@ class Engine:
         (lse,), states = self.backbone.staged_lse(layout, start)
         return lse, HiddenStates.of(self.config.scoring_layer, states, layout.requests[0])
 
-    def _states(self, request: EncodedRequest, dtype: torch.dtype) -> Iterator[DocumentStates]:
-        """Compute the states of the documents of a request without a query."""
+    def states_of(self, request: EncodedRequest, dtype: torch.dtype) -> Iterator[DocumentStates]:
+        """Compute states of an encoded request's documents, which serve its query, one after the other.
+
+        They serve every query where the prompt's documents stand alone.
+        """
         made_for = self.budget
-        groups, workers = made_for.groups(request)
+        groups, workers = made_for.groups(replace(request, query=[]))
 
         def states_of(groups: Sequence[EncodedRequest]) -> list[list[DocumentStates]]:
             if self.budget is not made_for:  # some did not fit

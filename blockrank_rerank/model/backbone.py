@@ -178,15 +178,17 @@ def score_layer(
         signals, weights = query[signal_rows(request, config)], None
         if tuning is not None:
             signals, weights = tuning.scaled(signals), tuning.weights(signals)
-        if blockrank.explain:
-            keys = key if heads is None else key[:, heads]
-            attention = token_attention(signals, keys, request.document_offsets, weights=weights, **how)
-            blockrank.token_attention.append(attention)
-            continue
         parts = []
         for keys, offsets in _scored_keys(key, layer, index, blockrank):
-            lse = document_lse(signals, keys if heads is None else keys[:, heads], offsets, **how)
+            read = keys if heads is None else keys[:, heads]
+            if blockrank.explain:
+                parts.append(token_attention(signals, read, offsets, weights=weights, **how))
+                continue
+            lse = document_lse(signals, read, offsets, **how)
             parts.append(lse if weights is None or tuning is None else tuning.weighed(lse, offsets, weights))
+        if blockrank.explain:
+            blockrank.token_attention.append(torch.cat(parts))
+            continue
         found = Lse.of_blocks(torch.cat(parts, -1), config.abstention)
         blockrank.lse.append(found if weights is None or tuning is None else tuning.shifted(found, weights))
 
@@ -197,7 +199,8 @@ def _scored_keys(key: Tensor, layer: int, index: int, blockrank: Pass) -> Iterat
     if blockrank.document_states is None:
         yield key, scored_offsets(request, config)
         return
-    if config.abstention:
+    # Nobody asks where in the instruction a query looks.
+    if config.abstention and not blockrank.explain:
         start, end = request.instruction
         yield key[start:end], torch.tensor([0, end - start])
     for pack in blockrank.document_states[index]:
@@ -345,13 +348,23 @@ class Backbone(nn.Module):
         bounds = [pair for request in layout.requests for pair in pairwise(request.document_offsets.tolist())]
         return [{name: tensor[start:end] for name, tensor in tensors.items()} for start, end in bounds]
 
-    def token_attention(self, layout: Layout) -> list[Tensor]:
-        """Compute where in its documents each request of a pack looks, as :func:`token_attention` gives it."""
-        forward = Pass(layout, self.config, self.attention, explain=True, tuning=self.tuning)
+    def token_attention(self, layout: Layout, document_states: Sequence[Iterable[StatePack]]) -> list[Tensor]:
+        """Compute where in its documents each request of a pack looks, as :func:`token_attention` gives it.
+
+        ``document_states`` as in :meth:`document_lse`.
+        """
+        forward = Pass(
+            layout,
+            self.config,
+            self.attention,
+            explain=True,
+            document_states=document_states,
+            tuning=self.tuning,
+        )
         states = self._run(forward)
         if states is None:
             return forward.token_attention
-        return self._head.token_attention(states, layout, self.config, self.attention, self.tuning)
+        return self._head.token_attention(states, layout, self.config, self.attention, document_states, self.tuning)
 
     @property
     def sharpness(self) -> Tensor | float:

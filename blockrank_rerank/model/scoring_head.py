@@ -84,19 +84,9 @@ class ScoringHead(nn.Module):
 
         ``states`` is ``[T, hidden]``, the encoder's final states; ``document_states`` and ``tuning`` as there.
         """
-        documents: list[Iterable[Part]]
-        if document_states is not None:
-            like = states.new_empty(0, dtype=torch.float32)
-            documents = [
-                ((pack.get(HEAD_KEY, like), pack.offsets, pack.tokens_equal) for pack in packs)
-                for packs in document_states
-            ]
-        else:
-            keys = self.keys(states)
-            documents = [[(keys, request.document_offsets, layout.tokens_equal)] for request in layout.requests]
         return [
             self._lse(states, parts, layout, request, config, implementation, tuning)
-            for parts, request in zip(documents, layout.requests, strict=True)
+            for parts, request in zip(self._parts(states, layout, document_states), layout.requests, strict=True)
         ]
 
     def keys(self, states: Tensor) -> Tensor:
@@ -109,24 +99,38 @@ class ScoringHead(nn.Module):
         layout: Layout,
         config: BlockRankConfig,
         implementation: str,
+        document_states: Sequence[Iterable[StatePack]],
         tuning: Tuning | None = None,
     ) -> list[Tensor]:
         """Compute where in its documents each request looks, as :func:`token_attention` gives it."""
-        keys = self.keys(states)
         attention = []
-        for request in layout.requests:
+        for parts, request in zip(self._parts(states, layout, document_states), layout.requests, strict=True):
             queries, weights = self._signals(states, request, config, tuning)
             unread = _unread_signals(layout, request, config)
-            attention.append(
+            looked = [
                 token_attention(
-                    *_apart(queries, keys, unread, layout.tokens_equal, layout.unknown_id),
-                    request.document_offsets,
+                    *_apart(queries, keys, unread, tokens_equal, layout.unknown_id),
+                    offsets,
                     scale=1.0,
                     weights=weights,
                     implementation=implementation,
                 )
-            )
+                for keys, offsets, tokens_equal in parts
+            ]
+            attention.append(torch.cat(looked))
         return attention
+
+    def _parts(
+        self, states: Tensor, layout: Layout, document_states: Sequence[Iterable[StatePack]] | None
+    ) -> list[Iterable[Part]]:
+        """The keys of each request's documents: of the layout's own, or of those that stand for them."""
+        if document_states is None:
+            keys = self.keys(states)
+            return [[(keys, request.document_offsets, layout.tokens_equal)] for request in layout.requests]
+        like = states.new_empty(0, dtype=torch.float32)
+        return [
+            ((pack.get(HEAD_KEY, like), pack.offsets, pack.tokens_equal) for pack in packs) for packs in document_states
+        ]
 
     def _lse(
         self,

@@ -11,11 +11,10 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from blockrank_rerank.ranking.results import Limits, RankedDocument
-from blockrank_rerank.text.document import Document, document_text, part_of, text_and_shift
 from blockrank_rerank.text.sentences import sentence_spans
 
 if TYPE_CHECKING:
-    from blockrank_rerank.engine.engine import Engine
+    from blockrank_rerank.ranking.attended import AttendedList
 
 HIGHLIGHTS = "highlights"
 """Key under which adapters write a document's highlights to its metadata."""
@@ -99,31 +98,6 @@ class ExplainedDocument:
         """Weight of the word with the most attention."""
         return max((word.weight for word in self.words), default=0.0)
 
-    def shortened(self, attention: float) -> str:
-        """The fewest sentences that received this share of the words' attention, in their order, with single spaces.
-
-        A text without sentences stays as it is.
-        """
-        return " ".join(sentence.text for sentence in self._strongest(attention)) or self.ranked.text
-
-    def shortened_highlights(self, attention: float) -> list[dict[str, Any]]:
-        """Return what ``highlights`` has, for the text that :meth:`shortened` gives."""
-        moved, start = [], 0
-        for sentence in self._strongest(attention):
-            moved.append(replace(sentence, start=start, end=start + len(sentence.text)))
-            start = moved[-1].end + 1
-        return [asdict(sentence) for sentence in sorted(moved, key=lambda sentence: -sentence.weight)]
-
-    def _strongest(self, attention: float) -> list[Span]:
-        wanted = attention * sum(word.weight for word in self.words)
-        strongest: list[Span] = []
-        for sentence in self.sentences_by_attention:
-            strongest.append(sentence)
-            wanted -= sentence.weight
-            if wanted <= 0:
-                break
-        return sorted(strongest, key=lambda sentence: sentence.start)
-
     def within(self, start: int, end: int) -> ExplainedDocument:
         """Explain a part of the text alone, such as the content between embedded metadata."""
         words = [
@@ -163,51 +137,24 @@ class Explanation:
         return f"<p><b>{escape(self.query)}</b></p><ol>{rows}</ol>"
 
 
-def explained(
-    engine: Engine, query: str, given: Sequence[Document], ranking: Sequence[RankedDocument], limits: Limits
-) -> Explanation:
-    """Read a ranked list once more, and show where in each of the wanted documents the query looked.
+def explained(attended: AttendedList, limits: Limits) -> list[ExplainedDocument]:
+    """Show where in each of the wanted documents of a ranked list the query looked, best document first.
 
-    Parameters
-    ----------
-    engine : Engine
-        Which has made the ranking.
-    query : str
-        What was asked.
-    given : sequence of str or mapping
-        The documents.
-    ranking : sequence of RankedDocument
-        All of them, best first.
-    limits : Limits
-        Which of them are wanted.
+    Of a document that was split, the passage that won is shown.
     """
-    # Of a document that was split, the passage that won is shown.
-    shown = {r.index: part_of(given[r.index], r.passage) if r.passage else given[r.index] for r in ranking}
-    texts = [document_text(shown[index], index) for index in range(len(given))]
-    encoded = engine.prompt.encode(query, texts)
-    spans = engine.prompt.document_spans(encoded, texts)
-    attention = engine.token_attention(encoded)
-    return Explanation(
-        query,
-        [
-            ExplainedDocument(
-                ranked,
-                _words(ranked, shown[ranked.index], spans[ranked.index], attention[ranked.index].tolist()),
-            )
-            for ranked in limits.select(list(ranking))
-        ],
-    )
+    ranking = limits.select(attended.ranking)
+    blocks = [attended.block_of(ranked) for ranked in ranking]
+    attention = attended.engine.token_attention(attended.encoded, attended.states)
+    return [
+        ExplainedDocument(ranked, _words(ranked, spans, attention[block].tolist()))
+        for ranked, block, spans in zip(ranking, blocks, attended.token_spans(blocks), strict=True)
+    ]
 
 
-def _words(
-    ranked: RankedDocument, shown: Document, spans: Sequence[tuple[int, int]], weights: Sequence[float]
-) -> list[Span]:
-    """Words of a ranked document's text, of which ``shown`` was read."""
+def _words(ranked: RankedDocument, spans: Sequence[tuple[int, int]], weights: Sequence[float]) -> list[Span]:
     first, last = ranked.passage or (0, len(ranked.text))
-    shift = text_and_shift(shown)[1] + first
-    moved = [(start + shift, end + shift) for start, end in spans]
     # Title and template stand before and after a passage where the document has other words.
-    read = [pair for pair in zip(moved, weights, strict=True) if first < pair[0][1] <= last]
+    read = [pair for pair in zip(spans, weights, strict=True) if first < pair[0][1] <= last]
     return word_spans(ranked.text, [token for token, _ in read], [weight for _, weight in read])
 
 

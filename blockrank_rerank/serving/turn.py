@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from blockrank_rerank.ranking.attended import AttendedList
 from blockrank_rerank.ranking.batches import CHARACTERS_PER_TOKEN, Batches
 from blockrank_rerank.ranking.explanation import explained
 from blockrank_rerank.ranking.request import CheckedRequest, check_request, fitting_requests
@@ -112,12 +113,13 @@ def _rank_alike(ranker: BlockRankReranker, requests: Sequence[RankRequest]) -> I
     for batch in Batches(checked, engine, ranker.lookup):
         candidates = dict(zip(batch.numbers, batch.candidates, strict=True))
         for number, ranked in batch.rankings(engine):
-            request, whole = checked[number], requests[number].documents
+            whole = requests[number].documents
             found = [replace(r, truncated=r.truncated or r.document is not whole[r.index]) for r in ranked]
             ranking = Ranking(found, candidates[number].num_tokens)
             if requests[number].highlights:
-                explanation = explained(engine, request.query, request.plain, found, Limits())
-                ranking = replace(ranking, highlights=[document.highlights for document in explanation])
+                attended = AttendedList.of_ranked(engine, ranker.lookup, candidates[number], found)
+                highlights = [document.highlights for document in explained(attended, Limits())]
+                ranking = replace(ranking, highlights=highlights)
             yield number, ranking
 
 

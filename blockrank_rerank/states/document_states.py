@@ -37,11 +37,19 @@ class DocumentStates:
     tensors : mapping of str to Tensor
         ``[n, heads, head_dim]`` each, for the block's ``n`` tokens; 8-bit ones have a second entry
         ``<name>.scale`` ``[n, heads]``.
+    first : int
+        Place of the first token in its document: 0, but of a part.
     """
 
     ids: tuple[int, ...]
     truncated: bool
     tensors: Mapping[str, Tensor]
+    first: int = 0
+
+    def part(self, start: int, end: int) -> DocumentStates:
+        """Take the states of some tokens, ``end`` exclusive, each as it was read in the whole; copies nothing."""
+        tensors = {name: tensor[start:end] for name, tensor in self.tensors.items()}
+        return DocumentStates(self.ids[start:end], self.truncated, tensors, self.first + start)
 
     @property
     def nbytes(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
-from itertools import groupby
+from itertools import groupby, pairwise
 
 import torch
 from torch import Tensor
@@ -26,8 +26,8 @@ class StatePack:
         lengths = torch.tensor([len(document.ids) for document in states])
         self.offsets = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
         """``[N + 1]`` int64 on the CPU."""
-        self.longest = int(lengths.max())
-        """Tokens of the longest document."""
+        self.longest = max(document.first + len(document.ids) for document in states)
+        """Tokens of the longest document, those before a part included."""
 
     @property
     def ids(self) -> list[tuple[int, ...]]:
@@ -51,7 +51,13 @@ class StatePack:
     @property
     def steps(self) -> Tensor:
         """``[n]``: place of every token inside its document."""
-        return torch.arange(self.num_tokens) - self.offsets[:-1].repeat_interleave(self.offsets.diff())
+        before = self.offsets[:-1] - torch.tensor([document.first for document in self._states])
+        return torch.arange(self.num_tokens) - before.repeat_interleave(self.offsets.diff())
+
+    def parts(self, ends: Sequence[Sequence[int]]) -> StatePack:
+        """Cut every document after the tokens that its ``ends`` name, ascending and the last one its length."""
+        cut = zip(self._states, ends, strict=True)
+        return StatePack([states.part(*bounds) for states, last in cut for bounds in pairwise([0, *last])])
 
     def split(self, budget_tokens: int) -> list[StatePack]:
         """Packs of neighbouring documents, each within a budget unless one alone exceeds it."""

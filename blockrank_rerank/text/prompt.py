@@ -138,6 +138,11 @@ class PromptEncoder:
                 found[index] = texts[index][: block.offsets[tokens - 1][1]]
         return found
 
+    def count(self, text: str) -> int:
+        """Number of tokens of a text, without a template."""
+        (block,) = self._tokenizer.encode([(Piece(as_text(text), is_data=True),)])
+        return len(block.ids)
+
     @property
     def longest_query(self) -> int:
         """Most tokens of a query block, template included."""
@@ -259,24 +264,26 @@ class PromptEncoder:
         """What comes before the instruction and is not ours: the chat template's beginning, or nothing."""
         return self._instruction[0][0]
 
-    def document_spans(self, request: EncodedRequest, documents: Sequence[str]) -> list[list[tuple[int, int]]]:
-        """Find the characters that every token of an encoded request's documents stands for, end exclusive.
+    def document_spans(self, documents: Mapping[int, str], lengths: Iterable[int]) -> list[list[tuple[int, int]]]:
+        """Find the characters that every token of some documents of a request stands for, end exclusive.
 
-        Offsets are code points of the texts that were encoded; those of template tokens lie outside the text.
+        ``documents`` are texts by their place in the request, of which so many tokens were read (``lengths``). Offsets
+        are code points of the texts that were encoded; those of template tokens lie outside the text.
         """
-        blocks = self._tokenizer.encode(self._bodies(documents))
+        blocks = self._tokenizer.encode(self._body(index, text) for index, text in documents.items())
         return [
             [
                 (start - block.data_start, end - block.data_start)
-                for start, end in _cut(block.offsets, block.tail, len(ids))
+                for start, end in _cut(block.offsets, block.tail, count)
             ]
-            for block, ids in zip(blocks, request.documents, strict=True)
+            for block, count in zip(blocks, lengths, strict=True)
         ]
 
     def _bodies(self, documents: Sequence[str]) -> list[Block]:
-        return [
-            _fill(self._document, {"text": as_text(text), "index": str(index)}) for index, text in enumerate(documents)
-        ]
+        return [self._body(index, text) for index, text in enumerate(documents)]
+
+    def _body(self, index: int, text: str) -> Block:
+        return _fill(self._document, {"text": as_text(text), "index": str(index)})
 
     def encode_answer(self, indices: Sequence[int]) -> list[int]:
         """Encode what follows the answer's start in a released training example: ``0, 3]`` and the end of the turn."""

@@ -8,18 +8,20 @@ from typing import Any
 from langchain_core.callbacks import Callbacks
 from langchain_core.documents import BaseDocumentCompressor, Document
 from langchain_core.runnables import RunnableLambda
-from pydantic import Field
+from pydantic import Field, model_validator
+from typing_extensions import Self
 
 from blockrank_rerank.adapters import (
     HIGHLIGHTS,
-    PASSAGE,
-    ExplainedDocument,
+    Context,
+    ContextSettings,
     PydanticOptions,
     ScoredDocument,
     Scoring,
     check_is_list,
     in_executor,
     metadata_of,
+    metadata_of_cut,
     truncation,
 )
 
@@ -47,12 +49,24 @@ class BlockRankRerank(PydanticOptions, BaseDocumentCompressor):
         default=False,
         description="Write `highlights` to the metadata: sentences by attention, with code points and weights.",
     )
-    compress: bool = Field(
-        default=False, description="Keep only the sentences that drew the attention; see `kept_attention`."
+    max_tokens: int | None = Field(
+        default=None,
+        ge=1,
+        description="Cut the documents to those of their sentences that a prompt of so many tokens has room for.",
     )
-    kept_attention: float = Field(
-        default=0.8, gt=0, le=1, description="Share of a document's attention that `compress` keeps at least."
+    tokenizer: Any = Field(
+        default=None,
+        exclude=True,
+        description="Counts `max_tokens`: of Hugging Face or tiktoken, or a callable; the model's own if not given.",
     )
+
+    @model_validator(mode="after")
+    def _one_or_the_other(self) -> Self:
+        if self.max_tokens is not None:
+            ContextSettings(self.max_tokens, self.tokenizer)
+            if self.explain:
+                raise ValueError("explain and max_tokens do not go together: a cut document has `pieces`; choose one")
+        return self
 
     def compress_documents(
         self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
@@ -101,32 +115,29 @@ class BlockRankRerank(PydanticOptions, BaseDocumentCompressor):
         documents, query = _checked(inputs["documents"]), inputs["query"]
         texts = [document.page_content for document in documents]
         scoring = self._scoring(self.top_n)
-        if not (self.explain or self.compress):
+        if self.max_tokens is not None:
+            settings = ContextSettings(self.max_tokens, self.tokenizer)
+            context, found = scoring.context(self._reranker, query, texts, settings)
+            return [_cut(documents[one.ranked.index], one, context) for one in found]
+        if not self.explain:
             ranking = scoring.rank(self._reranker, query, texts)
             return [_with(documents[found.ranked.index], _metadata(found)) for found in ranking]
         return [
-            self._explained(documents[found.ranked.index], found, explained)
-            for found, explained in scoring.explain(self._reranker, query, texts)
+            _with(documents[one.ranked.index], _metadata(one) | {HIGHLIGHTS: explained.highlights})
+            for one, explained in scoring.explain(self._reranker, query, texts)
         ]
 
     async def _acompress(self, inputs: dict[str, Any]) -> list[Document]:
         return await in_executor(self._compress, inputs)
 
-    def _explained(self, document: Document, found: ScoredDocument, explained: ExplainedDocument) -> Document:
-        added = _metadata(found)
-        # What the model has not read may be what matters.
-        shorten = self.compress and not found.ranked.truncated
-        if self.explain:
-            share = self.kept_attention
-            added[HIGHLIGHTS] = explained.shortened_highlights(share) if shorten else explained.highlights
-        text = explained.shortened(self.kept_attention) if shorten else document.page_content
-        if text != document.page_content:
-            added.pop(PASSAGE, None)  # of the whole text
-        return _with(document, added, text)
-
 
 def _metadata(found: ScoredDocument) -> dict[str, Any]:
     return {RELEVANCE_SCORE: found.score} | metadata_of(found.ranked)
+
+
+def _cut(document: Document, found: ScoredDocument, context: Context) -> Document:
+    added = {RELEVANCE_SCORE: found.score} | metadata_of_cut(found.ranked, context)
+    return _with(document, added, context.texts[found.ranked.index])
 
 
 def _checked(documents: Iterable[Document]) -> list[Document]:

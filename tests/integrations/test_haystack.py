@@ -19,7 +19,7 @@ from haystack import Document, Pipeline
 from haystack.components.retrievers.in_memory import InMemoryBM25Retriever
 from haystack.document_stores.in_memory import InMemoryDocumentStore
 from haystack.utils import ComponentDevice, Secret
-from haystack_integrations.components.rankers.blockrank import BlockRankRanker
+from haystack_integrations.components.rankers.blockrank import BlockRankContext, BlockRankRanker
 
 import blockrank_rerank
 from blockrank_rerank.engine.engine import Engine
@@ -317,3 +317,51 @@ def test_whatever_is_accepted_can_be_saved(tmp_path):
     again = Pipeline.loads(built.dumps()).get_component("ranker")
     assert (again.model, again.top_k, again.score_threshold, again.min_probability) == (str(FOLDER), 2, 0.25, 0.125)
     assert (again.dtype, again.store) == ("float32", str(tmp_path))
+
+
+# The context
+
+
+def by_words(text):
+    return text.split()
+
+
+def test_documents_are_cut_to_the_sentences_that_fit_a_budget():
+    text = "Bread is baked. Aspirin treats a heart attack. The moon is far."
+    given = [Document(id="a", content=text, meta={"topic": "A heart attack is treated."}), Document(id="b", content="")]
+    settings = {"document_prefix": "passage: ", "document_suffix": " Over.", "meta_fields_to_embed": ["topic"]}
+    context = BlockRankContext(max_tokens=5, tokenizer=by_words, **settings)
+    found = context.run(QUESTION, given)
+    (document,) = found["documents"]
+    assert (document.id, document.content, found["text"]) == ("a", *["Aspirin treats a heart attack."] * 2)
+    assert [text[start:end] for start, end in document.meta["pieces"]] == [document.content]
+    assert 0 < document.meta["probability"] < 1
+    assert given[0].content == text
+    assert context.run(QUESTION, given, max_tokens=100)["documents"][0].content == text
+    assert context.run(QUESTION, []) == {"documents": [], "text": ""}
+    assert asyncio.run(context.run_async(QUESTION, given)) == found
+
+
+def test_a_context_stands_between_a_retriever_and_a_prompt_in_a_saved_pipeline(monkeypatch):
+    # Haystack loads functions of modules that it was told to trust.
+    monkeypatch.setenv("HAYSTACK_DESERIALIZATION_ALLOWLIST", "tests.*")
+    built = Pipeline()
+    built.add_component("retriever", InMemoryBM25Retriever(InMemoryDocumentStore(), top_k=10))
+    built.add_component("context", BlockRankContext(max_tokens=20, tokenizer=by_words, template="- {text}"))
+    built.connect("retriever.documents", "context.documents")
+    built.get_component("retriever").document_store.write_documents(documents())
+    loaded = Pipeline.loads(built.dumps())
+    context = loaded.get_component("context")
+    assert (context.settings, context.top_k) == (built.get_component("context").settings, 10)
+    loaded.get_component("retriever").document_store.write_documents(documents(), policy="overwrite")
+    asked = {"retriever": {"query": QUESTION}, "context": {"query": QUESTION}}
+    assert loaded.run(asked)["context"]["text"].startswith("- A heart attack is treated with aspirin")
+
+
+def test_a_contexts_settings_are_checked_when_it_is_built():
+    with pytest.raises(ValueError, match="max_tokens must be a whole number"):
+        BlockRankContext(max_tokens=0)
+    with pytest.raises(TypeError, match="has no explain"):
+        BlockRankContext(explain=True)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'topk'"):
+        BlockRankContext(topk=3)

@@ -84,28 +84,38 @@ def test_highlights_point_into_the_text():
             assert found.page_content[highlight["start"] : highlight["end"]] == highlight["text"]
 
 
-def test_compressing_keeps_the_sentences_that_drew_the_attention():
-    text = "Bread is baked. Aspirin treats a heart attack. The moon is far. Concrete hardens."
-    given = [Document(page_content=text), Document(page_content="")]
-    found = BlockRankRerank(top_n=None, compress=True, kept_attention=0.3).compress_documents(given, QUESTION)
-    assert [document.page_content for document in found] == ["Aspirin treats a heart attack.", ""]
-    whole = BlockRankRerank(top_n=None, compress=True, kept_attention=1.0).compress_documents(given, QUESTION)
-    assert whole[0].page_content == text
-    assert given[0].page_content == text
+ANSWER = "Bread is baked. Aspirin treats a heart attack. The moon is far. Concrete hardens."
 
 
-def test_highlights_of_a_compressed_text_point_into_it():
-    text = (
-        "Bread is baked. Aspirin treats a heart attack. The moon is far. Heart attacks are treated. Concrete hardens."
-    )
-    given = [Document(page_content=text)]
-    (found,) = BlockRankRerank(compress=True, explain=True, kept_attention=0.6).compress_documents(given, QUESTION)
-    highlights = found.metadata["highlights"]
-    assert found.page_content != text
-    assert " ".join(one["text"] for one in sorted(highlights, key=lambda one: one["start"])) == found.page_content
-    for one in highlights:
-        assert found.page_content[one["start"] : one["end"]] == one["text"]
-    assert [one["weight"] for one in highlights] == sorted((one["weight"] for one in highlights), reverse=True)
+def words(text):
+    return len(text.split())
+
+
+def test_documents_are_cut_to_the_sentences_that_fit_a_budget():
+    given = [Document(page_content=ANSWER, id="a"), Document(page_content="", id="b")]
+    (found,) = BlockRankRerank(top_n=None, max_tokens=5, tokenizer=words).compress_documents(given, QUESTION)
+    assert (found.id, found.page_content) == ("a", "Aspirin treats a heart attack.")
+    assert [ANSWER[start:end] for start, end in found.metadata["pieces"]] == [found.page_content]
+    assert {"relevance_score", "probability"} <= found.metadata.keys()
+    (whole,) = BlockRankRerank(top_n=None, max_tokens=100).compress_documents(given, QUESTION)
+    assert whole.page_content == ANSWER
+    assert given[0].page_content == ANSWER
+
+
+def test_a_cut_document_has_pieces_instead_of_highlights():
+    with pytest.raises(ValueError, match="explain and max_tokens do not go together"):
+        BlockRankRerank(max_tokens=50, explain=True)
+    reranker = BlockRankRerank(explain=True)
+    with pytest.raises(ValueError, match="explain and max_tokens do not go together"):
+        reranker.max_tokens = 50
+    with pytest.raises(TypeError, match="tokenizer must be a Hugging Face or tiktoken tokenizer"):
+        BlockRankRerank(max_tokens=50, tokenizer=7)
+
+
+def test_a_budget_is_saved_and_a_tokenizer_is_not():
+    saved = BlockRankRerank(max_tokens=50, tokenizer=words).model_dump()
+    assert saved["max_tokens"] == 50
+    assert "tokenizer" not in saved
 
 
 def test_an_empty_list_stays_empty_and_loads_nothing(monkeypatch):
@@ -263,14 +273,14 @@ def test_without_the_framework_the_import_says_what_to_install(without_framework
     assert install_line("langchain") in without_frameworks["langchain_blockrank"]
 
 
-def test_a_cut_document_says_so_and_is_not_compressed():
+def test_a_cut_document_says_so():
     given = documents([CUT, TEXTS[0]])
     settings = {"max_document_tokens": 20, "long_documents": "truncate"}
     found = {one.id: one for one in BlockRankRerank(**settings).compress_documents(given, QUESTION)}
     assert found["0"].metadata["truncated"] is True
     assert "truncated" not in found["1"].metadata
-    shortened = BlockRankRerank(**settings, compress=True, kept_attention=0.1).compress_documents(given, QUESTION)
-    assert {one.id: one.page_content for one in shortened}["0"] == CUT
+    shortened = BlockRankRerank(**settings, max_tokens=200).compress_documents(given, QUESTION)
+    assert {one.id: one.metadata.get("truncated") for one in shortened} == {"0": True, "1": None}
     with pytest.raises(ValueError, match=r"documents\[0\] has \d+ tokens, more than the 20"):
         BlockRankRerank(max_document_tokens=20, long_documents="error").compress_documents(given, QUESTION)
 
@@ -281,7 +291,7 @@ def test_what_is_no_list_of_documents_is_not_ranked(documents):
         BlockRankRerank().rerank(documents, QUESTION)
 
 
-@pytest.mark.parametrize(("name", "value"), [("top_n", -1), ("kept_attention", 5), ("score_threshold", float("inf"))])
+@pytest.mark.parametrize(("name", "value"), [("top_n", -1), ("max_tokens", 0), ("score_threshold", float("inf"))])
 def test_settings_are_checked_when_they_are_assigned_too(name, value):
     reranker = BlockRankRerank()
     with pytest.raises(ValueError, match=name):

@@ -319,3 +319,19 @@ def test_highlights_are_of_the_content_wherever_it_stands(template, before):
         "Aspirin heals.",
         "Bread is baked.",
     ]
+
+
+def test_nodes_are_cut_to_the_sentences_that_fit_a_budget_and_metadata_are_not_cut():
+    text = "  Bread is baked. Aspirin treats a heart attack. The moon is far."
+    node = TextNode(text=text, id_="a", metadata={"topic": "A heart attack is treated."})
+    given = [NodeWithScore(node=node, score=0.1), NodeWithScore(node=TextNode(text="", id_="b"), score=0.2)]
+    reranker = BlockRankRerank(top_n=None, max_tokens=5, tokenizer=lambda text: text.split(), keep_retrieval_score=True)
+    (found,) = reranker.postprocess_nodes(given, query_str=QUESTION)
+    assert (found.node.node_id, found.node.text) == ("a", "Aspirin treats a heart attack.")
+    assert [text[start:end] for start, end in found.node.metadata["pieces"]] == [found.node.text]
+    assert found.node.metadata["retrieval_score"] == 0.1
+    assert "pieces" not in found.node.get_content("embed")
+    assert node.text == text
+    assert "tokenizer" not in reranker.to_dict()
+    with pytest.raises(ValueError, match="explain and max_tokens do not go together"):
+        BlockRankRerank(max_tokens=5, explain=True)

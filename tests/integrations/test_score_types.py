@@ -126,7 +126,7 @@ def test_the_passage_is_counted_in_the_content_and_not_in_what_stands_around_it(
 
 def test_a_compressed_text_has_no_passage_of_the_whole_one():
     document = LangChainDocument(page_content=LONG)
-    (found,) = LangChainRerank(compress=True, kept_attention=0.1).compress_documents([document], QUESTION)
+    (found,) = LangChainRerank(max_tokens=20).compress_documents([document], QUESTION)
     assert found.page_content != LONG
     assert "passage" not in found.metadata
     assert "probability" in found.metadata

@@ -1,15 +1,16 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 import torch
 
 from blockrank_rerank import BlockRankReranker
 from blockrank_rerank.cli.app import main
-from blockrank_rerank.model.layout import build_layout
 from blockrank_rerank.ranking.explanation import ExplainedDocument, Explanation, Span, word_spans
 from blockrank_rerank.ranking.results import RankedDocument
+from blockrank_rerank.states.pack import StatePack
 from blockrank_rerank.text.sentences import sentence_spans
 from tests.tiny_models import BERT_CONFIG, CONFIG, PHRASE, save_model
 
@@ -68,14 +69,12 @@ def test_words_and_sentences_are_parts_of_the_text_as_given(ranker):
 
 def test_attention_inside_every_document_sums_to_one_and_agrees_with_its_log_sum_exps(ranker):
     engine = ranker.engine
-    texts = [original(document) for document in DOCUMENTS]
-    request = engine.prompt.encode(QUERY, texts)
-    attention = engine.token_attention(request)
+    request = engine.prompt.encode(QUERY, [original(document) for document in DOCUMENTS])
+    states = StatePack([*engine.states_of(request, engine.dtype)])
+    attention = engine.token_attention(replace(request, documents=[], truncated=[]), states)
     assert [len(weights) for weights in attention] == [len(document) for document in request.documents]
     for weights in attention:
         torch.testing.assert_close(weights.sum(), torch.tensor(1.0))
-    layout = build_layout([request], engine.config.query_offset)
-    assert len(torch.cat(attention)) == int(layout.requests[0].document_offsets.diff().sum())
 
 
 def test_what_was_not_read_has_no_weight(ranker):

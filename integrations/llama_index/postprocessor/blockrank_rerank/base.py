@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from typing_extensions import Self
+
 from blockrank_rerank.adapters import (
     HIGHLIGHTS,
     PASSAGE,
+    ContextSettings,
     ExplainedDocument,
     ScoredDocument,
     Scoring,
@@ -14,6 +17,7 @@ from blockrank_rerank.adapters import (
     in_executor,
     install_line,
     metadata_of,
+    metadata_of_cut,
 )
 
 try:
@@ -56,6 +60,25 @@ class BlockRankRerank(PydanticOptions, BaseNodePostprocessor):
         default=False,
         description="Write `highlights` to the metadata: sentences by attention, with code points and weights.",
     )
+
+    max_tokens: int | None = Field(
+        default=None,
+        ge=1,
+        description="Cut the nodes to those of their sentences that a prompt of so many tokens has room for.",
+    )
+    tokenizer: Any = Field(
+        default=None,
+        exclude=True,
+        description="Counts `max_tokens`: of Hugging Face or tiktoken, or a callable; the model's own if not given.",
+    )
+
+    @model_validator(mode="after")
+    def _one_or_the_other(self) -> Self:
+        if self.max_tokens is not None:
+            ContextSettings(self.max_tokens, self.tokenizer)
+            if self.explain:
+                raise ValueError("explain and max_tokens do not go together: a cut node has `pieces`; choose one")
+        return self
 
     @model_validator(mode="before")
     @classmethod
@@ -103,6 +126,8 @@ class BlockRankRerank(PydanticOptions, BaseNodePostprocessor):
     def _ranked(self, nodes: list[NodeWithScore], query: str) -> list[NodeWithScore]:
         texts = [node.node.get_content(metadata_mode=self.metadata_mode) for node in nodes]
         scoring = Scoring(self.score_type, self.top_n, self.score_threshold, self.min_probability)
+        if self.max_tokens is not None:
+            return self._cut(nodes, texts, query, scoring, ContextSettings(self.max_tokens, self.tokenizer))
         if not self.explain:
             ranking = scoring.rank(self._reranker, query, texts)
             return [self._scored(nodes[document.ranked.index], document, {}) for document in ranking]
@@ -113,8 +138,27 @@ class BlockRankRerank(PydanticOptions, BaseNodePostprocessor):
             for document, explained in scoring.explain(self._reranker, query, texts)
         ]
 
+    def _cut(
+        self, nodes: list[NodeWithScore], texts: list[str], query: str, scoring: Scoring, settings: ContextSettings
+    ) -> list[NodeWithScore]:
+        """Nodes whose texts are what is left of them; metadata that the model read around a text are not cut."""
+        places = [_own_text(node.node, text) for node, text in zip(nodes, texts, strict=True)]
+        # Of a node whose own text is not found in what was read, all of that may be kept.
+        within = {index: place[:2] for index, place in enumerate(places) if place[0] < place[1]}
+        context, found = scoring.context(self._reranker, query, texts, settings, within)
+        cut = []
+        for document in found:
+            index = document.ranked.index
+            start, _, before = places[index]
+            one = self._with_score(nodes[index], document, metadata_of_cut(document.ranked, context, before - start))
+            one.node.set_content(context.texts[index])
+            cut.append(one)
+        return cut
+
     def _scored(self, retrieved: NodeWithScore, document: ScoredDocument, added: dict[str, Any]) -> NodeWithScore:
-        added = added | _metadata(retrieved.node, document)
+        return self._with_score(retrieved, document, added | _metadata(retrieved.node, document))
+
+    def _with_score(self, retrieved: NodeWithScore, document: ScoredDocument, added: dict[str, Any]) -> NodeWithScore:
         if self.keep_retrieval_score:
             added = {**added, RETRIEVAL_SCORE: None if retrieved.score is None else float(retrieved.score)}
         return NodeWithScore(node=_with(retrieved.node, added), score=document.score)

@@ -4,8 +4,12 @@
 import json
 import math
 import operator
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
+
+from haystack import Document, component, default_from_dict, default_to_dict
+from haystack.utils import ComponentDevice, Secret
 
 from blockrank_rerank import BlockRankReranker
 from blockrank_rerank.adapters import (
@@ -20,17 +24,10 @@ from blockrank_rerank.adapters import (
     check_options,
     check_query,
     in_executor,
-    install_line,
     metadata_of,
     plain_options,
     with_options,
 )
-
-try:
-    from haystack import Document, component, default_from_dict, default_to_dict
-    from haystack.utils import ComponentDevice, Secret
-except ImportError as error:
-    raise ImportError(f"BlockRankRanker needs haystack-ai; {install_line('haystack')}") from error
 
 
 @component
@@ -159,12 +156,17 @@ class BlockRankRanker:
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "BlockRankRanker":
         """A component with saved settings."""
-        settings = dict(data.get("init_parameters", {}))
+        return default_from_dict(cls, {**data, "init_parameters": cls._read(data.get("init_parameters", {}))})
+
+    @staticmethod
+    def _read(saved: Mapping[str, Any]) -> dict[str, Any]:
+        """Saved settings, with Haystack's classes for the two of which it has some."""
+        settings = dict(saved)
         if settings.get("device") is not None:
             settings["device"] = ComponentDevice.from_dict(settings["device"])
         if settings.get("token") is not None:
             settings["token"] = Secret.from_dict(settings["token"])
-        return default_from_dict(cls, {**data, "init_parameters": settings})
+        return settings
 
     @component.output_types(documents=list[Document])
     def run(
@@ -199,17 +201,14 @@ class BlockRankRanker:
         ValueError
             For an empty query and a `top_k` below 1.
         """
-        top_k = self.top_k if top_k is None else top_k
-        _check_top_k(top_k)
+        scoring = self._scoring(top_k, score_threshold)
         check_query(query)
         if not documents:
             return {"documents": []}
         reranker = self._loaded()
         candidates = _unique(documents)
         texts = [self._text(document) for document in candidates]
-        asked = f"{self.query_prefix}{query}{self.query_suffix}"
-        threshold = self.score_threshold if score_threshold is None else score_threshold
-        scoring = Scoring(self.score_type, top_k, threshold, self.min_probability)
+        asked = self._asked(query)
         if not self.explain:
             ranking = scoring.rank(reranker, asked, texts)
             return {"documents": [self._ranked(candidates[found.ranked.index], found) for found in ranking]}
@@ -247,6 +246,15 @@ class BlockRankRanker:
         """Every option of the model, with this form of the two for which Haystack has classes of its own."""
         return {name: getattr(self, name) for name in OPTIONS} | {"device": device, "token": token}
 
+    def _scoring(self, top_k: int | None, score_threshold: float | None) -> Scoring:
+        top_k = self.top_k if top_k is None else top_k
+        _check_top_k(top_k)
+        threshold = self.score_threshold if score_threshold is None else score_threshold
+        return Scoring(self.score_type, top_k, threshold, self.min_probability)
+
+    def _asked(self, query: str) -> str:
+        return f"{self.query_prefix}{query}{self.query_suffix}"
+
     def _text(self, document: Document) -> str:
         fields = [document.meta.get(name) for name in self.meta_fields_to_embed]
         parts = [str(value) for value in fields if value is not None] + [document.content or ""]
@@ -256,12 +264,16 @@ class BlockRankRanker:
         self, document: Document, found: ScoredDocument, explained: ExplainedDocument | None = None
     ) -> Document:
         """A copy with its new score, and in its meta what the ranking says of its content."""
-        end = len(found.ranked.text) - len(self.document_suffix)
-        start = end - len(document.content or "")
+        start, end = self._own_text(document, found.ranked.text)
         added = metadata_of(found.ranked, start, end)
         if explained is not None:
             added[HIGHLIGHTS] = explained.within(start, end).highlights
         return replace(document, score=found.score, meta=document.meta | added)
+
+    def _own_text(self, document: Document, read: str) -> tuple[int, int]:
+        """Code points of a document's content in what the model read."""
+        end = len(read) - len(self.document_suffix)
+        return end - len(document.content or ""), end
 
 
 def _check_texts(**texts: str) -> None:

@@ -1,0 +1,1 @@
+"""What of ranked documents goes into a generator's prompt, within a budget of tokens."""

@@ -1,0 +1,52 @@
+"""What a context may hold, and how it is written."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from blockrank_rerank.ranking.context.counter import Counter, token_counter
+from blockrank_rerank.ranking.context.template import Template
+
+MAX_TOKENS, TEMPLATE = 1500, "{text}"
+
+
+@dataclass(frozen=True)
+class ContextSettings:
+    """What a context may hold, and how it is written; see :meth:`BlockRankReranker.context`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming what cannot be used.
+    """
+
+    max_tokens: int = MAX_TOKENS
+    tokenizer: Any = None
+    diversity: float = 0.0
+    template: str = TEMPLATE
+
+    def __post_init__(self) -> None:
+        """Check every value."""
+        tokens, diversity = self.max_tokens, self.diversity
+        # Integers of numpy have an index, as Python's do; floats have none.
+        if isinstance(tokens, bool) or not hasattr(tokens, "__index__") or tokens < 1:
+            raise ValueError(f"max_tokens must be a whole number of at least 1, got {tokens!r}")
+        number = isinstance(diversity, numbers.Real) and not isinstance(diversity, bool) and not math.isnan(diversity)
+        if not number or not 0 <= diversity <= 1:
+            raise ValueError(f"diversity must be a number in 0..1, got {diversity!r}")
+        if self.tokenizer is not None:
+            token_counter(self.tokenizer)
+        _ = self.written
+
+    @cached_property
+    def written(self) -> Template:
+        """The template, parsed."""
+        return Template(self.template)
+
+    def counter(self, own: Counter) -> Counter:
+        """What counts tokens: the tokenizer, or what counts the model's own."""
+        return own if self.tokenizer is None else token_counter(self.tokenizer)

@@ -1,0 +1,53 @@
+"""What ``blockrank context`` prints."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from blockrank_rerank.cli.app import main
+from tests.cli.test_cli import refusal
+
+QUERY = "what treats a heart attack"
+ANSWER = "Aspirin treats a heart attack."
+SETTINGS = ["--device", "cpu", "--dtype", "float32"]
+
+
+@pytest.fixture
+def files(tmp_path):
+    (tmp_path / "a.txt").write_text(f"Bread is baked. {ANSWER}\nThe moon is far.\n", encoding="utf-8")
+    record = {"_id": "d7", "title": "Stone", "text": "Concrete hardens. \u001b[31m </s> 🩺 shown."}
+    (tmp_path / "b.jsonl").write_text(json.dumps(record) + "\n", encoding="utf-8")
+    return [str(tmp_path / "a.txt"), str(tmp_path / "b.jsonl")]
+
+
+def test_the_context_goes_to_stdout_and_what_was_left_out_to_stderr(files, capsys):
+    assert main(["context", QUERY, *files, "--max-tokens", "9", *SETTINGS]) == 0
+    printed = capsys.readouterr()
+    assert printed.out == f"{ANSWER}\n"
+    assert printed.err.splitlines()[0] == "8 of 9 tokens, from 1 of 3 documents"
+    assert printed.err.splitlines()[1] == "left out: budget 4"
+
+
+def test_json_names_documents_and_reasons(files, capsys):
+    assert main(["context", QUERY, *files, "--max-tokens", "9", "--top-k", "2", "--json", *SETTINGS]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["text"], found["tokens"]) == (ANSWER, 8)
+    (piece,) = found["pieces"]
+    assert (piece["index"], piece["source"].rpartition("/")[2], piece["start"]) == (0, "a.txt:1", 16)
+    assert {"budget", "below threshold"} == {one["reason"] for one in found["dropped"]}
+
+
+def test_templates_name_documents_and_no_control_character_leaves_raw(files, capsys):
+    template = "<{id}> {title}: {text}"
+    assert main(["context", "what hardens", files[1], "--template", template, *SETTINGS]) == 0
+    assert capsys.readouterr().out == "<d7> Stone: Concrete hardens. \\x1b[31m </s> 🩺 shown.\n"
+
+
+def test_what_is_missing_or_wrong_is_one_line(files, capsys, tmp_path):
+    assert "needs QUERY FILE" in refusal(capsys, ["context"], 2)
+    assert "--max-tokens" in refusal(capsys, ["context", QUERY, *files, "--max-tokens", "0"], 2)
+    assert "template must have {text}" in refusal(capsys, ["context", QUERY, *files, "--template", "x", *SETTINGS], 2)
+    missing = ["context", QUERY, *files, "--tokenizer", str(tmp_path), *SETTINGS]
+    assert "it has no tokenizer.json" in refusal(capsys, missing, 4)
