@@ -21,6 +21,7 @@ from blockrank_rerank.model.backbone import Backbone
 from blockrank_rerank.model.devices import resolve_device, resolve_dtype
 from blockrank_rerank.model.families import head_counts, head_dim
 from blockrank_rerank.model.layout import Layout, build_layout
+from blockrank_rerank.model.quantized_query import QuantizedQuery
 from blockrank_rerank.model.scores import Lse
 from blockrank_rerank.model.stages import HiddenStates, join_hidden, staged_model
 from blockrank_rerank.states.document_states import DocumentStates, compress
@@ -168,6 +169,12 @@ class Engine:
 
         weights = torch.cat(_within_memory(self, parts, request.num_tokens))
         return list(weights.cpu().split([len(document) for document in request.documents]))
+
+    @torch.inference_mode()
+    def quantized_query(self, query: str) -> QuantizedQuery:
+        """Compute what the scoring head looks for in documents, of a model whose query meets them there alone."""
+        with computing.lock:
+            return self.backbone.quantized_query(self._layout([self.prompt.encode(query, [])]))
 
     def _score_several(self, requests: Sequence[EncodedRequest]) -> list[Lse]:
         tokens = [request.num_tokens for request in requests]

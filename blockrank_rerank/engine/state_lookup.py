@@ -53,7 +53,7 @@ class StateLookup:
             yield from self._of_batch(texts[start : start + step], engine, tokenised)
 
     def _of_batch(self, texts: Sequence[str], engine: Engine, tokenised: TokenisedBlocks) -> Iterator[DocumentStates]:
-        store, times = self._opened(engine), Counter(texts)
+        store, times = self.opened(engine), Counter(texts)
         cached = {text: self._cached(text) for text in times}
         missing = [text for text, found in cached.items() if found is None and (store is None or text not in store)]
         computed, to_compute = engine.document_states(missing, engine.dtype, tokenised), set(missing)
@@ -70,7 +70,7 @@ class StateLookup:
         return None if self.cache is None else self.cache.get(text)
 
     def _stored(self, text: str, engine: Engine) -> DocumentStates:
-        store = self._opened(engine)
+        store = self.opened(engine)
         states = None if store is None else store.get(text)
         if states is None:  # what is damaged is computed again
             return next(engine.document_states([text], engine.dtype))
@@ -79,7 +79,7 @@ class StateLookup:
 
     def knows(self, text: str, engine: Engine) -> bool:
         """Whether there are states of a whole text: it is one block then, whoever has it as a title or as a text."""
-        store = self._opened(engine)
+        store = self.opened(engine)
         return (self.cache is not None and self.cache.holds_whole(text)) or (
             store is not None and store.holds_whole(text)
         )
@@ -88,12 +88,12 @@ class StateLookup:
         """Say where the states of a text would come from now; counts as no use of them."""
         if self.cache is not None and text in self.cache:
             return "cached"
-        store = self._opened(engine)
+        store = self.opened(engine)
         return "stored" if store is not None and text in store else "read"
 
     def check_store(self, texts: Sequence[str], engine: Engine) -> None:
         """Warn where the first list has nothing in the store: its texts may have been prepared in another form."""
-        store = self._opened(engine)
+        store = self.opened(engine)
         if store is None or self._settled or not texts:
             return
         self._settled = True
@@ -105,7 +105,8 @@ class StateLookup:
             stacklevel=7,  # whoever called rank
         )
 
-    def _opened(self, engine: Engine) -> StateStore | None:
+    def opened(self, engine: Engine) -> StateStore | None:
+        """The store, where there is one; raises ValueError for another model's."""
         if self._store is None and self.folder is not None:
             self._store = StateStore(self.folder, engine.fingerprint, settings=engine.settings)
         return self._store

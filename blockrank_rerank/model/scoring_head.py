@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from blockrank_rerank.config import BlockRankConfig
 from blockrank_rerank.model.layout import Layout, RequestBounds, signal_rows
+from blockrank_rerank.model.quantized_query import QuantizedQuery
 from blockrank_rerank.model.scores import Lse
 from blockrank_rerank.model.token_attention import token_attention
 from blockrank_rerank.states.document_states import HEAD_KEY
@@ -118,6 +119,14 @@ class ScoringHead(nn.Module):
                 )
             )
         return attention
+
+    def quantized_query(self, states: Tensor, layout: Layout, config: BlockRankConfig) -> QuantizedQuery:
+        """Quantise the signals of the only request of a layout, on the CPU."""
+        (request,) = layout.requests
+        queries, weights = self._signals(states, request, config)
+        unread = _unread_signals(layout, request, config)
+        apart = torch.zeros(len(queries)) if unread is None else -APART * unread.float()
+        return QuantizedQuery.of(queries.cpu(), weights.cpu(), self.length_weight.float().cpu(), apart)
 
     def _lse(
         self,

@@ -94,7 +94,11 @@ class StateStore:
 
     def get(self, text: str) -> DocumentStates | None:
         """Read the states of a text; nothing where they are missing or damaged, the latter with a warning."""
-        location = self._locations.get(text_digest(text))
+        return self.get_block(text_digest(text))
+
+    def get_block(self, digest: bytes) -> DocumentStates | None:
+        """As :meth:`get`, by the digest of the text."""
+        location = self._locations.get(digest)
         if location is None:
             return None
         try:

@@ -1,0 +1,124 @@
+"""What a whole store is searched by: its keys in 8 bits, in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from blockrank_rerank.engine.state_lookup import StateLookup
+from blockrank_rerank.engine.workers import in_workers, worker_count
+from blockrank_rerank.states.pack import grouped
+from blockrank_rerank.states.quantized_keys import PART_TOKENS, QuantizedKeys
+from blockrank_rerank.system.forks import ForkLock
+
+if TYPE_CHECKING:
+    from blockrank_rerank.engine.engine import Engine
+    from blockrank_rerank.states.document_states import DocumentStates
+    from blockrank_rerank.states.store import StateStore
+    from blockrank_rerank.states.stored_documents import Place, StoredDocuments
+
+
+class Searched(NamedTuple):
+    """A store at one moment.
+
+    Attributes
+    ----------
+    places : sequence of Place
+        Of its documents.
+    parts : list of QuantizedKeys
+        Keys of its blocks, in order.
+    owners, blocks : Tensor
+        ``[B]`` int64: the document and the block of every block of a document; documents may share one.
+    """
+
+    places: Sequence[Place]
+    parts: list[QuantizedKeys]
+    owners: Tensor
+    blocks: Tensor
+
+    def bounds(self, engine: Engine, query: str) -> tuple[Tensor, Tensor, Tensor]:
+        """Bound the raw score of every document, that of its best block: ``[N]`` the middle, lower and upper bound."""
+        asked = engine.quantized_query(query)
+        scored = torch.cat(in_workers(asked.raw_scores, self.parts, worker_count(len(self.parts))), -1)
+        middle, error = scored[:, self.blocks]
+        return self._best(middle), self._best(middle - error), self._best(middle + error)
+
+    def _best(self, of_blocks: Tensor) -> Tensor:
+        lowest = of_blocks.new_full((len(self.places),), float("-inf"))
+        return lowest.scatter_reduce(0, self.owners, of_blocks, "amax")
+
+
+class SearchIndex:
+    """Keys of a store in 8 bits, kept in memory and in step with the folder; threads may share one.
+
+    What is new in the folder is read when the store is next searched. Keys of what was replaced or deleted stay, and
+    are in nobody's way.
+
+    Parameters
+    ----------
+    documents : StoredDocuments
+        Of the store.
+    """
+
+    def __init__(self, documents: StoredDocuments) -> None:
+        self.documents, self.lookup = documents, StateLookup(None, documents.folder)
+        self._lock = ForkLock()
+        self._numbers: dict[bytes, int] = {}
+        self._searched: Searched | None = None
+
+    def current(self, engine: Engine) -> Searched:
+        """The store as it is now.
+
+        Raises
+        ------
+        ValueError
+            For the store of another model, one without documents, and one of which states are missing.
+        """
+        with self._lock:
+            places = self.documents.places()
+            if self._searched is None or places is not self._searched.places:
+                self._searched = self._read(places, engine)
+            return self._searched
+
+    def _read(self, places: Sequence[Place], engine: Engine) -> Searched:
+        folder = self.documents.folder
+        store = self.lookup.opened(engine)  # refuses another model's
+        if store is None or not places:
+            raise ValueError(
+                f"{folder} holds no documents to be searched: prepare the corpus with 'blockrank prepare CORPUS "
+                f"{folder}', which reads nothing again whose states are there"
+            )
+        of_documents = [place.blocks for place in places]
+        new = [*dict.fromkeys(block for blocks in of_documents for block in blocks if block not in self._numbers)]
+        parts = [] if self._searched is None else self._searched.parts
+        if new:
+            store.refresh()
+            states = grouped(self._states(new, store), PART_TOKENS)
+            parts = [*parts, *(QuantizedKeys.of(pack, engine.prompt.unknown_id) for pack in states)]
+            self._numbers |= zip(new, range(len(self._numbers), len(self._numbers) + len(new)), strict=True)
+        owners = [owner for owner, blocks in enumerate(of_documents) for _ in blocks]
+        numbers = [self._numbers[block] for blocks in of_documents for block in blocks]
+        return Searched(places, parts, torch.tensor(owners), torch.tensor(numbers))
+
+    def _states(self, blocks: Iterable[bytes], store: StateStore) -> Iterator[DocumentStates]:
+        for block in blocks:
+            states = store.get_block(block)
+            if states is None:
+                raise ValueError(
+                    f"{self.documents.folder} has lost states of its documents, so that not all can be searched: "
+                    "prepare the corpus again, which reads only those"
+                )
+            yield states
+
+
+_indexes: WeakKeyDictionary[Engine, dict[Path, SearchIndex]] = WeakKeyDictionary()
+
+
+def search_index(engine: Engine, documents: StoredDocuments) -> SearchIndex:
+    """The index of a store for an engine, which has one for each as long as it lives."""
+    return _indexes.setdefault(engine, {}).setdefault(documents.folder, SearchIndex(documents))
