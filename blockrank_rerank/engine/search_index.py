@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 import torch
@@ -13,17 +15,19 @@ from torch import Tensor
 from blockrank_rerank.engine.state_lookup import StateLookup
 from blockrank_rerank.engine.workers import in_workers, worker_count
 from blockrank_rerank.states.pack import grouped
-from blockrank_rerank.states.quantized_keys import PART_TOKENS, QuantizedKeys
+from blockrank_rerank.states.quantized_keys import PART_TOKENS, POOLED_TOKENS, QuantizedKeys, joined
 from blockrank_rerank.system.forks import ForkLock
 
 if TYPE_CHECKING:
     from blockrank_rerank.engine.engine import Engine
+    from blockrank_rerank.model.quantized_query import QuantizedQuery
     from blockrank_rerank.states.document_states import DocumentStates
     from blockrank_rerank.states.store import StateStore
     from blockrank_rerank.states.stored_documents import Place, StoredDocuments
 
 
-class Searched(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Searched:
     """A store at one moment.
 
     Attributes
@@ -41,16 +45,59 @@ class Searched(NamedTuple):
     owners: Tensor
     blocks: Tensor
 
-    def bounds(self, engine: Engine, query: str) -> tuple[Tensor, Tensor, Tensor]:
-        """Bound the raw score of every document, that of its best block: ``[N]`` the middle, lower and upper bound."""
-        asked = engine.quantized_query(query)
-        scored = torch.cat(in_workers(asked.raw_scores, self.parts, worker_count(len(self.parts))), -1)
-        middle, error = scored[:, self.blocks]
-        return self._best(middle), self._best(middle - error), self._best(middle + error)
+    def bounds(self, engine: Engine, query: str, looked_at: int | None = None) -> Tensor:
+        """Bound the raw score of every document, that of its best block.
 
-    def _best(self, of_blocks: Tensor) -> Tensor:
-        lowest = of_blocks.new_full((len(self.places),), float("-inf"))
-        return lowest.scatter_reduce(0, self.owners, of_blocks, "amax")
+        Parameters
+        ----------
+        engine : Engine
+            Whose index this is.
+        query : str
+            One that fits.
+        looked_at : int, optional
+            How many documents are looked at closely, chosen by pooled keys; all if not given.
+
+        Returns
+        -------
+        Tensor
+            ``[3, N]``: the middle, and a lower and an upper bound; of what was not looked at, all are -inf.
+        """
+        asked = engine.quantized_query(query)
+        owners, blocks, parts = self.owners, self.blocks, self.parts
+        if looked_at is not None and looked_at < len(self.places):
+            pooled = _raw_scores(asked, self._pooled)[:, blocks]
+            chosen = self._best(pooled[:1], owners)[0].topk(looked_at).indices
+            close = torch.isin(owners, chosen)
+            owners, own = owners[close], blocks[close]
+            unique, blocks = own.unique(return_inverse=True)
+            parts = [joined([*self._selected(unique)])]
+        middle, error = _raw_scores(asked, parts)[:, blocks]
+        return self._best(torch.stack([middle, middle - error, middle + error]), owners)
+
+    @cached_property
+    def _pooled(self) -> list[QuantizedKeys]:
+        """Made of the parts when they are first asked for."""
+        pooled = [part.pooled() for part in self.parts]
+        return [joined(pooled[first : first + POOLED_TOKENS]) for first in range(0, len(pooled), POOLED_TOKENS)]
+
+    def _selected(self, blocks: Tensor) -> Iterator[QuantizedKeys]:
+        """Keys of some blocks, in ascending order, part by part."""
+        first = 0
+        for part in self.parts:
+            last = first + len(part.lengths)
+            inside = blocks[(blocks >= first) & (blocks < last)]
+            if len(inside):
+                yield part.select(inside - first)
+            first = last
+
+    def _best(self, of_blocks: Tensor, owners: Tensor) -> Tensor:
+        """``[…, B]`` to ``[…, N]``."""
+        lowest = of_blocks.new_full((*of_blocks.shape[:-1], len(self.places)), float("-inf"))
+        return lowest.scatter_reduce(-1, owners.expand_as(of_blocks), of_blocks, "amax")
+
+
+def _raw_scores(query: QuantizedQuery, parts: Sequence[QuantizedKeys]) -> Tensor:
+    return torch.cat(in_workers(query.raw_scores, parts, worker_count(len(parts))), -1)
 
 
 class SearchIndex:
