@@ -52,7 +52,9 @@ def random_store(engine: Engine, folder: Path, count: int, tokens: int) -> None:
     documents = StoredDocuments(folder)
     width = engine.backbone.head.key.out_features
     for first in range(0, count, WRITTEN):
-        stored = [StoredDocument(f"{n}", f"text {n} " * 40) for n in range(first, min(first + WRITTEN, count))]
+        stored = [
+            StoredDocument(f"{n}", " ".join([f"text {n}"] * 40)) for n in range(first, min(first + WRITTEN, count))
+        ]
         keys = torch.nn.functional.normalize(torch.randn(len(stored) * tokens, 1, width), dim=-1).bfloat16()
         states = [DocumentStates((7,) * tokens, False, {HEAD_KEY: part}) for part in keys.split(tokens)]
         texts = [document.text for document in stored]

@@ -21,7 +21,6 @@ from blockrank_rerank.model.backbone import Backbone
 from blockrank_rerank.model.devices import resolve_device, resolve_dtype
 from blockrank_rerank.model.families import head_counts, head_dim
 from blockrank_rerank.model.layout import Layout, build_layout
-from blockrank_rerank.model.quantized_query import QuantizedQuery
 from blockrank_rerank.model.scores import Lse
 from blockrank_rerank.model.stages import HiddenStates, join_hidden, staged_model
 from blockrank_rerank.states.document_states import DocumentStates, compress
@@ -165,16 +164,10 @@ class Engine:
 
         def parts() -> list[Tensor]:
             groups, workers = self.budget.groups(request) if self.documents_are_independent else ([request], 1)
-            return in_workers(lambda group: self.backbone.token_attention(self._layout([group]))[0], groups, workers)
+            return in_workers(lambda group: self.backbone.token_attention(self.layout([group]))[0], groups, workers)
 
         weights = torch.cat(_within_memory(self, parts, request.num_tokens))
         return list(weights.cpu().split([len(document) for document in request.documents]))
-
-    @torch.inference_mode()
-    def quantized_query(self, query: str) -> QuantizedQuery:
-        """Compute what the scoring head looks for in documents, of a model whose query meets them there alone."""
-        with computing.lock:
-            return self.backbone.quantized_query(self._layout([self.prompt.encode(query, [])]))
 
     def _score_several(self, requests: Sequence[EncodedRequest]) -> list[Lse]:
         tokens = [request.num_tokens for request in requests]
@@ -192,7 +185,7 @@ class Engine:
         (passing,) = (passing for passing in states if isinstance(passing, PassingStates))
         if self.documents_are_independent:
             # The scoring layer alone reads them, once. Workers may make them, so that no lock is held.
-            return self.backbone.document_lse(self._layout(requests), [grouped(passing, self.budget.tokens)])
+            return self.backbone.document_lse(self.layout(requests), [grouped(passing, self.budget.tokens)])
         with spill(passing, self.budget.file_bytes, self.dtype) as parts:
             longest = max(pack.longest for pack in parts)
             # Files are parts already.
@@ -206,7 +199,7 @@ class Engine:
         longest: int = 0,
     ) -> list[Lse]:
         with computing.lock:
-            return self.backbone.document_lse(self._layout(requests, longest), states)
+            return self.backbone.document_lse(self.layout(requests, longest), states)
 
     def _hidden_groups(self, batch: Batch) -> tuple[list[tuple[EncodedRequest, HiddenStates | None]], int]:
         """Part the only request into groups, each with how far it is read already; and the number of workers."""
@@ -218,7 +211,7 @@ class Engine:
 
     def _read_pass(self, part: tuple[EncodedRequest, HiddenStates | None]) -> tuple[Lse, HiddenStates]:
         request, hidden = part
-        layout = self._layout([request])
+        layout = self.layout([request])
         start = None if hidden is None else (hidden.layers, hidden.rows(layout.num_tokens))
         (lse,), states = self.backbone.staged_lse(layout, start)
         return lse, HiddenStates.of(self.config.scoring_layer, states, layout.requests[0])
@@ -240,13 +233,14 @@ class Engine:
                 yield from part
 
     def _group_states(self, dtype: torch.dtype, group: EncodedRequest) -> list[DocumentStates]:
-        states = self.backbone.document_states(self._layout([group]))
+        states = self.backbone.document_states(self.layout([group]))
         return [
             DocumentStates(tuple(ids), truncated, compress(tensors, dtype))
             for ids, truncated, tensors in zip(group.documents, group.truncated, states, strict=True)
         ]
 
-    def _layout(self, requests: Sequence[EncodedRequest], longest: int = 0) -> Layout:
+    def layout(self, requests: Sequence[EncodedRequest], longest: int = 0) -> Layout:
+        """Lay out what one forward pass reads; ``longest`` are the tokens of the longest document that is not in it."""
         # On a CPU, products in 16 bits are compiled for every number of rows, for longer than they take.
         round_length_up = self.device.type == "cpu" and self.dtype.itemsize == 2
         return build_layout(

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from blockrank_rerank.engine.state_lookup import StateLookup
-from blockrank_rerank.engine.workers import in_workers, worker_count
+from blockrank_rerank.engine.workers import computing, in_workers, worker_count
 from blockrank_rerank.states.pack import grouped
 from blockrank_rerank.states.quantized_keys import PART_TOKENS, POOLED_TOKENS, QuantizedKeys, joined
+from blockrank_rerank.states.stored_documents import Place, StoredDocuments
 from blockrank_rerank.system.forks import ForkLock
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from blockrank_rerank.model.quantized_query import QuantizedQuery
     from blockrank_rerank.states.document_states import DocumentStates
     from blockrank_rerank.states.store import StateStore
-    from blockrank_rerank.states.stored_documents import Place, StoredDocuments
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +62,7 @@ class Searched:
         Tensor
             ``[3, N]``: the middle, and a lower and an upper bound; of what was not looked at, all are -inf.
         """
-        asked = engine.quantized_query(query)
+        asked = _quantized(engine, query)
         owners, blocks, parts = self.owners, self.blocks, self.parts
         if looked_at is not None and looked_at < len(self.places):
             pooled = _raw_scores(asked, self._pooled)[:, blocks]
@@ -96,8 +96,17 @@ class Searched:
         return lowest.scatter_reduce(-1, owners.expand_as(of_blocks), of_blocks, "amax")
 
 
+def _quantized(engine: Engine, query: str) -> QuantizedQuery:
+    with torch.inference_mode(), computing.lock:
+        return engine.backbone.quantized_query(engine.layout([engine.prompt.encode(query, [])]))
+
+
 def _raw_scores(query: QuantizedQuery, parts: Sequence[QuantizedKeys]) -> Tensor:
     return torch.cat(in_workers(query.raw_scores, parts, worker_count(len(parts))), -1)
+
+
+class LostStatesError(ValueError):
+    """A store does not have the states of one of its documents."""
 
 
 class SearchIndex:
@@ -123,8 +132,10 @@ class SearchIndex:
 
         Raises
         ------
+        LostStatesError
+            Where states of a document are missing.
         ValueError
-            For the store of another model, one without documents, and one of which states are missing.
+            For the store of another model, and one without documents.
         """
         with self._lock:
             places = self.documents.places()
@@ -156,7 +167,7 @@ class SearchIndex:
         for block in blocks:
             states = store.get_block(block)
             if states is None:
-                raise ValueError(
+                raise LostStatesError(
                     f"{self.documents.folder} has lost states of its documents, so that not all can be searched: "
                     "prepare the corpus again, which reads only those"
                 )
@@ -169,3 +180,10 @@ _indexes: WeakKeyDictionary[Engine, dict[Path, SearchIndex]] = WeakKeyDictionary
 def search_index(engine: Engine, documents: StoredDocuments) -> SearchIndex:
     """The index of a store for an engine, which has one for each as long as it lives."""
     return _indexes.setdefault(engine, {}).setdefault(documents.folder, SearchIndex(documents))
+
+
+def new_search_index(engine: Engine, folder: Path) -> SearchIndex:
+    """A new one in its place, which reads all of the store again."""
+    index = SearchIndex(StoredDocuments(folder))
+    _indexes.setdefault(engine, {})[folder] = index
+    return index

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from blockrank_rerank.config import BlockRankConfig
-from blockrank_rerank.engine.search_index import SearchIndex, search_index
+from blockrank_rerank.engine.search_index import LostStatesError, SearchIndex, new_search_index, search_index
 from blockrank_rerank.engine.shared import SharedEngine
+from blockrank_rerank.model.checkpoint import shown_model
 from blockrank_rerank.model.scores import RULES
 from blockrank_rerank.ranking.batches import Batches
 from blockrank_rerank.ranking.request import check_request, fitting_requests
@@ -33,7 +34,6 @@ class Searching:
 
     _shared: SharedEngine
     _limits: Callable[[int | None, float | None, float | None], Limits]
-    model: str
 
     def search(
         self,
@@ -80,16 +80,16 @@ class Searching:
             For a folder that is no store.
         """
         limits = self._limits(top_k, None, min_probability)
-        _check_independent(self._shared.config, self.model)
+        _check_independent(self._shared.config, shown_model(self._shared.spec.checkpoint.model))
         documents = store if isinstance(store, StoredDocuments) else StoredDocuments(store)
         engine = self._shared.get()
         index = search_index(engine, documents)
         query = fitting_requests([(query, [""])], lambda: engine.prompt)[0].query
         try:
             return _search(index, engine, query, limits, approximate)
-        except (FileNotFoundError, DamagedDocumentsError):
-            index.documents.forget()  # another process may have put another store there in this moment
-            return _search(index, engine, query, limits, approximate)
+        except (FileNotFoundError, DamagedDocumentsError, LostStatesError):
+            # Another process may have put another store there, whose files have the same names.
+            return _search(new_search_index(engine, documents.folder), engine, query, limits, approximate)
 
 
 def _check_independent(config: BlockRankConfig, model: str) -> None:

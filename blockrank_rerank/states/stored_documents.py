@@ -109,7 +109,7 @@ class StoredDocuments:
         except (UnknownIdsError, FileNotFoundError):
             pass  # another process may have written in this moment, or have set a file aside
         except DamagedDocumentsError:
-            self.forget()
+            self._files = None  # another store may lie here by now, whose files have the same names
         self.refresh()
         return self.read(self._known(keys))
 
@@ -170,10 +170,6 @@ class StoredDocuments:
             for path in paths:
                 if path not in self._files:
                     self._files[path] = self._opened(path)
-
-    def forget(self) -> None:
-        """Read all files anew: another store may lie here by now, whose files have the same names."""
-        self._files = None
 
     def delete(self, ids: Iterable[str | int]) -> int:
         """Remove documents by id, all or, where the store does not have one of them, none; return how many.

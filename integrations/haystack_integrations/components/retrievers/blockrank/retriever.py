@@ -57,6 +57,8 @@ class BlockRankRetriever(DescribedModel):
         The others of `BlockRankReranker.from_pretrained`.
     """
 
+    store: str
+
     @with_options()
     def __init__(
         self,
