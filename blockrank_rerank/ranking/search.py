@@ -93,12 +93,15 @@ class Searching:
 
 
 def _check_independent(config: BlockRankConfig, model: str) -> None:
-    if not config.documents_are_independent:
-        raise ValueError(
-            f"search needs a model whose query meets documents in an appended scoring layer alone, and the query of "
-            f"{model} sees them from layer {config.query_documents_from_layer} of {config.scoring_layer} on: let a "
-            "first stage choose candidates, and rank these"
-        )
+    if config.documents_are_independent:
+        return
+    why = "the scoring layer is one of its own"
+    if config.scoring_head:
+        why = f"its query sees them from layer {config.query_documents_from_layer} of {config.scoring_layer} on"
+    raise ValueError(
+        f"search needs a model whose query meets documents in an appended scoring layer alone, and of {model} {why}: "
+        "let a first stage choose candidates, and rank these"
+    )
 
 
 def _search(index: SearchIndex, engine: Engine, query: str, limits: Limits, approximate: bool) -> list[RankedDocument]:

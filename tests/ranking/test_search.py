@@ -207,9 +207,16 @@ def test_probabilities_can_be_asked_for(ranker, store):
 # What cannot be searched
 
 
-def test_models_whose_query_sees_documents_earlier_are_refused(tmp_path, store):
-    ranker = BlockRankReranker.from_pretrained(save_ranker(tmp_path / "model", "llama", CONFIG), dtype="float32")
-    with pytest.raises(ValueError, match=r"appended scoring layer alone.*sees them from layer 0 of 2 on.*first stage"):
+@pytest.mark.parametrize(
+    ("family", "config", "reason"),
+    [
+        ("llama", CONFIG, "the scoring layer is one of its own"),
+        ("bert", replace(CONFIG_OF_SEARCH, query_documents_from_layer=1), "its query sees them from layer 1 of 3 on"),
+    ],
+)
+def test_models_whose_query_sees_documents_earlier_are_refused(tmp_path, store, family, config, reason):
+    ranker = BlockRankReranker.from_pretrained(save_ranker(tmp_path / "model", family, config), dtype="float32")
+    with pytest.raises(ValueError, match=f"appended scoring layer alone, and of .* {reason}: let a first stage"):
         ranker.search(store, "aspirin")
 
 
