@@ -12,7 +12,7 @@ from tests.states.test_prepared import save_ranker
 from tests.tiny_models import BERT_CONFIG
 
 DOCUMENTS = [
-    {"id": "liver", "title": "the\x1b liver", "text": "stores sugar"},
+    {"id": "liver", "title": "a\x1b liver", "text": "has sugar"},
     {"id": 7, "text": "aspirin"},
     "the blood",
 ]

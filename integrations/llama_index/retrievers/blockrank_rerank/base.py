@@ -36,7 +36,7 @@ class BlockRankRetriever(BaseRetriever):
 
     The corpus is what `blockrank prepare` has made of it: ids, titles and texts come from there. Each node's metadata
     has its `title` and `probability`, where there are any, and the `passage` that won where it was split. The first
-    query reads the store, and keeps a quarter to a half of it in memory; instances with the same model share that.
+    query reads the store, and keeps its keys in memory; instances with the same model share that.
 
     Parameters
     ----------

@@ -31,7 +31,7 @@ class BlockRankRetriever(DescribedModel):
 
     The corpus is what `blockrank prepare` has made of it: ids, titles and texts come from there. Each document's meta
     has its `title` and `probability`, where there are any, and the `passage` that won where it was split. The first
-    run reads the store, and keeps a quarter to a half of it in memory.
+    run reads the store, and keeps its keys in memory.
 
     Parameters
     ----------
