@@ -18,7 +18,8 @@ class BlockRankRetriever(PydanticOptions, BaseRetriever):
 
     The corpus is what `blockrank prepare` has made of it, in the folder `store`: ids, titles and texts come from there.
     The metadata have the score as `relevance_score`, the `title` and `probability`, where there are any, and the
-    `passage` that won where a document was split. The first query reads the store, and keeps its keys in memory; instances with the same model share that.
+    `passage` that won where a document was split. The first query reads the store, and keeps its keys in memory;
+    instances with the same model share that.
     """
 
     k: int | None = Field(default=10, ge=0, description="Documents to return; None for all.")
