@@ -198,6 +198,7 @@ def flags(command):
         ("rerank", set()),
         ("evaluate", set()),
         ("prepare", {"store", "cache", "cache_device", "prune", "long_queries"}),
+        ("search", {"cache", "cache_device", "prune"}),
         ("bench", {"store", "cache", "cache_device", "prune", "long_documents", "long_queries"}),
     ],
 )
