@@ -29,6 +29,7 @@ from blockrank_rerank.ranking.score_type import (
     scored,
 )
 from blockrank_rerank.reranker import BlockRankReranker
+from blockrank_rerank.states.stored_documents import StoredDocuments
 from blockrank_rerank.system.files import UserPath
 from blockrank_rerank.text.document import Document, check_is_list
 
@@ -65,6 +66,7 @@ __all__ = [
     "check_options",
     "check_pairs_stand_alone",
     "check_query",
+    "check_store",
     "in_executor",
     "install_line",
     "metadata_of",
@@ -150,6 +152,21 @@ def check_options(options: Mapping[str, Any]) -> None:
         resolve_config(spec)
 
 
+def check_store(store: UserPath | None) -> StoredDocuments:
+    """Open the store that a retriever needs.
+
+    Raises
+    ------
+    FileNotFoundError
+        For a folder that is no store.
+    ValueError
+        Where none is named.
+    """
+    if store is None:
+        raise ValueError("store must be a folder made by 'blockrank prepare', got None")
+    return StoredDocuments(store)
+
+
 @dataclass(frozen=True)
 class Scoring:
     """What a score is, and which documents are wanted by it: decided here for every adapter.
@@ -184,6 +201,15 @@ class Scoring:
     def rank(self, reranker: BlockRankReranker, query: str, documents: Sequence[Document]) -> list[ScoredDocument]:
         """The wanted documents, best first; errors are those of :meth:`BlockRankReranker.rank`."""
         return self._wanted(reranker, reranker.rank(query, documents, min_probability=self.min_probability))
+
+    def search(
+        self, reranker: BlockRankReranker, store: UserPath | None, query: str, approximate: bool = False
+    ) -> list[ScoredDocument]:
+        """The wanted documents of a store, best first; errors are those of :meth:`BlockRankReranker.search`."""
+        ranking = reranker.search(
+            check_store(store), query, self.top_k, min_probability=self.min_probability, approximate=approximate
+        )
+        return self._wanted(reranker, ranking)
 
     def explain(
         self, reranker: BlockRankReranker, query: str, documents: Sequence[Document]

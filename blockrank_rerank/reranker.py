@@ -30,6 +30,7 @@ from blockrank_rerank.ranking.request import (
     fitting_requests,
 )
 from blockrank_rerank.ranking.results import Limits, RankedDocument
+from blockrank_rerank.ranking.search import Searching
 from blockrank_rerank.states.cache import CacheInfo
 from blockrank_rerank.states.document_states import DocumentStates, states_dtype
 from blockrank_rerank.states.prepared import PreparedDocuments
@@ -43,11 +44,10 @@ if TYPE_CHECKING:
 __all__ = ["DEFAULT_MODEL", "BlockRankReranker", "Document", "RankedDocument", "Request", "describe_choices"]
 
 
-class BlockRankReranker(AsyncRanking, AttentiveRanking, SavedModel, TunedRanking):
+class BlockRankReranker(AsyncRanking, AttentiveRanking, Searching, SavedModel, TunedRanking):
     """Ranks documents for a query by in-context attention. Make one with :meth:`from_pretrained`.
 
-    Threads may share an instance; a copy shares the loaded model, the cache and the store. ``lookup`` is where it looks
-    for states of documents; nothing without cache and store.
+    Threads may share an instance; a copy shares the model, cache and store. ``lookup`` knows states, if there is one.
     """
 
     def __init__(self, shared: SharedEngine | None = None, lookup: StateLookup | None = None, **options: Any) -> None:

@@ -201,6 +201,7 @@ def flags(command):
         ("context", set()),
         ("evaluate", set()),
         ("prepare", {"store", "cache", "cache_device", "tuning", "prune", "long_queries"}),
+        ("search", {"cache", "cache_device", "prune"}),
         ("bench", {"store", "cache", "cache_device", "tuning", "prune", "long_documents", "long_queries"}),
     ],
 )

@@ -18,6 +18,7 @@ from blockrank_rerank.cli.prepare import prepare
 from blockrank_rerank.cli.report import report
 from blockrank_rerank.cli.rerank import rerank
 from blockrank_rerank.cli.run import new_app, run_app
+from blockrank_rerank.cli.search import search
 from blockrank_rerank.cli.serve import serve
 
 app = new_app("blockrank")
@@ -26,6 +27,7 @@ app.command()(context)
 app.command()(evaluate)
 app.command()(report)
 app.command()(prepare)
+app.command()(search)
 app.command()(serve)
 app.command()(mcp)
 app.command()(export)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from shutil import get_terminal_size
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,9 @@ from blockrank_rerank.ranking.results import Limits
 
 if TYPE_CHECKING:
     from blockrank_rerank import RankedDocument
+
+Documents = Sequence[FileDocument] | Mapping[int, FileDocument]
+"""By their indices in a ranking."""
 
 TRUNCATED_MARK = "*"
 NAME_WIDTH = 32
@@ -42,16 +45,17 @@ def rerank_documents(
         explained = ranker.explain(query, contents, **asdict(limits)).documents if explain else []
         ranking = [e.ranked for e in explained] if explain else ranker.rank(query, contents, **asdict(limits))
     if as_json:
-        records = [_record(rank, ranked, documents[ranked.index]) for rank, ranked in enumerate(ranking, start=1)]
+        records = [record(rank, ranked, documents[ranked.index]) for rank, ranked in enumerate(ranking, start=1)]
         for record, document_explained in zip(records, explained, strict=False):
             record["highlights"] = document_explained.highlights
         print_json(records)
     else:
-        _print_ranking(ranking, documents)
+        print_ranking(ranking, documents, len(documents))
         print_explained(explained)
 
 
-def _record(rank: int, ranked: RankedDocument, document: FileDocument) -> dict[str, Any]:
+def record(rank: int, ranked: RankedDocument, document: FileDocument) -> dict[str, Any]:
+    """Return one document of a ranking as JSON has it."""
     return {
         "rank": rank,
         "index": ranked.index,
@@ -70,13 +74,14 @@ def _record(rank: int, ranked: RankedDocument, document: FileDocument) -> dict[s
     }
 
 
-def _print_ranking(ranking: Sequence[RankedDocument], documents: Sequence[FileDocument]) -> None:
+def print_ranking(ranking: Sequence[RankedDocument], documents: Documents, count: int) -> None:
+    """Print a ranking of so many documents: as a table, or as lines for a program."""
     whole = _is_read_by_a_program()
     if whole:
         _print_lines(ranking, documents)
     elif ranking:
         print_table(_table(ranking, documents))
-    for note in _notes(ranking, len(documents)):
+    for note in _notes(ranking, count):
         print_line(note, error=whole)
 
 
@@ -99,7 +104,7 @@ def _notes(ranking: Sequence[RankedDocument], count: int) -> Iterator[str]:
         )
 
 
-def _print_lines(ranking: Sequence[RankedDocument], documents: Sequence[FileDocument]) -> None:
+def _print_lines(ranking: Sequence[RankedDocument], documents: Documents) -> None:
     """Print whole names and texts, with tabs between the columns."""
     print_line("\t".join(("rank", "score", "probability", "document", "text")))
     for rank, ranked in enumerate(ranking, start=1):
@@ -109,7 +114,7 @@ def _print_lines(ranking: Sequence[RankedDocument], documents: Sequence[FileDocu
         print_line("\t".join((str(rank), f"{ranked.score:.4f}", _probability(ranked), *cells)))
 
 
-def _table(ranking: Sequence[RankedDocument], documents: Sequence[FileDocument]) -> Table:
+def _table(ranking: Sequence[RankedDocument], documents: Documents) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     # On a narrow terminal names and texts shrink, numbers do not.
     table.add_column("rank", justify="right", no_wrap=True, min_width=4)

@@ -167,7 +167,7 @@ class Engine:
 
         def look() -> Tensor:
             with computing.lock:
-                layout = self._layout([request], states.longest)
+                layout = self.layout([request], states.longest)
                 return self.backbone.token_attention(layout, [self.budget.parts(states)])[0]
 
         weights = _within_memory(self, look, request.num_tokens + states.num_tokens)
@@ -189,7 +189,7 @@ class Engine:
         (passing,) = (passing for passing in states if isinstance(passing, PassingStates))
         if self.documents_are_independent:
             # The scoring layer alone reads them, once. Workers may make them, so that no lock is held.
-            return self.backbone.document_lse(self._layout(requests), [grouped(passing, self.budget.tokens)])
+            return self.backbone.document_lse(self.layout(requests), [grouped(passing, self.budget.tokens)])
         with spill(passing, self.budget.file_bytes, self.dtype) as parts:
             longest = max(pack.longest for pack in parts)
             # Files are parts already.
@@ -203,7 +203,7 @@ class Engine:
         longest: int = 0,
     ) -> list[Lse]:
         with computing.lock:
-            return self.backbone.document_lse(self._layout(requests, longest), states)
+            return self.backbone.document_lse(self.layout(requests, longest), states)
 
     def _hidden_groups(self, batch: Batch) -> tuple[list[tuple[EncodedRequest, HiddenStates | None]], int]:
         """Part the only request into groups, each with how far it is read already; and the number of workers."""
@@ -215,7 +215,7 @@ class Engine:
 
     def _read_pass(self, part: tuple[EncodedRequest, HiddenStates | None]) -> tuple[Lse, HiddenStates]:
         request, hidden = part
-        layout = self._layout([request])
+        layout = self.layout([request])
         start = None if hidden is None else (hidden.layers, hidden.rows(layout.num_tokens))
         (lse,), states = self.backbone.staged_lse(layout, start)
         return lse, HiddenStates.of(self.config.scoring_layer, states, layout.requests[0])
@@ -240,13 +240,14 @@ class Engine:
                 yield from part
 
     def _group_states(self, dtype: torch.dtype, group: EncodedRequest) -> list[DocumentStates]:
-        states = self.backbone.document_states(self._layout([group]))
+        states = self.backbone.document_states(self.layout([group]))
         return [
             DocumentStates(tuple(ids), truncated, compress(tensors, dtype))
             for ids, truncated, tensors in zip(group.documents, group.truncated, states, strict=True)
         ]
 
-    def _layout(self, requests: Sequence[EncodedRequest], longest: int = 0) -> Layout:
+    def layout(self, requests: Sequence[EncodedRequest], longest: int = 0) -> Layout:
+        """Lay out what one forward pass reads; ``longest`` are the tokens of the longest document that is not in it."""
         # On a CPU, products in 16 bits are compiled for every number of rows, for longer than they take.
         round_length_up = self.device.type == "cpu" and self.dtype.itemsize == 2
         return build_layout(

@@ -69,7 +69,7 @@ class StateLookup:
             yield from self._of_batch(texts[start : start + step], engine, tokenised)
 
     def _of_batch(self, texts: Sequence[str], engine: Engine, tokenised: TokenisedBlocks) -> Iterator[DocumentStates]:
-        store, times = self._opened(engine), Counter(texts)
+        store, times = self.opened(engine), Counter(texts)
         cached = {text: self._cached(text) for text in times}
         missing = [text for text, found in cached.items() if found is None and (store is None or text not in store)]
         computed, to_compute = engine.document_states(missing, engine.dtype, tokenised), set(missing)
@@ -86,7 +86,7 @@ class StateLookup:
         return None if self.cache is None else self.cache.get(text)
 
     def _stored(self, text: str, engine: Engine) -> DocumentStates:
-        store = self._opened(engine)
+        store = self.opened(engine)
         states = None if store is None else store.get(text)
         if states is None:  # what is damaged is computed again
             return next(engine.document_states([text], engine.dtype))
@@ -95,7 +95,7 @@ class StateLookup:
 
     def knows(self, text: str, engine: Engine) -> bool:
         """Whether there are states of a whole text: it is one block then, whoever has it as a title or as a text."""
-        store = self._opened(engine)
+        store = self.opened(engine)
         return (self.cache is not None and self.cache.holds_whole(text)) or (
             store is not None and store.holds_whole(text)
         )
@@ -104,18 +104,18 @@ class StateLookup:
         """Say where the states of a text would come from now; counts as no use of them."""
         if self.cache is not None and text in self.cache:
             return "cached"
-        store = self._opened(engine)
+        store = self.opened(engine)
         return "stored" if store is not None and text in store else "read"
 
     def refresh(self, engine: Engine) -> None:
         """Take up what was prepared since, by this process or another."""
-        store = self._opened(engine)
+        store = self.opened(engine)
         if store is not None:
             store.refresh_if_changed()
 
     def check_store(self, texts: Sequence[str], engine: Engine) -> None:
         """Warn where the first list has nothing in the store: its texts may have been prepared in another form."""
-        store = self._opened(engine)
+        store = self.opened(engine)
         if store is None or self._settled or not texts:
             return
         self._settled = True
@@ -127,7 +127,8 @@ class StateLookup:
             stacklevel=7,  # whoever called rank
         )
 
-    def _opened(self, engine: Engine) -> StateStore | None:
+    def opened(self, engine: Engine) -> StateStore | None:
+        """The store, where there is one; raises ValueError for another model's."""
         if self._store is None and self.folder is not None:
             self._store = opened_store(engine, self.folder)
         return self._store

@@ -22,6 +22,7 @@ from blockrank_rerank.model.fused_decoder import fuse_decoder_layers, uses_trito
 from blockrank_rerank.model.int8 import quantize_to_int8, refuse_int8
 from blockrank_rerank.model.layout import Layout, RequestBounds, scored_offsets, signal_rows
 from blockrank_rerank.model.linear import can_fuse, fuse_linear_layers
+from blockrank_rerank.model.quantized_query import QuantizedQuery
 from blockrank_rerank.model.scores import Lse
 from blockrank_rerank.model.scoring_head import ScoringHead, read_head
 from blockrank_rerank.model.token_attention import token_attention
@@ -320,6 +321,10 @@ class Backbone(nn.Module):
         if states is None:
             raise RuntimeError("only a model with a scoring head goes through all of its layers")
         return states
+
+    def quantized_query(self, layout: Layout) -> QuantizedQuery:
+        """Compute what the scoring head looks for, of a pack of one query alone."""
+        return self._head.quantized_query(self.final_states(layout), layout, self.config, self.tuning)
 
     def staged_lse(self, layout: Layout, start: tuple[int, Tensor] | None) -> tuple[list[Lse], Tensor]:
         """Compute log-sum-exps, and the ``[T, hidden]`` states after the last layer, of a staged model with a head.

@@ -60,11 +60,14 @@ class ScoringRule(NamedTuple):
     relevance : callable
         ``[S, H, N]``, ``[S, H, 1]`` of "none of these" and the sharpness (log odds per unit, above 0) to ``[N]``: the
         probability that each document is relevant, the odds of looking at it rather than at nothing.
+    orders_by_raw_score : bool
+        Whether documents rank by their raw scores alone, whatever else is in the list.
     """
 
     share: Callable[[Tensor], Tensor]
     logit: Callable[[Tensor], Tensor]
     relevance: Callable[[Tensor, Tensor, Tensor | float], Tensor]
+    orders_by_raw_score: bool
 
 
 def _mean_share(lse: Tensor) -> Tensor:
@@ -85,9 +88,9 @@ def _relevance_of_mean(lse: Tensor, nothing: Tensor, sharpness: Tensor | float) 
 
 RULES = {
     # arXiv 2510.05396, section 3.4; the paper's loss divides the shares themselves by a temperature.
-    "mean_of_softmax": ScoringRule(_mean_share, _mean_share, _mean_relevance),
+    "mean_of_softmax": ScoringRule(_mean_share, _mean_share, _mean_relevance, orders_by_raw_score=False),
     # A mean log-sum-exp is a logit already.
-    "softmax_of_mean": ScoringRule(_share_of_mean, raw_score, _relevance_of_mean),
+    "softmax_of_mean": ScoringRule(_share_of_mean, raw_score, _relevance_of_mean, orders_by_raw_score=True),
 }
 """By the name that a config has for them: its ``REDUCTIONS``."""
 

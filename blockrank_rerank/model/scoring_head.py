@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from blockrank_rerank.config import BlockRankConfig
 from blockrank_rerank.model.checkpoint import Checkpoint
 from blockrank_rerank.model.layout import Layout, RequestBounds, signal_rows
+from blockrank_rerank.model.quantized_query import QuantizedQuery
 from blockrank_rerank.model.scores import Lse
 from blockrank_rerank.model.token_attention import token_attention
 from blockrank_rerank.model.tuning import Tuning
@@ -131,6 +132,19 @@ class ScoringHead(nn.Module):
         return [
             ((pack.get(HEAD_KEY, like), pack.offsets, pack.tokens_equal) for pack in packs) for packs in document_states
         ]
+
+    def quantized_query(
+        self, states: Tensor, layout: Layout, config: BlockRankConfig, tuning: Tuning | None
+    ) -> QuantizedQuery:
+        """Quantise the signals of the only request of a layout, on the CPU."""
+        (request,) = layout.requests
+        queries, weights = self._signals(states, request, config, tuning)
+        length_weights = self.length_weight.float()
+        if tuning is not None:
+            length_weights = length_weights + tuning.tensors["length_weight"]
+        unread = _unread_signals(layout, request, config)
+        apart = torch.zeros(len(queries)) if unread is None else -APART * unread.float()
+        return QuantizedQuery.of(queries.cpu(), weights.cpu(), length_weights.cpu(), apart)
 
     def _lse(
         self,

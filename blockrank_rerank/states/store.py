@@ -120,8 +120,12 @@ class StateStore:
 
     def get(self, text: str) -> DocumentStates | None:
         """Read the states of a text; nothing where they are missing or damaged, the latter with a warning."""
+        return self.get_block(text_digest(text))
+
+    def get_block(self, digest: bytes) -> DocumentStates | None:
+        """As :meth:`get`, by the digest of the text."""
         with self._lock:
-            location = self._locations.get(text_digest(text))
+            location = self._locations.get(digest)
             group = None if location is None else self._groups[location.group]
         return None if location is None else self._read(group, location)
 

@@ -32,7 +32,18 @@ from blockrank_rerank.states.store import StateStore
 from blockrank_rerank.system.files import UserPath, absolute, placing
 from blockrank_rerank.system.forks import ForkLock
 
-_Place = tuple[DocumentFile, int]
+
+class Place(NamedTuple):
+    """Where a document is: its file, and its position there."""
+
+    file: DocumentFile
+    position: int
+
+    @property
+    def blocks(self) -> list[bytes]:
+        """Digests of its blocks."""
+        return [*_digests(self.file.blocks[self.position])]
+
 
 FILE_DOCUMENTS = 256
 """Documents of one file at most, which is what a reader of one text opens."""
@@ -82,8 +93,9 @@ class StoredDocuments:
         self._lock = ForkLock()
         self._files: dict[Path, DocumentFile | None] | None = None
         self._seen: int | None = None
-        self._places: dict[Key, _Place] = {}
+        self._places: dict[Key, Place] = {}
         self._dropped: set[bytes] = set()
+        self._in_order: list[Place] | None = None
 
     def get(self, ids: Iterable[str | int]) -> list[StoredDocument]:
         """Return the documents of ids, in their order.
@@ -104,13 +116,13 @@ class StoredDocuments:
         """
         keys = _checked_ids(ids)
         try:
-            return self._read(self._known(keys))
+            return self.read(self._known(keys))
         except (UnknownIdsError, FileNotFoundError):
             pass  # another process may have written in this moment, or have set a file aside
         except DamagedDocumentsError:
             self._files = None  # another store may lie here by now, whose files have the same names
         self.refresh()
-        return self._read(self._known(keys))
+        return self.read(self._known(keys))
 
     @property
     def ids(self) -> list[str]:
@@ -120,6 +132,32 @@ class StoredDocuments:
     def __contains__(self, identifier: object) -> bool:
         """Whether the store has a document of that id."""
         return isinstance(identifier, str | Integral) and str(identifier) in self._current()
+
+    def places(self) -> Sequence[Place]:
+        """Where all documents are now, in the order in which they came; the same object until something changes."""
+        with self._lock:
+            current = self._current()
+            if self._in_order is None:
+                self._in_order = [*current.values()]
+            return self._in_order
+
+    def read(self, places: Sequence[Place]) -> list[StoredDocument]:
+        """Return the documents at places, in their order.
+
+        Raises
+        ------
+        FileNotFoundError, DamagedDocumentsError
+            As :meth:`DocumentFile.read`.
+        """
+        of_file: dict[DocumentFile, list[int]] = {}
+        for file, position in places:
+            of_file.setdefault(file, []).append(position)
+        read = {
+            (file, position): document
+            for file, positions in of_file.items()
+            for position, document in zip(positions, file.read(positions), strict=True)
+        }
+        return [read[place] for place in places]
 
     def __len__(self) -> int:
         """Number of documents, those without an id included."""
@@ -136,7 +174,7 @@ class StoredDocuments:
     def refresh(self) -> None:
         """Take up what was prepared or deleted since, by this process or another, which happens by itself too."""
         with self._lock:
-            self._seen = changed_ns(self.folder)
+            self._seen, self._in_order = changed_ns(self.folder), None
             paths = documents_paths(self.folder)
             if self._files is None or not self._files.keys() <= {*paths}:
                 self._files, self._places, self._dropped = {}, {}, set()
@@ -245,7 +283,7 @@ class StoredDocuments:
         blocks = {digest for file, position in [*self._places.values()] for digest in _digests(file.blocks[position])}
         return self._dropped - blocks
 
-    def _current(self) -> dict[Key, _Place]:
+    def _current(self) -> dict[Key, Place]:
         with self._lock:
             if self._files is None or self._seen != changed_ns(self.folder):
                 self.refresh()
@@ -266,7 +304,7 @@ class StoredDocuments:
                 self._drop(name)
             for position, key in enumerate(file.keys):
                 self._drop(key)
-                self._places[key] = file, position
+                self._places[key] = Place(file, position)
         return file
 
     def _drop(self, key: Key) -> None:
@@ -274,7 +312,7 @@ class StoredDocuments:
             file, position = self._places.pop(key)
             self._dropped.update(_digests(file.blocks[position]))
 
-    def _known(self, keys: Sequence[str]) -> list[_Place]:
+    def _known(self, keys: Sequence[str]) -> list[Place]:
         """Where the documents of ids are; raises UnknownIdsError."""
         places = self._current()
         found = [places.get(key) for key in keys]
@@ -283,22 +321,11 @@ class StoredDocuments:
             raise UnknownIdsError(unknown, len(keys), str(self.folder), any(isinstance(key, str) for key in [*places]))
         return [place for place in found if place is not None]
 
-    def _read(self, places: Sequence[_Place]) -> list[StoredDocument]:
-        of_file: dict[DocumentFile, list[int]] = {}
-        for file, position in places:
-            of_file.setdefault(file, []).append(position)
-        read = {
-            (file, position): document
-            for file, positions in of_file.items()
-            for position, document in zip(positions, file.read(positions), strict=True)
-        }
-        return [read[place] for place in places]
-
     def _find(self, key: Key) -> StoredDocument | None:
         """The document of a key; nothing where it is not there, or damaged."""
         place = self._places.get(key)
         try:
-            return None if place is None else self._read([place])[0]
+            return None if place is None else self.read([place])[0]
         except DamagedDocumentsError as error:
             warnings.warn(f"{error}: it counts as missing", stacklevel=4)
             return None

@@ -9,5 +9,6 @@ except ImportError as error:
 
 from langchain_blockrank.cross_encoder import BlockRankCrossEncoder
 from langchain_blockrank.rerank import BlockRankRerank
+from langchain_blockrank.retriever import BlockRankRetriever
 
-__all__ = ["BlockRankCrossEncoder", "BlockRankRerank"]
+__all__ = ["BlockRankCrossEncoder", "BlockRankRerank", "BlockRankRetriever"]

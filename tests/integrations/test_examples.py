@@ -77,3 +77,7 @@ def test_all_frameworks_give_the_same_order(run):
     lines = run("same_order").splitlines()
     assert len(lines) == QUESTIONS
     assert all(line.endswith("same order") for line in lines)
+
+
+def test_searching_the_sample_reports_as_reranking_does(run, plain):
+    assert re.search(r"BM25 ([\d.]+), reranked", run("search"))[1] == re.search(r"BM25 ([\d.]+), reranked", plain)[1]

@@ -1,37 +1,32 @@
 """The ranker component of Haystack."""
 
 # Without `from __future__ import annotations`: haystack-ai 2.20 does not connect inputs whose types are strings.
-import json
 import math
 import operator
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from haystack import Document, component, default_from_dict, default_to_dict
+from haystack import Document, component, default_to_dict
 from haystack.utils import ComponentDevice, Secret
+from haystack_integrations.components.rankers.blockrank.described_model import DescribedModel, check_top_k
 
-from blockrank_rerank import BlockRankReranker
 from blockrank_rerank.adapters import (
     DEFAULT_MODEL,
     HIGHLIGHTS,
-    OPTIONS,
     ExplainedDocument,
     ScoredDocument,
     ScoreType,
     Scoring,
     UserPath,
-    check_options,
     check_query,
     in_executor,
     metadata_of,
-    plain_options,
     with_options,
 )
 
 
 @component
-class BlockRankRanker:
+class BlockRankRanker(DescribedModel):
     """Ranks documents with BlockRank; a document's new score is what `score_type` says.
 
     By default that is the probability of relevance, or the raw score of a model that gives no probability: neither
@@ -86,12 +81,8 @@ class BlockRankRanker:
         score_type: ScoreType | None = None,
         **options: Any,
     ) -> None:
-        _check_top_k(top_k)
+        check_top_k(top_k)
         Scoring(score_type, threshold=score_threshold, min_probability=min_probability)  # refuses what is none
-        if not (device is None or isinstance(device, ComponentDevice)):
-            raise ValueError(f"device must be a ComponentDevice, as ComponentDevice.from_str gives it, got {device!r}")
-        if not (token is None or isinstance(token, Secret)):
-            raise ValueError(f"token must be a Secret, as Secret.from_env_var gives it, got {type(token).__name__}")
         _check_texts(
             query_prefix=query_prefix,
             query_suffix=query_suffix,
@@ -101,11 +92,8 @@ class BlockRankRanker:
         )
         if not isinstance(explain, bool):
             raise ValueError(f"explain must be True or False, got {explain!r}")
-        # Plain types, which a saved pipeline can hold.
-        plain = plain_options({"model": model, **options})
-        check_options({**plain, "device": None if device is None else device.to_torch_str()})
-        vars(self).update(plain)
-        self.device, self.token, self.top_k = device, token, operator.index(top_k)
+        self._describe(model, device, token, options)
+        self.top_k = operator.index(top_k)
         self.query_prefix, self.query_suffix = query_prefix, query_suffix
         self.document_prefix, self.document_suffix = document_prefix, document_suffix
         self.meta_fields_to_embed = _field_names(meta_fields_to_embed)
@@ -113,33 +101,12 @@ class BlockRankRanker:
         self.score_threshold = None if score_threshold is None else float(score_threshold)
         self.min_probability = None if min_probability is None else float(min_probability)
         self.explain, self.score_type = explain, score_type
-        self._reranker: BlockRankReranker | None = None
-
-    def warm_up(self) -> None:
-        """Load the model, unless it is there; `run` does so by itself."""
-        self._loaded()
-
-    async def warm_up_async(self) -> None:
-        """As `warm_up`, in a thread, so that loading does not block the event loop."""
-        await in_executor(self.warm_up)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Without the model, which has the secret's value: a pickle's reader resolves the secret anew."""
-        return self.__dict__ | {"_reranker": None}
-
-    def close(self) -> None:
-        """Let go of the model; the next run loads it again."""
-        self._reranker = None
 
     def to_dict(self) -> dict[str, Any]:
         """Settings of the component, without secrets and without a device that was not asked for."""
-        options = self._options(
-            None if self.device is None else self.device.to_dict(),
-            None if self.token is None else self.token.to_dict(),
-        )
         return default_to_dict(
             self,
-            **json.loads(json.dumps(options)),  # Haystack saves no numbers as keys
+            **self._saved_options(),
             top_k=self.top_k,
             query_prefix=self.query_prefix,
             query_suffix=self.query_suffix,
@@ -152,21 +119,6 @@ class BlockRankRanker:
             explain=self.explain,
             score_type=self.score_type,
         )
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> "BlockRankRanker":
-        """A component with saved settings."""
-        return default_from_dict(cls, {**data, "init_parameters": cls._read(data.get("init_parameters", {}))})
-
-    @staticmethod
-    def _read(saved: Mapping[str, Any]) -> dict[str, Any]:
-        """Saved settings, with Haystack's classes for the two of which it has some."""
-        settings = dict(saved)
-        if settings.get("device") is not None:
-            settings["device"] = ComponentDevice.from_dict(settings["device"])
-        if settings.get("token") is not None:
-            settings["token"] = Secret.from_dict(settings["token"])
-        return settings
 
     @component.output_types(documents=list[Document])
     def run(
@@ -230,25 +182,9 @@ class BlockRankRanker:
         """As `run`, in a thread that stops when nobody waits for it any more."""
         return await in_executor(self.run, query, documents, top_k, score_threshold)
 
-    def _loaded(self) -> BlockRankReranker:
-        reranker = self._reranker  # another thread may call `close` at any time
-        if reranker is None:
-            options = self._options(
-                None if self.device is None else self.device.to_torch_str(),
-                self.token.resolve_value() if self.token else None,
-            )
-            reranker = BlockRankReranker.from_pretrained(options.pop("model"), **options)
-            _ = reranker.device  # loads
-            self._reranker = reranker
-        return reranker
-
-    def _options(self, device: Any, token: Any) -> dict[str, Any]:
-        """Every option of the model, with this form of the two for which Haystack has classes of its own."""
-        return {name: getattr(self, name) for name in OPTIONS} | {"device": device, "token": token}
-
     def _scoring(self, top_k: int | None, score_threshold: float | None) -> Scoring:
         top_k = self.top_k if top_k is None else top_k
-        _check_top_k(top_k)
+        check_top_k(top_k)
         threshold = self.score_threshold if score_threshold is None else score_threshold
         return Scoring(self.score_type, top_k, threshold, self.min_probability)
 
@@ -280,16 +216,6 @@ def _check_texts(**texts: str) -> None:
     for name, text in texts.items():
         if not isinstance(text, str):  # an empty value of a YAML file is None
             raise ValueError(f"{name} must be a str, got {text!r}; '' for none")
-
-
-def _check_top_k(top_k: int) -> None:
-    # Integers of numpy have an index, as Python's do; floats have none.
-    if isinstance(top_k, bool) or not hasattr(top_k, "__index__"):
-        raise ValueError(f"top_k must be a whole number of at least 1, got {top_k!r}")
-    if top_k <= 0:  # in the words of Haystack's own rankers
-        raise ValueError(
-            f"top_k must be > 0, but got {top_k}: top_k must be a whole number of at least 1, got {top_k!r}"
-        )
 
 
 def _field_names(names: list[str] | None) -> list[str]:

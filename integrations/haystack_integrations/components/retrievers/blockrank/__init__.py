@@ -1,0 +1,5 @@
+"""BlockRank for Haystack."""
+
+from haystack_integrations.components.retrievers.blockrank.retriever import BlockRankRetriever
+
+__all__ = ["BlockRankRetriever"]
