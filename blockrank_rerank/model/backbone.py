@@ -320,16 +320,17 @@ class Backbone(nn.Module):
             raise RuntimeError("only a model with a scoring head goes through all of its layers")
         return states
 
-    def staged_lse(self, layout: Layout, start: tuple[int, Tensor] | None) -> tuple[list[Lse], Tensor]:
-        """Compute log-sum-exps, and the ``[T, hidden]`` states after the last layer, of a staged model with a head.
+    def staged_lse(self, layout: Layout, start: tuple[int, Tensor] | None) -> tuple[list[Lse], Tensor, Tensor]:
+        """Compute log-sum-exps of a staged model with a head, and ``[T, hidden]`` states after its last layer, twice.
 
-        ``start`` are the number of layers to be skipped and what they made of the pack.
+        Further layers go on from the first; the head reads the second, which some families normalise. ``start`` are
+        the number of layers to be skipped and what they made of the pack.
         """
         forward = Pass(layout, self.config, self.attention, start=start)
         states = self._run(forward)
         if states is None or forward.hidden is None:
             raise RuntimeError("only a staged model with a scoring head can begin after some of its layers")
-        return self._head(states, layout, self.config, self.attention), forward.hidden
+        return self._head(states, layout, self.config, self.attention), forward.hidden, states
 
     def document_states(self, layout: Layout) -> list[dict[str, Tensor]]:
         """Compute what query blocks read of every document of a pack, in order; see `DocumentStates`."""
@@ -337,9 +338,13 @@ class Backbone(nn.Module):
         states = self._run(forward)
         tensors = forward.new_states or {}
         if states is not None:
-            tensors[HEAD_KEY] = self._head.keys(states)
+            tensors |= self.head_states(states)
         bounds = [pair for request in layout.requests for pair in pairwise(request.document_offsets.tolist())]
         return [{name: tensor[start:end] for name, tensor in tensors.items()} for start, end in bounds]
+
+    def head_states(self, states: Tensor) -> dict[str, Tensor]:
+        """Compute what queries read of documents with these ``[n, hidden]`` final states; see `DocumentStates`."""
+        return {HEAD_KEY: self._head.keys(states)}
 
     def token_attention(self, layout: Layout) -> list[Tensor]:
         """Compute where in its documents each request of a pack looks, as :func:`token_attention` gives it."""
