@@ -32,15 +32,17 @@ def rerank_documents(
     documents: Sequence[FileDocument],
     limits: Limits,
     explain: bool,
+    deadline_ms: float | None,
     as_json: bool,
     model_options: ModelOptions,
 ) -> None:
     """Rank the documents of files and print the ranking."""
     ranker = load_ranker(model_options)
     contents = [document.content for document in documents]
+    wanted = asdict(limits) | ({} if deadline_ms is None else {"deadline_ms": deadline_ms})
     try:
-        explained = ranker.explain(query, contents, **asdict(limits)).documents if explain else []
-        ranking = [e.ranked for e in explained] if explain else ranker.rank(query, contents, **asdict(limits))
+        explained = ranker.explain(query, contents, **wanted).documents if explain else []
+        ranking = [e.ranked for e in explained] if explain else ranker.rank(query, contents, **wanted)
     except DocumentError as error:
         document = documents[error.index]
         raise DataError(f"{document.id or document.source} {error.reason}") from error
@@ -50,7 +52,7 @@ def rerank_documents(
             record["highlights"] = document_explained.highlights
         print_json(records)
     else:
-        _print_ranking(ranking, documents)
+        _print_ranking(ranking, documents, deadline_ms is not None)
         print_explained(explained)
 
 
@@ -66,6 +68,7 @@ def _record(rank: int, ranked: RankedDocument, document: FileDocument) -> dict[s
         "truncated": ranked.truncated,
         "passage": ranked.passage,
         "pruned": ranked.pruned,
+        "layers_read": ranked.layers_read,
         "unreadable": ranked.unreadable,
         "title": document.title,
         "text": document.text,
@@ -73,13 +76,13 @@ def _record(rank: int, ranked: RankedDocument, document: FileDocument) -> dict[s
     }
 
 
-def _print_ranking(ranking: Sequence[RankedDocument], documents: Sequence[FileDocument]) -> None:
+def _print_ranking(ranking: Sequence[RankedDocument], documents: Sequence[FileDocument], of_deadline: bool) -> None:
     whole = _is_read_by_a_program()
     if whole:
         _print_lines(ranking, documents)
     elif ranking:
         print_table(_table(ranking, documents))
-    for note in _notes(ranking, len(documents)):
+    for note in _notes(ranking, len(documents), of_deadline):
         print_line(note, error=whole)
 
 
@@ -88,12 +91,18 @@ def _is_read_by_a_program() -> bool:
     return not sys.stdout.isatty() and "COLUMNS" not in os.environ
 
 
-def _notes(ranking: Sequence[RankedDocument], count: int) -> Iterator[str]:
+def _notes(ranking: Sequence[RankedDocument], count: int, of_deadline: bool) -> Iterator[str]:
     if len(ranking) < count:
         yield f"{len(ranking)} of {count} documents shown"
-    pruned = sum(ranked.pruned for ranked in ranking)
-    if pruned:
-        yield f"the last {pruned} were dropped by early layers (--prune), in the order of their scores there"
+    unread = sum(ranked.layers_read == 0 for ranked in ranking)
+    early = sum(ranked.pruned for ranked in ranking) - unread
+    if early and not of_deadline:
+        yield f"the last {early} were dropped by early layers (--prune), in the order of their scores there"
+    elif early or unread:
+        yield (
+            f"the last {early + unread} were not read to the end by then (--deadline-ms): {early} by early layers "
+            f"alone, in the order of their scores there, and {unread} not at all"
+        )
     truncated = sum(ranked.truncated for ranked in ranking)
     if truncated:
         yield (
