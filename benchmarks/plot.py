@@ -1,8 +1,8 @@
-"""Draw what the GPU benchmarks wrote: a PNG beside each file.
+"""Draw what benchmarks wrote: a PNG beside each file.
 
-    pip install matplotlib && python benchmarks/plot.py forward.json kernels.json training.json
+    pip install matplotlib && python benchmarks/plot.py forward.json kernels.json training.json deadline.json
 
-The files are those of `--output` of gpu_forward.py, gpu_kernels.py and gpu_training.py.
+The files are those of `--output` of gpu_forward.py, gpu_kernels.py, gpu_training.py and deadline.py.
 """
 
 from __future__ import annotations
@@ -93,7 +93,38 @@ def training(rows: list[Row]) -> Any:
     return figure
 
 
-FIGURES: dict[str, Callable[[list[Row]], Any]] = {"forward": forward, "kernels": kernels, "training": training}
+def deadline(rows: list[Row]) -> Any:
+    """nDCG@10 over the time of a list, for every way to take less of it, in each collection and in their mean."""
+    names, columns = [name for (name,) in distinct(rows, "collection")], 3
+    lines = -(-len(names) // columns)
+    figure, grid = plt.subplots(lines, columns, squeeze=False, figsize=(5 * columns, 3.5 * lines))
+    for axes in grid.flat[len(names) :]:
+        axes.remove()
+    for axes, name in zip(grid.flat, names, strict=False):
+        key, label = ("share", "share of the time of a whole list") if name == "mean" else ("ms", "ms")
+        ways(axes, [row for row in rows if row["collection"] == name], key, label)
+        axes.set_title(name)
+    return figure
+
+
+def ways(axes: Any, rows: list[Row], key: str, label: str) -> None:
+    """A line for every kind of way, and the whole list's nDCG@10 dotted."""
+    (whole,) = (row for row in rows if row["kind"] == "whole")
+    axes.axhline(whole["nDCG@10"], color="k", linestyle=":", linewidth=1)
+    for place, (kind,) in enumerate(distinct(rows, "kind")):
+        points = sorted((row[key], row["nDCG@10"]) for row in rows if row["kind"] == kind)
+        axes.plot(*zip(*points, strict=True), marker="o", label=kind, color=f"C{place}")
+    axes.set(xlabel=label, ylabel="nDCG@10", xlim=(0, None))
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=7)
+
+
+FIGURES: dict[str, Callable[[list[Row]], Any]] = {
+    "forward": forward,
+    "kernels": kernels,
+    "training": training,
+    "deadline": deadline,
+}
 
 
 def main(files: list[Path]) -> None:

@@ -20,6 +20,7 @@ from blockrank_rerank.model.devices import describe_choices, resolve_device
 from blockrank_rerank.options import Options, check_stand_alone, typed_as, with_options
 from blockrank_rerank.ranking.attentive import AttentiveRanking
 from blockrank_rerank.ranking.batches import Batches, RequestBatch
+from blockrank_rerank.ranking.deadline import ranked_within
 from blockrank_rerank.ranking.executor import AsyncRanking
 from blockrank_rerank.ranking.progress import no_progress, work_progress
 from blockrank_rerank.ranking.request import (
@@ -219,6 +220,7 @@ class BlockRankReranker(AsyncRanking, AttentiveRanking, Searching, SavedModel, T
         top_k: int | None = None,
         threshold: float | None = None,
         min_probability: float | None = None,
+        deadline_ms: float | None = None,
         tuning: str | None = None,
     ) -> list[RankedDocument]:
         """Rank documents for a query, best first; ties keep the input order.
@@ -234,8 +236,9 @@ class BlockRankReranker(AsyncRanking, AttentiveRanking, Searching, SavedModel, T
         threshold : float, optional
             Keep scores of at least this; applied before ``top_k``. The score is a share of the list.
         min_probability : float, optional
-            Keep probabilities of relevance of at least this; may leave none. Applied before
-            ``top_k``; for models that give probabilities.
+            Keep probabilities of at least this, before ``top_k``; may leave none. For models that give probabilities.
+        deadline_ms : float, optional
+            Return after this time, with what was read by then (docs/models.md, Deadlines). Here alone, not in batches.
         tuning : str, optional
             One of :attr:`tunings`, with which the query reads; see :meth:`tuned`.
 
@@ -244,12 +247,15 @@ class BlockRankReranker(AsyncRanking, AttentiveRanking, Searching, SavedModel, T
         TypeError
             For a query or document of another type, naming the index.
         ValueError
-            For a query that is empty or too long, a negative ``top_k``, and ``min_probability`` where there is none.
+            For a query that is empty or too long, limits that mean nothing, and those that the model cannot keep.
         FloatingPointError
             Where the model computes non-finite scores.
         """
-        how: Any = {"top_k": top_k, "threshold": threshold, "min_probability": min_probability, "tuning": tuning}
-        return self.rank_batch([(query, documents)], **how, show_progress=False)[0]
+        limits: Any = {"top_k": top_k, "threshold": threshold, "min_probability": min_probability}
+        if deadline_ms is None:
+            return self.rank_batch([(query, documents)], **limits, tuning=tuning, show_progress=False)[0]
+        shared = self.tuned(tuning)._shared
+        return self._limits(**limits).select(ranked_within(deadline_ms, query, documents, shared, self.lookup))
 
     def rank_batch(
         self,

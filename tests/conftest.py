@@ -38,3 +38,15 @@ def set_threads():
     threads = torch.get_num_threads()
     yield torch.set_num_threads
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def own_assets(tmp_path, monkeypatch):
+    """A folder for what would be kept in the user's own, and nothing that another test has measured."""
+    from blockrank_rerank.engine import machine_profile
+
+    folder = tmp_path / "assets"
+    folder.mkdir()
+    monkeypatch.setattr("huggingface_hub.cached_assets_path", lambda *names: folder)
+    monkeypatch.setattr(machine_profile, "_profiles", {})
+    return folder

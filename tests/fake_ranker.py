@@ -44,6 +44,7 @@ class FakeRanker:
                 text=_text(documents[index]),
                 passage=None,
                 pruned=False,
+                layers_read=None,
                 unreadable=0.0,
                 truncated=len(_text(documents[index]).split()) > self.longest,
             )

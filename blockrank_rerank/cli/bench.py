@@ -6,6 +6,7 @@ import random
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -42,6 +43,8 @@ def bench(
 ) -> None:
     """Time the model on this machine: a list that is new to it, and the same documents prepared.
 
+    What deadlines reckon with (rerank --deadline-ms) is measured anew too, and kept.
+
     Texts are random common words, which take as long as real ones.
 
     For example: blockrank bench --documents 200 --dtype float32
@@ -59,6 +62,8 @@ def _texts(count: int, words: int) -> list[str]:
 
 def _measure(ranker: BlockRankReranker, texts: list[str], repeats: int) -> dict[str, Any]:
     import torch
+
+    from blockrank_rerank.engine.machine_profile import machine_profile
 
     tokens = 0
 
@@ -79,6 +84,7 @@ def _measure(ranker: BlockRankReranker, texts: list[str], repeats: int) -> dict[
             ranker.rank(QUERY, prepared)
             advance(1, 0)
             rows["prepared"] = _median_ms(lambda: ranker.rank(QUERY, prepared), repeats, advance)
+    keeps_deadlines = ranker.config.documents_are_independent
     return {
         "model": ranker.model,
         "device": str(ranker.device),
@@ -87,6 +93,7 @@ def _measure(ranker: BlockRankReranker, texts: list[str], repeats: int) -> dict[
         "documents": len(texts),
         "tokens": tokens,
         "ms": {name: round(ms, 2) for name, ms in rows.items()},
+        "profile": asdict(machine_profile(ranker.engine, anew=True)) if keeps_deadlines else None,
     }
 
 
@@ -109,5 +116,11 @@ def _print_report(report: dict[str, Any]) -> None:
     for name, ms in report["ms"].items():
         table.add_row(f"{report['documents']:,} {name}", f"{ms:,.1f}", f"{report['documents'] / ms * 1000:,.0f}")
     print_table(table)
+    if profile := report["profile"]:
+        print_line(
+            f"deadlines reckon with {1 / profile['token_layer_s']:,.0f} tokens/s through a layer, "
+            f"{profile['pass_s'] * 1000:.1f} ms for a pass, and {profile['character_s'] * 1e6:.2f} s for a million "
+            "characters"
+        )
     threads = f", {report['threads']} threads" if report["device"] == "cpu" else ""
     print_line(f"{report['tokens']:,} tokens; {report['model']} on {report['device']} in {report['dtype']}{threads}")

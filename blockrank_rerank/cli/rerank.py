@@ -29,6 +29,15 @@ def rerank(
     explain: Annotated[
         bool, typer.Option("--explain", help="Show the sentences of each document that the query looked at.")
     ] = False,
+    deadline_ms: Annotated[
+        float | None,
+        typer.Option(
+            "--deadline-ms",
+            metavar="MS",
+            help="Print the ranking after this time, of what was read by then; the rest follows, marked as not read to "
+            "the end. Loading the model, and measuring the machine at the first use, come on top.",
+        ),
+    ] = None,
     json: opt.Json = False,
     unit: opt.DocumentUnit = None,
     column: opt.DocumentColumn = None,
@@ -123,6 +132,7 @@ def rerank(
     only_documents: dict[str, Any] = {
         "--min-probability": min_probability,
         "--explain": explain or None,
+        "--deadline-ms": deadline_ms,
         "--json": json or None,
     }
     only_documents |= {"--unit": unit, "--column": column or None}
@@ -135,9 +145,13 @@ def rerank(
         rerank_trec(paths, depth or DEFAULT_DEPTH, top_k, threshold, machines, model_options)
     else:
         _complete(of_documents)
+        if explain and deadline_ms is not None:
+            raise ValueError(
+                "--deadline-ms cannot go together with --explain, which reads every document; leave one out"
+            )
         limits = Limits(top_k, threshold, min_probability)
         documents = read_documents(files or [], unit=unit, columns=opt.parse_columns(column, "text=abstract"))
-        rerank_documents(query or "", documents, limits, explain, json, model_options)
+        rerank_documents(query or "", documents, limits, explain, deadline_ms, json, model_options)
 
 
 def _given(value: object) -> bool:

@@ -35,22 +35,24 @@ def rerank_documents(
     documents: Sequence[FileDocument],
     limits: Limits,
     explain: bool,
+    deadline_ms: float | None,
     as_json: bool,
     model_options: ModelOptions,
 ) -> None:
     """Rank the documents of files and print the ranking."""
     ranker = load_ranker(model_options)
     contents = [document.content for document in documents]
+    wanted = asdict(limits) | ({} if deadline_ms is None else {"deadline_ms": deadline_ms})
     with naming_documents(documents):
-        explained = ranker.explain(query, contents, **asdict(limits)).documents if explain else []
-        ranking = [e.ranked for e in explained] if explain else ranker.rank(query, contents, **asdict(limits))
+        explained = ranker.explain(query, contents, **wanted).documents if explain else []
+        ranking = [e.ranked for e in explained] if explain else ranker.rank(query, contents, **wanted)
     if as_json:
         records = [record(rank, ranked, documents[ranked.index]) for rank, ranked in enumerate(ranking, start=1)]
-        for record, document_explained in zip(records, explained, strict=False):
-            record["highlights"] = document_explained.highlights
+        for entry, document_explained in zip(records, explained, strict=False):
+            entry["highlights"] = document_explained.highlights
         print_json(records)
     else:
-        print_ranking(ranking, documents, len(documents))
+        print_ranking(ranking, documents, len(documents), deadline_ms is not None)
         print_explained(explained)
 
 
@@ -67,6 +69,7 @@ def record(rank: int, ranked: RankedDocument, document: FileDocument) -> dict[st
         "truncated": ranked.truncated,
         "passage": ranked.passage,
         "pruned": ranked.pruned,
+        "layers_read": ranked.layers_read,
         "unreadable": ranked.unreadable,
         "title": document.title,
         "text": document.text,
@@ -74,14 +77,16 @@ def record(rank: int, ranked: RankedDocument, document: FileDocument) -> dict[st
     }
 
 
-def print_ranking(ranking: Sequence[RankedDocument], documents: Documents, count: int) -> None:
+def print_ranking(
+    ranking: Sequence[RankedDocument], documents: Documents, count: int, of_deadline: bool = False
+) -> None:
     """Print a ranking of so many documents: as a table, or as lines for a program."""
     whole = _is_read_by_a_program()
     if whole:
         _print_lines(ranking, documents)
     elif ranking:
         print_table(_table(ranking, documents))
-    for note in _notes(ranking, count):
+    for note in _notes(ranking, count, of_deadline):
         print_line(note, error=whole)
 
 
@@ -90,12 +95,18 @@ def _is_read_by_a_program() -> bool:
     return not sys.stdout.isatty() and "COLUMNS" not in os.environ
 
 
-def _notes(ranking: Sequence[RankedDocument], count: int) -> Iterator[str]:
+def _notes(ranking: Sequence[RankedDocument], count: int, of_deadline: bool) -> Iterator[str]:
     if len(ranking) < count:
         yield f"{len(ranking)} of {count} documents shown"
-    pruned = sum(ranked.pruned for ranked in ranking)
-    if pruned:
-        yield f"the last {pruned} were dropped by early layers (--prune), in the order of their scores there"
+    unread = sum(ranked.layers_read == 0 for ranked in ranking)
+    early = sum(ranked.pruned for ranked in ranking) - unread
+    if early and not of_deadline:
+        yield f"the last {early} were dropped by early layers (--prune), in the order of their scores there"
+    elif early or unread:
+        yield (
+            f"the last {early + unread} were not read to the end by then (--deadline-ms): {early} by early layers "
+            f"alone, in the order of their scores there, and {unread} not at all"
+        )
     truncated = sum(ranked.truncated for ranked in ranking)
     if truncated:
         yield (

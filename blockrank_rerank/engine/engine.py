@@ -37,8 +37,9 @@ WARM_UP_TOKENS = 2048
 class Engine:
     """A loaded model with its tokenizer: computes the document log-sum-exps of encoded requests.
 
-    Holds nothing that a call changes but its budget, so threads can share it. ``prune`` says at which layers documents
-    may be dropped; see :mod:`blockrank_rerank.engine.pruning`. ``max_memory`` is as in :class:`Budget`.
+    Holds nothing that a call changes but its budget and its stages, so threads can share it. ``prune`` says at which
+    layers documents may be dropped (:mod:`blockrank_rerank.engine.pruning`); ``max_memory`` is as in :class:`Budget`.
+    Of the stages of another engine, ``is_last`` has all layers.
     """
 
     def __init__(
@@ -48,14 +49,14 @@ class Engine:
         backbone: Backbone,
         prune: Prune = (),
         max_memory: int | None = None,
+        is_last: bool = False,
     ) -> None:
+        self._is_last = is_last
         self.config, self.prompt, self.backbone, self.prune = config, prompt, backbone, prune
         self.documents_are_independent = config.documents_are_independent
         model_config: Any = backbone.model.config
         self.budget = Budget(self.device, self.dtype, model_config.hidden_size, max_memory, free_memory(self.device))
-        early = [replace(config, scoring_layer=layer, heads=None, abstention=False) for layer, _ in prune]
-        stages = [*early, config] if prune and self.documents_are_independent else early
-        self._stages = {stage.scoring_layer: staged_engine(self, stage) for stage in stages}
+        self._stages: dict[int, Engine] = {}
 
     @classmethod
     def load(cls, spec: EngineSpec) -> Engine:
@@ -102,10 +103,13 @@ class Engine:
         return named_settings(self.config, self.prompt, self.backbone)
 
     def stage(self, layer: int) -> Engine:
-        """The engine that scores after the first ``layer`` layers, at one of which this one prunes.
+        """The engine that scores after the first ``layer`` layers and shares the weights.
 
-        It shares the weights. Where documents are independent of the query, there is one of all layers too.
+        Where documents are independent of the query, there is one of all layers too, which may go on from others.
         """
+        if layer not in self._stages:  # a race of threads makes it twice, alike
+            early = replace(self.config, scoring_layer=layer, heads=None, abstention=False)
+            self._stages[layer] = staged_engine(self, self.config if layer == self.config.scoring_layer else early)
         return self._stages[layer]
 
     @torch.inference_mode()
@@ -143,7 +147,10 @@ class Engine:
 
     @torch.inference_mode()
     def read(self, batch: Batch) -> tuple[Lse, HiddenStates]:
-        """Score the only request of a batch as a stage does, and return what its layers made of it too."""
+        """Score the only request of a batch as a stage does, and return what its layers made of it too.
+
+        Of the last stage, that is what the scoring head reads.
+        """
         passes = _within_memory(self, lambda: in_workers(self._read_pass, *self._hidden_groups(batch)), _tokens(batch))
         return _join([lse for lse, _ in passes]), join_hidden([states for _, states in passes])
 
@@ -217,8 +224,8 @@ class Engine:
         request, hidden = part
         layout = self.layout([request])
         start = None if hidden is None else (hidden.layers, hidden.rows(layout.num_tokens))
-        (lse,), states = self.backbone.staged_lse(layout, start)
-        return lse, HiddenStates.of(self.config.scoring_layer, states, layout.requests[0])
+        (lse,), after, final = self.backbone.staged_lse(layout, start)
+        return lse, HiddenStates.of(self.config.scoring_layer, final if self._is_last else after, layout.requests[0])
 
     def states_of(self, request: EncodedRequest, dtype: torch.dtype) -> Iterator[DocumentStates]:
         """Compute states of an encoded request's documents, which serve its query, one after the other.
@@ -288,10 +295,11 @@ def staged_engine(engine: Engine, config: BlockRankConfig) -> Engine:
     # A scoring head reads what so many layers leave; a layer of the model scores by its own attention.
     head = engine.backbone.head
     model = staged_model(engine.backbone.model, config.scoring_layer + (head is None))
+    is_last = config.scoring_layer == engine.config.scoring_layer
     # A tuning is of the scoring layer; heads of an earlier one have nothing to do with it.
-    tuning = engine.backbone.tuning if config.scoring_layer == engine.config.scoring_layer else None
+    tuning = engine.backbone.tuning if is_last else None
     backbone = Backbone(model, config, head, engine.backbone.attention, tuning)
-    return Engine(config, engine.prompt, backbone, max_memory=engine.budget.max_memory)
+    return Engine(config, engine.prompt, backbone, max_memory=engine.budget.max_memory, is_last=is_last)
 
 
 def warm_up(engine: Engine) -> None:

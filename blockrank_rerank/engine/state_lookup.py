@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,8 +17,9 @@ from blockrank_rerank.states.store import StateStore
 
 if TYPE_CHECKING:
     from blockrank_rerank.engine.engine import Engine
-    from blockrank_rerank.text.prompt import TokenisedBlocks
 
+Reader = Callable[[Sequence[str]], Iterator[DocumentStates]]
+"""Computes the states of different texts, in their order."""
 
 Source = Literal["read", "cached", "stored", "prepared"]
 """Where a document's states come from; ``read`` where the model reads its text."""
@@ -58,26 +59,23 @@ class StateLookup:
         self._settled = False
 
     def get(
-        self, texts: Sequence[str], engine: Engine, tokenised: TokenisedBlocks, batch: int | None = None
+        self, texts: Sequence[str], engine: Engine, read: Reader, batch: int | None = None
     ) -> Iterator[DocumentStates]:
-        """Yield states of texts in their order, computed where there are none; looks at so many texts at a time.
-
-        ``tokenised`` is what is tokenised of them already.
-        """
+        """Yield states of texts in their order, read where there are none; looks at so many texts at a time."""
         step = max(batch or len(texts), 1)
         for start in range(0, len(texts), step):
-            yield from self._of_batch(texts[start : start + step], engine, tokenised)
+            yield from self._of_batch(texts[start : start + step], engine, read)
 
-    def _of_batch(self, texts: Sequence[str], engine: Engine, tokenised: TokenisedBlocks) -> Iterator[DocumentStates]:
+    def _of_batch(self, texts: Sequence[str], engine: Engine, read: Reader) -> Iterator[DocumentStates]:
         store, times = self.opened(engine), Counter(texts)
         cached = {text: self._cached(text) for text in times}
         missing = [text for text, found in cached.items() if found is None and (store is None or text not in store)]
-        computed, to_compute = engine.document_states(missing, engine.dtype, tokenised), set(missing)
+        computed, to_compute = read(missing), set(missing)
         for text in texts:
             states = cached[text]
             if states is None:
                 states = next(computed) if text in to_compute else self._stored(text, engine)
-                self._keep(text, states, engine)
+                self.keep(text, states, engine)
             if times[text] > 1:  # comes again
                 cached[text] = states
             yield states
@@ -133,7 +131,8 @@ class StateLookup:
             self._store = opened_store(engine, self.folder)
         return self._store
 
-    def _keep(self, text: str, states: DocumentStates, engine: Engine) -> None:
+    def keep(self, text: str, states: DocumentStates, engine: Engine) -> None:
+        """Put states of a text into the cache, if there is one."""
         if self.cache is not None:
             self.cache.put(text, states.to(self.cache_device or engine.device))
 

@@ -326,16 +326,17 @@ class Backbone(nn.Module):
         """Compute what the scoring head looks for, of a pack of one query alone."""
         return self._head.quantized_query(self.final_states(layout), layout, self.config, self.tuning)
 
-    def staged_lse(self, layout: Layout, start: tuple[int, Tensor] | None) -> tuple[list[Lse], Tensor]:
-        """Compute log-sum-exps, and the ``[T, hidden]`` states after the last layer, of a staged model with a head.
+    def staged_lse(self, layout: Layout, start: tuple[int, Tensor] | None) -> tuple[list[Lse], Tensor, Tensor]:
+        """Compute log-sum-exps of a staged model with a head, and ``[T, hidden]`` states after its last layer, twice.
 
-        ``start`` are the number of layers to be skipped and what they made of the pack.
+        Further layers go on from the first; the head reads the second, which some families normalise. ``start`` are
+        the number of layers to be skipped and what they made of the pack.
         """
         forward = Pass(layout, self.config, self.attention, start=start)
         states = self._run(forward)
         if states is None or forward.hidden is None:
             raise RuntimeError("only a staged model with a scoring head can begin after some of its layers")
-        return self._scored(states, layout), forward.hidden
+        return self._scored(states, layout), forward.hidden, states
 
     def scoring_layer(self, layout: Layout) -> Callable[[Pass], None]:
         """Run the layers before a scoring layer of the model's own; the result lets it score the pack in a pass."""
@@ -349,9 +350,13 @@ class Backbone(nn.Module):
         states = self._run(forward)
         tensors = forward.new_states or {}
         if states is not None:
-            tensors[HEAD_KEY] = self._head.keys(states)
+            tensors |= self.head_states(states)
         bounds = [pair for request in layout.requests for pair in pairwise(request.document_offsets.tolist())]
         return [{name: tensor[start:end] for name, tensor in tensors.items()} for start, end in bounds]
+
+    def head_states(self, states: Tensor) -> dict[str, Tensor]:
+        """Compute what queries read of documents with these ``[n, hidden]`` final states; see `DocumentStates`."""
+        return {HEAD_KEY: self._head.keys(states)}
 
     def token_attention(self, layout: Layout, document_states: Sequence[Iterable[StatePack]]) -> list[Tensor]:
         """Compute where in its documents each request of a pack looks, as :func:`token_attention` gives it.

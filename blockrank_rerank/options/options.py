@@ -162,7 +162,8 @@ class Options:
         """``{2: 50}`` (command line: ``2:50``): score documents after 2 layers first, and read only the best 50 of
         them to the end. Later layers may keep fewer still. Nothing by default.
 
-        Scores are those of a list of 50. Documents with kept states are not pruned.""",
+        Scores are those of a list of 50. Documents whose states are kept cost nothing to be read: they are not pruned,
+        and do not count.""",
         plain=values.plain_prune,
         check=values.check_prune,
         word_type=list[str],
@@ -215,8 +216,6 @@ class Options:
 
     def __post_init__(self) -> None:
         """Refuse options that exclude each other."""
-        if self.prune and (self.cache is not None or self.store is not None):
-            raise ValueError("prune cannot go together with cache or store, which keep the states of every document")
         if self.prune and self.quantization == "int8":
             raise ValueError("prune cannot go together with quantization int8, which computes all layers at one time")
         if self.attention != "auto" and self.quantization == "int8":

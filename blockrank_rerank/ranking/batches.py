@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from blockrank_rerank.engine.batch import Batch
-from blockrank_rerank.engine.pruning import Survivors, survivors
+from blockrank_rerank.engine.pruning import Survivors, survivors, survivors_beside
 from blockrank_rerank.engine.workers import stop_if_cancelled
 from blockrank_rerank.model.scores import Lse, raw_score, scores
 from blockrank_rerank.ranking.request import CheckedRequest, of_request
@@ -105,7 +105,7 @@ class RequestBatch:
             hidden=self.candidates[0].survivors.hidden,
         )
         for number, candidates, lse in zip(self.numbers, self.candidates, engine.score(batch), strict=True):
-            yield number, _ranked(candidates, lse, engine)
+            yield number, ranked(candidates, lse, engine)
         self.candidates.clear()
 
 
@@ -157,12 +157,11 @@ class Batches:
         return Candidates(request, found, ids, found.encoded.truncated)
 
     def _of_prepared(self, request: CheckedRequest, prepared: PreparedDocuments) -> Candidates:
-        if prepared.fingerprint != self._engine.fingerprint:
-            raise ValueError(
-                "documents were prepared by another model, revision, dtype or config than this ranker's: their "
-                "states mean nothing to it; prepare them again with this ranker"
-            )
-        return self._of_pack(request, prepared.blocks, prepared.pack, ["prepared"] * len(prepared.blocks.texts))
+        prepared.check_made_by(self._engine.fingerprint)
+        found = Survivors([*range(len(request.given))], prepared.blocks, self._engine.prompt.encode(request.query, []))
+        pack = prepared.pack
+        sources: list[Source] = ["prepared"] * len(prepared.blocks.texts)
+        return Candidates(request, found, pack.ids, pack.truncated, pack, sources)
 
     def _of_known(self, request: CheckedRequest, lookup: StateLookup) -> Candidates:
         """Documents whose states are looked up, and computed where they are not known."""
@@ -172,35 +171,30 @@ class Batches:
             request.query, request.plain, request.texts, engine.prompt, lambda text: lookup.knows(text, engine)
         )
         lookup.check_store(blocks.texts, engine)
-        sources = [lookup.source(text, engine) for text in blocks.texts]
-        if engine.budget.max_memory is None and not self._reads_in_passing(blocks):
-            return self._of_pack(request, blocks, StatePack(list(lookup.get(blocks.texts, engine, tokenised))), sources)
-        passing = PassingStates(lookup.get(blocks.texts, engine, tokenised, LOOKUP_BATCH))
-        return Candidates(request, self._query_alone(request, blocks), passing.ids, passing.truncated, passing, sources)
+        known = [lookup.source(text, engine) != "read" for text in blocks.texts]
+        found, read = survivors_beside(engine, request.query, blocks, known, tokenised)
+        texts = found.blocks.texts
+        sources = [lookup.source(text, engine) for text in texts]
+        if engine.budget.max_memory is None and not self._reads_in_passing(found.blocks):
+            pack = StatePack(list(lookup.get(texts, engine, read)))
+            return Candidates(request, found, pack.ids, pack.truncated, pack, sources)
+        passing = PassingStates(lookup.get(texts, engine, read, LOOKUP_BATCH))
+        return Candidates(request, found, passing.ids, passing.truncated, passing, sources)
 
     def _reads_in_passing(self, blocks: Blocks) -> bool:
         """Whether states are better not joined: so long a list would not share a pass with others anyway."""
         tokens = sum(map(len, blocks.texts)) // CHARACTERS_PER_TOKEN
         return self._engine.documents_are_independent and tokens > self._engine.budget.tokens
 
-    def _of_pack(
-        self, request: CheckedRequest, blocks: Blocks, pack: StatePack, sources: Sequence[Source]
-    ) -> Candidates:
-        return Candidates(request, self._query_alone(request, blocks), pack.ids, pack.truncated, pack, sources)
 
-    def _query_alone(self, request: CheckedRequest, blocks: Blocks) -> Survivors:
-        """Where states stand for the documents, the query goes through the model alone."""
-        return Survivors([*range(len(request.given))], blocks, self._engine.prompt.encode(request.query, []))
-
-
-def _ranked(candidates: Candidates, lse: Lse, engine: Engine) -> list[RankedDocument]:
+def ranked(candidates: Candidates, lse: Lse, engine: Engine) -> list[RankedDocument]:
     """Every document, best first; the sort is stable, so ties keep the input order."""
     given, plain, found = candidates.request.given, candidates.request.plain, candidates.survivors
     unreadable = _unreadable(candidates, engine)
     best = found.blocks.best(with_copies_tied(raw_score(lse.documents).tolist(), candidates.ids))
     values = scores(lse.select(best), engine.config, engine.backbone.sharpness)
     sources = first_copies([candidates.ids[block] for block in best])
-    ranked = [
+    read = [
         RankedDocument(
             index=index,
             score=values.share[source],
@@ -216,7 +210,7 @@ def _ranked(candidates: Candidates, lse: Lse, engine: Engine) -> list[RankedDocu
         )
         for index, block, source in zip(found.remaining, best, sources, strict=True)
     ]
-    return sorted(ranked, key=lambda document: -document.score) + [
+    return sorted(read, key=lambda document: -document.score) + [
         RankedDocument(
             index=dropped.document,
             score=0.0,
@@ -226,6 +220,7 @@ def _ranked(candidates: Candidates, lse: Lse, engine: Engine) -> list[RankedDocu
             id=document_id(given[dropped.document]),
             truncated=dropped.truncated,
             pruned=True,
+            layers_read=dropped.layers,
         )
         for dropped in found.dropped
     ]

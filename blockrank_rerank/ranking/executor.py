@@ -48,22 +48,24 @@ class AsyncRanking:
         top_k: int | None = None,
         threshold: float | None = None,
         min_probability: float | None = None,
+        deadline_ms: float | None = None,
         tuning: str | None = None,
     ) -> list[RankedDocument]:
         """As :meth:`rank`, in a thread of the package's own; a cancelled one stops after its group of documents.
 
         Parameters
         ----------
-        query, documents, top_k, threshold, min_probability, tuning
-            As in :meth:`rank`.
+        query, documents, top_k, threshold, min_probability, deadline_ms, tuning
+            As in :meth:`rank`; a deadline counts from when a thread is free.
 
         Raises
         ------
         TypeError, ValueError, FloatingPointError
             As :meth:`rank`.
         """
-        how = {"top_k": top_k, "threshold": threshold, "min_probability": min_probability, "tuning": tuning}
-        ranking: list[RankedDocument] = await in_executor(self._method("rank"), query, documents, **how)
+        how: Any = {"top_k": top_k, "threshold": threshold, "min_probability": min_probability, "tuning": tuning}
+        rank = self._method("rank")
+        ranking: list[RankedDocument] = await in_executor(rank, query, documents, **how, deadline_ms=deadline_ms)
         return ranking
 
     async def arank_batch(

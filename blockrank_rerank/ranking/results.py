@@ -37,8 +37,11 @@ class RankedDocument:
         Share of tokens, in 0–1, that stand for text which the model's tokenizer cannot read: the query's or the
         document's, whichever is larger. Above a quarter, the probability is lowered by that share.
     pruned : bool
-        Whether an early layer dropped the document (``prune``): then it comes after all that were not, ``score`` is
-        0, ``raw_score`` is the early layer's, and there is no probability.
+        Whether the document was not read to the end (``prune``, ``deadline_ms``): then it comes after all that were,
+        ``score`` is 0, ``raw_score`` is an early layer's, and there is no probability.
+    layers_read : int or None
+        How many layers read a document that is ``pruned``: 0 where a deadline came before any did, whose ``raw_score``
+        is the least of the list. Nothing of documents that were read to the end.
     document : object
         What was given for the document: the text, mapping or object itself, or its copy of prepared documents.
     id : str or int or None
@@ -60,6 +63,7 @@ class RankedDocument:
     document: Any = field(default=None, repr=False, compare=False)
     id: Any = None
     served_from: Source = field(default="read", compare=False)
+    layers_read: int | None = None
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,20 @@ class PreparedDocuments(Sequence["GivenDocument"]):
             self.fingerprint,
         )
 
+    def check_made_by(self, fingerprint: str) -> None:
+        """Refuse documents of another model than the one with this fingerprint.
+
+        Raises
+        ------
+        ValueError
+            Saying what to do.
+        """
+        if self.fingerprint != fingerprint:
+            raise ValueError(
+                "documents were prepared by another model, revision, dtype or config than this ranker's: their "
+                "states mean nothing to it; prepare them again with this ranker"
+            )
+
     @property
     def nbytes(self) -> int:
         """Bytes of the states."""

@@ -128,6 +128,7 @@ def test_json_holds_everything_about_every_document(fake, files, capsys):
         "truncated": False,
         "passage": None,
         "pruned": False,
+        "layers_read": None,
         "unreadable": 0.0,
         "title": "Dogs",
         "text": DOGS,
@@ -143,6 +144,29 @@ def test_what_early_layers_dropped_comes_last_and_is_counted(files, capsys):
     assert main(["rerank", QUERY, *files, "--prune", "2:1", "--json"]) == 0
     ranking = json.loads(capsys.readouterr().out)
     assert [document["pruned"] for document in ranking] == [False, True, True]
+
+
+def test_what_a_deadline_left_unread_is_counted(files, capsys, own_assets):
+    assert main(["rerank", QUERY, *files, "--deadline-ms", "0.000001"]) == 0
+    *_, last, note = capsys.readouterr().out.splitlines()
+    assert last.split()[:2] == ["3", "0.0000"]
+    assert note == (
+        "the last 3 were not read to the end by then (--deadline-ms): 0 by early layers alone, in the order of their "
+        "scores there, and 3 not at all"
+    )
+    assert main(["rerank", QUERY, *files, "--deadline-ms", "60000", "--json"]) == 0
+    ranking = json.loads(capsys.readouterr().out)
+    assert [document["layers_read"] for document in ranking] == [None] * 3
+
+
+def test_deadlines_that_cannot_be_kept_are_refused(files, capsys):
+    for value in ("0", "-5", "nan", "inf"):
+        assert "deadline_ms must be a number of milliseconds above 0, or None" in refusal(
+            capsys, ["rerank", QUERY, *files, "--deadline-ms", value], code=2
+        )
+    assert "--deadline-ms cannot go together with --explain" in refusal(
+        capsys, ["rerank", QUERY, *files, "--deadline-ms", "80", "--explain"], code=2
+    )
 
 
 @pytest.mark.parametrize("value", ["2", "2:x", "a:5", "2:3:4", ""])
@@ -754,7 +778,7 @@ def test_min_probability_may_leave_no_document(tmp_path, capsys):
     assert "0 of 2 documents shown" in capsys.readouterr().out
 
 
-def test_bench_times_new_and_prepared_documents(capsys):
+def test_bench_times_new_and_prepared_documents(own_assets, capsys):
     assert main(["bench", "--documents", "4", "--words", "6", "--repeats", "1", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert (report["model"], report["documents"]) == ("default", 4)
@@ -762,7 +786,9 @@ def test_bench_times_new_and_prepared_documents(capsys):
     assert set(report["ms"]) == {"new", "prepared"}
     assert all(ms > 0 for ms in report["ms"].values())
     assert main(["bench", "--documents", "4", "--words", "6", "--repeats", "1"]) == 0
-    header, new, prepared, facts = capsys.readouterr().out.splitlines()
+    assert report["profile"]["token_layer_s"] > 0
+    header, new, prepared, profile, facts = capsys.readouterr().out.splitlines()
+    assert profile.startswith("deadlines reckon with ")
     assert header.split() == ["documents", "ms", "documents/s"]
     assert (new.split()[:2], prepared.split()[:2]) == (["4", "new"], ["4", "prepared"])
     assert facts.startswith(f"{report['tokens']} tokens; default on ")

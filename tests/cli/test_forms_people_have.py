@@ -235,7 +235,7 @@ def test_an_interrupted_preparation_says_how_to_go_on(fake, tmp_path, monkeypatc
 # Progress
 
 
-def test_bench_tells_how_far_it_is(monkeypatch, capsys):
+def test_bench_tells_how_far_it_is(monkeypatch, capsys, own_assets):
     told = []
 
     @contextmanager

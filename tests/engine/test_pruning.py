@@ -257,5 +257,86 @@ def test_pruning_that_means_nothing_is_refused(encoder, prune, message):
 def test_pruning_where_nothing_is_saved_is_refused(encoder):
     with pytest.raises(ValueError, match=r"prune: layers must be in 1\.\.2, below the scoring layer, got 3"):
         load(encoder, prune={3: 5}).rank(QUERY, DOCUMENTS)
-    with pytest.raises(ValueError, match="prune cannot go together with cache or store"):
-        load(encoder, prune={1: 5}, cache="1MB")
+
+
+@pytest.fixture(scope="module")
+def half_stored(encoder, tmp_path_factory):
+    """A store of every second document."""
+    folder = tmp_path_factory.mktemp("store") / "half"
+    load(encoder).prepare_store(folder, DOCUMENTS[::2])
+    return folder
+
+
+def by_index(ranking):
+    return {document.index: document for document in ranking}
+
+
+def test_with_nothing_known_yet_a_cache_changes_nothing_of_a_pruned_list(encoder):
+    for prune in ({1: 8}, {1: 12, 2: 5}, {1: 30, 2: 9}):
+        plain = load(encoder, prune=prune).rank(QUERY, DOCUMENTS)
+        cached = load(encoder, prune=prune, cache="1MB").rank(QUERY, DOCUMENTS)
+        assert [(d.index, d.pruned, d.truncated) for d in cached] == [(d.index, d.pruned, d.truncated) for d in plain]
+        for one, other in zip(cached, plain, strict=True):
+            assert one.raw_score == pytest.approx(other.raw_score, abs=2e-5)
+            assert one.score == pytest.approx(other.score, abs=1e-5)
+            assert one.probability == pytest.approx(other.probability, abs=1e-5)
+
+
+@pytest.mark.parametrize("kept", ["store", "cache"])
+def test_known_documents_are_not_pruned_and_survivors_score_as_ever(encoder, half_stored, kept):
+    options = {"store": half_stored} if kept == "store" else {"cache": "1MB"}
+    pruning = load(encoder, prune={1: 5}, **options)
+    if kept == "cache":
+        pruning.rank(QUERY, DOCUMENTS[:10:2])  # five, of which none is dropped
+        known = {0, 2, 4, 6, 8}
+    else:
+        known = set(range(0, 24, 2))
+    ranked, whole = pruning.rank(QUERY, DOCUMENTS), by_index(load(encoder).rank(QUERY, DOCUMENTS))
+    unknown = [index for index in range(24) if index not in known]
+    early, _ = early_order(encoder, 1)
+    expected = known | set([index for index in early if index in set(unknown)][:5])
+    assert {document.index for document in ranked if not document.pruned} == expected
+    for document in ranked[: len(expected)]:
+        assert document.raw_score == pytest.approx(whole[document.index].raw_score, abs=2e-5)
+        assert document.probability == pytest.approx(whole[document.index].probability, abs=1e-5)
+        assert document.served_from == (
+            {"store": "stored", "cache": "cached"}[kept] if document.index in known else "read"
+        )
+    assert [d.index for d in ranked[len(expected) :]] == [i for i in early if i not in expected]
+
+
+def test_survivors_go_into_the_cache_from_where_they_are(independent):
+    pruning, whole = load(independent, prune={1: 8}, cache="1MB"), load(independent)
+    counted = Counted(pruning)
+    first = pruning.rank(QUERY, DOCUMENTS)
+    assert pruning.cache_info.documents == 8
+    tokens = counted.rows[0]
+    everything = pruning.engine.prompt.encode(QUERY, DOCUMENTS)
+    query_alone = pruning.engine.prompt.encode(QUERY, []).num_tokens
+    assert tokens == everything.num_tokens + query_alone  # once, and the query over the states
+    again = pruning.rank(QUERY, [DOCUMENTS[document.index] for document in first[:8]])
+    assert counted.rows[0] == tokens + query_alone
+    expected = by_index(whole.rank(QUERY, DOCUMENTS))
+    assert [d.raw_score for d in again] == pytest.approx([expected[d.index].raw_score for d in first[:8]], abs=2e-5)
+
+
+@pytest.mark.parametrize("family", ["bert", "llama"])
+def test_pruning_beside_a_cache_reads_anew_where_it_must(family, tmp_path, monkeypatch):
+    # A decoder in the paper's form, and an encoder without room for its hidden states.
+    config = BERT_CONFIG if family == "bert" else replace(CONFIG, scoring_layer=3, prompt=CONFIG.prompt.without_query())
+    folder = save_ranker(tmp_path, family, config)
+    monkeypatch.setattr(budget, "HIDDEN_TOKENS", 1)
+    plain = load(folder, prune={1: 6}).rank(QUERY, DOCUMENTS)
+    for options in ({}, {"max_memory": "50kB"}):
+        cached = load(folder, prune={1: 6}, cache="1MB", **options).rank(QUERY, DOCUMENTS)
+        assert [(d.index, d.pruned) for d in cached] == [(d.index, d.pruned) for d in plain]
+        assert [d.raw_score for d in cached] == pytest.approx([d.raw_score for d in plain], abs=2e-5)
+
+
+def test_passages_and_copies_beside_a_store_are_pruned_as_without(encoder, half_stored):
+    options = {"max_document_tokens": 14, "long_documents": "split", "prune": {1: 6}}
+    long = [*DOCUMENTS[1::2], " ".join(DOCUMENTS[:5]), DOCUMENTS[1]]
+    plain = load(encoder, **options).rank(QUERY, long)
+    beside = load(encoder, cache="1MB", **options).rank(QUERY, long)
+    assert [(d.index, d.pruned, d.passage) for d in beside] == [(d.index, d.pruned, d.passage) for d in plain]
+    assert [d.raw_score for d in beside] == pytest.approx([d.raw_score for d in plain], abs=2e-5)

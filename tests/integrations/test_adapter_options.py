@@ -149,7 +149,7 @@ def test_what_an_option_cannot_be_is_refused(model, kind):
         ({"attention": "flash"}, "attention must be one of auto"),
         ({"prune": {0: 5}}, "prune must map layers to numbers of documents"),
         ({"prune": {1: True}}, "prune"),
-        ({"prune": {1: 5}, "cache": "1MB"}, "prune cannot go together with cache or store"),
+        ({"prune": {1: 5}, "quantization": "int8"}, "prune cannot go together with quantization int8"),
         ({"config": 3}, "config must be a BlockRankConfig, got int"),
     ):
         with pytest.raises(ValueError, match=found):

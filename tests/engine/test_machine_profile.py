@@ -1,0 +1,78 @@
+"""A machine is measured once, and what was measured is kept."""
+
+from __future__ import annotations
+
+import pytest
+
+from blockrank_rerank import BlockRankReranker
+from blockrank_rerank.engine import machine_profile as profiles
+from blockrank_rerank.engine.machine_profile import MachineProfile, machine_profile
+from tests.states.test_prepared import save_ranker
+from tests.tiny_models import BERT_CONFIG
+
+
+@pytest.fixture
+def engine(tmp_path, own_assets):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    return BlockRankReranker.from_pretrained(save_ranker(folder, "bert", BERT_CONFIG), device="cpu").engine
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """How often a machine was measured."""
+    found, measure = [], profiles._measured
+    monkeypatch.setattr(profiles, "_measured", lambda engine: found.append(measure(engine)) or found[-1])
+    return found
+
+
+def test_a_machine_is_measured_once_and_again_where_that_is_asked_for(engine, measured, own_assets, monkeypatch):
+    first = machine_profile(engine)
+    assert first.token_layer_s > 0
+    assert first.pass_s >= 0
+    assert first.read_s(10, 2) == pytest.approx(first.pass_s + 20 * first.token_layer_s)
+    assert machine_profile(engine) is first
+    monkeypatch.setattr(profiles, "_profiles", {})  # another process
+    assert machine_profile(engine) == first
+    assert len(measured) == 1
+    machine_profile(engine, anew=True)
+    assert len(measured) == 2
+    assert len([*own_assets.glob("*.json")]) == 1
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"pass_s": 0, "token_layer_s": NaN, "character_s": 0}',
+        '{"pass_s": 0, "token_layer_s": 0, "character_s": 0}',
+        '{"pass_s": "x", "token_layer_s": 1, "character_s": 0}',
+    ],
+)
+def test_a_damaged_file_is_measured_anew(engine, measured, own_assets, monkeypatch, content):
+    machine_profile(engine)
+    (path,) = own_assets.glob("*.json")
+    path.write_text(content)
+    monkeypatch.setattr(profiles, "_profiles", {})
+    machine_profile(engine)
+    assert len(measured) == 2
+
+
+def test_a_folder_that_cannot_be_written_costs_a_measurement_and_no_error(engine, measured, monkeypatch):
+    def refuse(*names):
+        raise PermissionError("read-only")
+
+    monkeypatch.setattr("huggingface_hub.cached_assets_path", refuse)
+    found = machine_profile(engine)
+    assert machine_profile(engine) is found
+    assert len(measured) == 1
+
+
+def test_threads_have_profiles_of_their_own(engine, measured, set_threads, monkeypatch):
+    monkeypatch.setattr(profiles, "_measured", lambda engine: MachineProfile(0.0, 1e-6, 0.0))
+    machine_profile(engine)
+    set_threads(2)
+    machine_profile(engine)
+    assert len(profiles._profiles) == 2
