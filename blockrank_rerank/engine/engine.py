@@ -137,7 +137,7 @@ class Engine:
         if request.num_tokens <= self.budget.tokens:
             return self._score_pass(batch.requests)
         # The groups' states one after the other, then the query over all of them.
-        read = self._states(replace(request, query=[]), self.dtype)
+        read = self._states(request.documents_alone, self.dtype)
         states = PassingStates(telling_each(read, len(request.documents)))
         return self._score_states([replace(request, documents=[], truncated=[])], [states])
 

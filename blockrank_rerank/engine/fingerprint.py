@@ -18,6 +18,9 @@ KEYS_WITHOUT_EFFECT = frozenset(
 )
 """Keys of a model's config.json on which no state depends."""
 
+SETTINGS_WITHOUT_EFFECT = frozenset({"content_free_query"})
+"""Settings of a config on which no state of a document depends."""
+
 LARGEST_COPIED = 1 << 30
 """Bytes of weights that are hashed byte for byte, on the host; of larger models their sums are, made on the device.
 
@@ -28,7 +31,7 @@ Hashing 9 GB takes 12 seconds (0.8 GB/s, one thread of an AMD EPYC) and copies f
 def fingerprint(config: BlockRankConfig, prompt: PromptEncoder, backbone: Backbone) -> str:
     """Digest weights, dtype, both configs and tokenizer: 32 hexadecimal digits."""
     digest = hashlib.blake2b(digest_size=16)
-    digest.update(json.dumps(asdict(config), sort_keys=True).encode())
+    digest.update(json.dumps(_settings(config), sort_keys=True).encode())
     digest.update(_architecture(backbone).encode())
     digest.update(prompt.tokenizer_digest.encode())
     digest.update(prompt.beginning.encode("utf-8", "surrogatepass"))
@@ -42,12 +45,16 @@ def fingerprint(config: BlockRankConfig, prompt: PromptEncoder, backbone: Backbo
 
 def named_settings(config: BlockRankConfig, prompt: PromptEncoder, backbone: Backbone) -> dict[str, Any]:
     """What of a fingerprint has a name: dtype of the model, its configs, and its prompt's parts."""
-    settings = asdict(config)
+    settings = _settings(config)
     parts = {f"prompt.{name}": value for name, value in settings.pop("prompt").items()}
     dtypes = sorted({str(parameter.dtype).removeprefix("torch.") for parameter in backbone.parameters()})
     model = {"dtype of the model": ", ".join(dtypes), "config.json": _architecture(backbone)}
     model["beginning of the chat template"] = prompt.beginning
     return model | settings | parts
+
+
+def _settings(config: BlockRankConfig) -> dict[str, Any]:
+    return {name: value for name, value in asdict(config).items() if name not in SETTINGS_WITHOUT_EFFECT}
 
 
 def _architecture(backbone: Backbone) -> str:
