@@ -3,14 +3,13 @@
     python benchmarks/results.py FOLDER [--queries 5] [--only NAME] [--numbers docs/results] [--pages build/report]
 
 FOLDER holds BEIR folders. Pages hold texts and stay out of the repository, as some collections are for evaluation
-only. SciFact is measured over BM25's top 30 too, as others publish it. Times stay on the pages: they are of this machine and
-what else it does now, and the other benchmarks measure them.
+only. SciFact is measured over BM25's top 30 too, as others publish it.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -33,14 +32,6 @@ def words(folder: Path, depth: int, page: Path, queries: int | None) -> list[str
     return typed if queries is None else [*typed, "--queries", str(queries)]
 
 
-def keep(measured: Path, kept: Path, collection: str) -> None:
-    """Copy a report's numbers without its times, and with the command that anyone can type."""
-    numbers = json.loads(measured.read_text(encoding="utf-8"))
-    del numbers["latencies"]
-    numbers["command"] = f"python benchmarks/results.py FOLDER --only {collection}"
-    kept.write_text(json.dumps(numbers, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-
-
 def main(folder: Path, queries: int | None, only: list[str], numbers: Path, pages: Path) -> None:
     for path in (numbers, pages):
         path.mkdir(parents=True, exist_ok=True)
@@ -50,7 +41,7 @@ def main(folder: Path, queries: int | None, only: list[str], numbers: Path, page
             page = pages / f"{name}.html"
             if blockrank(words(collection, depth, page, queries)):
                 sys.exit(f"{name}: no report")
-            keep(page.with_suffix(".json"), numbers / f"{name}.json", collection.name)
+            shutil.copyfile(page.with_suffix(".json"), numbers / f"{name}.json")
 
 
 if __name__ == "__main__":

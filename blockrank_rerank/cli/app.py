@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from blockrank_rerank.cli.bench import bench
+from blockrank_rerank.cli.detect import detect
 from blockrank_rerank.cli.doctor import doctor
 from blockrank_rerank.cli.evaluate import evaluate
 from blockrank_rerank.cli.export import export
@@ -23,6 +24,7 @@ app = new_app("blockrank")
 app.command()(rerank)
 app.command()(evaluate)
 app.command()(report)
+app.command()(detect)
 app.command()(prepare)
 app.command()(serve)
 app.command()(mcp)
