@@ -12,10 +12,10 @@ from rich.table import Table
 
 from blockrank_rerank.cli import options as opt
 from blockrank_rerank.cli.console import is_unicode, print_json, print_line, print_note, print_table
-from blockrank_rerank.cli.ranker import described_ranker
 from blockrank_rerank.evaluation.measures import require_extra
 from blockrank_rerank.evaluation.task import TaskSource
 from blockrank_rerank.formats import check_output_path
+from blockrank_rerank.options import Options
 from blockrank_rerank.ranking.progress import progress_bar
 from blockrank_rerank.system.files import replacing
 
@@ -191,5 +191,4 @@ def _sentences(found: Detection, reader: LayerReader, output: Path) -> Iterator[
 
 def _spec(model_options: opt.ModelOptions) -> EngineSpec:
     """The model, with its own settings: lists are read corrected and not, whatever they say."""
-    words = model_options.words | {"content_free_query": None}
-    return described_ranker(opt.ModelOptions(query_free=model_options.query_free, **words))._shared.spec
+    return Options(**model_options.values() | {"content_free_query": None}).engine_spec()
