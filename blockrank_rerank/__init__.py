@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from blockrank_rerank.cross_encoder import BlockRankCrossEncoder
     from blockrank_rerank.engine.store_preparation import Preparation
     from blockrank_rerank.errors import DataError, DocumentError, RequestError, UnknownIdsError
-    from blockrank_rerank.model.checkpoint import DEFAULT_MODEL
+    from blockrank_rerank.model.names import DEFAULT_MODEL
     from blockrank_rerank.ranking.explanation import ExplainedDocument, Explanation, Span
     from blockrank_rerank.ranking.results import RankedDocument
     from blockrank_rerank.reranker import BlockRankReranker
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "DEFAULT_MODEL": "model.checkpoint",
+    "DEFAULT_MODEL": "model.names",
     "BlockRankConfig": "config",
     "BlockRankCrossEncoder": "cross_encoder",
     "BlockRankReranker": "reranker",

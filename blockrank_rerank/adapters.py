@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from blockrank_rerank.config import placeholders
 from blockrank_rerank.engine.spec import resolve_config
 from blockrank_rerank.errors import install_line
-from blockrank_rerank.model.checkpoint import DEFAULT_MODEL
 from blockrank_rerank.model.devices import check_device
+from blockrank_rerank.model.names import DEFAULT_MODEL
 from blockrank_rerank.options import OPTIONS, Option, Options, with_options
 from blockrank_rerank.ranking.attended import AttendedList
 from blockrank_rerank.ranking.context.context import Context, build_context, empty_context

@@ -27,6 +27,8 @@ LONG_DOCUMENTS = ("split", "truncate", "error")
 LONG_QUERIES = ("error", "truncate")
 REDUCTIONS = ("mean_of_softmax", "softmax_of_mean")
 """Names of the rules that make scores of log-sum-exps; the rules are in model/scores.py."""
+CORRECTED_REDUCTION = "softmax_of_mean"
+"""The rule for scores that a content-free query corrects: by the other, nDCG@10 was 3 points lower (dev/LOG.md)."""
 
 
 QUERY_FREE_INSTRUCTION = (
@@ -138,6 +140,11 @@ class BlockRankConfig:
     reduction : str
         ``"mean_of_softmax"`` (the paper): the mean over signals and heads of each one's softmax over
         documents. ``"softmax_of_mean"``: the softmax over documents of the mean log-sum-exp.
+    content_free_query : str, optional
+        A query that asks nothing, such as ``"N/A"``, which goes through beside every query: per head, the mean of its
+        signals' log-sum-exps is subtracted from the query's, so that what a head sees in a document whatever the query
+        counts no longer. For models whose own attention is the score, with a query-free prompt and
+        ``"softmax_of_mean"``.
     abstention : bool
         Whether the model was trained to attend to the instruction block where no document is relevant; then
         every document also gets a probability of relevance. It does not depend on the list where the query block sees
@@ -163,6 +170,7 @@ class BlockRankConfig:
     heads: tuple[int, ...] | None = None
     signal_tokens: int | str = 2
     reduction: str = "mean_of_softmax"
+    content_free_query: str | None = None
     abstention: bool = False
     query_offset: int = 16384  # released code, block_icr_collate_fn; the paper's text says 8192
     query_documents_from_layer: int = 0
@@ -266,6 +274,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "bool": (bool,),
     "int | str": (int, str),
     "int | None": (int, type(None)),
+    "str | None": (str, type(None)),
     "tuple[int, ...] | None": (tuple, type(None)),
     "PromptTemplate": (PromptTemplate,),
 }
@@ -294,6 +303,8 @@ def _check_ranges(config: BlockRankConfig) -> None:
         raise ValueError(f'signal_tokens must be a positive number or "all", got {signals!r}')
     if config.abstention and not config.prompt.instruction and not config.prompt.chat:
         raise ValueError(NO_INSTRUCTION)
+    if config.content_free_query is not None:
+        _check_content_free(config.content_free_query, config)
     if config.long_documents not in LONG_DOCUMENTS:
         raise ValueError(f"long_documents must be one of {LONG_DOCUMENTS}, got {config.long_documents!r}")
     if config.reduction not in REDUCTIONS:
@@ -308,10 +319,44 @@ def _check_ranges(config: BlockRankConfig) -> None:
         raise ValueError(f"max_document_tokens must be positive, got {config.max_document_tokens}")
 
 
+def _check_content_free(query: str, config: BlockRankConfig) -> None:
+    if not query.strip():
+        raise ValueError(f'content_free_query must have text, such as "N/A", got {query!r}; None for no correction')
+    if config.reduction != CORRECTED_REDUCTION:
+        raise ValueError(
+            f"content_free_query needs reduction {CORRECTED_REDUCTION!r}, got {config.reduction!r}: a mean of "
+            "log-sum-exps is what it is subtracted from"
+        )
+    if not config.prompt.query_free:
+        raise ValueError(
+            "content_free_query needs a prompt whose instruction does not repeat the query, since both queries go over "
+            "the same documents: give content_free_query to from_pretrained (--content-free-query), which takes the "
+            "query-free prompt, or set prompt=config.prompt.without_query() too"
+        )
+
+
 RELEASED = BlockRankConfig(scoring_layer=20)
 """Preset of the released checkpoint, Mistral-7B-Instruct-v0.3 (arXiv 2510.05396)."""
 
 PRESETS = {RELEASED_MODEL: RELEASED}
+
+
+def with_scoring_layer(config: BlockRankConfig, scoring_layer: int | None) -> BlockRankConfig:
+    """The config with another scoring layer; a trained scoring head stays where it was trained.
+
+    Raises
+    ------
+    ValueError
+        Where the config has a scoring head for another layer.
+    """
+    if scoring_layer is None or scoring_layer == config.scoring_layer:
+        return config
+    if config.scoring_head:
+        raise ValueError(
+            f"scoring_layer must stay {config.scoring_layer}, where this model's scoring head was trained, "
+            f"got {scoring_layer}"
+        )
+    return replace(config, scoring_layer=scoring_layer)
 
 
 def refuse_unknown_names(names: Iterable[object], known: Iterable[str], where: str) -> None:

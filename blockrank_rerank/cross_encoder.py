@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from blockrank_rerank.model.checkpoint import DEFAULT_MODEL
+from blockrank_rerank.model.names import DEFAULT_MODEL
 from blockrank_rerank.options import with_options
 from blockrank_rerank.ranking.explanation import truncation
 from blockrank_rerank.ranking.results import Limits, RankedDocument

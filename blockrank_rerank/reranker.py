@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from blockrank_rerank.config import BlockRankConfig
+from blockrank_rerank.config import BlockRankConfig, with_scoring_layer
 from blockrank_rerank.engine.saved_model import SavedModel
 from blockrank_rerank.engine.shared import SharedEngine, checked_engine
 from blockrank_rerank.engine.state_lookup import StateLookup
 from blockrank_rerank.engine.store_preparation import Preparation, prepare_store
 from blockrank_rerank.engine.tuned import TunedRanking
-from blockrank_rerank.model.checkpoint import DEFAULT_MODEL, shown_model, with_scoring_layer
 from blockrank_rerank.model.devices import describe_choices, resolve_device
+from blockrank_rerank.model.names import DEFAULT_MODEL, shown_model
 from blockrank_rerank.options import Options, check_stand_alone, typed_as, with_options
 from blockrank_rerank.ranking.attentive import AttentiveRanking
 from blockrank_rerank.ranking.batches import Batches, RequestBatch

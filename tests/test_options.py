@@ -24,6 +24,7 @@ from tests.tiny_models import CONFIG, save_model
 GIVEN = {
     "config": CONFIG,
     "scoring_layer": 1,
+    "content_free_query": "N/A",
     "max_document_tokens": 30,
     "long_documents": "truncate",
     "long_queries": "truncate",
@@ -135,7 +136,7 @@ def test_specs_are_equal_by_their_options_but_for_the_token_which_no_pickle_has(
 
 def test_a_spec_with_another_config_overrides_nothing_of_it(folder):
     spec = Options(folder, **GIVEN).engine_spec().with_config(CONFIG)
-    assert [getattr(spec, name) for name in OVERRIDES] == [None] * 3
+    assert [getattr(spec, name) for name in OVERRIDES] == [None] * len(OVERRIDES)
     assert (spec.config, spec.dtype, spec.prune) == (CONFIG, "float32", ((1, 5),))
     assert set(OVERRIDES) <= set(OPTIONS)
 

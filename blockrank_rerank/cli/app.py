@@ -9,6 +9,7 @@ import typer
 
 from blockrank_rerank.cli.bench import bench
 from blockrank_rerank.cli.context import context
+from blockrank_rerank.cli.detect import detect
 from blockrank_rerank.cli.doctor import doctor
 from blockrank_rerank.cli.evaluate import evaluate
 from blockrank_rerank.cli.export import export
@@ -26,6 +27,7 @@ app.command()(rerank)
 app.command()(context)
 app.command()(evaluate)
 app.command()(report)
+app.command()(detect)
 app.command()(prepare)
 app.command()(search)
 app.command()(serve)

@@ -208,7 +208,8 @@ def mine_negatives_command(
 
 
 def _tokenizer(model: str) -> Any:
-    from blockrank_rerank.model.checkpoint import Checkpoint, model_folder
+    from blockrank_rerank.model.checkpoint import Checkpoint
+    from blockrank_rerank.model.names import model_folder
 
     checkpoint = Checkpoint(model=model_folder(model))
     return checkpoint.tokenizer(checkpoint.model_config().vocab_size)

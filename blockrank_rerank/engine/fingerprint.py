@@ -37,7 +37,7 @@ Hashing 9 GB takes 12 seconds (0.8 GB/s, one thread of an AMD EPYC) and copies f
 
 
 SETTINGS_WITHOUT_EFFECT = frozenset(
-    {"heads", "signal_tokens", "reduction", "abstention", "query_offset", "version"}
+    {"heads", "signal_tokens", "reduction", "abstention", "query_offset", "content_free_query", "version"}
     | {"prompt.query_free_instruction", "prompt.query", "prompt.answer", "prompt.answer_start"}
 )
 """Settings on which no state of a document depends: the query's side, and what is made of log-sum-exps."""

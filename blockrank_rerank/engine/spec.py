@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
-from blockrank_rerank.config import BlockRankConfig
-from blockrank_rerank.model.checkpoint import Checkpoint, with_scoring_layer
+from blockrank_rerank.config import CORRECTED_REDUCTION, BlockRankConfig, with_scoring_layer
+from blockrank_rerank.model.checkpoint import Checkpoint
 from blockrank_rerank.model.families import check_fits, position_limit
 from blockrank_rerank.text.prompt import PromptEncoder
 
-OVERRIDES = ("scoring_layer", "max_document_tokens", "long_documents")
+OVERRIDES = ("scoring_layer", "content_free_query", "max_document_tokens", "long_documents")
 """Settings of a spec that replace those of its config, or of the model's own."""
 
 
@@ -103,9 +104,24 @@ def resolve_config(spec: EngineSpec) -> tuple[Any, BlockRankConfig]:
         config = replace(config, max_document_tokens=spec.max_document_tokens)
     if spec.long_documents is not None:
         config = replace(config, long_documents=spec.long_documents)
+    if spec.content_free_query is not None:
+        corrected = with_content_free_query(config, spec.content_free_query)
+        if (corrected.prompt, corrected.reduction) != (config.prompt, config.reduction):
+            warnings.warn(
+                "content_free_query takes the query-free prompt, whose instruction does not repeat the query and whose "
+                f"documents are not numbered, and reduction {corrected.reduction}",
+                stacklevel=2,
+            )
+        config = corrected
     check_fits(config, model_config)
     check_layers(spec.prune, config.scoring_layer)
     return model_config, config
+
+
+def with_content_free_query(config: BlockRankConfig, query: str) -> BlockRankConfig:
+    """The config with a correction by this query, and with the prompt and the reduction that it takes."""
+    prompt = config.prompt.without_query()
+    return replace(config, content_free_query=query, prompt=prompt, reduction=CORRECTED_REDUCTION)
 
 
 def read_prompt(spec: EngineSpec, model_config: Any, config: BlockRankConfig) -> PromptEncoder:

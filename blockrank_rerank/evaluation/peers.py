@@ -16,7 +16,8 @@ from torch import Tensor
 
 from blockrank_rerank.config import CONFIG_NAME
 from blockrank_rerank.errors import install_line
-from blockrank_rerank.model.checkpoint import DEFAULT_MODEL, Checkpoint, quiet, readable
+from blockrank_rerank.model.checkpoint import Checkpoint, quiet, readable
+from blockrank_rerank.model.names import DEFAULT_MODEL
 from blockrank_rerank.ranking.results import Limits, RankedDocument
 from blockrank_rerank.text.document import document_text
 

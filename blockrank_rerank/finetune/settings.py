@@ -17,7 +17,7 @@ from blockrank_rerank.finetune.sources import (
     check_weights,
     refuse_repeated,
 )
-from blockrank_rerank.model.checkpoint import DEFAULT_MODEL, model_name, settled_model
+from blockrank_rerank.model.names import DEFAULT_MODEL, model_name, settled_model
 from blockrank_rerank.states.cache import parse_bytes
 from blockrank_rerank.system.files import UserPath, absolute, path_text
 

@@ -17,9 +17,10 @@ from blockrank_rerank.finetune.architecture import check_trained_architecture
 from blockrank_rerank.finetune.frozen_states import FrozenStates
 from blockrank_rerank.finetune.losses import abstention, contrastive, distillation, list_logits
 from blockrank_rerank.finetune.settings import FinetuneSettings
-from blockrank_rerank.model.backbone import ATTENTION_NAME, Backbone, Pass
+from blockrank_rerank.model.backbone import ATTENTION_NAME, Backbone
 from blockrank_rerank.model.checkpoint import Checkpoint
 from blockrank_rerank.model.families import ENCODERS, check_fits, layers_of
+from blockrank_rerank.model.forward_pass import Pass
 from blockrank_rerank.model.layout import Layout
 from blockrank_rerank.model.model_folder import write_model
 from blockrank_rerank.model.scores import Lse, raw_score
@@ -240,6 +241,11 @@ def training_config(config: BlockRankConfig, settings: FinetuneSettings) -> Bloc
 
 
 def _check_trainable(config: BlockRankConfig, settings: FinetuneSettings, model_type: str) -> None:
+    if config.content_free_query is not None:
+        raise ValueError(
+            "content_free_query is for models that nobody trained to rank, and is not trained with: set it to null in "
+            "the model's config, and measure afterwards whether the trained model still gains by it"
+        )
     if settings.freeze_backbone and not config.scoring_head:
         raise ValueError("freeze_backbone needs a model with an appended scoring layer (scoring_head)")
     if settings.language_model_weight > 0 and model_type in ENCODERS:

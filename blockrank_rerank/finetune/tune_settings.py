@@ -11,7 +11,7 @@ from blockrank_rerank.finetune.setting_kinds import check_types, require, requir
 from blockrank_rerank.finetune.settings import FinetuneSettings
 from blockrank_rerank.finetune.settings_file import read_settings, to_yaml
 from blockrank_rerank.finetune.sources import TrainingSource
-from blockrank_rerank.model.checkpoint import DEFAULT_MODEL
+from blockrank_rerank.model.names import DEFAULT_MODEL
 from blockrank_rerank.system.files import UserPath, absolute
 
 LARGEST = {"queries": (1 << 31) - 1, "query_rank": 4_096}

@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property, partial
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
 import torch
-from blockrank_kernels import LastRows, block_attention, document_lse, last_rows_attention
+from blockrank_kernels import block_attention, last_rows_attention
 from blockrank_kernels.gpu import upload
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from blockrank_rerank.config import BlockRankConfig
 from blockrank_rerank.model.checkpoint import Checkpoint
-from blockrank_rerank.model.families import DECODERS, first_position
-from blockrank_rerank.model.fused_decoder import fuse_decoder_layers, uses_triton
+from blockrank_rerank.model.families import first_position
+from blockrank_rerank.model.forward_pass import Pass
 from blockrank_rerank.model.int8 import quantize_to_int8, refuse_int8
-from blockrank_rerank.model.layout import Layout, RequestBounds, scored_offsets, signal_rows
+from blockrank_rerank.model.layer_scores import read_layer, refuse_window, score_layer, window_hides
+from blockrank_rerank.model.layout import Layout
 from blockrank_rerank.model.linear import can_fuse, fuse_linear_layers
 from blockrank_rerank.model.quantized_query import QuantizedQuery
-from blockrank_rerank.model.scores import Lse
+from blockrank_rerank.model.scores import LayerReading, Lse
 from blockrank_rerank.model.scoring_head import ScoringHead, read_head
-from blockrank_rerank.model.token_attention import token_attention
 from blockrank_rerank.model.tuning import Tuning
 from blockrank_rerank.states.document_states import HEAD_KEY, key_name, value_name
 from blockrank_rerank.states.pack import StatePack
@@ -42,40 +41,6 @@ Encoder = Callable[[Tensor, Layout], Tensor]
 
 class _Scored(Exception):
     """Leaves the model's forward pass inside the scoring layer."""
-
-
-@dataclass
-class Pass:
-    """One forward pass, as the attention function sees it.
-
-    ``stop`` says whether the pass ends inside the scoring layer; training of a language model goes on.
-    Where the scoring layer is one of the model's own, ``lse`` receives each request's log-sum-exps, or
-    ``token_attention`` what :func:`token_attention` gives, if ``explain`` asks for that instead.
-    ``document_states`` are states of documents that are not in the layout, for each of its requests, in parts of
-    which one at a time is joined; ``new_states`` receives the layout's own keys and values by name, where they are to
-    be stored. A pass through a staged model may start from hidden states, and ends with its last layer's: see
-    :func:`staged_model`. ``scoring`` receives what the scoring layer would do, for :mod:`.frozen_scoring`.
-    """
-
-    layout: Layout
-    config: BlockRankConfig
-    implementation: str
-    stop: bool = True
-    explain: bool = False
-    document_states: Sequence[Iterable[StatePack]] | None = None
-    new_states: dict[str, Tensor] | None = None
-    start: tuple[int, Tensor] | None = None
-    hidden: Tensor | None = None
-    tuning: Tuning | None = None
-    scoring: list[Callable[[Pass], None]] | None = None
-    lse: list[Lse] = field(default_factory=list)
-    token_attention: list[Tensor] = field(default_factory=list)
-
-    @cached_property
-    def last_rows(self) -> list[LastRows]:
-        """Where each request's query block is among its documents' states."""
-        pairs = zip(self.layout.requests, self.document_states or (), strict=True)
-        return [_last_rows(request, list(states), self.layout.positions) for request, states in pairs]
 
 
 def _attention(
@@ -98,17 +63,18 @@ def _attention(
     query, key, value = (tensor[0].transpose(0, 1).to(value.dtype) for tensor in (query, key, value))
     sees_documents = layer >= config.query_documents_from_layer
     if blockrank.new_states is not None and (sees_documents or layer == config.scoring_layer):
-        # They outlive the pass, and what they may be views of should not.
-        blockrank.new_states[key_name(layer)] = key.contiguous()
+        blockrank.new_states[key_name(layer)] = key
     if blockrank.new_states is not None and sees_documents and layer < config.scoring_layer:
         blockrank.new_states[value_name(layer)] = value.contiguous()
-    if layer == config.scoring_layer:
-        if blockrank.new_states is None:
-            _refuse_window_at_scoring_layer(layer, sliding_window, layout, config.abstention)
-            score = partial(score_layer, layer, query, key, scale=scaling, softcap=softcap)
-            score(blockrank) if blockrank.scoring is None else blockrank.scoring.append(score)
-        if blockrank.stop:
-            raise _Scored
+    if blockrank.readings is not None:
+        if window_hides(sliding_window, layout) is None:
+            blockrank.readings[layer] = read_layer(query, key, blockrank, scaling, softcap)
+    elif layer == config.scoring_layer and blockrank.new_states is None:
+        refuse_window(layer, sliding_window, layout, config.abstention)
+        score = partial(score_layer, layer, query, key, scale=scaling, softcap=softcap)
+        score(blockrank) if blockrank.scoring is None else blockrank.scoring.append(score)
+    if layer == config.scoring_layer and blockrank.stop:
+        raise _Scored
     options: Any = {
         "causal": bool(module.is_causal),
         "scale": query.shape[-1] ** -0.5 if scaling is None else scaling,
@@ -133,92 +99,22 @@ def _with_document_states(
 ) -> Tensor:
     """Replace the query blocks' rows of ``out`` by their attention over the documents' states too."""
     cases = zip(blockrank.layout.requests, blockrank.document_states or (), blockrank.last_rows, strict=True)
-    for request, states, last_rows in cases:
+    for request, states, several in cases:
         packs = list(states)
-        instruction, rows = slice(*request.instruction), slice(request.query[0], request.answer[1])
-        parts = ((pack.get(key_name(layer), key), pack.get(value_name(layer), value)) for pack in packs)
-        # A part that is the only one is joined with the rest, for one call of the kernel.
-        between = [next(parts)] if len(packs) == 1 else []
-        keys, values = (
-            torch.cat([rest[instruction], *documents, rest[rows]])
-            for rest, *documents in zip((key, value), *between, strict=True)
-        )
-        out[rows] = last_rows_attention(
-            query[rows], keys, values, last_rows, **options, parts=parts, implementation=blockrank.implementation
-        )
+        instruction = slice(*request.instruction)
+        for block, last_rows in zip(request.query_blocks, several, strict=True):
+            rows = slice(*block)
+            parts = ((pack.get(key_name(layer), key), pack.get(value_name(layer), value)) for pack in packs)
+            # A part that is the only one is joined with the rest, for one call of the kernel.
+            between = [next(parts)] if len(packs) == 1 else []
+            keys, values = (
+                torch.cat([rest[instruction], *documents, rest[rows]])
+                for rest, *documents in zip((key, value), *between, strict=True)
+            )
+            out[rows] = last_rows_attention(
+                query[rows], keys, values, last_rows, **options, parts=parts, implementation=blockrank.implementation
+            )
     return out
-
-
-def _last_rows(request: RequestBounds, packs: Sequence[StatePack], positions: Tensor) -> LastRows:
-    """Where a query block is among its documents' states, as :func:`_with_document_states` joins them."""
-    instruction, rows = slice(*request.instruction), slice(request.query[0], request.answer[1])
-    first = request.instruction[1] - request.instruction[0]
-    own, queries = positions[instruction], positions[rows]
-    lengths = [pack.num_tokens for pack in packs]
-    is_one = len(packs) == 1
-
-    def positions_of_all() -> Tensor:
-        documents = [first + pack.steps for pack in packs]
-        return torch.cat([own, *documents, queries] if is_one else [*documents, own, queries])
-
-    outside = len(own) + len(queries)
-    return LastRows(len(queries), [outside + lengths[0]] if is_one else [*lengths, outside], positions_of_all)
-
-
-def score_layer(
-    layer: int, query: Tensor, key: Tensor, blockrank: Pass, scale: float | None, softcap: float | None
-) -> None:
-    """Let a pass have the log-sum-exps of its requests, of queries ``[T, Hq, D]`` and keys ``[T, Hk, D]``."""
-    config, tuning = blockrank.config, blockrank.tuning
-    group = query.shape[1] // key.shape[1]
-    heads = None if config.heads is None else [head // group for head in config.heads]
-    if config.heads is not None:
-        query = query[:, list(config.heads)]
-    how: Any = {"scale": scale, "softcap": softcap, "implementation": blockrank.implementation}
-    for index, request in enumerate(blockrank.layout.requests):
-        signals, weights = query[signal_rows(request, config)], None
-        if tuning is not None:
-            signals, weights = tuning.scaled(signals), tuning.weights(signals)
-        parts = []
-        for keys, offsets in _scored_keys(key, layer, index, blockrank):
-            read = keys if heads is None else keys[:, heads]
-            if blockrank.explain:
-                parts.append(token_attention(signals, read, offsets, weights=weights, **how))
-                continue
-            lse = document_lse(signals, read, offsets, **how)
-            parts.append(lse if weights is None or tuning is None else tuning.weighed(lse, offsets, weights))
-        if blockrank.explain:
-            blockrank.token_attention.append(torch.cat(parts))
-            continue
-        found = Lse.of_blocks(torch.cat(parts, -1), config.abstention)
-        blockrank.lse.append(found if weights is None or tuning is None else tuning.shifted(found, weights))
-
-
-def _scored_keys(key: Tensor, layer: int, index: int, blockrank: Pass) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the keys of a request's scored blocks with their offsets; of stored states a part at a time."""
-    request, config = blockrank.layout.requests[index], blockrank.config
-    if blockrank.document_states is None:
-        yield key, scored_offsets(request, config)
-        return
-    # Nobody asks where in the instruction a query looks.
-    if config.abstention and not blockrank.explain:
-        start, end = request.instruction
-        yield key[start:end], torch.tensor([0, end - start])
-    for pack in blockrank.document_states[index]:
-        yield pack.get(key_name(layer), key), pack.offsets
-
-
-def _refuse_window_at_scoring_layer(layer: int, window: int | None, layout: Layout, abstention: bool) -> None:
-    if window is None:
-        return
-    # A model that may abstain scores the instruction too, which begins at position 0.
-    distance = max(layout.signal_distance, int(layout.positions.max()) if abstention else 0)
-    if distance >= window:
-        raise ValueError(
-            f"scoring_layer {layer} has a sliding window of {window} positions, but queries and what they score are "
-            f"up to {distance} apart: lower query_offset in the config, or choose a scoring_layer with "
-            "global attention"
-        )
 
 
 AttentionInterface.register(ATTENTION_NAME, _attention)
@@ -288,8 +184,6 @@ class Backbone(nn.Module):
 
             quantize_to_int8(checkpoint, model)
             backbone.encoder = OpenVinoEncoder(model, dtype)
-        elif model_config.model_type in DECODERS and uses_triton(attention, model):
-            fuse_decoder_layers(model)
         elif can_fuse(device, dtype):
             fuse_linear_layers(model)
         return backbone
@@ -357,6 +251,12 @@ class Backbone(nn.Module):
     def head_states(self, states: Tensor) -> dict[str, Tensor]:
         """Compute what queries read of documents with these ``[n, hidden]`` final states; see `DocumentStates`."""
         return {HEAD_KEY: self._head.keys(states)}
+
+    def layer_readings(self, layout: Layout) -> dict[int, LayerReading]:
+        """Read the only request of a pack in all layers at once, but those whose window hides documents from it."""
+        forward = Pass(layout, self.config, self.attention, readings={})
+        self._run(forward)
+        return forward.readings or {}
 
     def token_attention(self, layout: Layout, document_states: Sequence[Iterable[StatePack]]) -> list[Tensor]:
         """Compute where in its documents each request of a pack looks, as :func:`token_attention` gives it.

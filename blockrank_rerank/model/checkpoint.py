@@ -9,12 +9,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from torch import nn
 
-from blockrank_rerank.config import CONFIG_NAME, PRESETS, RELEASED, BlockRankConfig
+from blockrank_rerank.config import CONFIG_NAME, PRESETS, RELEASED, BlockRankConfig, with_scoring_layer
 from blockrank_rerank.model import foreign_files as foreign
 from blockrank_rerank.model.adapter import LoraAdapter
 from blockrank_rerank.model.families import (
@@ -25,8 +26,16 @@ from blockrank_rerank.model.families import (
     loading_options,
     truncate,
 )
+from blockrank_rerank.model.gguf import (
+    MOST_WEIGHTS_PER_BYTE,
+    check_gguf,
+    gguf_config,
+    gguf_in,
+    is_gguf,
+    without_quantizer,
+)
 from blockrank_rerank.model.linear import chunk_feed_forward
-from blockrank_rerank.system.files import UserPath, absolute, path_text
+from blockrank_rerank.model.names import looks_local, settled_model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +45,7 @@ class Checkpoint:
     Parameters
     ----------
     model : str
-        A local folder or a Hub id.
+        A local folder, a GGUF file or a Hub id.
     revision : str, optional
         Branch, tag or commit on the Hub.
     local_files_only : bool
@@ -61,9 +70,12 @@ class Checkpoint:
         given = self.model
         object.__setattr__(self, "model", settled_model(given))
         path = Path(self.model)
+        if self.is_file:
+            return
         if path.exists() and not path.is_dir():
-            advice = foreign.file_instead_of_folder(path)
-            raise FileNotFoundError(f"model folder {given!r} does not exist or is not a folder: {advice}")
+            raise FileNotFoundError(
+                f"model folder {given!r} does not exist or is not a folder: it is a file; give the folder that holds it"
+            )
         if (looks_local(self.model) or given.endswith("/")) and not path.is_dir():
             raise FileNotFoundError(f"model folder {given!r} does not exist or is not a folder")
 
@@ -73,11 +85,38 @@ class Checkpoint:
 
     def version(self) -> tuple[tuple[str, int, int], ...]:
         """Names, sizes and times of a local folder's files, which change when the model does."""
-        if not Path(self.model).is_dir():
+        if self.is_file:
+            files = [Path(self.model)]
+        elif Path(self.model).is_dir():
+            files = sorted(Path(self.model).iterdir())
+        else:
             return ()
-        stats = ((path.name, path.stat()) for path in sorted(Path(self.model).iterdir()))
+        stats = ((path.name, path.stat()) for path in files)
         base = () if self.adapter is None else self.base.version()
         return (*((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats), *base)
+
+    @property
+    def is_file(self) -> bool:
+        """Whether it is a GGUF file, and nothing beside it belongs to it."""
+        return is_gguf(Path(self.model))
+
+    @property
+    def gguf(self) -> Path | None:
+        """The GGUF file that config and weights are read from, where they are in one; Hub ids never are."""
+        if self.is_file:
+            return Path(self.model)
+        return gguf_in(Path(self.model)) if Path(self.model).is_dir() else None
+
+    @contextlib.contextmanager
+    def _source(self) -> Iterator[tuple[str, dict[str, str]]]:
+        """The folder that a Transformers loader is given, and what names a GGUF file to it, checked."""
+        if (path := self.gguf) is None:
+            yield str(self.folder), {}
+            return
+        check_gguf(path)
+        # Loaders look for a tokenizer and an adapter beside a file, where another model's may lie.
+        with TemporaryDirectory() as empty:
+            yield empty if self.is_file else str(self.folder), {"gguf_file": str(path)}
 
     @property
     def options(self) -> dict[str, Any]:
@@ -100,7 +139,7 @@ class Checkpoint:
         FileNotFoundError, ValueError
             For what is neither there nor on the Hub.
         """
-        local = Path(self.model)
+        local = Path(self.model).parent if self.is_file else Path(self.model)
         if looks_local(self.model) and not local.is_dir():
             raise FileNotFoundError("the folder is not there any more")
         return local if local.is_dir() else self._snapshot
@@ -123,6 +162,8 @@ class Checkpoint:
     @property
     def adapter(self) -> LoraAdapter | None:
         """The adapter that this is, if it is one and no model of its own."""
+        if self.is_file:
+            return None
         with readable(self.model, "the files"):
             folder = self.folder
         with readable(self.model, "the adapter"):
@@ -153,6 +194,8 @@ class Checkpoint:
 
     def file(self, name: str) -> Path | None:
         """Local path of one file of the model, or nothing where the model has no such file; an adapter's base may."""
+        if self.is_file:
+            return None
         largest = foreign.LARGEST_JSON if name.endswith(".json") else foreign.LARGEST_WEIGHTS
         for source in (self,) if self.adapter is None else (self, self.base):
             with readable(source.model, name):
@@ -168,8 +211,12 @@ class Checkpoint:
 
         base = self.base
         with readable(base.model, foreign.MODEL_CONFIG):
-            foreign.check_model_config(base.folder, ENCODERS | DECODERS)
-            config = AutoConfig.from_pretrained(str(base.folder), **self.options)
+            if (path := base.gguf) is not None:
+                config = gguf_config(path)
+                foreign.check_settings(config.to_dict(), ENCODERS | DECODERS)
+            else:
+                foreign.check_model_config(base.folder, ENCODERS | DECODERS)
+                config = AutoConfig.from_pretrained(str(base.folder), **self.options)
         release = tuple(int(part) for part in transformers.__version__.split(".")[:2])
         if config.model_type == "modernbert" and release < MODERNBERT_SINCE:
             raise ValueError(
@@ -189,10 +236,13 @@ class Checkpoint:
         """
         from transformers import AutoTokenizer
 
-        source = self if foreign.has_tokenizer(self.folder) else self.base
-        with readable(source.model, "the tokenizer"):
-            foreign.check_tokenizer(source.folder)
-            tokenizer = AutoTokenizer.from_pretrained(str(source.folder), **self.options)
+        source = self if self.is_file or foreign.has_tokenizer(self.folder) else self.base
+        with readable(source.model, "the tokenizer"), source._source() as (folder, in_gguf):
+            # A folder's own may have what a GGUF file has lost of it.
+            if not source.is_file and (foreign.has_tokenizer(source.folder) or not in_gguf):
+                foreign.check_tokenizer(source.folder)
+                in_gguf = {}
+            tokenizer = AutoTokenizer.from_pretrained(folder, **self.options, **in_gguf)
         # Where its files are missing Transformers makes an empty one, to which every word is unknown.
         if 2 * len(tokenizer) < vocabulary:
             raise ValueError(
@@ -247,21 +297,27 @@ class Checkpoint:
         """
         from transformers import AutoModel, AutoModelForCausalLM
 
-        loader = AutoModelForCausalLM if language_model else AutoModel
         base, own = self.base, {"attn_implementation": attention, **loading_options(model_config)}
-        with readable(base.model, "the weights"), quiet():
+        with readable(base.model, "the weights"), quiet(), base._source() as (folder, in_gguf):
+            # Names of fused projections are found in a GGUF file for a whole language model alone.
+            loader = AutoModelForCausalLM if language_model or in_gguf else AutoModel
             stored = base._weights()
             with torch.device("meta"):
                 shell = loader.from_config(truncate(model_config, layers), **own)
-            foreign.check_size(sum(weight.numel() for weight in shell.parameters()), stored)
+            most = MOST_WEIGHTS_PER_BYTE if in_gguf else foreign.MOST_WEIGHTS_PER_BYTE
+            foreign.check_size(sum(weight.numel() for weight in shell.parameters()), stored, most)
             model, report = loader.from_pretrained(
-                str(base.folder),
+                folder,
                 config=truncate(model_config, layers),
                 dtype=dtype,
                 output_loading_info=True,
                 **self.options,
                 **own,
+                **in_gguf,
             )
+        if in_gguf:
+            without_quantizer(model)
+            model = model if language_model else model.base_model
         missing = sorted(report["missing_keys"])
         if missing:
             raise ValueError(
@@ -276,6 +332,8 @@ class Checkpoint:
 
     def _weights(self) -> int:
         """Fetch the files of the weights, and refuse those that are not there; their bytes."""
+        if (path := self.gguf) is not None:
+            return check_gguf(path)
         listed = foreign.listed_weights(self.folder)
         for names in [listed] if listed else [[whole] for whole in foreign.WHOLE_WEIGHTS]:
             self._complete(names)
@@ -284,32 +342,9 @@ class Checkpoint:
         return foreign.check_weights(self.folder, [])
 
 
-def looks_local(model: str) -> bool:
-    """Whether a model's name can only be a folder's."""
-    return Path(model).is_absolute() or model.startswith(".") or model.count("/") > 1
-
-
 def _new_folder(model: str) -> str:
     """A name for what is made of a model, as a shell takes it."""
     return shlex.quote(f"{Path(model).name or 'encoder'}-reranker")
-
-
-def with_scoring_layer(config: BlockRankConfig, scoring_layer: int | None) -> BlockRankConfig:
-    """The config with another scoring layer; a trained scoring head stays where it was trained.
-
-    Raises
-    ------
-    ValueError
-        Where the config has a scoring head for another layer.
-    """
-    if scoring_layer is None or scoring_layer == config.scoring_layer:
-        return config
-    if config.scoring_head:
-        raise ValueError(
-            f"scoring_layer must stay {config.scoring_layer}, where this model's scoring head was trained, "
-            f"got {scoring_layer}"
-        )
-    return replace(config, scoring_layer=scoring_layer)
 
 
 @contextlib.contextmanager
@@ -343,46 +378,3 @@ def quiet() -> Iterator[None]:
         logging.set_verbosity(level)
         if bar:
             logging.enable_progress_bar()
-
-
-DEFAULT_MODEL = "default"
-"""The model that ships inside the package."""
-
-
-_DEFAULT_FOLDER = Path(__file__).parents[1] / "default_model"
-
-
-def model_name(model: Any) -> Any:
-    """A name that stays the same wherever the process goes: ``default``, a Hub id, or the absolute path of a folder.
-
-    A folder named ``default`` is not the model in the package, so it is given as a path. What is neither text nor
-    path is returned as it is.
-    """
-    text = path_text(model)
-    if model == DEFAULT_MODEL or not isinstance(text, str) or not text:
-        return text
-    text = f"./{text}" if text == DEFAULT_MODEL else text
-    missing = text.startswith(".") and not Path(text).is_dir()
-    return text if missing else settled_model(text)  # what is missing is refused as it was given
-
-
-def settled_model(model: str) -> str:
-    """The absolute path of a model's folder, and a Hub id as it is: one of whose name there is no folder.
-
-    Raises
-    ------
-    ValueError
-        For the home folder of a user that there is not.
-    """
-    is_folder = model.startswith(("~", ".")) or Path(model).is_dir()
-    return str(absolute(model, "model")) if is_folder else model
-
-
-def shown_model(folder: str) -> str:
-    """The model name that stands for a folder or Hub id."""
-    return DEFAULT_MODEL if folder == str(_DEFAULT_FOLDER) else folder
-
-
-def model_folder(model: UserPath) -> str:
-    """The folder or Hub id that a model name stands for."""
-    return str(_DEFAULT_FOLDER) if model == DEFAULT_MODEL else str(model_name(model))

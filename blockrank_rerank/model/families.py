@@ -94,6 +94,11 @@ def check_fits(config: BlockRankConfig, model_config: Any) -> None:
         raise ValueError(f"heads must be in 0..{heads - 1} for this model, got {list(config.heads)}")
     if config.heads is not None and config.scoring_head:
         raise ValueError("heads select attention heads of the model; a config with scoring_head=True has none")
+    if config.content_free_query is not None and config.scoring_head:
+        raise ValueError(
+            "content_free_query corrects the attention of a model's own layers; this model has a trained scoring layer "
+            "(scoring_head), which has learnt what to make of a document: leave it out"
+        )
     limit = position_limit(config, model_config)
     if config.query_offset >= limit:
         raise ValueError(

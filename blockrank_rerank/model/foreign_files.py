@@ -35,6 +35,8 @@ LARGEST_JSON = 8 * MEGABYTE
 LARGEST_FILE = 256 * MEGABYTE
 """Bytes of a vocabulary or an index of weights; the largest that circulate have 35 MB."""
 LARGEST_WEIGHTS = 1 << 50
+MOST_WEIGHTS_PER_BYTE = 2
+"""Of files of Transformers."""
 LARGEST_TEMPLATE = MEGABYTE
 """Characters of a chat template, which run to some ten thousand."""
 MOST_ADDED_TOKENS = 1 << 16
@@ -66,13 +68,6 @@ OTHER_FORMATS = {
     "consolidated*": "Mistral's or Llama's own",
 }  # fmt: skip
 WANTED = "give the folder or Hub id of the model in Transformers' form: config.json, tokenizer.json, model.safetensors"
-
-
-def file_instead_of_folder(path: Path) -> str:
-    """What to do with a file that was given as a model."""
-    if path.suffix.lower() == ".gguf":
-        return f"it is a GGUF file, which is not read here; {WANTED}"
-    return "it is a file; give the folder that holds it"
 
 
 def check_file(path: Path, largest: int = LARGEST_FILE) -> Path:
@@ -226,7 +221,7 @@ def check_weights(folder: Path, names: list[str]) -> int:
     return sum(check_file(folder / name, LARGEST_WEIGHTS).stat().st_size for name in names)
 
 
-def check_size(needed: int, stored: int) -> None:
+def check_size(needed: int, stored: int, most_per_byte: int = MOST_WEIGHTS_PER_BYTE) -> None:
     """Refuse a config that describes more than the weights can hold, before it is allocated.
 
     Parameters
@@ -234,14 +229,16 @@ def check_size(needed: int, stored: int) -> None:
     needed : int
         Numbers of the layers that are to be read.
     stored : int
-        Bytes of all weights; a number takes at least half a byte.
+        Bytes of all weights.
+    most_per_byte : int
+        Numbers that a byte may hold.
 
     Raises
     ------
     ValueError
         Naming both.
     """
-    if needed > 2 * stored:
+    if needed > most_per_byte * stored:
         raise ValueError(
             f"{MODEL_CONFIG} describes {needed:,} weights, and the files have {stored:,} bytes: they are cut short, "
             "or another model's"
@@ -261,7 +258,17 @@ def check_model_config(folder: Path, architectures: Iterable[str]) -> None:
     path = folder / MODEL_CONFIG
     if not path.is_file():
         raise FileNotFoundError(f"{MODEL_CONFIG} is missing; {_instead(folder)}")
-    config = read_json(path)
+    check_settings(read_json(path), architectures)
+
+
+def check_settings(config: Mapping[str, Any], architectures: Iterable[str]) -> None:
+    """Refuse settings of a model beyond the limits, or of another architecture.
+
+    Raises
+    ------
+    ValueError
+        Naming the first of them.
+    """
     kind: Any = config.get("model_type")
     if kind not in architectures:
         raise ValueError(f"it has architecture {kind!r}; supported are {', '.join(sorted(architectures))}")

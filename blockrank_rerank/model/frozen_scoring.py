@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from blockrank_rerank.model.backbone import Backbone, Pass
+from blockrank_rerank.model.backbone import Backbone
 from blockrank_rerank.model.families import head_counts, head_dim
-from blockrank_rerank.model.layout import Layout, signal_rows
+from blockrank_rerank.model.forward_pass import Pass
+from blockrank_rerank.model.layout import Layout, content_free_rows, signal_rows
 from blockrank_rerank.model.scores import Lse
 from blockrank_rerank.model.tuning import Tuning
 
@@ -51,10 +52,12 @@ def freeze(backbone: Backbone, layout: Layout) -> FrozenRequest:
     score: Any = backbone.scoring_layer(layout)
     layer, query, key = score.args
     (request,) = layout.requests
-    signals, keys = query[signal_rows(request, backbone.config)].half(), key.half()
+    blocks = [query[rows(request, backbone.config)].half() for rows in (signal_rows, content_free_rows)]
+    signals, keys, end = torch.cat(blocks), key.half(), len(blocks[0])
     # Of queries the signals are kept alone, as if they came first in the pack.
-    here = replace(layout, requests=[replace(request, query=(0, len(signals)), answer=(len(signals), len(signals)))])
+    first = replace(request, query=(0, end), answer=(end, end), content_free=(end, len(signals)))
     again = partial(score.func, layer, **score.keywords)
+    here = replace(layout, requests=[first])
     return FrozenRequest(signals.nbytes + keys.nbytes, partial(_layer_lse, backbone, again, signals, keys, here))
 
 

@@ -25,8 +25,9 @@ class RequestBounds:
 
     Attributes
     ----------
-    instruction, query, answer : tuple of int
-        Packed ``(start, end)``; the answer, mostly empty, continues the query block.
+    instruction, query, answer, content_free : tuple of int
+        Packed ``(start, end)``; the answer, mostly empty, continues the query block. The content-free query, empty
+        where scores are not corrected, is a block of its own: it sees what the query sees, and nothing sees it.
     document_offsets : Tensor
         ``[N + 1]`` int64 on the CPU; documents follow the instruction.
     """
@@ -35,6 +36,13 @@ class RequestBounds:
     document_offsets: Tensor
     query: tuple[int, int]
     answer: tuple[int, int]
+    content_free: tuple[int, int]
+
+    @property
+    def query_blocks(self) -> list[tuple[int, int]]:
+        """Packed ``(start, end)`` of the blocks that see the documents: one, or two where scores are corrected."""
+        blocks = [(self.query[0], self.answer[1]), self.content_free]
+        return [(start, end) for start, end in blocks if end > start]
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,19 +118,22 @@ def build_layout(
     distance = 0
     for request in requests:
         start, instruction = len(ids), len(request.instruction)
-        blocks = [request.instruction, *request.documents, request.query + request.answer]
+        blocks = [request.instruction, *request.documents, request.query + request.answer, request.content_free]
         context = (start, start + instruction)
-        seen = request.num_tokens - len(blocks[-1])
+        seen = instruction + sum(map(len, request.documents))
         for block in blocks:
             ids.extend(block)
         lengths += map(len, blocks)
         first = [(start, start), *[context] * len(request.documents)]
-        contexts += [*first, (start, start + seen)]
-        contexts_before += [*first, context]
+        contexts += [*first, *[(start, start + seen)] * 2]
+        contexts_before += [*first, *[context] * 2]
         positions += _positions(request, query_offset)
         offsets = torch.tensor([instruction, *map(len, request.documents)]).cumsum(0) + start
         query_end = start + seen + len(request.query)
-        bounds.append(RequestBounds(context, offsets, (start + seen, query_end), (query_end, len(ids))))
+        content_free = (query_end + len(request.answer), len(ids))
+        bounds.append(
+            RequestBounds(context, offsets, (start + seen, query_end), (query_end, content_free[0]), content_free)
+        )
         distance = max(distance, *_distances(request, query_offset, longest_stored))
     if round_length_up:
         padding = _rounded_up(len(ids)) - len(ids)
@@ -160,19 +171,29 @@ def _positions(request: EncodedRequest, query_offset: int) -> list[Tensor]:
         torch.arange(instruction),
         *[instruction + torch.arange(len(document)) for document in request.documents],
         query_offset + torch.arange(len(request.query) + len(request.answer)),
+        query_offset + torch.arange(len(request.content_free)),
     ]
 
 
 def _distances(request: EncodedRequest, query_offset: int, longest_stored: int) -> tuple[int, int]:
     first_document = len(request.instruction)
     last_document = first_document + max(map(len, request.documents), default=longest_stored) - 1
-    last_query = query_offset + len(request.query) - 1
+    last_query = query_offset + max(len(request.query), len(request.content_free)) - 1
     return abs(last_query - first_document), abs(last_document - query_offset)
 
 
 def signal_rows(request: RequestBounds, config: BlockRankConfig) -> slice:
     """Packed rows of the signal tokens: the whole query block, or its last few tokens."""
-    start, end = request.query
+    return _signals(request.query, config)
+
+
+def content_free_rows(request: RequestBounds, config: BlockRankConfig) -> slice:
+    """Packed rows of the content-free query's signal tokens; none where there is no such query."""
+    return _signals(request.content_free, config)
+
+
+def _signals(block: tuple[int, int], config: BlockRankConfig) -> slice:
+    start, end = block
     count = config.signal_tokens
     return slice(max(start, end - count), end) if isinstance(count, int) else slice(start, end)
 

@@ -43,6 +43,42 @@ class Lse(NamedTuple):
         return Lse.join([self.documents[..., list(documents)]], self.nothing)
 
 
+class LayerReading(NamedTuple):
+    """What the heads of one layer see of one request's documents.
+
+    Attributes
+    ----------
+    documents : Tensor
+        ``[S, H, N]`` log-sum-exp of every signal and head over each document's tokens, fp32.
+    content_free : Tensor
+        ``[C, H, N]`` of the content-free query's signals, of which there may be none.
+    rest : Tensor
+        ``[S, H]`` over all other tokens that a signal sees: the instruction, and its own block up to itself.
+    """
+
+    documents: Tensor
+    content_free: Tensor
+    rest: Tensor
+
+
+def corrected(lse: Tensor, content_free: int) -> Tensor:
+    """Subtract from a query's log-sum-exps what a query that asks nothing sees, per head and document.
+
+    Parameters
+    ----------
+    lse : Tensor
+        ``[S + content_free, H, N]``, of the query's signals first.
+    content_free : int
+        How many signals of the content-free query there are; without any, all stays as it is.
+
+    Returns
+    -------
+    Tensor
+        ``[S, H, N]``.
+    """
+    return lse[:-content_free] - lse[-content_free:].mean(0) if content_free else lse
+
+
 def raw_score(lse: Tensor) -> Tensor:
     """Average ``[S, H, N]`` over signals and heads: ``[N]`` in the log domain, not normalised over the list."""
     return lse.mean((0, 1))

@@ -58,6 +58,18 @@ class Options:
         "0-based layer whose attention is the score, instead of the config's.",
         check=partial(values.check_number, "scoring_layer", False),
     )
+    content_free_query: str | None = option(
+        None,
+        str,
+        """Correct the score by what a query that asks nothing sees (``N/A`` is the usual one), instead of the config's;
+        takes the query-free prompt. For models that nobody trained to rank.
+
+        Per head, its mean log-sum-exp is subtracted; so it takes the reduction ``softmax_of_mean`` too. It goes
+        through in the same pass and costs its own tokens alone. A trained scoring layer, as the default model has,
+        needs no correction and refuses it.""",
+        check=values.check_content_free_query,
+        metavar="TEXT",
+    )
     max_document_tokens: int | None = option(
         None,
         int,

@@ -28,8 +28,8 @@ def plain_folder(folder: Any) -> Any:
 
 
 def plain_model(model: Any) -> Any:
-    """The text of a model's name; see :func:`blockrank_rerank.model.checkpoint.model_name`."""
-    from blockrank_rerank.model.checkpoint import model_name
+    """The text of a model's name; see :func:`blockrank_rerank.model.names.model_name`."""
+    from blockrank_rerank.model.names import model_name
 
     return model_name(model)
 
@@ -42,7 +42,7 @@ def check_model(model: Any) -> str:
     ValueError
         For what is no name, or an empty one.
     """
-    from blockrank_rerank.model.checkpoint import model_folder
+    from blockrank_rerank.model.names import model_folder
 
     if not isinstance(model, str | os.PathLike) or not str(model).strip():
         raise ValueError(f'model must be a folder or a Hub id, got {model!r}; "default" is the model in the package')
@@ -98,6 +98,20 @@ def check_text(name: str, value: Any) -> str | None:
     if value is not None and not isinstance(value, str):
         raise ValueError(f"{name} must be a text or None, got {type(value).__name__}")
     return value
+
+
+def check_content_free_query(value: Any) -> str | None:
+    """The text of a content-free query, if there is one; see :class:`BlockRankConfig`.
+
+    Raises
+    ------
+    ValueError
+        For another type, and for nothing but spaces.
+    """
+    query = check_text("content_free_query", value)
+    if query is not None and not query.strip():
+        raise ValueError(f'content_free_query must have text, such as "N/A", got {query!r}; leave it out for none')
+    return query
 
 
 def check_switch(name: str, value: Any) -> bool:

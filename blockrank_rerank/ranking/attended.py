@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from blockrank_rerank.engine.state_lookup import StateLookup
@@ -110,6 +111,7 @@ def _read(engine: Engine, lookup: StateLookup | None, request: CheckedRequest) -
     """States that ranking has not left: of a list that it read in passing, or whose documents depend on the query."""
     blocks, tokenised = Blocks.of(request.query, request.plain, request.texts, engine.prompt)
     if lookup is not None:
-        return blocks, StatePack([*lookup.get(blocks.texts, engine, tokenised)])
+        read = partial(engine.document_states, dtype=engine.dtype, tokenised=tokenised)
+        return blocks, StatePack([*lookup.get(blocks.texts, engine, read)])
     encoded = engine.prompt.encode(request.query, blocks.texts, tokenised)
     return blocks, StatePack([*engine.states_of(encoded, engine.dtype)])

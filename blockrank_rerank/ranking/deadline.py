@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from blockrank_rerank.engine.machine_profile import machine_profile
-from blockrank_rerank.model.checkpoint import shown_model
+from blockrank_rerank.model.names import shown_model
 from blockrank_rerank.ranking.clock import Clock
 from blockrank_rerank.ranking.partial_reading import PartialReading
 from blockrank_rerank.ranking.request import fitting_requests

@@ -12,7 +12,7 @@ from torch import Tensor
 from blockrank_rerank.config import BlockRankConfig
 from blockrank_rerank.engine.search_index import LostStatesError, SearchIndex, new_search_index, search_index
 from blockrank_rerank.engine.shared import SharedEngine
-from blockrank_rerank.model.checkpoint import shown_model
+from blockrank_rerank.model.names import shown_model
 from blockrank_rerank.model.scores import RULES
 from blockrank_rerank.ranking.batches import Batches
 from blockrank_rerank.ranking.request import check_request, fitting_requests

@@ -54,8 +54,8 @@ class Service:
     def __init__(self, ranker: BlockRankReranker, limits: ServerLimits, metrics: Metrics) -> None:
         self.ranker, self.limits, self._metrics = ranker, limits, metrics
         self.score_type: ScoreType = "probability" if ranker.config.abstention else "share"
-        # Of a local folder only the name is told: where it lies is no business of clients.
-        self.model = Path(ranker.model).resolve().name if Path(ranker.model).is_dir() else ranker.model
+        # Of a local folder or file only the name is told: where it lies is no business of clients.
+        self.model = Path(ranker.model).resolve().name if Path(ranker.model).exists() else ranker.model
         self._scheduler: Scheduler | None = None
         folder = ranker.lookup.folder if ranker.lookup is not None else None
         self._stored = StoredDocuments(folder) if folder is not None else None

@@ -263,7 +263,7 @@ class StoredDocuments:
             for start in range(0, max(len(places), bool(old)), FILE_DOCUMENTS):
                 some = places[start : start + FILE_DOCUMENTS]
                 blocks = [file.blocks[position] for file, position in some]
-                self._write([*zip(self._read(some), blocks, strict=True)], [])
+                self._write([*zip(self.read(some), blocks, strict=True)], [])
             for path in old:  # the oldest first: a deletion must not go before what it deletes
                 path.unlink()
         self.refresh()

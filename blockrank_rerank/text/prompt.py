@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from blockrank_rerank.config import NO_INSTRUCTION, BlockRankConfig
 from blockrank_rerank.errors import DocumentError
+from blockrank_rerank.text.chat_template import chat_wrapping
 from blockrank_rerank.text.document import text_and_shift
 from blockrank_rerank.text.passages import SLACK, cut_into_passages
 from blockrank_rerank.text.tokenizer import Block, EncodedBlock, Piece, TextTokenizer, as_text
@@ -25,15 +26,13 @@ T = TypeVar("T")
 TokenisedBlocks = Mapping[Block, EncodedBlock]
 """Blocks of documents that were tokenised to see whether they fit."""
 
-_DROPPED = "the tokenizer's chat template drops messages; set chat=False in the config's prompt"
-_USER, _ASSISTANT = "@@blockrank-user-content@@", "@@blockrank-assistant-content@@"
-
 
 @dataclass(frozen=True)
 class EncodedRequest:
     """Token ids of one request, block by block; ``truncated[n]`` says whether document ``n`` was cut.
 
-    ``answer`` continues the query block after its signal tokens: what a model is trained to say.
+    ``answer`` continues the query block after its signal tokens: what a model is trained to say. ``content_free`` is a
+    second query block, by which scores are corrected.
     """
 
     instruction: list[int]
@@ -41,11 +40,18 @@ class EncodedRequest:
     query: list[int]
     truncated: list[bool]
     answer: list[int] = field(default_factory=list)
+    content_free: list[int] = field(default_factory=list)
 
     @property
     def num_tokens(self) -> int:
         """Length of the request in the pack."""
-        return len(self.instruction) + sum(map(len, self.documents)) + len(self.query) + len(self.answer)
+        queries = len(self.query) + len(self.answer) + len(self.content_free)
+        return len(self.instruction) + sum(map(len, self.documents)) + queries
+
+    @property
+    def documents_alone(self) -> EncodedRequest:
+        """The request without its queries, of which states are made."""
+        return replace(self, query=[], answer=[], content_free=[])
 
 
 def split(request: EncodedRequest, parts: int) -> list[EncodedRequest]:
@@ -89,7 +95,7 @@ class PromptEncoder:
         self._position_limit = position_limit
         self._long_queries = long_queries
         template = config.prompt
-        before, between = _chat_wrapping(tokenizer) if template.chat else ("", "")
+        before, between = chat_wrapping(tokenizer) if template.chat else ("", "")
         self._instruction = [(before, None), *_parse(template.instruction)]
         self._document = _parse(template.document)
         self._query = [*_parse(template.query), (between + template.answer, None)]
@@ -110,7 +116,19 @@ class PromptEncoder:
         instruction, query_block = self._heads(query)
         if self._fault(instruction, query_block) is not None:
             instruction, query_block = self._heads(self.fitting(query))
-        return self._request(instruction, query_block, self._blocks(documents, tokenised or {}))
+        request = self._request(instruction, query_block, self._blocks(documents, tokenised or {}))
+        return replace(request, content_free=self._content_free)
+
+    @cached_property
+    def _content_free(self) -> list[int]:
+        """The block of the content-free query; empty where there is none."""
+        query = self._config.content_free_query
+        if query is None:
+            return []
+        instruction, block = self._heads(query)
+        if (fault := self._fault(instruction, block)) is not None:
+            raise ValueError(f"content_free_query: {fault}")
+        return block
 
     def fitting(self, query: str) -> str:
         """Return as much of a query's beginning as the model can read: all of it, or what ``long_queries`` allows.
@@ -374,26 +392,3 @@ def _fill(parts: list[tuple[str, str | None]], values: Mapping[str, str]) -> Blo
         if name is not None:
             block.append(Piece(values[name], is_data=name != "index"))
     return tuple(block)
-
-
-def _chat_wrapping(tokenizer: Any) -> tuple[str, str]:
-    """What a chat template writes before the user's content, and between it and the assistant's."""
-    if not tokenizer.chat_template:
-        return tokenizer.bos_token or "", "\n"
-    messages = [{"role": "user", "content": _USER}, {"role": "assistant", "content": _ASSISTANT}]
-    try:
-        rendered = tokenizer.apply_chat_template(
-            messages,
-            tokenize=False,
-            continue_final_message=True,
-            # Templates that print today's date would give other scores tomorrow.
-            date_string="01 Jan 2025",
-        )
-    except Exception as error:
-        # Templates raise whatever their authors chose.
-        raise ValueError(f"{_DROPPED} ({' '.join(str(error).split())[:200]})") from error
-    before, user, rest = rendered.partition(_USER)
-    between, assistant, _ = rest.partition(_ASSISTANT)
-    if not user or not assistant:
-        raise ValueError(_DROPPED)
-    return before, between

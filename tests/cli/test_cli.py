@@ -317,7 +317,7 @@ def test_the_loader_hands_every_option_to_the_engine(monkeypatch):
     load_ranker(ModelOptions(model="m", scoring_layer=0, max_document_tokens=9, prune=["2:50", "4:20"]))
     load_ranker(ModelOptions())
     (model, options), (default, _) = calls
-    assert (model, default) == ("m", blockrank_rerank.model.checkpoint.DEFAULT_MODEL)
+    assert (model, default) == ("m", blockrank_rerank.model.names.DEFAULT_MODEL)
     assert options == {
         "config": None,
         "cache": None,
@@ -325,6 +325,7 @@ def test_the_loader_hands_every_option_to_the_engine(monkeypatch):
         "token": None,
         "revision": None,
         "scoring_layer": 0,
+        "content_free_query": None,
         "max_document_tokens": 9,
         "long_documents": None,
         "long_queries": "error",

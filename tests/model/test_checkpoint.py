@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from transformers.utils import logging
 
 from blockrank_rerank import BlockRankConfig, BlockRankReranker
-from blockrank_rerank.config import CONFIG_NAME, RELEASED, RELEASED_MODEL
-from blockrank_rerank.model.checkpoint import Checkpoint, with_scoring_layer
+from blockrank_rerank.config import CONFIG_NAME, RELEASED, RELEASED_MODEL, with_scoring_layer
+from blockrank_rerank.model.checkpoint import Checkpoint
 from blockrank_rerank.model.scoring_head import SCORING_HEAD_NAME, ScoringHead
 from tests.tiny_models import BERT_CONFIG, CONFIG, save_model
 

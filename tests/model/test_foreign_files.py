@@ -82,7 +82,6 @@ def test_a_pointer_that_nobody_reads_does_not_matter(llama):
 @pytest.mark.parametrize(
     ("file", "kind"),
     [
-        ("model.Q4_K_M.gguf", "GGUF"),
         ("onnx/model.onnx", "ONNX"),
         ("model.onnx", "ONNX"),
         ("openvino_model.xml", "OpenVINO"),
@@ -100,13 +99,6 @@ def test_weights_of_another_form_are_named(llama, file, kind, bare):
     (llama / file).write_bytes(b"GGUF" + bytes(99))
     said = refusal(llama, FileNotFoundError)
     assert f"the folder holds {kind} weights ({file}), which are not read here; give the folder or Hub id" in said
-
-
-def test_a_gguf_file_is_called_so(tmp_path):
-    path = tmp_path / "model.Q4_K_M.gguf"
-    path.write_bytes(b"GGUF" + bytes(99))
-    with pytest.raises(FileNotFoundError, match=r"gguf' does not exist or is not a folder: it is a GGUF file, which"):
-        BlockRankReranker.from_pretrained(path)
 
 
 def test_another_file_is_called_so(llama):

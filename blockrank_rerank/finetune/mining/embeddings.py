@@ -61,7 +61,8 @@ def sentence_transformer(
         a batch size out of range.
     """
     from blockrank_rerank.finetune.architecture import check_embedding_model
-    from blockrank_rerank.model.checkpoint import model_name, quiet, readable
+    from blockrank_rerank.model.checkpoint import quiet, readable
+    from blockrank_rerank.model.names import model_name
 
     if pooling not in (None, *POOLINGS):
         raise ValueError(f"pooling must be one of {', '.join(POOLINGS)}, got {pooling!r}")
