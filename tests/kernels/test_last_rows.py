@@ -25,12 +25,12 @@ def sequence(in_parts):
     return [len(part) for part in parts], torch.cat(parts)
 
 
-def attend(query, key, value, in_parts, implementation, **how):
+def attend(query, key, value, in_parts, implementation, runs=(), **how):
     lengths, positions = sequence(in_parts)
     pairs = list(zip(key.split(lengths), value.split(lengths), strict=True))
     options = {"causal": True, "scale": query.shape[2] ** -0.5, "implementation": implementation} | how
     return last_rows_attention(
-        query, *pairs[-1], LastRows(ROWS, lengths, lambda: positions), parts=pairs[:-1], **options
+        query, *pairs[-1], LastRows(ROWS, lengths, lambda: positions, runs), parts=pairs[:-1], **options
     )
 
 
@@ -53,6 +53,33 @@ OPTIONS = [{}, {"softcap": 5.0}, {"window": 16}, {"window": 40, "softcap": 3.0}]
 @pytest.mark.parametrize("in_parts", [False, True], ids=["joined", "in-parts"])
 def test_rows_over_stored_keys_are_no_worse_than_the_reference(heads, causal, options, dtype, in_parts):
     check("sdpa", heads, dtype, in_parts, causal=causal, **options)
+
+
+@pytest.mark.parametrize("causal", [True, False], ids=["causal", "bidirectional"])
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("in_parts", [False, True], ids=["joined", "in-parts"])
+def test_runs_of_rows_are_no_worse_than_the_reference(causal, options, in_parts):
+    check("sdpa", (6, 2, 24), torch.float32, in_parts, runs=[1, 4, 2], causal=causal, **options)
+
+
+@pytest.mark.parametrize("implementation", ["reference", "sdpa", "triton"])
+@pytest.mark.parametrize("in_parts", [False, True], ids=["joined", "in-parts"])
+def test_a_run_of_rows_gets_what_it_would_get_without_the_others(implementation, in_parts):
+    if implementation == "triton":
+        import_triton()
+    lengths, positions = sequence(in_parts)
+    query, key, value = (tensor.to(DEVICE) for tensor in random_qkv(sum(lengths), 6, 2, 16, torch.float32))
+    got = attend(query[-ROWS:], key, value, in_parts, implementation, [1, 4, 2])
+    others, first = sum(lengths) - ROWS, 0
+    for run in [1, 4, 2]:
+        kept = torch.tensor([*range(others), *range(others + first, others + first + run)])
+        own = [*lengths[:-1], lengths[-1] - ROWS + run]
+        pairs = [*zip(key[kept].split(own), value[kept].split(own), strict=True)]
+        rows = LastRows(run, own, lambda kept=kept: positions[kept])
+        how = {"causal": True, "scale": 0.25, "implementation": "reference"}
+        alone = last_rows_attention(query[kept][-run:], *pairs[-1], rows, parts=pairs[:-1], **how)
+        torch.testing.assert_close(got[first : first + run], alone, atol=1e-5, rtol=1e-4)
+        first += run
 
 
 CASES = [
@@ -79,7 +106,7 @@ def test_the_same_kernels_attend_from_a_query_block(heads, causal, options, dtyp
 def test_work_items_cover_every_key_of_every_row_once(lengths, split, causal, monkeypatch):
     monkeypatch.setattr(tiles, "SPLIT_LENGTH", split)
     total = sum(lengths)
-    items, made = tiles.last_row_tiles(ROWS, lengths, causal, 3, torch.device("cpu"))
+    items, made = tiles.last_row_tiles([ROWS], lengths, causal, 3, torch.device("cpu"))
     covered = torch.zeros(total, total, dtype=torch.int64)
     for part, (first, last) in zip(items, pairwise(accumulate(lengths, initial=0)), strict=True):
         for start, end, context, context_end, own, own_end, _, _ in part.tolist():
@@ -120,6 +147,8 @@ def test_rows_that_would_need_a_gradient_are_refused_by_triton():
 def test_lengths_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="must hold the 3 rows"):
         LastRows(3, [8, 2], lambda: torch.arange(10))
+    with pytest.raises(ValueError, match="runs must be lengths above 0 that sum to the 2 rows, got "):
+        LastRows(2, [8, 2], lambda: torch.arange(10), [1, 2])
     with pytest.raises(ValueError, match="positions needs 10 values, got 9"):
         _ = LastRows(2, [8, 2], lambda: torch.arange(9)).positions
     query, key, value = random_qkv(4, 2, 2, 16, torch.float32)

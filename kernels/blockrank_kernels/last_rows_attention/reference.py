@@ -32,6 +32,8 @@ def last_rows_attention(
     tokens = torch.arange(len(keys))
     rows = tokens[-last_rows.rows :, None]
     seen = tokens <= rows if causal else torch.ones(len(rows), len(tokens), dtype=torch.bool)
+    runs = torch.cat([torch.full((len(keys) - last_rows.lengths[-1],), -1), last_rows.run_ids])
+    seen &= (runs == -1) | (runs == runs[-last_rows.rows :, None])
     if window is not None:
         seen &= (last_rows.positions[-last_rows.rows :, None] - last_rows.positions).abs() < window
     weights = logits.masked_fill(~seen.to(query.device), float("-inf")).softmax(-1)

@@ -45,6 +45,10 @@ def _mask_of_last_part(last_rows: LastRows, causal: bool, window: int | None, de
         if causal and rows > 1:
             mask = torch.ones(rows, end - first, dtype=torch.bool, device=device) if mask is None else mask
             mask = mask.tril(end - first - rows)
+        if len(last_rows.runs) > 1:
+            runs = upload(last_rows.run_ids, device)
+            own = (runs == -1) | (runs == runs[-rows:, None])
+            mask = own if mask is None else mask & own
         last_rows.plans[name] = mask
     made: Tensor | None = last_rows.plans[name]
     return made

@@ -101,32 +101,38 @@ def _joined(ranges: list[Range]) -> list[Range]:
 
 
 def last_row_tiles(
-    rows: int, lengths: Sequence[int], causal: bool, size: int, device: torch.device
+    runs: Sequence[int], lengths: Sequence[int], causal: bool, size: int, device: torch.device
 ) -> tuple[list[Tensor], Tiles]:
-    """Cut tiles of ``size`` of the last rows of a sequence that comes in parts of these lengths.
+    """Cut tiles of ``size`` of the last rows, in runs of which none sees another, of a sequence in parts of these lengths.
 
     Returns the work items of each part, all of them split or none, and the same items as one table.
     """
     ends = list(accumulate(lengths))
-    first_row = ends[-1] - rows
+    first_row = ends[-1] - sum(runs)
     # Every tile has the slots of all parts, so that their number is bounded for all together.
     most = max(MAX_SPLITS // len(lengths), 1)
     cuts = [_parts((end - n, min(end, first_row)), most) for end, n in zip(ends, lengths, strict=True)]
     slots = sum(map(len, cuts))
     items: list[list[tuple[int, ...]]] = [[] for _ in cuts]
     merged: list[tuple[int, ...]] = []
-    for first in range(first_row, ends[-1], size):
-        last = min(first + size, ends[-1])
+    for first, last, start, end in _row_ranges(runs, first_row, size):
         slot = len(merged) * slots
         for part, ranges in zip(items, cuts, strict=True):
             for visible in ranges:
                 part.append((first, last, *visible, 0, 0, slot, -1))
                 slot += 1
-        items[-1][-1] = (*items[-1][-1][:4], first_row, last if causal else ends[-1], *items[-1][-1][6:])
+        items[-1][-1] = (*items[-1][-1][:4], start, last if causal else end, *items[-1][-1][6:])
         merged.append((first - first_row, last - first_row, slot - slots, slots))
     flat = [item for part in items for item in part]
     tiles = _tables(flat if slots == 1 else [], [] if slots == 1 else flat, [] if slots == 1 else merged, device)
     return list((tiles.whole if slots == 1 else tiles.split).split([len(part) for part in items])), tiles
+
+
+def _row_ranges(runs: Sequence[int], first_row: int, size: int) -> Iterator[tuple[int, int, int, int]]:
+    """Yield ``(first, last)`` of every tile of rows, and the bounds of the run that it lies in."""
+    for start, end in pairwise(accumulate(runs, initial=first_row)):
+        for first in range(start, end, size):
+            yield first, min(first + size, end), start, end
 
 
 def _tiles(work: list[tuple[Range, list[Range], Range]], device: torch.device) -> Tiles:
