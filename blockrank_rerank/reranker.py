@@ -164,6 +164,7 @@ class BlockRankReranker(AsyncRanking, AttentiveRanking, Searching, SavedModel, T
             Where the prompt makes documents depend on the query: see :meth:`query_free`; for a device that torch
             cannot use here.
         """
+        self._shared.spec.refuse_decoding("prepare")
         given, plain, texts = check_documents(documents)
         engine = self.engine
         states_device = engine.device if device is None else resolve_device(device)
@@ -209,6 +210,7 @@ class BlockRankReranker(AsyncRanking, AttentiveRanking, Searching, SavedModel, T
         OSError
             Where the disk is full; what was written before stays.
         """
+        self._shared.spec.refuse_decoding("prepare_store")
         dtype_of_states = None if dtype is None else states_dtype(dtype)
         return prepare_store(self.engine, folder, documents, dtype_of_states, on_progress or no_progress)
 

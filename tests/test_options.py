@@ -40,6 +40,8 @@ GIVEN = {
 }
 ALONE = {"quantization": "int8"}
 """What does not go together with pruning."""
+DECODING = {"method": "decode"}
+"""What does not go together with anything that attention is read for."""
 KEPT = {"cache": "1MB", "cache_device": "cpu", "store": "states", "tuning": {"legal": "legal.safetensors"}}
 
 
@@ -51,7 +53,7 @@ def folder(tmp_path_factory):
 
 
 def test_these_tests_give_every_option():
-    assert {"model", *GIVEN, *ALONE, *KEPT} == set(OPTIONS)
+    assert {"model", *GIVEN, *ALONE, *DECODING, *KEPT} == set(OPTIONS)
 
 
 # Python
@@ -130,6 +132,7 @@ def test_specs_are_equal_by_their_options_but_for_the_token_which_no_pickle_has(
     ]
     for given in [*others, others[0] | {"prune": None, "attention": "auto"} | ALONE]:
         assert spec != Options(folder, **given).engine_spec()
+    assert Options(folder).engine_spec() != Options(folder, **DECODING).engine_spec()
     assert "hf_secret" not in repr(spec)
     assert "hf_secret" not in repr(Options(folder, **GIVEN))
 
@@ -179,7 +182,12 @@ def test_a_config_file_that_is_not_there_is_named(folder, tmp_path):
 
 
 def test_plain_options_are_those_that_json_gives_back(tmp_path):
-    given = GIVEN | KEPT | {"model": tmp_path, "device": torch.device("cpu"), "dtype": torch.float32, "store": tmp_path}
+    given = (
+        GIVEN
+        | KEPT
+        | DECODING
+        | {"model": tmp_path, "device": torch.device("cpu"), "dtype": torch.float32, "store": tmp_path}
+    )
     plain = plain_options(given)
     assert plain_options(json.loads(json.dumps(plain))) == plain
     assert (plain["device"], plain["dtype"], plain["store"]) == ("cpu", "float32", str(tmp_path))
@@ -201,8 +209,8 @@ def flags(command):
         ("rerank", set()),
         ("context", set()),
         ("evaluate", set()),
-        ("prepare", {"store", "cache", "cache_device", "tuning", "prune", "long_queries"}),
-        ("search", {"cache", "cache_device", "prune"}),
+        ("prepare", {"method", "store", "cache", "cache_device", "tuning", "prune", "long_queries"}),
+        ("search", {"method", "cache", "cache_device", "prune"}),
         ("bench", {"store", "cache", "cache_device", "tuning", "prune", "long_documents", "long_queries"}),
     ],
 )

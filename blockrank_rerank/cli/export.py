@@ -11,8 +11,10 @@ from blockrank_rerank.cli import options as opt
 from blockrank_rerank.cli.console import print_json, print_line
 from blockrank_rerank.cli.ranker import described_ranker
 
+WITHOUT = ("method", "store", "cache", "cache_device", "tuning", "prune", "long_queries", "max_memory")
 
-@opt.with_model_options(without=("store", "cache", "cache_device", "tuning", "prune", "long_queries", "max_memory"))
+
+@opt.with_model_options(without=WITHOUT)
 def export(
     folder: Annotated[
         Path,

@@ -14,7 +14,7 @@ from blockrank_rerank.cli.rerank_documents import print_ranking, record
 from blockrank_rerank.formats import FileDocument
 
 
-@opt.with_model_options(without=("store", "cache", "cache_device", "prune"))
+@opt.with_model_options(without=("method", "store", "cache", "cache_device", "prune"))
 def search(
     query: Annotated[str, typer.Argument(metavar="QUERY", help="What to look for.", show_default=False)],
     store: Annotated[

@@ -17,6 +17,7 @@ from blockrank_rerank.engine.budget import Budget, free_memory
 from blockrank_rerank.engine.fingerprint import fingerprint, named_settings
 from blockrank_rerank.engine.spec import EngineSpec, Prune, read_prompt, resolve_config
 from blockrank_rerank.engine.workers import computing, in_workers, telling, telling_each
+from blockrank_rerank.model.answer_decoder import AnswerDecoder
 from blockrank_rerank.model.backbone import Backbone
 from blockrank_rerank.model.devices import resolve_device, resolve_dtype
 from blockrank_rerank.model.families import head_counts, head_dim
@@ -76,7 +77,8 @@ class Engine:
         dtype = resolve_dtype(spec.dtype, device)
         if spec.attention == "triton":
             _refuse_triton_where_it_cannot_run(model_config, device, dtype)
-        backbone = Backbone.load(checkpoint, model_config, config, device, dtype, spec.attention, spec.quantization)
+        kind = AnswerDecoder if spec.decodes else Backbone
+        backbone = kind.load(checkpoint, model_config, config, device, dtype, spec.attention, spec.quantization)
         engine = cls(config, prompt, backbone, spec.prune, spec.max_memory)
         if device.type == "cuda":
             warm_up(engine)
@@ -233,7 +235,7 @@ class Engine:
         They serve every query where the prompt's documents stand alone.
         """
         made_for = self.budget
-        groups, workers = made_for.groups(replace(request, query=[]))
+        groups, workers = made_for.groups(request.documents_alone)
 
         def states_of(groups: Sequence[EncodedRequest]) -> list[list[DocumentStates]]:
             if self.budget is not made_for:  # some did not fit

@@ -103,6 +103,8 @@ def save_model(shared: SharedEngine, folder: Path) -> None:
     from blockrank_rerank.model.model_folder import check_new_folder, write_model
     from blockrank_rerank.model.scoring_head import read_head
 
+    # What it leaves out, the layers after the scoring layer and the LM head, is what decodes.
+    shared.spec.refuse_decoding("save_pretrained")
     check_new_folder(folder)
     shared.check_writable()
     checkpoint, (model_config, config) = shared.spec.checkpoint, resolve_config(shared.spec)

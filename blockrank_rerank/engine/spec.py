@@ -10,7 +10,10 @@ from typing import Any
 
 from blockrank_rerank.config import CORRECTED_REDUCTION, BlockRankConfig, with_scoring_layer
 from blockrank_rerank.model.checkpoint import Checkpoint
+from blockrank_rerank.model.decode_config import check_decodes, needs_attention
 from blockrank_rerank.model.families import check_fits, position_limit
+from blockrank_rerank.model.names import shown_model
+from blockrank_rerank.text.answers import AnsweringPromptEncoder
 from blockrank_rerank.text.prompt import PromptEncoder
 
 OVERRIDES = ("scoring_layer", "content_free_query", "max_document_tokens", "long_documents")
@@ -39,6 +42,22 @@ class EngineSpec:
             if setting == name:
                 return value
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    @property
+    def decodes(self) -> bool:
+        """Whether documents rank by the log-probabilities of their ids, and not by attention."""
+        return bool(self.method == "decode")
+
+    def refuse_decoding(self, what: str) -> None:
+        """Refuse what only attention can give.
+
+        Raises
+        ------
+        ValueError
+            Naming what was asked for.
+        """
+        if self.decodes:
+            raise ValueError(needs_attention(what))
 
     def with_config(self, config: BlockRankConfig) -> EngineSpec:
         """The spec of the same model with this config, which nothing overrides."""
@@ -98,7 +117,7 @@ def resolve_config(spec: EngineSpec) -> tuple[Any, BlockRankConfig]:
         For settings that do not fit it.
     """
     model_config = spec.checkpoint.model_config()
-    config = spec.config or spec.checkpoint.blockrank_config(model_config, spec.scoring_layer)
+    config = spec.config or spec.checkpoint.blockrank_config(model_config, spec.scoring_layer, spec.decodes)
     config = with_scoring_layer(config, spec.scoring_layer)
     if spec.max_document_tokens is not None:
         config = replace(config, max_document_tokens=spec.max_document_tokens)
@@ -113,6 +132,10 @@ def resolve_config(spec: EngineSpec) -> tuple[Any, BlockRankConfig]:
                 stacklevel=2,
             )
         config = corrected
+    if spec.decodes:
+        check_decodes(config, model_config, shown_model(spec.checkpoint.model))
+        # Nobody looks at the instruction for it.
+        config = replace(config, abstention=False)
     check_fits(config, model_config)
     check_layers(spec.prune, config.scoring_layer)
     return model_config, config
@@ -133,4 +156,5 @@ def read_prompt(spec: EngineSpec, model_config: Any, config: BlockRankConfig) ->
         For a tokenizer that cannot be read, or is not the model's.
     """
     tokenizer = spec.checkpoint.tokenizer(model_config.vocab_size)
-    return PromptEncoder(tokenizer, config, position_limit(config, model_config), spec.long_queries)
+    encoder = AnsweringPromptEncoder if spec.decodes else PromptEncoder
+    return encoder(tokenizer, config, position_limit(config, model_config), spec.long_queries)

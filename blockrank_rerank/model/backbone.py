@@ -102,13 +102,13 @@ def _with_document_states(
     for request, states, several in cases:
         packs = list(states)
         instruction = slice(*request.instruction)
-        for block, last_rows in zip(request.query_blocks, several, strict=True):
-            rows = slice(*block)
+        for (block, _), last_rows in zip(request.query_blocks, several, strict=True):
+            rows = slice(block[1] - last_rows.rows, block[1])
             parts = ((pack.get(key_name(layer), key), pack.get(value_name(layer), value)) for pack in packs)
             # A part that is the only one is joined with the rest, for one call of the kernel.
             between = [next(parts)] if len(packs) == 1 else []
             keys, values = (
-                torch.cat([rest[instruction], *documents, rest[rows]])
+                torch.cat([rest[instruction], *documents, rest[slice(*block)]])
                 for rest, *documents in zip((key, value), *between, strict=True)
             )
             out[rows] = last_rows_attention(

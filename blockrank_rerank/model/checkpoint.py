@@ -251,8 +251,10 @@ class Checkpoint:
             )
         return tokenizer
 
-    def blockrank_config(self, model_config: Any, scoring_layer: int | None) -> BlockRankConfig:
+    def blockrank_config(self, model_config: Any, scoring_layer: int | None, decodes: bool = False) -> BlockRankConfig:
         """The model's own settings, or the released prompt for a decoder that has none.
+
+        What ``decodes`` reads no scoring layer, and nothing is said of it.
 
         Raises
         ------
@@ -270,10 +272,11 @@ class Checkpoint:
             )
         if config is None and scoring_layer is None:
             scoring_layer = round(RELEASED_DEPTH * model_config.num_hidden_layers)
+            depth = f"scoring_layer={scoring_layer} of {model_config.num_hidden_layers}, the relative depth of"
+            what = "the prompt of" if decodes else depth
+            rest = "" if decodes else ", and its prompt"
             warnings.warn(
-                f"model {self.model!r} has no {CONFIG_NAME}: using scoring_layer={scoring_layer} of "
-                f"{model_config.num_hidden_layers}, the relative depth of the released checkpoint, and its prompt",
-                stacklevel=2,
+                f"model {self.model!r} has no {CONFIG_NAME}: using {what} the released checkpoint{rest}", stacklevel=2
             )
         return with_scoring_layer(config or RELEASED, scoring_layer)
 

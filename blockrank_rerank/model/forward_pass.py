@@ -52,16 +52,18 @@ class Pass:
         pairs = zip(self.layout.requests, self.document_states or (), strict=True)
         positions = self.layout.positions
         return [
-            [_last_rows(request, slice(*block), list(states), positions) for block in request.query_blocks]
+            [_last_rows(request, slice(*block), runs, list(states), positions) for block, runs in request.query_blocks]
             for request, states in pairs
         ]
 
 
-def _last_rows(request: RequestBounds, rows: slice, packs: Sequence[StatePack], positions: Tensor) -> LastRows:
+def _last_rows(
+    request: RequestBounds, block: slice, runs: Sequence[int], packs: Sequence[StatePack], positions: Tensor
+) -> LastRows:
     """Where a query block is among its documents' states, as :func:`_with_document_states` joins them."""
     instruction = slice(*request.instruction)
     first = request.instruction[1] - request.instruction[0]
-    own, queries = positions[instruction], positions[rows]
+    own, queries = positions[instruction], positions[block]
     lengths = [pack.num_tokens for pack in packs]
     is_one = len(packs) == 1
 
@@ -70,4 +72,5 @@ def _last_rows(request: RequestBounds, rows: slice, packs: Sequence[StatePack], 
         return torch.cat([own, *documents, queries] if is_one else [*documents, own, queries])
 
     outside = len(own) + len(queries)
-    return LastRows(len(queries), [outside + lengths[0]] if is_one else [*lengths, outside], positions_of_all)
+    lengths = [outside + lengths[0]] if is_one else [*lengths, outside]
+    return LastRows(sum(runs), lengths, positions_of_all, runs)

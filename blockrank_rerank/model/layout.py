@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 
 import torch
 from blockrank_kernels import Segments
@@ -28,6 +29,11 @@ class RequestBounds:
     instruction, query, answer, content_free : tuple of int
         Packed ``(start, end)``; the answer, mostly empty, continues the query block. The content-free query, empty
         where scores are not corrected, is a block of its own: it sees what the query sees, and nothing sees it.
+    answers : list of (int, int)
+        Packed ``(start, end)`` of each answer but for its last token, which is said and not read; mostly none. Each is
+        a block of its own: it sees what the query sees, and the query.
+    answer_ids : list of list of int
+        Whole answers.
     document_offsets : Tensor
         ``[N + 1]`` int64 on the CPU; documents follow the instruction.
     """
@@ -37,12 +43,21 @@ class RequestBounds:
     query: tuple[int, int]
     answer: tuple[int, int]
     content_free: tuple[int, int]
+    answers: list[tuple[int, int]]
+    answer_ids: list[list[int]]
 
     @property
-    def query_blocks(self) -> list[tuple[int, int]]:
-        """Packed ``(start, end)`` of the blocks that see the documents: one, or two where scores are corrected."""
+    def query_blocks(self) -> list[tuple[tuple[int, int], list[int]]]:
+        """Blocks that see the documents, packed ``(start, end)``, each with the lengths of the runs that it ends with.
+
+        A row of a run sees the block's rows before all runs, and its own run. That is one run, the whole block, or
+        the answers after the query.
+        """
         blocks = [(self.query[0], self.answer[1]), self.content_free]
-        return [(start, end) for start, end in blocks if end > start]
+        found = [((start, end), [end - start]) for start, end in blocks if end > start]
+        if runs := [end - start for start, end in self.answers if end > start]:
+            found.append(((self.query[0], self.answers[-1][1]), runs))
+        return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,22 +133,26 @@ def build_layout(
     distance = 0
     for request in requests:
         start, instruction = len(ids), len(request.instruction)
-        blocks = [request.instruction, *request.documents, request.query + request.answer, request.content_free]
+        queries = [request.query + request.answer, request.content_free]
+        answers = [answer[:-1] for answer in request.answers]
+        blocks = [request.instruction, *request.documents, *queries, *answers]
         context = (start, start + instruction)
         seen = instruction + sum(map(len, request.documents))
         for block in blocks:
             ids.extend(block)
         lengths += map(len, blocks)
         first = [(start, start), *[context] * len(request.documents)]
-        contexts += [*first, *[(start, start + seen)] * 2]
-        contexts_before += [*first, *[context] * 2]
+        query_end = start + seen + len(request.query)
+        after_query = [(start, query_end)] * len(answers)
+        contexts += [*first, *[(start, start + seen)] * 2, *after_query]
+        contexts_before += [*first, *[context] * 2, *after_query]
         positions += _positions(request, query_offset)
         offsets = torch.tensor([instruction, *map(len, request.documents)]).cumsum(0) + start
-        query_end = start + seen + len(request.query)
-        content_free = (query_end + len(request.answer), len(ids))
-        bounds.append(
-            RequestBounds(context, offsets, (start + seen, query_end), (query_end, content_free[0]), content_free)
-        )
+        answer_end = query_end + len(request.answer)
+        content_free = (answer_end, answer_end + len(request.content_free))
+        said = [*pairwise(accumulate(map(len, answers), initial=content_free[1]))]
+        query, answer = (start + seen, query_end), (query_end, answer_end)
+        bounds.append(RequestBounds(context, offsets, query, answer, content_free, said, request.answers))
         distance = max(distance, *_distances(request, query_offset, longest_stored))
     if round_length_up:
         padding = _rounded_up(len(ids)) - len(ids)
@@ -172,6 +191,7 @@ def _positions(request: EncodedRequest, query_offset: int) -> list[Tensor]:
         *[instruction + torch.arange(len(document)) for document in request.documents],
         query_offset + torch.arange(len(request.query) + len(request.answer)),
         query_offset + torch.arange(len(request.content_free)),
+        *[query_offset + len(request.query) + torch.arange(len(answer) - 1) for answer in request.answers],
     ]
 
 

@@ -58,6 +58,16 @@ class Options:
         "0-based layer whose attention is the score, instead of the config's.",
         check=partial(values.check_number, "scoring_layer", False),
     )
+    method: str = option(
+        "attention",
+        Literal["attention", "decode"],
+        """What ranks: the ``attention`` of the scoring layer, or with ``decode`` how likely each document's id is as
+        the answer of a language model.
+
+        ``decode`` reads all layers and the LM head. ``raw_score`` is then a log-probability. It needs a prompt that
+        numbers the documents, so that nothing can be prepared, kept or pruned.""",
+        check=values.check_method,
+    )
     content_free_query: str | None = option(
         None,
         str,
@@ -228,6 +238,8 @@ class Options:
 
     def __post_init__(self) -> None:
         """Refuse options that exclude each other."""
+        if self.method == "decode":
+            self._refuse_beside_decoding()
         if self.prune and self.quantization == "int8":
             raise ValueError("prune cannot go together with quantization int8, which computes all layers at one time")
         if self.attention != "auto" and self.quantization == "int8":
@@ -239,6 +251,20 @@ class Options:
             raise ValueError(
                 f'cache_device is where a cache lies, got {self.cache_device!r} without one; pass cache="2GB"'
             )
+
+    def _refuse_beside_decoding(self) -> None:
+        """Refuse what belongs to the attention of a scoring layer, or to documents without a place in a list."""
+        reasons = dict.fromkeys(
+            ("store", "cache", "tuning", "prune"), "states and scores depend on a document's number"
+        )
+        reasons |= dict.fromkeys(("scoring_layer", "content_free_query"), "all layers are read and none is a score")
+        reasons["quantization"] = "8 bits are for encoders"
+        for name, reason in reasons.items():
+            if getattr(self, name) is not None:
+                raise ValueError(
+                    f"{name} cannot go together with method decode, which ranks by the id that a language model would "
+                    f'answer: {reason}; leave {name} out, or use method="attention"'
+                )
 
     def checked(self, owner: Owner) -> dict[str, Any]:
         """Name and value of the options of an owner, as it works with them.

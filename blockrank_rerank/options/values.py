@@ -16,6 +16,9 @@ from blockrank_rerank.system.files import absolute
 if TYPE_CHECKING:
     import torch
 
+METHODS = ("attention", "decode")
+"""What documents may rank by."""
+
 LEAST_MEMORY = 10**6
 """Bytes below which a limit on memory, as it is typed, is a slip: a pass of few tokens takes several times as many."""
 
@@ -98,6 +101,19 @@ def check_text(name: str, value: Any) -> str | None:
     if value is not None and not isinstance(value, str):
         raise ValueError(f"{name} must be a text or None, got {type(value).__name__}")
     return value
+
+
+def check_method(method: Any) -> str:
+    """The way of ranking.
+
+    Raises
+    ------
+    ValueError
+        For any other.
+    """
+    if method not in METHODS:
+        raise ValueError(f"method must be {' or '.join(METHODS)}, got {method!r}")
+    return str(method)
 
 
 def check_content_free_query(value: Any) -> str | None:

@@ -52,6 +52,7 @@ class AttentiveRanking:
         Explanation
             Best document first; words and sentences with weights.
         """
+        self._shared.spec.refuse_decoding("explain")
         limits = self._limits(top_k, threshold, min_probability)
         attended = AttendedList.of(self._shared.get, self.lookup, query, documents)
         return Explanation(query, [] if attended is None else explained(attended, limits))
@@ -104,6 +105,7 @@ class AttentiveRanking:
             As :meth:`rank`; for settings that cannot be used, and a tokenizer that fails.
         """
         settings = ContextSettings(max_tokens, tokenizer, diversity, template)
+        self._shared.spec.refuse_decoding("context")
         limits = self._limits(top_k, threshold, min_probability)
         attended = AttendedList.of(self._shared.get, self.lookup, query, documents)
         if attended is None:

@@ -93,6 +93,7 @@ def ranked_within(
         As :meth:`BlockRankReranker.rank`.
     """
     check_deadline(deadline_ms)
+    shared.spec.refuse_decoding("deadline_ms")
     clock = Clock(deadline_ms / 1000)
 
     def prompt() -> PromptEncoder:

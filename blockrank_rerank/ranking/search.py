@@ -80,6 +80,7 @@ class Searching:
             For a folder that is no store.
         """
         limits = self._limits(top_k, None, min_probability)
+        self._shared.spec.refuse_decoding("search")
         _check_independent(self._shared.config, shown_model(self._shared.spec.checkpoint.model))
         documents = store if isinstance(store, StoredDocuments) else StoredDocuments(store)
         engine = self._shared.get()

@@ -32,7 +32,8 @@ class EncodedRequest:
     """Token ids of one request, block by block; ``truncated[n]`` says whether document ``n`` was cut.
 
     ``answer`` continues the query block after its signal tokens: what a model is trained to say. ``content_free`` is a
-    second query block, by which scores are corrected.
+    second query block, by which scores are corrected. ``answers``, one for each document, are what may follow the
+    query, each in the place of the others: the model says how likely they are.
     """
 
     instruction: list[int]
@@ -41,17 +42,19 @@ class EncodedRequest:
     truncated: list[bool]
     answer: list[int] = field(default_factory=list)
     content_free: list[int] = field(default_factory=list)
+    answers: list[list[int]] = field(default_factory=list)
 
     @property
     def num_tokens(self) -> int:
         """Length of the request in the pack."""
         queries = len(self.query) + len(self.answer) + len(self.content_free)
-        return len(self.instruction) + sum(map(len, self.documents)) + queries
+        read = sum(len(answer) - 1 for answer in self.answers)
+        return len(self.instruction) + sum(map(len, self.documents)) + queries + read
 
     @property
     def documents_alone(self) -> EncodedRequest:
         """The request without its queries, of which states are made."""
-        return replace(self, query=[], answer=[], content_free=[])
+        return replace(self, query=[], answer=[], content_free=[], answers=[])
 
 
 def split(request: EncodedRequest, parts: int) -> list[EncodedRequest]:

@@ -325,6 +325,7 @@ def test_the_loader_hands_every_option_to_the_engine(monkeypatch):
         "token": None,
         "revision": None,
         "scoring_layer": 0,
+        "method": "attention",
         "content_free_query": None,
         "max_document_tokens": 9,
         "long_documents": None,

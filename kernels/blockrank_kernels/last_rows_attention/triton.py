@@ -45,6 +45,7 @@ def last_rows_attention(
 def _tiles(last_rows: LastRows, causal: bool, size: int, device: torch.device) -> tuple[list[Tensor], Tiles]:
     name = "tiles", causal, size, device
     if name not in last_rows.plans:
-        last_rows.plans[name] = last_row_tiles(last_rows.runs or [last_rows.rows], last_rows.lengths, causal, size, device)
+        runs = last_rows.runs or [last_rows.rows]
+        last_rows.plans[name] = last_row_tiles(runs, last_rows.lengths, causal, size, device)
     tiles: tuple[list[Tensor], Tiles] = last_rows.plans[name]
     return tiles

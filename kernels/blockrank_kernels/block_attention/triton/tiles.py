@@ -103,8 +103,9 @@ def _joined(ranges: list[Range]) -> list[Range]:
 def last_row_tiles(
     runs: Sequence[int], lengths: Sequence[int], causal: bool, size: int, device: torch.device
 ) -> tuple[list[Tensor], Tiles]:
-    """Cut tiles of ``size`` of the last rows, in runs of which none sees another, of a sequence in parts of these lengths.
+    """Cut tiles of ``size`` of the last rows of a sequence that comes in parts of these lengths.
 
+    The rows fall into runs of which none sees another.
     Returns the work items of each part, all of them split or none, and the same items as one table.
     """
     ends = list(accumulate(lengths))
