@@ -4,7 +4,8 @@
     python benchmarks/quality.py FOLDER --cosine --model default --cache 4GB [--queries 100] [--depth 100] [--only NAME]
 
 FOLDER holds BEIR folders. A sample of queries is the same for every model, and so are the candidates, shuffled before
-scoring. --quantization int8 measures every model in 8 bits too. --cache reads a document once and not for every query,
+scoring. --quantization int8 measures every model in 8 bits too, and --decode by the answers of language models, which
+takes a prompt that numbers the documents and no --cache. --cache reads a document once and not for every query,
 which changes scores by rounding alone; for models whose prompt is query-free. --cosine takes folders of embedding
 models; without one it is all-MiniLM-L6-v2.
 """
@@ -40,6 +41,7 @@ def main(
     cache: str | None,
     only: list[str],
     quantization: list[str],
+    decode: bool,
 ) -> None:
     encoders: list[str | None] = [] if cosine is None else [*cosine] or [None]
     rankers: dict[str, Any] = {folder or "cosine": cosine_ranker(folder) for folder in encoders}
@@ -47,6 +49,8 @@ def main(
         rankers[name] = BlockRankReranker.from_pretrained(name, cache=cache)
         for bits in quantization:
             rankers[f"{name} {bits}"] = BlockRankReranker.from_pretrained(name, cache=cache, quantization=bits)
+        if decode:
+            rankers[f"{name} decode"] = BlockRankReranker.from_pretrained(name, cache=cache, method="decode")
     print(machine())
     print(f"{'collection':12} queries  first  " + "  ".join(f"{name[-16:]:>16}" for name in rankers))
     totals = dict.fromkeys(rankers, 0.0)
@@ -69,6 +73,7 @@ if __name__ == "__main__":
     parser.add_argument("collections", type=Path, help="folder of BEIR folders")
     parser.add_argument("--model", action="append", default=[])
     parser.add_argument("--quantization", action="append", default=[], metavar="NAME", help="int8")
+    parser.add_argument("--decode", action="store_true", help="also rank by the answers that a model would give")
     parser.add_argument("--queries", type=int)
     parser.add_argument("--depth", type=int, default=100)
     parser.add_argument("--cosine", nargs="*", metavar="FOLDER", help="also measure embedding models' cosines")

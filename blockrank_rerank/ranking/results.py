@@ -20,9 +20,11 @@ class RankedDocument:
     index : int
         Position of the document in the input list.
     score : float
-        Attention share: relative to the list, sums to 1 over it, and is 1.0 for a single document.
+        Attention share, or with ``method="decode"`` the id's share of the probability: relative to the list, sums to 1
+        over it, and is 1.0 for a single document.
     raw_score : float
-        Mean document log-sum-exp, in the log domain and not normalised over the list.
+        Mean document log-sum-exp, in the log domain and not normalised over the list; with ``method="decode"`` the
+        log-probability of the document's id.
     text : str
         The document's text as given, without its title.
     truncated : bool
