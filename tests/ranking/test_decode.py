@@ -10,10 +10,13 @@ from transformers import AutoModelForCausalLM
 
 from blockrank_rerank import BlockRankReranker
 from blockrank_rerank.cli.app import main
+from blockrank_rerank.finetune.settings import FinetuneSettings
+from blockrank_rerank.finetune.training_model import TrainingModel
 from blockrank_rerank.model.answer_decoder import AnswerDecoder
+from blockrank_rerank.model.checkpoint import Checkpoint
 from tests import oracle
 from tests.states.test_prepared import save_ranker
-from tests.tiny_models import BERT_CONFIG, CONFIG, PROMPT
+from tests.tiny_models import BERT_CONFIG, CONFIG, PROMPT, save_model
 
 QUERY = "what treats a heart attack"
 OTHER = "the liver"
@@ -52,15 +55,17 @@ def dense(folder, encoded):
     """The log-probability of each answer by a run of its own over the whole sequence, under a dense mask."""
     model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager", dtype=torch.float64).eval()
     config, found = model.config, []
+    window = oracle.window_of(config)
+    # The answer comes last, so that the mask of a shorter one is a part of the longest one's.
+    longest = replace(encoded, query=encoded.query + max(encoded.answers, key=len), answers=[])
+    whole = {
+        kind: torch.where(oracle.mask([longest], DECODE.query_offset, causal=True, window=reach), 0.0, -torch.inf)
+        for kind, reach in {"full_attention": None, "sliding_attention": window}.items()
+    }
     for answer in encoded.answers:
         request = replace(encoded, query=encoded.query + answer, answers=[])
         ids = [token for block in (request.instruction, *request.documents, request.query) for token in block]
-        window = oracle.window_of(config)
-        masks = {
-            kind: torch.where(oracle.mask([request], DECODE.query_offset, causal=True, window=reach), 0.0, -torch.inf)
-            for kind, reach in (("full_attention", None), ("sliding_attention", window))
-        }
-        masks = {kind: mask.double()[None, None] for kind, mask in masks.items()}
+        masks = {kind: mask[: len(ids), : len(ids)].double()[None, None] for kind, mask in whole.items()}
         by_kind = config.model_type in oracle.TAKES_A_MASK_PER_LAYER_TYPE
         with torch.no_grad():
             logits = model(
@@ -85,7 +90,8 @@ def test_a_raw_score_is_the_log_probability_of_the_id_in_the_whole_sequence(fami
 
 
 def test_ids_of_one_two_and_three_digits_are_told_apart_by_what_closes_them(llama):
-    ranker = load(llama, dtype="float64", config=replace(DECODE, max_document_tokens=None))
+    short = replace(NUMBERED, document="{index}|{text}")
+    ranker = load(llama, dtype="float64", config=replace(DECODE, prompt=short))
     encoded = ranker.engine.prompt.encode(QUERY, ["a"] * 103)
     texts = [ranker.engine.prompt._tokenizer._tokenizer.decode(answer) for answer in encoded.answers]
     assert texts == [f"{number}]" for number in range(103)]
@@ -145,6 +151,21 @@ def test_all_layers_are_read_whatever_the_scoring_layer(llama):
     ranker = load(llama, config=replace(DECODE, scoring_layer=0, heads=(1,), abstention=True))
     assert raw(ranker.rank(QUERY, DOCUMENTS)) == pytest.approx(raw(load(llama).rank(QUERY, DOCUMENTS)), **CLOSE)
     assert len(ranker.engine.backbone.model.layers) == 4
+
+
+def test_a_model_trained_with_its_language_model_loss_can_be_decoded(llama, tmp_path):
+    checkpoint = Checkpoint(model=str(llama))
+    settings = FinetuneSettings(model=str(llama), output="out", data="x.jsonl", language_model_weight=1.0)
+    trained = TrainingModel.load(checkpoint, DECODE, settings)
+    trained.save(tmp_path / "trained", checkpoint.tokenizer(1))
+    assert raw(load(tmp_path / "trained").rank(QUERY, DOCUMENTS)) == pytest.approx(
+        raw(load(llama).rank(QUERY, DOCUMENTS)), **CLOSE
+    )
+
+
+def test_a_model_without_settings_of_its_own_is_told_of_its_prompt_alone(tmp_path):
+    with pytest.warns(UserWarning, match="blockrank_config.json: using the prompt of the released checkpoint$"):
+        _ = load(save_model(tmp_path, "llama", max_position_embeddings=32768)).config
 
 
 # What is refused
