@@ -117,8 +117,11 @@ def _rank_alike(ranker: BlockRankReranker, requests: Sequence[RankRequest]) -> I
             found = [replace(r, truncated=r.truncated or r.document is not whole[r.index]) for r in ranked]
             ranking = Ranking(found, candidates[number].num_tokens)
             if requests[number].highlights:
-                attended = AttendedList.of_ranked(engine, ranker.lookup, candidates[number], found)
-                highlights = [document.highlights for document in explained(attended, Limits())]
+                try:
+                    attended = AttendedList.of_ranked(engine, ranker.lookup, candidates[number], found)
+                    highlights = [document.highlights for document in explained(attended, Limits())]
+                except ValueError as error:  # of a ranker that decodes
+                    raise Refused(str(error)) from error
                 ranking = replace(ranking, highlights=highlights)
             yield number, ranking
 

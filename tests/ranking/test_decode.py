@@ -14,6 +14,7 @@ from blockrank_rerank.finetune.settings import FinetuneSettings
 from blockrank_rerank.finetune.training_model import TrainingModel
 from blockrank_rerank.model.answer_decoder import AnswerDecoder
 from blockrank_rerank.model.checkpoint import Checkpoint
+from blockrank_rerank.serving.turn import RankRequest, Refused, rank_together
 from tests import oracle
 from tests.states.test_prepared import save_ranker
 from tests.tiny_models import BERT_CONFIG, CONFIG, PROMPT, save_model
@@ -238,6 +239,8 @@ def test_what_needs_attention_is_refused(llama, tmp_path):
     for name, call in calls.items():
         with pytest.raises(ValueError, match=f"^{name} needs the attention of a scoring layer, and this"):
             call()
+    with pytest.raises(Refused, match="^where a query looked in a document needs the attention"):
+        list(rank_together(ranker, [RankRequest(QUERY, DOCUMENTS, highlights=True)]))
     with pytest.raises(ValueError, match="min_probability needs a model that gives probabilities"):
         ranker.rank(QUERY, DOCUMENTS, min_probability=0.5)
 
