@@ -239,7 +239,7 @@ def test_what_needs_attention_is_refused(llama, tmp_path):
     for name, call in calls.items():
         with pytest.raises(ValueError, match=f"^{name} needs the attention of a scoring layer, and this"):
             call()
-    with pytest.raises(Refused, match="^where a query looked in a document needs the attention"):
+    with pytest.raises(Refused, match=r"^where a query looked in a document needs the attention"):
         list(rank_together(ranker, [RankRequest(QUERY, DOCUMENTS, highlights=True)]))
     with pytest.raises(ValueError, match="min_probability needs a model that gives probabilities"):
         ranker.rank(QUERY, DOCUMENTS, min_probability=0.5)
