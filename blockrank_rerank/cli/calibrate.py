@@ -82,6 +82,7 @@ def calibrate(
     """
     from blockrank_rerank.evaluation.calibrate.calibration_run import calibrate as run_calibration
     from blockrank_rerank.evaluation.calibrate.guarantee import Guarantee
+    from blockrank_rerank.evaluation.calibrate.parts import draw_parts
     from blockrank_rerank.evaluation.calibrate.platt import require_scikit_learn
 
     if recall is not None and precision is not None:
@@ -97,9 +98,10 @@ def calibrate(
     if not labels.is_dir():
         _refuse_beir_options(labels, run, split, depth, min_relevance)
         lists = _file_lists(labels)
+    parts = draw_parts(lists, guarantee, seed)
     ranker = load_ranker(model_options)
     with progress_bar("reading judged lists", "lists", len(lists)) as advance:
-        found, measured = run_calibration(ranker, lists, guarantee, seed, advance)
+        found, measured = run_calibration(ranker, parts, guarantee, advance)
     found.save(output)
     drawn = _draw(picture, measured)
     if json:

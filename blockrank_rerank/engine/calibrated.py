@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 class CalibratedEngine(SharedEngine):
     """Another engine with a calibration: it shares the model, which is loaded once."""
 
+    probability_map: ProbabilityMap
+
     def __init__(self, base: SharedEngine, file: Path) -> None:
         super().__init__(base.spec)
         self.base, self.file = base, file

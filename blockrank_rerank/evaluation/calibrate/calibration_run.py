@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -12,19 +11,15 @@ import numpy as np
 
 from blockrank_rerank.engine.calibrated import calibration_bases, tuning_digest
 from blockrank_rerank.evaluation.calibrate.guarantee import Guarantee
-from blockrank_rerank.evaluation.calibrate.judged_list import JudgedList, check_classes
+from blockrank_rerank.evaluation.calibrate.parts import Parts
 from blockrank_rerank.evaluation.calibrate.platt import fit_logistic
 from blockrank_rerank.evaluation.calibrate.precision import false_shares
 from blockrank_rerank.evaluation.calibrate.scored_list import LikelyList, ScoredList, score_lists
 from blockrank_rerank.evaluation.calibration import Bin, expected_calibration_error, reliability
-from blockrank_rerank.formats import DataError
 from blockrank_rerank.model.probability_map import ProbabilityMap
 
 if TYPE_CHECKING:
     from blockrank_rerank.reranker import BlockRankReranker
-
-LEAST_LISTS = 20
-"""Judged lists of which a quarter can make a map, and another can say what it is worth."""
 
 
 @dataclass(frozen=True)
@@ -92,43 +87,31 @@ class HeldOut:
 
 def calibrate(
     ranker: BlockRankReranker,
-    lists: Sequence[JudgedList],
+    parts: Parts,
     guarantee: Guarantee,
-    seed: int = 0,
     advance: Callable[[int, int], None] | None = None,
 ) -> tuple[ProbabilityMap, HeldOut]:
     """Make a map and a threshold of judged lists.
-
-    A quarter of the lists, drawn at random, makes the map; half of them choose the threshold; the last quarter says
-    what both are worth, so that no list says what it was asked for.
 
     Parameters
     ----------
     ranker : BlockRankReranker
         Without a calibration.
-    lists : sequence of JudgedList
-        As they come in use: the first stage's candidates, with relevant ones among them or without.
+    parts : Parts
+        Lists as they come in use: the first stage's candidates, with relevant ones among them or without.
     guarantee : Guarantee
         What the threshold keeps; see :func:`recall_threshold` and :func:`precision_threshold` for what is assumed.
-    seed : int
-        Of the draw.
     advance : callable, optional
         Called with the lists and tokens done since the last call.
 
     Raises
     ------
     DataError
-        For lists that are too few for the guarantee, labels of one class only, and scores that tell nothing.
+        For scores that tell nothing, and a guarantee that no threshold keeps.
     """
-    if len(lists) < LEAST_LISTS:
-        raise DataError(f"calibration needs at least {LEAST_LISTS} judged lists, got {len(lists)}; judge more queries")
-    check_classes(lists)
-    drawn = random.Random(seed).sample(list(lists), len(lists))
-    quarter, half = len(drawn) // 4, len(drawn) // 2
-    check_classes(drawn[:quarter])
-    guarantee.check_enough([any(each.relevant) for each in drawn[quarter : quarter + half]], len(drawn))
-    scored = score_lists(ranker, drawn, advance)
-    fitting, choosing, held_out = scored[:quarter], scored[quarter : quarter + half], scored[quarter + half :]
+    scored = score_lists(ranker, parts.lists, advance)
+    end = len(parts.fitting) + len(parts.choosing)
+    fitting, choosing, held_out = scored[: len(parts.fitting)], scored[len(parts.fitting) : end], scored[end:]
     slope, intercept = fit_logistic(
         [score for each in fitting for score in each.raw], [label for each in fitting for label in each.relevant]
     )
@@ -142,7 +125,7 @@ def calibrate(
         facts={},
     )
     likely = [each.likely(found) for each in choosing]
-    threshold = guarantee.threshold(likely, [each.likely(found) for each in fitting], len(drawn))
+    threshold = guarantee.threshold(likely, [each.likely(found) for each in fitting], len(scored))
     measured = HeldOut.of(held_out, replace(found, threshold=threshold))
     # Where a folder lies is no business of whoever gets the file.
     name = Path(ranker.model).name if Path(ranker.model).exists() else ranker.model
