@@ -15,7 +15,7 @@ LEAST_LISTS = 20
 
 
 class Parts(NamedTuple):
-    """A quarter of the lists makes the map, half of them choose the threshold, and the rest says what both are worth."""
+    """A quarter makes the map, half choose the threshold, and the rest says what both are worth."""
 
     fitting: list[JudgedList]
     choosing: list[JudgedList]
