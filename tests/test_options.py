@@ -40,7 +40,8 @@ GIVEN = {
 }
 ALONE = {"quantization": "int8"}
 """What does not go together with pruning."""
-KEPT = {"cache": "1MB", "cache_device": "cpu", "store": "states", "tuning": {"legal": "legal.safetensors"}}
+KEPT = {"cache": "1MB", "cache_device": "cpu", "store": "states"}
+FILES = {"tuning": {"legal": "legal.safetensors"}, "calibration": "c.json"}
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +52,7 @@ def folder(tmp_path_factory):
 
 
 def test_these_tests_give_every_option():
-    assert {"model", *GIVEN, *ALONE, *KEPT} == set(OPTIONS)
+    assert {"model", *GIVEN, *ALONE, *KEPT, *FILES} == set(OPTIONS)
 
 
 # Python
@@ -179,12 +180,18 @@ def test_a_config_file_that_is_not_there_is_named(folder, tmp_path):
 
 
 def test_plain_options_are_those_that_json_gives_back(tmp_path):
-    given = GIVEN | KEPT | {"model": tmp_path, "device": torch.device("cpu"), "dtype": torch.float32, "store": tmp_path}
+    given = (
+        GIVEN
+        | KEPT
+        | {"tuning": FILES["tuning"]}
+        | {"model": tmp_path, "device": torch.device("cpu"), "dtype": torch.float32, "store": tmp_path}
+    )
     plain = plain_options(given)
     assert plain_options(json.loads(json.dumps(plain))) == plain
     assert (plain["device"], plain["dtype"], plain["store"]) == ("cpu", "float32", str(tmp_path))
     assert plain["prune"] == {1: 5}
     assert plain["tuning"] == {"legal": str(Path("legal.safetensors").absolute())}
+    assert plain_options({"calibration": "c.json"})["calibration"] == str(Path("c.json").absolute())
     assert plain.keys() == OPTIONS.keys() - {"token"}
 
 
@@ -201,9 +208,12 @@ def flags(command):
         ("rerank", set()),
         ("context", set()),
         ("evaluate", set()),
-        ("prepare", {"store", "cache", "cache_device", "tuning", "prune", "long_queries"}),
+        ("prepare", {"store", "cache", "cache_device", "tuning", "calibration", "prune", "long_queries"}),
         ("search", {"cache", "cache_device", "prune"}),
-        ("bench", {"store", "cache", "cache_device", "tuning", "prune", "long_documents", "long_queries"}),
+        (
+            "bench",
+            {"store", "cache", "cache_device", "tuning", "calibration", "prune", "long_documents", "long_queries"},
+        ),
     ],
 )
 def test_commands_have_every_option_but_for_those_that_mean_nothing_to_them(command, without):

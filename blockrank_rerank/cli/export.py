@@ -12,7 +12,9 @@ from blockrank_rerank.cli.console import print_json, print_line
 from blockrank_rerank.cli.ranker import described_ranker
 
 
-@opt.with_model_options(without=("store", "cache", "cache_device", "tuning", "prune", "long_queries", "max_memory"))
+@opt.with_model_options(
+    without=("store", "cache", "cache_device", "tuning", "calibration", "prune", "long_queries", "max_memory")
+)
 def export(
     folder: Annotated[
         Path,

@@ -15,7 +15,7 @@ from blockrank_rerank.formats import DataError, read_documents
 from blockrank_rerank.ranking.progress import progress_bar
 
 
-@opt.with_model_options(without=("store", "cache", "cache_device", "tuning", "prune", "long_queries"))
+@opt.with_model_options(without=("store", "cache", "cache_device", "tuning", "calibration", "prune", "long_queries"))
 def prepare(
     corpus: Annotated[
         Path,
