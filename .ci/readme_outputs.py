@@ -26,8 +26,8 @@ INSTALLS = "pip install . && "
 """Before a command that is then run without it."""
 
 NUMBER = re.compile(r"\d+\.\d+")
-TOLERANCE = 0.01
-"""Of numbers with decimals: machines without fast bf16 compute in fp32."""
+TOLERANCE = 0.015
+"""Of numbers with decimals: machines without fast bf16 compute in fp32, and rounding can make 0.01 of less."""
 
 
 def command_of(block: re.Match[str]) -> list[str]:

@@ -65,7 +65,7 @@ def fitted(small: int, of_small: float, large: int, of_large: float) -> tuple[fl
 
 def seconds_of_a_request(url: str, lists: Sequence[Sequence[Sequence[str]]]) -> float:
     """Seconds of this process's CPU for each request of a load."""
-    from serving import load
+    from loopback import load
 
     start = time.process_time()
     asyncio.run(load(url, lists))
@@ -74,7 +74,7 @@ def seconds_of_a_request(url: str, lists: Sequence[Sequence[Sequence[str]]]) -> 
 
 def measured(documents: int, requests: int, dtype: str) -> Costs:
     """Load a server with lists of one document and of many, cold and cached, and print what each takes."""
-    from serving import lists_of, load, served  # with --costs no server is needed
+    from loopback import lists_of, load, served  # with --costs no server is needed
 
     torch.set_num_threads(1)
     print("| | CPU ms a request | requests/s per core |\n|---|---|---|")

@@ -2,11 +2,13 @@
 
     python benchmarks/compile_kernels.py [--quick]
 
-For sm_80, sm_89 and sm_90, each head dimension and dtype, and for large groups of heads: registers per thread, bytes
-spilled to local memory, shared memory, instructions, and the tensor-core instruction. Exits with 1 where a kernel of a
-group of 4 spills more than the assembler does of its own accord to stay below a register count, needs more shared
-memory than the GPU has, multiplies half precision without tensor cores, adds fp32 products to a running sum term by
-term, or is compiled for a number that differs from list to list. Nothing is timed: that takes a GPU.
+For sm_80, sm_89 and sm_90, each head dimension and dtype, and for large groups of heads; of the row-wise kernels for
+the widths of models: registers per thread, bytes spilled to local memory, shared memory, instructions, and the
+tensor-core instruction. Exits with 1 where a kernel of a group of 4 spills more than the assembler does of its own
+accord to stay below a register count, needs more shared memory than the GPU has, multiplies half precision without
+tensor cores, adds fp32 products to a running sum term by term, is row-wise and does not move 16 bytes in most of its
+loads and stores of half precision (a weight as short as a head is spread over all threads), or is compiled for a number
+that differs from list to list. Nothing is timed: that takes a GPU.
 """
 
 from __future__ import annotations
@@ -28,7 +30,10 @@ import torch
 import triton
 from blockrank_kernels.block_attention.triton import backward, forward, tile_sizes
 from blockrank_kernels.document_lse import triton as document_lse
-from blockrank_kernels.gpu import COMPILER, MAX_GROUP_WIDTH, shared_memory
+from blockrank_kernels.gated_activation import triton as gated_activation
+from blockrank_kernels.gpu import COMPILER, MAX_GROUP_WIDTH, padded_size, row_tile, shared_memory
+from blockrank_kernels.rms_norm import triton as rms_norm
+from blockrank_kernels.rotary import triton as rotary
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
@@ -41,6 +46,9 @@ CHAIN = re.compile(r"tt\.dot [^,]+, [^,]+, %arg\d+")
 
 INSTRUCTION = re.compile(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?!NOP|BRA `)", re.MULTILINE)
 """One line of machine code that does something."""
+
+GLOBAL = re.compile(r"\b(?:ld|st)\.global\S*")
+"""A load or a store of memory; with ``.v4`` it moves 16 bytes."""
 
 LIVE = {"rows_in_all", "tokens_in_all", "first_row", "first_key", "count", "documents"}
 """Integers that differ from list to list."""
@@ -56,7 +64,15 @@ TYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 POINTERS = {"lse", "delta", "partial", "partial_lse"}
 TABLES = {"items", "merged", "positions", "offsets"}
 GRADIENTS = {"out", "dQ", "dK", "dV"}
-NO_PRODUCT = ("merge_softmax_kernel", "merge_sum_kernel", "delta_kernel")
+ROWS = {"states", "residual", "weight", "total", "cos", "sin"}
+ROW_WISE = ("rms_norm_kernel", "rotary_kernel", "gated_activation_kernel")
+NO_PRODUCT = ("merge_softmax_kernel", "merge_sum_kernel", "delta_kernel", *ROW_WISE)
+
+WIDTHS = {"hidden": (2048, 3584, 4096, 5376, 8192), "head": (64, 96, 128, 256), "intermediate": (8192, 14336, 18944)}
+"""Numbers of a row: of states, of a head, of a gate; those of Llama, Mistral, Qwen, Gemma and Phi."""
+
+QUICK_WIDTHS = {"hidden": (4096,), "head": (128,), "intermediate": (14336,)}
+"""Those of Mistral-7B."""
 
 
 class Variant(NamedTuple):
@@ -72,7 +88,7 @@ class Variant(NamedTuple):
     @property
     def name(self) -> str:
         """Operation and kernel, with the flags that set the variant apart."""
-        flags = [flag.lower() for flag in ("SPLIT", "SOFTCAP") if self.constants.get(flag)]
+        flags = [flag.lower() for flag in ("SPLIT", "SOFTCAP", "RESIDUAL", "SILU") if self.constants.get(flag)]
         flags += [f"group of {self.constants['GROUP']}"] if self.constants.get("GROUP", 4) > 4 else []
         flags += ["windowed"] if self.constants.get("WINDOW") else []
         operation = self.kernel.__module__.split(".")[1]
@@ -88,6 +104,7 @@ class Compiled(NamedTuple):
     instructions: int
     tensor_core: str
     chained: bool
+    wide: bool
 
 
 def variants(capability: int, quick: bool) -> Iterator[Variant]:
@@ -96,6 +113,7 @@ def variants(capability: int, quick: bool) -> Iterator[Variant]:
         for dim in (128,) if quick else (32, 64, 128, 256):
             yield from _attention_variants(dim, dtype, capability, quick)
             yield from _lse_variants(dim, dtype, quick)
+        yield from _row_variants(dtype, QUICK_WIDTHS if quick else WIDTHS)
     yield from _lse_variants(HEAD_DIM, torch.float32, quick)
 
 
@@ -133,6 +151,25 @@ def _lse_variants(dim: int, dtype: torch.dtype, quick: bool) -> Iterator[Variant
         yield Variant(document_lse.query_gradient_kernel, dim, dtype, chunked, warps, stages)
 
 
+def _row_variants(dtype: torch.dtype, widths: dict[str, tuple[int, ...]]) -> Iterator[Variant]:
+    # A launch with one head is compiled for it.
+    of_states = [(width, {"heads": 1, "RESIDUAL": added}) for width in widths["hidden"] for added in (False, True)]
+    for width, flags in [*of_states, *((dim, {"RESIDUAL": False}) for dim in widths["head"])]:
+        tile = row_tile(padded_size(width), rms_norm.NUMBERS)
+        constants: dict[str, Any] = {"width": width, "ROWS": tile.rows, "WIDTH": padded_size(width)} | flags
+        yield Variant(rms_norm.rms_norm_kernel, width, dtype, constants, tile.warps, 3)
+    for dim in widths["head"]:
+        half = dim // 2
+        tile = row_tile(padded_size(half), rotary.PAIRS)
+        constants = {"half": half, "ROWS": tile.rows, "HALF": padded_size(half)}
+        yield Variant(rotary.rotary_kernel, dim, dtype, constants, tile.warps, 3)
+    for width in widths["intermediate"]:
+        tile = row_tile(gated_activation.COLUMNS, gated_activation.NUMBERS)
+        for silu in (True, False):
+            constants = {"width": width, "SILU": silu, "ROWS": tile.rows, "COLUMNS": gated_activation.COLUMNS}
+            yield Variant(gated_activation.gated_activation_kernel, width, dtype, constants, tile.warps, 3)
+
+
 def compiled(variant: Variant, capability: int) -> Compiled:
     """Compile a variant to machine code and read what it needs."""
     names = variant.kernel.arg_names
@@ -157,7 +194,9 @@ def compiled(variant: Variant, capability: int) -> Compiled:
     registers, stack = (int(re.search(rf"{field}:(\d+)", usage)[1]) for field in ("REG", "STACK"))
     chained = variant.dtype == torch.float32 and CHAIN.search(program.asm["ttgir"]) is not None
     instructions = len(INSTRUCTION.findall(code))
-    return Compiled(registers, stack, program.metadata.shared, instructions, found[0] if found else "-", chained)
+    accesses = GLOBAL.findall(program.asm["ptx"])
+    wide = 2 * sum(".v4" in access for access in accesses) > len(accesses)
+    return Compiled(registers, stack, program.metadata.shared, instructions, found[0] if found else "-", chained, wide)
 
 
 def _type(name: str, variant: Variant) -> str:
@@ -167,11 +206,11 @@ def _type(name: str, variant: Variant) -> str:
         return "*i64"
     if name in POINTERS or (name in GRADIENTS and variant.constants.get("SPLIT")):
         return "*fp32"
-    if name in GRADIENTS | {"Q", "K", "V", "grad"}:
+    if name in GRADIENTS | ROWS | {"Q", "K", "V", "grad"}:
         # The gradient of log-sum-exps is fp32, as they are.
         of_lse = variant.kernel.__module__ == document_lse.__name__ and name == "grad"
         return "*fp32" if of_lse else f"*{TYPES[variant.dtype]}"
-    return "fp32" if name in ("scale", "factor", "cap") else "i32"
+    return "fp32" if name in ("scale", "factor", "cap", "eps", "offset") else "i32"
 
 
 def main(quick: bool) -> int:
@@ -188,7 +227,9 @@ def main(quick: bool) -> int:
             spills = result.spilled > TOLERATED_SPILL and variant.constants.get("GROUP", 4) == 4
             slow = half and result.tensor_core == "-"
             recompiled = any(p.name in LIVE and not p.do_not_specialize for p in variant.kernel.params)
-            fault = spills or slow or result.chained or recompiled or result.shared > shared_memory(capability)
+            narrow = variant.kernel.__name__ in ROW_WISE and variant.dtype != torch.float32 and not result.wide
+            large = result.shared > shared_memory(capability)
+            fault = spills or slow or result.chained or recompiled or narrow or large
             faults += fault
             print(
                 f"{variant.name:44} sm_{capability} {TYPES[variant.dtype]:5} {variant.dim:4} {result.registers:4} "

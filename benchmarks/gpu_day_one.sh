@@ -5,7 +5,8 @@
 #     bash benchmarks/gpu_day_one.sh second FOLDER
 #
 # first:  tests of the kernels, the users' path from text to ranking, the whole forward pass, a profile.
-# second: FlexAttention in a process of its own, each kernel alone, a sweep of tile shapes, a training step, more tests.
+# second: FlexAttention in a process of its own, each kernel alone, what lies between products, a sweep of tile shapes, a
+#         training step, more tests.
 #
 # Nothing is installed: torch, triton, transformers, numpy, safetensors, filelock, typer, pytest and pytest-xdist are
 # enough. FOLDER receives the rows of each benchmark as JSON, all output, and how each part ended. Each part has its
@@ -23,7 +24,7 @@ workers=8 patience=1 sizes=(--documents 10 100 500) tiny=()
 kernels=(tests/gpu tests/kernels) package=(tests/engine tests/states tests/model)
 if [[ ${3:-} == --tiny ]]; then
     export TRITON_INTERPRET=1
-    kernels=(tests/gpu tests/kernels/test_last_rows.py) package=(tests/engine/test_fingerprint.py)
+    kernels=(tests/gpu tests/kernels/test_last_rows.py tests/kernels/test_rows.py) package=(tests/engine/test_fingerprint.py)
     workers=2 patience=10 sizes=(--documents 3) tiny=(--tiny --repeats 1)
 fi
 failed=0
@@ -59,13 +60,14 @@ check() {
 first() {
     check tests 130 "${kernels[@]}"
     benchmark engine 120 gpu_engine "${sizes[@]}"
-    benchmark forward 150 gpu_forward "${sizes[@]}" --lengths skewed uniform --contestants triton sdpa padded "full causal"
+    benchmark forward 150 gpu_forward "${sizes[@]}" --lengths skewed uniform --contestants triton unfused sdpa padded "full causal"
     benchmark profile 40 gpu_profile
 }
 
 second() {
     benchmark flex 120 gpu_forward "${sizes[@]}" --lengths skewed uniform --contestants triton sdpa flex
     benchmark kernels 110 gpu_kernels "${sizes[@]}" --lengths skewed uniform --contestants triton sdpa
+    benchmark row_wise 40 gpu_row_wise
     benchmark tiles 90 gpu_tiles
     benchmark training 40 gpu_training ${tiny[@]+--documents 3}
     check package 70 "${package[@]}"

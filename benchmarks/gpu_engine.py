@@ -51,6 +51,7 @@ from blockrank_rerank.config import RELEASED
 from blockrank_rerank.engine.engine import Engine
 from blockrank_rerank.engine.shared import SharedEngine
 from blockrank_rerank.model.backbone import Backbone
+from blockrank_rerank.model.fused_decoder import fuse_decoder_layers, uses_triton
 from blockrank_rerank.text.prompt import PromptEncoder
 
 CONTESTANTS = ("auto", "triton", "sdpa")
@@ -89,15 +90,24 @@ def packaged(work: Workload) -> Model:
 
 
 def mistral(work: Workload) -> Model:
-    """Return random weights in the shape of Mistral-7B, which all implementations share."""
+    """Return random weights in the shape of Mistral-7B; those that are fused for Triton are a copy."""
     prompt = replace(RELEASED.prompt.without_query(), chat=False)
     config = replace(RELEASED, scoring_layer=work.scoring_layer, query_offset=QUERY_OFFSET, prompt=prompt)
     like = BlockRankReranker.from_pretrained(device="cpu")._shared
     tokenizer = like.spec.checkpoint.tokenizer(work.model["vocab_size"])
     weights = random_mistral(work, work.scoring_layer)
+    fused: list[torch.nn.Module] = []
+
+    def model_for(attention: str, dtype: torch.dtype) -> torch.nn.Module:
+        if not uses_triton(attention, weights):
+            return weights if dtype == work.dtype else copy.deepcopy(weights).to(dtype)
+        if not fused:
+            fused.append(copy.deepcopy(weights))
+            fuse_decoder_layers(fused[0])
+        return fused[0]
 
     def ranker(attention: str, dtype: torch.dtype) -> BlockRankReranker:
-        model = weights if dtype == work.dtype else copy.deepcopy(weights).to(dtype)
+        model = model_for(attention, dtype)
         encoder = PromptEncoder(tokenizer, config, weights.config.max_position_embeddings)
         engine = Engine(config, encoder, Backbone(model, config, None, attention))
         return BlockRankReranker(SharedEngine(like.spec, engine))

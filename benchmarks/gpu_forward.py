@@ -4,7 +4,9 @@
 
 Random weights and tokens; the same for every contestant:
 
-- triton, sdpa: ours;
+- triton: ours, layers fused as where a model is loaded with `attention="triton"`;
+- unfused: the same attention, and the layers of Transformers around it, as in all the others;
+- sdpa: ours, by torch's attention;
 - full causal: every token sees every earlier one (flash attention), so its scores differ by design;
 - flex: FlexAttention, compiled, with a block mask made from block indices;
 - padded: the released code's formulation, written by us. Every document is padded to the longest, matrix products
@@ -63,12 +65,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from blockrank_rerank.config import BlockRankConfig
 from blockrank_rerank.model.backbone import Backbone
+from blockrank_rerank.model.fused_decoder import fuse_decoder_layers
 from blockrank_rerank.model.layout import Layout
 
 ROUNDINGS = 3
 """Two results in one dtype differ by 1.4 times what each differs from the truth; longer lists have larger extremes."""
 
-OURS = ("triton", "sdpa")
+OURS = ("triton", "unfused", "sdpa")
+TRITON = ("triton", "unfused")
 CONTESTANTS = (*OURS, "full causal", "flex", "padded")
 OTHER_SCORES = ("full causal",)
 """Contestants whose log-sum-exps are meant to differ."""
@@ -210,6 +214,8 @@ def register(name: str, work: Workload, lengths: list[int], backbone: Backbone) 
     if name == "full causal":
         ATTENTION[name], LSE[name] = full_causal_attention, fastest_lse(work.device)
         pairs = tokens * (tokens + 1) // 2
+    elif name == "unfused":
+        ATTENTION[name], LSE[name] = ATTENTION["triton"], LSE["triton"]
     elif name == "flex":
         ATTENTION[name], LSE[name] = flex_attention, fastest_lse(work.device)
     elif name == "padded":
@@ -217,6 +223,13 @@ def register(name: str, work: Workload, lengths: list[int], backbone: Backbone) 
         ATTENTION[name], LSE[name] = padded.attention, padded.lse
         pairs = padded.pairs(work.instruction, work.query)
     return Contestant(name, layout, pairs, Backbone(backbone.model, backbone.config, None, name))
+
+
+def fused(backbone: Backbone) -> Backbone:
+    """Return a copy of a backbone with fused layers; the others keep the weights that it has."""
+    model = copy.deepcopy(backbone.model)
+    fuse_decoder_layers(model)
+    return Backbone(model, backbone.config, None)
 
 
 def tolerance(backbone: Backbone, work: Workload) -> float:
@@ -294,10 +307,13 @@ def main(options: argparse.Namespace) -> None:
     work = workload(options.tiny)
     table = Table("forward", machine(work.device, options.commit), COLUMNS, options.output)
     verdict = triton_on(work.device)
-    names = [name for name in options.contestants if name != "triton" or verdict.usable]
+    names = [name for name in options.contestants if name not in TRITON or verdict.usable]
     model = random_mistral(work, work.scoring_layer)
     backbone = Backbone(model, BlockRankConfig(scoring_layer=work.scoring_layer), None)
+    backbones = dict.fromkeys(names, backbone)
     limit = tolerance(backbone, work)
+    if "triton" in names:
+        backbones["triton"] = fused(backbone)
     table.content |= {"ceiling TFLOP/s": options.ceiling, "tolerance": limit}
     exempt = " and ".join(OTHER_SCORES)
     print(f"tolerance {limit:.1e} of log-sum-exps, but for {exempt}; ceiling {options.ceiling} TFLOP/s")
@@ -307,7 +323,7 @@ def main(options: argparse.Namespace) -> None:
     for kind in options.lengths:
         for count in options.documents or work.documents:
             lengths = document_lengths(work, kind, count)
-            contestants = [register(name, work, lengths, backbone) for name in names]
+            contestants = [register(name, work, lengths, backbones[name]) for name in names]
             found = measure(contestants, limit, options.repeats, options.attention_share)
             for row in rows(contestants, found, work.instruction + sum(lengths) + work.query, options.ceiling):
                 table.add({"documents": count, "lengths": kind} | row)

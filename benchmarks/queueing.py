@@ -19,9 +19,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from common import median_ms, require_green
 from cross_encoder import QUERY
+from loopback import load, served
 from queue_simulation import simulated
 from scaling import passages
-from serving import load, served
 
 from blockrank_rerank import BlockRankReranker
 from blockrank_rerank.evaluation.machine import machine

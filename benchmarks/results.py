@@ -10,7 +10,7 @@ machine and of what else it does; other benchmarks measure them.
 from __future__ import annotations
 
 import argparse
-import shutil
+import json
 import sys
 from pathlib import Path
 
@@ -33,6 +33,14 @@ def words(folder: Path, depth: int, page: Path, queries: int | None) -> list[str
     return typed if queries is None else [*typed, "--queries", str(queries)]
 
 
+def keep(measured: Path, kept: Path, collection: str) -> None:
+    """Copy a report's numbers without its times, and with the command that anyone can type."""
+    numbers = json.loads(measured.read_text(encoding="utf-8"))
+    del numbers["latencies"]
+    numbers["command"] = f"python benchmarks/results.py FOLDER --only {collection}"
+    kept.write_text(json.dumps(numbers, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
+
 def main(folder: Path, queries: int | None, only: list[str], numbers: Path, pages: Path) -> None:
     for path in (numbers, pages):
         path.mkdir(parents=True, exist_ok=True)
@@ -42,7 +50,7 @@ def main(folder: Path, queries: int | None, only: list[str], numbers: Path, page
             page = pages / f"{name}.html"
             if blockrank(words(collection, depth, page, queries)):
                 sys.exit(f"{name}: no report")
-            shutil.copyfile(page.with_suffix(".json"), numbers / f"{name}.json")
+            keep(page.with_suffix(".json"), numbers / f"{name}.json", collection.name)
 
 
 if __name__ == "__main__":

@@ -237,7 +237,7 @@ class Scoring:
         attended = AttendedList.of(lambda: reranker.engine, reranker.lookup, query, documents)
         if attended is None:
             return empty_context(), []
-        likely = Limits(min_probability=self.min_probability).select(attended.ranking)
+        likely = reranker._limits(None, None, self.min_probability).select(attended.ranking)
         wanted = self._wanted(reranker, likely)
         context = build_context(attended, [document.ranked for document in wanted], settings, within)
         return context, [document for document in wanted if document.ranked.index in context.texts]
@@ -245,7 +245,7 @@ class Scoring:
     def _wanted(self, reranker: BlockRankReranker, ranking: Sequence[RankedDocument]) -> list[ScoredDocument]:
         if not ranking:
             return []
-        score_type = resolve_score_type(self.score_type, reranker.config.abstention, reranker.model)
+        score_type = resolve_score_type(self.score_type, reranker.gives_probabilities, reranker.model)
         ordered = scored(ranking, score_type)
         return [d for d in ordered if self.threshold is None or d.score >= self.threshold][: self.top_k]
 

@@ -219,7 +219,9 @@ class BlockRankCrossEncoder:
         requests = _requests(pairs)
         if self.score_type == "share":
             _warn_of_shares(requests, len(pairs))
-        rankings = self.reranker.rank_batch(requests, show_progress=show_progress)
+        # Every pair has a score, whatever threshold a calibration has.
+        least = 0.0 if self.reranker.gives_probabilities else None
+        rankings = self.reranker.rank_batch(requests, min_probability=least, show_progress=show_progress)
         ordered = [sorted(self._scored(ranking), key=lambda found: found.ranked.index) for ranking in rankings]
         return [found.score for ranking in ordered for found in ranking]
 
@@ -227,7 +229,7 @@ class BlockRankCrossEncoder:
         if not ranking:
             return []
         reranker = self.reranker
-        return scored(ranking, resolve_score_type(self.score_type, reranker.config.abstention, reranker.model))
+        return scored(ranking, resolve_score_type(self.score_type, reranker.gives_probabilities, reranker.model))
 
     def _activation(self, activation_fn: Activation | None, activation_fct: Activation | None) -> Activation:
         if activation_fn is not None and activation_fct is not None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from blockrank_rerank.config import BlockRankConfig, with_scoring_layer
+from blockrank_rerank.engine.calibrated import CalibratedRanking
 from blockrank_rerank.engine.saved_model import SavedModel
 from blockrank_rerank.engine.shared import SharedEngine, checked_engine
 from blockrank_rerank.engine.state_lookup import StateLookup
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 __all__ = ["DEFAULT_MODEL", "BlockRankReranker", "Document", "RankedDocument", "Request", "describe_choices"]
 
 
-class BlockRankReranker(AsyncRanking, AttentiveRanking, Searching, SavedModel, TunedRanking):
+class BlockRankReranker(AsyncRanking, AttentiveRanking, Searching, SavedModel, TunedRanking, CalibratedRanking):
     """Ranks documents for a query by in-context attention. Make one with :meth:`from_pretrained`.
 
     Threads may share an instance; a copy shares the model, cache and store. ``lookup`` knows states, if there is one.
@@ -78,6 +79,7 @@ class BlockRankReranker(AsyncRanking, AttentiveRanking, Searching, SavedModel, T
         chosen = Options(model, **options)
         ranker = cls(SharedEngine(chosen.engine_spec()), chosen.state_lookup())
         ranker._take_tunings(chosen.checked("ranker")["tuning"])
+        ranker._take_calibration(chosen.checked("ranker")["calibration"])
         if ranker.lookup is not None:
             check_stand_alone(ranker.config, ranker.model)
         return ranker
@@ -108,7 +110,7 @@ class BlockRankReranker(AsyncRanking, AttentiveRanking, Searching, SavedModel, T
         return self.engine.dtype
 
     def with_config(self, **changes: Any) -> BlockRankReranker:
-        """A reranker with some settings of the config changed, without cache, store and tunings.
+        """A reranker with some settings of the config changed, without cache, store, tunings and calibration.
 
         The model is read again when it is used.
 
@@ -238,7 +240,8 @@ class BlockRankReranker(AsyncRanking, AttentiveRanking, Searching, SavedModel, T
         threshold : float, optional
             Keep scores of at least this; applied before ``top_k``. The score is a share of the list.
         min_probability : float, optional
-            Keep probabilities of at least this, before ``top_k``; may leave none. For models that give probabilities.
+            Keep probabilities of at least this, before ``top_k``; may leave none. For models that give probabilities;
+            with a calibration its threshold, if not given, and 0 keeps all.
         deadline_ms : float, optional
             Return after this time, with what was read by then (docs/models.md, Deadlines). Here alone, not in batches.
         tuning : str, optional
@@ -316,11 +319,13 @@ class BlockRankReranker(AsyncRanking, AttentiveRanking, Searching, SavedModel, T
         return fitting_queries(queries, self.engine.prompt)
 
     def _limits(self, top_k: int | None, threshold: float | None, min_probability: float | None) -> Limits:
-        limits = Limits(top_k, threshold, min_probability)
-        if min_probability is not None and not self.config.abstention:
+        limits, calibration = Limits(top_k, threshold, min_probability), self._shared.probability_map
+        if min_probability is None:
+            return limits if calibration is None else replace(limits, min_probability=calibration.threshold)
+        if not self.gives_probabilities:
             raise ValueError(
-                f"min_probability needs a model that gives probabilities, and {self.model} does not; "
-                "use threshold, or train one with abstention_weight"
+                f"min_probability needs a model that gives probabilities, and {self.model} does not; use threshold, "
+                "calibrate it with 'blockrank calibrate', or train one with abstention_weight"
             )
         return limits
 

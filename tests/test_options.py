@@ -42,7 +42,8 @@ ALONE = {"quantization": "int8"}
 """What does not go together with pruning."""
 DECODING = {"method": "decode"}
 """What does not go together with anything that attention is read for."""
-KEPT = {"cache": "1MB", "cache_device": "cpu", "store": "states", "tuning": {"legal": "legal.safetensors"}}
+KEPT = {"cache": "1MB", "cache_device": "cpu", "store": "states"}
+FILES = {"tuning": {"legal": "legal.safetensors"}, "calibration": "c.json"}
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +54,7 @@ def folder(tmp_path_factory):
 
 
 def test_these_tests_give_every_option():
-    assert {"model", *GIVEN, *ALONE, *DECODING, *KEPT} == set(OPTIONS)
+    assert {"model", *GIVEN, *ALONE, *DECODING, *KEPT, *FILES} == set(OPTIONS)
 
 
 # Python
@@ -186,6 +187,7 @@ def test_plain_options_are_those_that_json_gives_back(tmp_path):
         GIVEN
         | KEPT
         | DECODING
+        | {"tuning": FILES["tuning"]}
         | {"model": tmp_path, "device": torch.device("cpu"), "dtype": torch.float32, "store": tmp_path}
     )
     plain = plain_options(given)
@@ -193,6 +195,7 @@ def test_plain_options_are_those_that_json_gives_back(tmp_path):
     assert (plain["device"], plain["dtype"], plain["store"]) == ("cpu", "float32", str(tmp_path))
     assert plain["prune"] == {1: 5}
     assert plain["tuning"] == {"legal": str(Path("legal.safetensors").absolute())}
+    assert plain_options({"calibration": "c.json"})["calibration"] == str(Path("c.json").absolute())
     assert plain.keys() == OPTIONS.keys() - {"token"}
 
 
@@ -209,9 +212,12 @@ def flags(command):
         ("rerank", set()),
         ("context", set()),
         ("evaluate", set()),
-        ("prepare", {"method", "store", "cache", "cache_device", "tuning", "prune", "long_queries"}),
+        ("prepare", {"method", "store", "cache", "cache_device", "tuning", "calibration", "prune", "long_queries"}),
         ("search", {"method", "cache", "cache_device", "prune"}),
-        ("bench", {"store", "cache", "cache_device", "tuning", "prune", "long_documents", "long_queries"}),
+        (
+            "bench",
+            {"store", "cache", "cache_device", "tuning", "calibration", "prune", "long_documents", "long_queries"},
+        ),
     ],
 )
 def test_commands_have_every_option_but_for_those_that_mean_nothing_to_them(command, without):

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from blockrank_rerank.cli.bench import bench
+from blockrank_rerank.cli.calibrate import calibrate
 from blockrank_rerank.cli.context import context
 from blockrank_rerank.cli.detect import detect
 from blockrank_rerank.cli.doctor import doctor
@@ -28,6 +29,7 @@ app.command()(context)
 app.command()(evaluate)
 app.command()(report)
 app.command()(detect)
+app.command()(calibrate)
 app.command()(prepare)
 app.command()(search)
 app.command()(serve)

@@ -30,7 +30,9 @@ WORDS = (
 """Each is a token of its own in common vocabularies."""
 
 
-@opt.with_model_options(without=("store", "cache", "cache_device", "tuning", "prune", "long_documents", "long_queries"))
+@opt.with_model_options(
+    without=("store", "cache", "cache_device", "tuning", "calibration", "prune", "long_documents", "long_queries")
+)
 def bench(
     documents: Annotated[int, typer.Option("--documents", min=1, help="Documents of a list.")] = 100,
     words: Annotated[

@@ -31,7 +31,10 @@ RULES_SHOWN = {"mean_of_softmax": "share", "softmax_of_mean": "lse"}
 """What the table calls a config's reductions: the mean of shares, and the share of mean log-sum-exps."""
 MOST_SHOWN = 3
 """Heads that a line of the table names."""
-WITHOUT = ("method", "store", "prune", "cache", "cache_device", "quantization", "scoring_layer", "max_memory")
+WITHOUT = (
+    *("method", "store", "calibration", "prune", "cache", "cache_device"),
+    *("quantization", "scoring_layer", "max_memory"),
+)
 
 
 @opt.with_model_options(without=WITHOUT)

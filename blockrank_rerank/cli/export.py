@@ -11,7 +11,7 @@ from blockrank_rerank.cli import options as opt
 from blockrank_rerank.cli.console import print_json, print_line
 from blockrank_rerank.cli.ranker import described_ranker
 
-WITHOUT = ("method", "store", "cache", "cache_device", "tuning", "prune", "long_queries", "max_memory")
+WITHOUT = ("method", "store", "cache", "cache_device", "tuning", "calibration", "prune", "long_queries", "max_memory")
 
 
 @opt.with_model_options(without=WITHOUT)

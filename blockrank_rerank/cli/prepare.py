@@ -14,8 +14,10 @@ from blockrank_rerank.errors import DocumentError
 from blockrank_rerank.formats import DataError, read_documents
 from blockrank_rerank.ranking.progress import progress_bar
 
+WITHOUT = ("method", "store", "cache", "cache_device", "tuning", "calibration", "prune", "long_queries")
 
-@opt.with_model_options(without=("method", "store", "cache", "cache_device", "tuning", "prune", "long_queries"))
+
+@opt.with_model_options(without=WITHOUT)
 def prepare(
     corpus: Annotated[
         Path,

@@ -27,7 +27,7 @@ CACHE = "2GB"
 """Bytes of document states that are kept where nobody says how many: a report asks for every document many times."""
 
 
-@opt.with_model_options(without=("store", "prune", "cache_device"))
+@opt.with_model_options(without=("store", "calibration", "prune", "cache_device"))
 def report(
     context: typer.Context,
     folder: opt.BeirFolder,

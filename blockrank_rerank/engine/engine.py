@@ -22,6 +22,7 @@ from blockrank_rerank.model.backbone import Backbone
 from blockrank_rerank.model.devices import resolve_device, resolve_dtype
 from blockrank_rerank.model.families import head_counts, head_dim
 from blockrank_rerank.model.layout import Layout, build_layout
+from blockrank_rerank.model.probability_map import ProbabilityMap
 from blockrank_rerank.model.scores import Lse
 from blockrank_rerank.model.stages import HiddenStates, join_hidden, staged_model
 from blockrank_rerank.states.document_states import DocumentStates, compress
@@ -40,7 +41,8 @@ class Engine:
 
     Holds nothing that a call changes but its budget and its stages, so threads can share it. ``prune`` says at which
     layers documents may be dropped (:mod:`blockrank_rerank.engine.pruning`); ``max_memory`` is as in :class:`Budget`.
-    Of the stages of another engine, ``is_last`` has all layers.
+    Of the stages of another engine, ``is_last`` has all layers. ``probability_map`` is that of a calibration, if there
+    is one.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class Engine:
         is_last: bool = False,
     ) -> None:
         self._is_last = is_last
+        self.probability_map: ProbabilityMap | None = None
         self.config, self.prompt, self.backbone, self.prune = config, prompt, backbone, prune
         self.documents_are_independent = config.documents_are_independent
         model_config: Any = backbone.model.config

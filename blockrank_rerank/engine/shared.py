@@ -11,6 +11,7 @@ from blockrank_rerank.system.forks import ForkLock, unforked
 
 if TYPE_CHECKING:
     from blockrank_rerank.engine.engine import Engine
+    from blockrank_rerank.model.probability_map import ProbabilityMap
 
 
 def checked_engine(shared: object, options: dict[str, Any]) -> SharedEngine:
@@ -36,6 +37,9 @@ class SharedEngine:
     Instances with equal specs share an engine as long as one of them lives; so do deep copies. A pickle carries
     the spec alone.
     """
+
+    probability_map: ProbabilityMap | None = None
+    """Of a calibration, where there is one."""
 
     def __init__(self, spec: EngineSpec, engine: Engine | None = None) -> None:
         self.spec = spec

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from copy import copy
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
@@ -117,36 +117,51 @@ def tuned_engine(engine: Engine, file: Path, spec: EngineSpec) -> Engine:
     # Loading needs them, and they bring in Transformers.
     from blockrank_rerank.engine.engine import Engine
     from blockrank_rerank.model.backbone import Backbone
+    from blockrank_rerank.model.frozen_scoring import untuned
 
     whole, tuning = engine.backbone, Tuning.load(file)
-    _check_base(engine, tuning, file, spec)
+    check_base(engine, tuning.facts.get("bases"), spec, file, "tuning", "blockrank-finetune tune")
+    if not tuning.fits(untuned(whole, tuning.query_rank)):
+        raise ValueError(f"{file} is damaged: it does not fit the model that it was made for; tune again")
     backbone = Backbone(whole.model, whole.config, whole.head, whole.attention, tuning.to(engine.device))
     backbone.encoder = whole.encoder
     return Engine(engine.config, engine.prompt, backbone, engine.prune, engine.budget.max_memory)
 
 
-def _check_base(engine: Engine, tuning: Tuning, file: Path, spec: EngineSpec) -> None:
-    """Refuse a tuning of another model, or for queries that read otherwise."""
-    from blockrank_rerank.model.frozen_scoring import untuned
+def check_base(engine: Engine, bases: Any, spec: EngineSpec, file: Path, noun: str, command: str) -> None:
+    """Refuse what was made for another model, or for queries that read otherwise.
 
-    bases = tuning.facts.get("bases")
+    Parameters
+    ----------
+    engine : Engine
+        As it was loaded from ``spec``.
+    bases : object
+        What should be fingerprints by dtype, as :func:`bases` makes them.
+    spec : EngineSpec
+        Names the model.
+    file, noun, command : Path, str, str
+        Where it lies, what it is called, and what makes one, for messages.
+
+    Raises
+    ------
+    ValueError
+        Saying what to do.
+    """
     dtype = str(engine.dtype).removeprefix("torch.")
     if not isinstance(bases, dict) or dtype not in bases:
         made = ", ".join(map(str, bases)) if isinstance(bases, dict) else "no dtype"
         raise ValueError(
-            f"{file} is a tuning for models in {made}, and {spec.checkpoint.model} is loaded in {dtype}: pass one of "
-            "these as dtype, or tune again without bf16"
+            f"{file} is a {noun} for models in {made}, and {spec.checkpoint.model} is loaded in {dtype}: pass one of "
+            f"these as dtype, or make one in {dtype} with '{command}'"
         )
-    if bases[dtype] != base_fingerprint(engine.config, engine.prompt, _unquantized(engine, spec), engine.dtype):
+    if bases[dtype] != base_fingerprint(engine.config, engine.prompt, unquantized(engine, spec), engine.dtype):
         raise ValueError(
             f"{file} was made for another model than {spec.checkpoint.model}, or for other settings of its queries: "
-            "use it with the one it was made for, or tune this one with 'blockrank-finetune tune'"
+            f"use it with the one it was made for, or make one for this model with '{command}'"
         )
-    if not tuning.fits(untuned(engine.backbone, tuning.query_rank)):
-        raise ValueError(f"{file} is damaged: it does not fit the model that it was made for; tune again")
 
 
-def _unquantized(engine: Engine, spec: EngineSpec) -> Backbone:
+def unquantized(engine: Engine, spec: EngineSpec) -> Backbone:
     """The weights of a model before they were rounded to 8 bits."""
     from blockrank_rerank.model.backbone import Backbone
 
@@ -156,10 +171,14 @@ def _unquantized(engine: Engine, spec: EngineSpec) -> Backbone:
     return Backbone.load(spec.checkpoint, model_config, config, torch.device("cpu"), engine.dtype)
 
 
-def bases(engine: Engine) -> dict[str, str]:
-    """Fingerprints of an engine's model by each dtype in which it may be loaded, as far as this one can know them."""
+def bases(engine: Engine, backbone: Backbone | None = None) -> dict[str, str]:
+    """Fingerprints of an engine's model by each dtype in which it may be loaded, as far as this one can know them.
+
+    ``backbone`` has the weights where the engine's own are rounded to 8 bits.
+    """
     dtypes = (torch.float32, torch.bfloat16, torch.float16) if engine.dtype == torch.float32 else (engine.dtype,)
+    weights = backbone or engine.backbone
     return {
-        str(dtype).removeprefix("torch."): base_fingerprint(engine.config, engine.prompt, engine.backbone, dtype)
+        str(dtype).removeprefix("torch."): base_fingerprint(engine.config, engine.prompt, weights, dtype)
         for dtype in dtypes
     }

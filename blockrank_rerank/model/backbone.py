@@ -16,8 +16,9 @@ from transformers import AttentionInterface, AttentionMaskInterface
 
 from blockrank_rerank.config import BlockRankConfig
 from blockrank_rerank.model.checkpoint import Checkpoint
-from blockrank_rerank.model.families import first_position
+from blockrank_rerank.model.families import DECODERS, first_position
 from blockrank_rerank.model.forward_pass import Pass
+from blockrank_rerank.model.fused_decoder import fuse_decoder_layers, uses_triton
 from blockrank_rerank.model.int8 import quantize_to_int8, refuse_int8
 from blockrank_rerank.model.layer_scores import read_layer, refuse_window, score_layer, window_hides
 from blockrank_rerank.model.layout import Layout
@@ -63,7 +64,8 @@ def _attention(
     query, key, value = (tensor[0].transpose(0, 1).to(value.dtype) for tensor in (query, key, value))
     sees_documents = layer >= config.query_documents_from_layer
     if blockrank.new_states is not None and (sees_documents or layer == config.scoring_layer):
-        blockrank.new_states[key_name(layer)] = key
+        # They outlive the pass, and what they may be views of should not.
+        blockrank.new_states[key_name(layer)] = key.contiguous()
     if blockrank.new_states is not None and sees_documents and layer < config.scoring_layer:
         blockrank.new_states[value_name(layer)] = value.contiguous()
     if blockrank.readings is not None:
@@ -184,6 +186,8 @@ class Backbone(nn.Module):
 
             quantize_to_int8(checkpoint, model)
             backbone.encoder = OpenVinoEncoder(model, dtype)
+        elif model_config.model_type in DECODERS and uses_triton(attention, model):
+            fuse_decoder_layers(model)
         elif can_fuse(device, dtype):
             fuse_linear_layers(model)
         return backbone

@@ -64,7 +64,7 @@ def check_gguf(path: Path) -> int:
     if _is_part(path):
         raise ValueError(
             f"{path.name} is one part of several, which are not read here: join them with "
-            f"llama-gguf-split --merge {path.name} whole.gguf"
+            "llama.cpp's llama-gguf-split and pass the whole file"
         )
     if missing := [name for name in NEEDED if find_spec(name) is None]:
         raise ImportError(f"a GGUF file needs {' and '.join(missing)}; {install_line('gguf')}")

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from blockrank_rerank.config import BlockRankConfig
+from blockrank_rerank.model.probability_map import ProbabilityMap
 
 
 class Lse(NamedTuple):
@@ -140,7 +141,9 @@ class Scores:
     probability: list[float] | list[None]
 
 
-def scores(lse: Lse, config: BlockRankConfig, sharpness: Tensor | float) -> Scores:
+def scores(
+    lse: Lse, config: BlockRankConfig, sharpness: Tensor | float, probability_map: ProbabilityMap | None = None
+) -> Scores:
     """Compute all scores of one request.
 
     Parameters
@@ -151,6 +154,8 @@ def scores(lse: Lse, config: BlockRankConfig, sharpness: Tensor | float) -> Scor
         Names the rule.
     sharpness : Tensor or float
         As :attr:`Backbone.sharpness` gives it.
+    probability_map : ProbabilityMap, optional
+        Of a calibration: then probabilities come of raw scores by it.
 
     Raises
     ------
@@ -163,6 +168,8 @@ def scores(lse: Lse, config: BlockRankConfig, sharpness: Tensor | float) -> Scor
         )
     rule = RULES[config.reduction]
     share, raw = rule.share(lse.documents).tolist(), raw_score(lse.documents).tolist()
+    if probability_map is not None:
+        return Scores(share, raw, probability_map.probabilities(raw))
     if lse.nothing is None:
         return Scores(share, raw, [None] * len(share))
     return Scores(share, raw, rule.relevance(lse.documents, lse.nothing[..., None], sharpness).tolist())

@@ -178,6 +178,18 @@ class Options:
         metavar="[NAME=]FILE",
         parse=values.parse_tuning,
     )
+    calibration: UserPath | None = option(
+        None,
+        Path,
+        """File of ``blockrank calibrate``: probabilities come of raw scores by its map, and documents below its
+        threshold are left out where ``min_probability`` is not given.
+
+        It is bound to the model, the settings of its queries and the tuning it was made with.""",
+        owner="ranker",
+        plain=values.plain_calibration,
+        check=values.check_calibration,
+        metavar="FILE",
+    )
     prune: Mapping[int, int] | None = option(
         None,
         dict[int, int],
@@ -246,6 +258,11 @@ class Options:
             raise ValueError(
                 f"attention {self.attention} cannot go together with quantization int8, which computes all layers by "
                 "OpenVINO; leave attention auto"
+            )
+        if self.calibration is not None and isinstance(self.tuning, Mapping):
+            raise ValueError(
+                "calibration is of one way in which queries read, and cannot go together with several tunings by name; "
+                "give one tuning as a FILE, with a calibration that was made with it"
             )
         if self.cache_device is not None and self.cache is None:
             raise ValueError(

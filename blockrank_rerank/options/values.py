@@ -280,6 +280,33 @@ def _tuning_file(file: Any) -> Path:
     return path
 
 
+def plain_calibration(calibration: Any) -> Any:
+    """The text of a calibration's path, which stays the same wherever the process goes."""
+    is_path = isinstance(calibration, str | os.PathLike) and calibration != ""
+    return str(absolute(calibration, "calibration")) if is_path else calibration
+
+
+def check_calibration(calibration: Any) -> Path | None:
+    """The path of a calibration, which is one.
+
+    Raises
+    ------
+    FileNotFoundError
+        For a file that does not exist.
+    ValueError
+        For what is no path, and a file of something else.
+    """
+    from blockrank_rerank.model.probability_map import ProbabilityMap
+
+    if calibration is None:
+        return None
+    if not isinstance(calibration, str | os.PathLike) or not str(calibration).strip():
+        raise ValueError(f"calibration must be a file that 'blockrank calibrate' wrote, got {calibration!r}")
+    path = absolute(calibration, "calibration")
+    ProbabilityMap.load(path)
+    return path
+
+
 def parse_tuning(words: Sequence[str] | None) -> str | dict[str, str] | None:
     """The file of a command line, or several by name: ``legal=legal.safetensors``.
 

@@ -192,14 +192,14 @@ def ranked(candidates: Candidates, lse: Lse, engine: Engine) -> list[RankedDocum
     given, plain, found = candidates.request.given, candidates.request.plain, candidates.survivors
     unreadable = _unreadable(candidates, engine)
     best = found.blocks.best(with_copies_tied(raw_score(lse.documents).tolist(), candidates.ids))
-    values = scores(lse.select(best), engine.config, engine.backbone.sharpness)
+    values = scores(lse.select(best), engine.config, engine.backbone.sharpness, engine.probability_map)
     sources = first_copies([candidates.ids[block] for block in best])
     read = [
         RankedDocument(
             index=index,
             score=values.share[source],
             raw_score=values.raw[source],
-            probability=_lowered(values.probability[source], unreadable[block]),
+            probability=lowered(values.probability[source], unreadable[block]),
             text=given_text(plain[index]),
             document=given[index],
             id=document_id(given[index]),
@@ -245,6 +245,6 @@ def _unreadable(candidates: Candidates, engine: Engine) -> list[float]:
     return shares
 
 
-def _lowered(probability: float | None, unreadable: float) -> float | None:
+def lowered(probability: float | None, unreadable: float) -> float | None:
     """A probability that is not high where much of the text was not read."""
     return probability if probability is None or unreadable <= UNREADABLE_SHARE else probability * (1 - unreadable)

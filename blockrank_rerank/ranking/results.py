@@ -30,8 +30,9 @@ class RankedDocument:
     truncated : bool
         Whether the end of the document, or of its best passage, was cut off before scoring.
     probability : float or None
-        Probability of relevance in 0–1; nothing for models that were not trained to abstain. It does not depend on
-        the other documents, unless the query block sees them below the scoring layer (see `BlockRankConfig`).
+        Probability of relevance in 0–1, of models that were trained to abstain or with a calibration; else nothing.
+        It does not depend on the other documents, unless the query block sees them below the scoring layer (see
+        `BlockRankConfig`).
     passage : (int, int) or None
         Code points of the best passage, end exclusive, of a document that was too long for one block and was
         split: scores and probability are that passage's.

@@ -57,7 +57,7 @@ def resolve_score_type(score_type: ScoreType | None, gives_probabilities: bool, 
     if score_type == "probability" and not gives_probabilities:
         raise ValueError(
             f'score_type="probability" needs a model that gives probabilities, and {model} does not; '
-            'use score_type="raw", or train one with abstention_weight'
+            'use score_type="raw", calibrate it with blockrank calibrate, or train one with abstention_weight'
         )
     return score_type or ("probability" if gives_probabilities else "raw")
 

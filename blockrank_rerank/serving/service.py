@@ -53,7 +53,7 @@ class Service:
 
     def __init__(self, ranker: BlockRankReranker, limits: ServerLimits, metrics: Metrics) -> None:
         self.ranker, self.limits, self._metrics = ranker, limits, metrics
-        self.score_type: ScoreType = "probability" if ranker.config.abstention else "share"
+        self.score_type: ScoreType = "probability" if ranker.gives_probabilities else "share"
         # Of a local folder or file only the name is told: where it lies is no business of clients.
         self.model = Path(ranker.model).resolve().name if Path(ranker.model).exists() else ranker.model
         self._scheduler: Scheduler | None = None

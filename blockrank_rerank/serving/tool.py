@@ -30,7 +30,7 @@ def tool_server(ranker: BlockRankReranker) -> MCPServer:
     ranker : BlockRankReranker
         Ranks every call, in threads of its own.
     """
-    score_type: ScoreType = "probability" if ranker.config.abstention else "share"
+    score_type: ScoreType = "probability" if ranker.gives_probabilities else "share"
 
     async def rerank(query: str, documents: list[str], top_k: Count | None = None) -> list[RankedText]:
         """Sort documents by how relevant they are to a query, best first, and keep the best top_k."""

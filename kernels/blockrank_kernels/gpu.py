@@ -135,3 +135,27 @@ def _too_large(*tensors: Tensor) -> Verdict | None:
 def automatic(*tensors: Tensor, any_width: bool = False) -> str:
     """Return the implementation that ``auto`` stands for: Triton on a GPU that it fits, torch's own elsewhere."""
     return "triton" if tensors[0].is_cuda and triton_for(*tensors, any_width=any_width).usable else "sdpa"
+
+
+MAX_ROW_WIDTH = 16384
+"""Most numbers of a row that a program holds at a time, where an operation needs all of them."""
+
+
+class RowTile(NamedTuple):
+    """Rows that one program of a row-wise kernel takes, with the compiler's option."""
+
+    rows: int
+    warps: int
+
+
+def row_tile(width: int, numbers: int) -> RowTile:
+    """Return how many rows of a power of two of numbers a program takes: so many numbers, or else one row."""
+    return RowTile(max(1, numbers // width), max(4, width // 1024))
+
+
+def with_row_strides(states: Tensor) -> tuple[Tensor, int, int, int]:
+    """Return ``[T, D]`` or ``[T, H, D]`` states whose rows have their numbers side by side, two strides, and ``H``."""
+    states = states if states.stride(-1) == 1 else states.contiguous()
+    if states.dim() == 2:
+        return states, states.stride(0), 0, 1
+    return states, states.stride(0), states.stride(1), states.shape[1]

@@ -332,6 +332,7 @@ def test_the_loader_hands_every_option_to_the_engine(monkeypatch):
         "long_queries": "error",
         "store": None,
         "tuning": None,
+        "calibration": None,
         "prune": {2: 50, 4: 20},
         "max_memory": None,
         "device": None,

@@ -32,8 +32,10 @@ def store(model, tmp_path_factory):
 
 
 @pytest.fixture
-def search(model, store, capsys):
+def search(model, store, capsys, monkeypatch):
     """Runs the command on the store; gives its exit code, what it printed and what it noted."""
+
+    monkeypatch.delenv("COLUMNS", raising=False)  # as in a pipe
 
     def run(*words, folder=store):
         code = main(["search", *words, "--store", str(folder), "--model", str(model), "--dtype", "float32"])

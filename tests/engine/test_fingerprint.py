@@ -88,16 +88,17 @@ def test_two_signs_do_not_cancel_in_the_sums(dtype):
 
 LONG = "the liver stores sugar and aspirin thins blood " * 4
 DOCUMENTS = ["a heart attack is a blocked artery", "", {"title": "sugar", "text": LONG}]
-QUERY_FREE = replace(CONFIG, prompt=CONFIG.prompt.without_query(), long_documents="split")
+QUERY_FREE = replace(CONFIG, prompt=CONFIG.prompt.without_query(), long_documents="split", reduction="softmax_of_mean")
 
 CHANGES = {
     "scoring_layer": (3, True),
     "scoring_head": None,
     "heads": ((0, 3), False),
     "signal_tokens": ("all", False),
-    "reduction": ("softmax_of_mean", False),
+    "reduction": ("mean_of_softmax", False),
     "abstention": (True, False),
     "query_offset": (100, False),
+    "content_free_query": ("N/A", False),
     "query_documents_from_layer": (1, True),
     "max_document_tokens": (12, True),
     "long_documents": ("truncate", True),

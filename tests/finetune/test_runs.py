@@ -230,7 +230,11 @@ def test_averaging_more_checkpoints_than_there_will_be_is_refused(encoder, train
 
 @pytest.mark.parametrize(
     "path",
-    [*ROOT.glob("recipes/default_model/*.yaml"), ROOT / "recipes/ensemble/train.yaml", *ROOT.glob("examples/*.yaml")],
+    [
+        *ROOT.glob("recipes/default_model/*.yaml"),
+        ROOT / "recipes/ensemble/train.yaml",
+        *ROOT.glob("examples/finetune*.yaml"),
+    ],
     ids=lambda path: path.name,
 )
 def test_the_recipes_of_the_project_make_the_checkpoints_that_they_average(path):

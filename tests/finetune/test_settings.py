@@ -8,7 +8,7 @@ import pytest
 
 from blockrank_rerank.cli.failures import ARGUMENTS
 from blockrank_rerank.cli.finetune import main
-from blockrank_rerank.finetune import EvaluationSource, FinetuneSettings, TrainingSource
+from blockrank_rerank.finetune import EvaluationSource, FinetuneSettings, TrainingSource, TuneSettings
 
 
 def settings(**changes):
@@ -187,4 +187,5 @@ TRAININGS = [
 
 @pytest.mark.parametrize("path", TRAININGS, ids=lambda path: path.stem)
 def test_settings_that_ship_can_be_read(path):
-    FinetuneSettings.read(path, {})
+    kind = TuneSettings if path.stem.startswith("tune") else FinetuneSettings
+    kind.read(path, {})

@@ -9,7 +9,10 @@ import torch
 from blockrank_kernels.block_attention import api as block_attention
 from blockrank_kernels.block_attention.triton import tile_sizes
 from blockrank_kernels.document_lse import api as document_lse
+from blockrank_kernels.gated_activation import api as gated_activation
 from blockrank_kernels.last_rows_attention import api as last_rows_attention
+from blockrank_kernels.rms_norm import api as rms_norm
+from blockrank_kernels.rotary import api as rotary
 
 from blockrank_rerank import BlockRankReranker
 from blockrank_rerank.engine import budget
@@ -22,7 +25,7 @@ from tests.tiny_models import BERT_CONFIG, CONFIG, randomise, save_model
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 DOCUMENTS = ["a heart attack", "sugar", ""]
 QUERY = "what treats a heart attack"
-OPERATIONS = (block_attention, document_lse, last_rows_attention)
+OPERATIONS = (block_attention, document_lse, last_rows_attention, rms_norm, rotary, gated_activation)
 
 
 @pytest.fixture(scope="module")

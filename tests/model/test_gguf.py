@@ -150,8 +150,8 @@ def test_several_gguf_files_in_a_folder_are_named(path):
 def test_a_part_of_a_gguf_file_is_refused_with_what_joins_them(path):
     part = path.rename(path.with_name("tiny-00001-of-00002.gguf"))
     path.with_name("tiny-00002-of-00002.gguf").write_bytes(b"GGUF")
-    assert f"llama-gguf-split --merge {part.name}" in refusal(part)
-    assert f"llama-gguf-split --merge {part.name}" in refusal(part.parent)
+    assert f"{part.name} is one part of several" in refusal(part)
+    assert "join them with llama.cpp's llama-gguf-split" in refusal(part.parent)
 
 
 @pytest.mark.parametrize(

@@ -65,16 +65,16 @@ def own_store(store, tmp_path):
     return tmp_path / "store"
 
 
-def ranked_whole(ranker, folder, query, top_k=None):
+def ranked_whole(ranker, folder, query, top_k=None, **options):
     """What ranking everything gives, by the states of the store."""
-    stored = BlockRankReranker.from_pretrained(ranker.model, dtype="float32", store=folder)
+    stored = BlockRankReranker.from_pretrained(ranker.model, dtype="float32", store=folder, **options)
     return stored.rank(query, [*StoredDocuments(folder)], top_k=top_k)
 
 
-def assert_whole(ranker, folder, query, top_k=10):
+def assert_whole(ranker, folder, query, top_k=10, **options):
     found = ranker.search(folder, query, top_k)
     # The share of what was not chosen is known to 8 bits.
-    assert_same(found, ranked_whole(ranker, folder, query, top_k), tolerance=2e-4)
+    assert_same(found, ranked_whole(ranker, folder, query, top_k, **options), tolerance=2e-4)
     return found
 
 
@@ -189,7 +189,7 @@ def test_a_tuning_searches_the_keys_that_are_there_as_it_ranks_them(ranker, mode
     tuned.search(store, QUERIES[0])
     monkeypatch.delattr(QuantizedKeys, "of")  # reads what is not in memory yet
     for query in QUERIES:
-        assert_whole(tuned.tuned("own"), store, query, 10)
+        assert_whole(tuned.tuned("own"), store, query, tuning=file)
     orders = [[found.index for found in one.search(store, QUERIES[0])] for one in (tuned, tuned.tuned("own"))]
     assert orders[0] != orders[1]
 

@@ -78,7 +78,9 @@ def html(report: Report) -> str:
         ways=[*WAYS],
         depth_plot=_markup(depth_plot(numbers.depths)),
         latency_plot=_markup(latency_plot(numbers.latencies, numbers.rows)),
-        reliability_plots=[(each.name, _markup(reliability_plot(each.values))) for each in numbers.calibrations],
+        reliability_plots=[
+            (each.name, _markup(reliability_plot({"measured": each.values.bins}))) for each in numbers.calibrations
+        ],
     )
     return page.encode("utf-8", "replace").decode("utf-8")
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import importlib
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from blockrank_rerank.errors import install_line
-from blockrank_rerank.evaluation.calibration import Calibration
+from blockrank_rerank.evaluation.calibration import Bin
 from blockrank_rerank.evaluation.report.numbers import Depth, Latency, Row
 
 INK = "#010203"
@@ -107,16 +107,16 @@ def _plain_ticks(axes: Any) -> None:
     axes.xaxis.set_minor_formatter(ticker.NullFormatter())
 
 
-def reliability_plot(calibration: Calibration) -> str:
-    """The share of relevant documents over their probability, with the number of documents in each bin."""
+def reliability_plot(measured: Mapping[str, Sequence[Bin]]) -> str:
+    """The share of relevant documents over their probability, by name, with the number of documents in each bin."""
     with require_plots().rc_context(STYLE):
         figure, axes = _figure()
         axes.plot([0, 1], [0, 1], ":", color=INK, label="as it should be")
-        probabilities = [each.probability for each in calibration.bins]
-        axes.plot(probabilities, [each.relevant for each in calibration.bins], "o-", color=COLOURS[0], label="measured")
-        for each in calibration.bins:
-            where = (each.probability, each.relevant)
-            axes.annotate(f"{each.documents:,}", where, xytext=(4, -11), textcoords="offset points", fontsize=7)
+        for colour, (name, bins) in zip(COLOURS, measured.items(), strict=False):
+            points = [(each.probability, each.relevant) for each in bins]
+            axes.plot(*zip(*points, strict=True), "o-", color=colour, label=name)
+            for each, where in zip(bins, points, strict=True):
+                axes.annotate(f"{each.documents:,}", where, xytext=(4, -11), textcoords="offset points", fontsize=7)
         axes.set(xlabel="probability", ylabel="share of relevant documents", xlim=(0, 1), ylim=(0, 1.02))
         axes.legend()
         return _svg(figure, "share of relevant documents over their probability")

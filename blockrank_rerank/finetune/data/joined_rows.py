@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
+from blockrank_rerank.errors import DataError, shown_ids
 from blockrank_rerank.finetune.data.example import Candidate, TrainingExample
 
 
@@ -31,6 +32,29 @@ def joined(examples: Iterable[TrainingExample]) -> list[TrainingExample]:
     for example in examples:
         groups.setdefault(query_key(example.query), []).append(example)
     return [group[0] if len(group) == 1 else _joined(group) for group in groups.values()]
+
+
+def agreeing(examples: Iterable[TrainingExample]) -> Iterator[TrainingExample]:
+    """Pass examples on, as long as no document is relevant to a query in one place and not in another.
+
+    Raises
+    ------
+    DataError
+        For the first contradiction, with both places.
+    """
+    known: dict[tuple[str, str], tuple[bool, str]] = {}
+    for example in examples:
+        query = query_key(example.query)
+        for candidate in example.candidates:
+            relevant, source = known.setdefault((query, candidate.text), (candidate.relevant, example.source))
+            if relevant != candidate.relevant:
+                here, there = ("relevant", "not relevant") if candidate.relevant else ("not relevant", "relevant")
+                raise DataError(
+                    f"labels contradict: {shown_ids([candidate.text])} is {here} here to {shown_ids([query])}, and "
+                    f"{there} in {source}; keep one",
+                    example.source,
+                )
+        yield example
 
 
 def relevant_texts(examples: Iterable[TrainingExample]) -> dict[str, set[str]]:

@@ -13,6 +13,7 @@ from blockrank_rerank.finetune.data.beir_folder import read_judged_corpus
 from blockrank_rerank.finetune.data.columns import ColumnMapping
 from blockrank_rerank.finetune.data.example import TrainingExample
 from blockrank_rerank.finetune.data.hub import hub_rows
+from blockrank_rerank.finetune.data.joined_rows import agreeing
 from blockrank_rerank.finetune.data.judged_corpus import JudgedCorpus
 from blockrank_rerank.finetune.data.labelled_rows import (
     LABELLED,
@@ -49,6 +50,7 @@ def read_examples(
     depth: int = 50,
     limit: int | None = None,
     seed: int = 0,
+    contradictions: Literal["join", "refuse"] = "join",
 ) -> list[TrainingExample]:
     """Read training data of any format.
 
@@ -76,6 +78,9 @@ def read_examples(
         At most this many examples, drawn at random; they keep their order.
     seed : int
         Seed of that draw and of random negatives.
+    contradictions : {"join", "refuse"}
+        What becomes of a document of rows that is relevant to a query in one place and not in another: where rows of
+        one query are joined it is relevant, or a fault.
 
     Returns
     -------
@@ -100,7 +105,7 @@ def read_examples(
     if form == "beir":
         corpus = read_judged_corpus(Path(source), split, refuse).sample(limit, seed)
         return _filled(corpus, negatives or "bm25", depth, seed)
-    examples = list(iterate_rows(source, form, split, columns, refuse))
+    examples = list(iterate_rows(source, form, split, columns, refuse, contradictions))
     if limit is not None and limit < len(examples):
         examples = [examples[index] for index in sorted(random.Random(seed).sample(range(len(examples)), limit))]
     return examples if negatives in (None, "none") else _fill_bare(examples, negatives, depth, seed)
@@ -170,7 +175,12 @@ def expanded_source(source: UserPath) -> str | Path:
 
 
 def iterate_rows(
-    source: str | Path, form: str, split: str, columns: Mapping[str, str] | None, on_fault: OnFault
+    source: str | Path,
+    form: str,
+    split: str,
+    columns: Mapping[str, str] | None,
+    on_fault: OnFault,
+    contradictions: Literal["join", "refuse"] = "join",
 ) -> Iterator[TrainingExample]:
     """Read the examples of rows, one by one.
 
@@ -182,8 +192,8 @@ def iterate_rows(
         As `resolve_format` names it.
     split : str
         Split of a dataset.
-    columns : mapping, optional
-        As `read_examples` takes it.
+    columns, contradictions
+        As `read_examples` takes them.
     on_fault : OnFault
         Takes the faults.
     """
@@ -197,6 +207,8 @@ def iterate_rows(
         return on_fault(fault)
     mapping = ColumnMapping(columns, known.known, known.required, known.ignored)
     examples = _parsed(chain([first], rows), known, mapping, columns, on_fault)
+    if contradictions == "refuse":
+        examples = agreeing(examples)
     yield from judged_queries(examples, first.name, on_fault) if known is LABELLED else examples
 
 

@@ -23,7 +23,9 @@ def model(tmp_path_factory):
 @pytest.fixture(scope="module")
 def ours(model):
     return blockrank_contestant(
-        model.name, lambda cache: BlockRankReranker.from_pretrained(model, device="cpu", cache=cache), "10MB"
+        model.name,
+        lambda cache: BlockRankReranker.from_pretrained(model, device="cpu", dtype="float32", cache=cache),
+        "10MB",
     )
 
 

@@ -1,0 +1,1 @@
+"""Probabilities and thresholds of a model on somebody's own judged lists."""

@@ -1,0 +1,69 @@
+"""Lists of documents with judgements, from which probabilities are learnt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from blockrank_rerank.evaluation.own_documents import own_documents, without_own
+from blockrank_rerank.evaluation.rerank_run import first_documents
+from blockrank_rerank.evaluation.task import Task
+from blockrank_rerank.formats import DataError
+from blockrank_rerank.text.document import document_text
+
+
+@dataclass(frozen=True)
+class JudgedList:
+    """One query with candidates, and which of them are relevant.
+
+    Parameters
+    ----------
+    name : str
+        The query's id, for messages.
+    query : str
+        Its text.
+    documents : tuple
+        Candidates as a ranker takes them.
+    relevant : tuple of bool
+        Of each candidate; there may be no relevant one.
+    """
+
+    name: str
+    query: str
+    documents: tuple[Any, ...]
+    relevant: tuple[bool, ...]
+
+
+def lists_of_task(task: Task, depth: int, min_relevance: int) -> list[JudgedList]:
+    """The first stage's candidates of each judged query; one that is not judged counts as not relevant.
+
+    A copy of a relevant document under another id is relevant too. Queries without candidates are left out.
+    """
+    queries, qrels = task.collection.queries, task.collection.qrels
+    others = without_own(task.first_stage, own_documents(queries, task.corpus))
+    lists = []
+    for query, ranking in first_documents({query: others.get(query, {}) for query in queries}, depth).items():
+        texts = [document_text(task.corpus[name], index) for index, name in enumerate(ranking)]
+        found = {text for name, text in zip(ranking, texts, strict=True) if qrels[query].get(name, 0) >= min_relevance}
+        documents = tuple(task.corpus[name] for name in ranking)
+        lists.append(JudgedList(query, queries[query], documents, tuple(text in found for text in texts)))
+    return [each for each in lists if each.documents]
+
+
+def check_classes(lists: Sequence[JudgedList]) -> None:
+    """Refuse labels that are all alike: nothing tells relevant documents from others.
+
+    Raises
+    ------
+    DataError
+        Saying which there are.
+    """
+    documents = sum(len(each.documents) for each in lists)
+    relevant = sum(sum(each.relevant) for each in lists)
+    if relevant in (0, documents):
+        alike = "relevant" if relevant else "not relevant"
+        raise DataError(
+            f"labels of one class only: all {documents:,} documents of {len(lists):,} lists are {alike}; "
+            "calibration needs lists as the first stage gives them, with documents of both kinds"
+        )
