@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import blockrank_rerank.options.learnt_files as learnt_files
 import blockrank_rerank.options.values as values
 from blockrank_rerank.config import BlockRankConfig
 from blockrank_rerank.options.declaration import Option, Owner, option
@@ -172,11 +173,11 @@ class Options:
         ``{"legal": FILE}`` is for ``rank(…, tuning="legal")``. States of documents do not depend on it, so that one
         cache and one store serve all of them.""",
         owner="ranker",
-        plain=values.plain_tuning,
-        check=values.check_tuning,
+        plain=learnt_files.plain_tuning,
+        check=learnt_files.check_tuning,
         word_type=list[str],
         metavar="[NAME=]FILE",
-        parse=values.parse_tuning,
+        parse=learnt_files.parse_tuning,
     )
     calibration: UserPath | None = option(
         None,
@@ -186,8 +187,8 @@ class Options:
 
         It is bound to the model, the settings of its queries and the tuning it was made with.""",
         owner="ranker",
-        plain=values.plain_calibration,
-        check=values.check_calibration,
+        plain=learnt_files.plain_calibration,
+        check=learnt_files.check_calibration,
         metavar="FILE",
     )
     prune: Mapping[int, int] | None = option(
