@@ -26,8 +26,8 @@ INSTALLS = "pip install . && "
 """Before a command that is then run without it."""
 
 NUMBER = re.compile(r"\d+\.\d+")
-TOLERANCE = 0.015
-"""Of numbers with decimals: machines without fast bf16 compute in fp32, and rounding can make 0.01 of less."""
+TOLERANCE = 0.01
+"""Of numbers with decimals: machines without fast bf16 compute in fp32."""
 
 
 def command_of(block: re.Match[str]) -> list[str]:
@@ -52,7 +52,8 @@ def same(shown: str, output: str) -> bool:
     """Whether two texts have the same words, and numbers with decimals that are close."""
     texts = [NUMBER.sub("#", text).split() for text in (shown, output)]
     numbers = [[float(number) for number in NUMBER.findall(text)] for text in (shown, output)]
-    return texts[0] == texts[1] and all(abs(a - b) <= TOLERANCE for a, b in zip(*numbers, strict=True))
+    # 0.83 and 0.82 differ by a little more than 0.01 in binary.
+    return texts[0] == texts[1] and all(round(abs(a - b), 9) <= TOLERANCE for a, b in zip(*numbers, strict=True))
 
 
 def blocks(page: str) -> list[re.Match[str]]:

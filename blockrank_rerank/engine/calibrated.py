@@ -7,8 +7,7 @@ from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from blockrank_rerank.config import BlockRankConfig
-from blockrank_rerank.engine.shared import SharedEngine
+from blockrank_rerank.engine.shared import EngineWithFile, SharedEngine
 from blockrank_rerank.engine.tuned import bases, check_base, unquantized
 from blockrank_rerank.model.probability_map import ProbabilityMap
 from blockrank_rerank.states.digest import tensor_bytes
@@ -18,48 +17,18 @@ if TYPE_CHECKING:
     from blockrank_rerank.engine.spec import EngineSpec
 
 
-class CalibratedEngine(SharedEngine):
-    """Another engine with a calibration: it shares the model, which is loaded once."""
+class CalibratedEngine(EngineWithFile):
+    """Another engine with a calibration."""
 
+    kind = "calibration"
     probability_map: ProbabilityMap
 
     def __init__(self, base: SharedEngine, file: Path) -> None:
-        super().__init__(base.spec)
-        self.base, self.file = base, file
+        super().__init__(base, file)
         self.probability_map = ProbabilityMap.load(file)
 
-    def get(self) -> Engine:
-        """Return the engine, loading it on the first call.
-
-        Raises
-        ------
-        ValueError
-            For a calibration of another model.
-        """
-        if self._engine is None:  # a race of threads makes it twice, alike
-            self._engine = _calibrated(self.base.get(), self.probability_map, self.file, self.spec)
-        return self._engine
-
-    @property
-    def config(self) -> BlockRankConfig:
-        """Settings in force: a calibration changes none."""
-        return self.base.config
-
-    def check_writable(self) -> None:
-        """Refuse to be written as a model.
-
-        Raises
-        ------
-        ValueError
-            Saying what to do.
-        """
-        raise ValueError(
-            f"a calibration stays a file of its own: save the model without calibration={str(self.file)!r}, and use it "
-            "with the saved one"
-        )
-
-    def __reduce__(self) -> tuple[type[CalibratedEngine], tuple[SharedEngine, Path]]:  # type: ignore[override]
-        return CalibratedEngine, (self.base, self.file)
+    def _made(self) -> Engine:
+        return _calibrated(self.base.get(), self.probability_map, self.file, self.spec)
 
 
 class CalibratedRanking:

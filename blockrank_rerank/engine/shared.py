@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 from weakref import WeakValueDictionary
 
 from blockrank_rerank.config import BlockRankConfig
@@ -84,6 +85,53 @@ class SharedEngine:
 
 _engines: WeakValueDictionary[Any, Engine] = WeakValueDictionary()
 _loading = ForkLock()
+
+
+class EngineWithFile(SharedEngine):
+    """Another engine with a file of what was learnt beside the model, which is loaded once for both."""
+
+    kind: ClassVar[str]
+    """What the file is, which is the option's name too."""
+
+    def __init__(self, base: SharedEngine, file: Path) -> None:
+        super().__init__(base.spec)
+        self.base, self.file = base, file
+
+    def _made(self) -> Engine:
+        raise NotImplementedError
+
+    def get(self) -> Engine:
+        """Return the engine, loading it on the first call.
+
+        Raises
+        ------
+        ValueError
+            For the file of another model.
+        """
+        if self._engine is None:  # a race of threads makes it twice, alike
+            self._engine = self._made()
+        return self._engine
+
+    @property
+    def config(self) -> BlockRankConfig:
+        """Settings in force: the file changes none."""
+        return self.base.config
+
+    def check_writable(self) -> None:
+        """Refuse to be written as a model.
+
+        Raises
+        ------
+        ValueError
+            Saying what to do.
+        """
+        raise ValueError(
+            f"a {self.kind} stays a file of its own: save the model without {self.kind}={str(self.file)!r}, and use it "
+            "with the saved one"
+        )
+
+    def __reduce__(self) -> tuple[type[EngineWithFile], tuple[SharedEngine, Path]]:  # type: ignore[override]
+        return type(self), (self.base, self.file)
 
 
 def _shared_engine(spec: EngineSpec) -> Engine:

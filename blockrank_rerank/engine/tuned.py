@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-from blockrank_rerank.config import BlockRankConfig
 from blockrank_rerank.engine.fingerprint import base_fingerprint
-from blockrank_rerank.engine.shared import SharedEngine
+from blockrank_rerank.engine.shared import EngineWithFile, SharedEngine
 from blockrank_rerank.engine.spec import EngineSpec, resolve_config
 from blockrank_rerank.model.tuning import Tuning
 
@@ -24,45 +23,13 @@ if TYPE_CHECKING:
 Ranker = TypeVar("Ranker", bound="TunedRanking")
 
 
-class TunedEngine(SharedEngine):
-    """Another engine with a tuning: it shares the model, which is loaded once."""
+class TunedEngine(EngineWithFile):
+    """Another engine with a tuning."""
 
-    def __init__(self, base: SharedEngine, file: Path) -> None:
-        super().__init__(base.spec)
-        self.base, self.file = base, file
+    kind = "tuning"
 
-    def get(self) -> Engine:
-        """Return the engine, loading it on the first call.
-
-        Raises
-        ------
-        ValueError
-            For a tuning of another model.
-        """
-        if self._engine is None:  # a race of threads makes it twice, alike
-            self._engine = tuned_engine(self.base.get(), self.file, self.spec)
-        return self._engine
-
-    @property
-    def config(self) -> BlockRankConfig:
-        """Settings in force: a tuning changes none."""
-        return self.base.config
-
-    def check_writable(self) -> None:
-        """Refuse to be written as a model.
-
-        Raises
-        ------
-        ValueError
-            Saying what to do.
-        """
-        raise ValueError(
-            f"a tuning stays a file of its own: save the model without tuning={str(self.file)!r}, and use it with the "
-            "saved one"
-        )
-
-    def __reduce__(self) -> tuple[type[TunedEngine], tuple[SharedEngine, Path]]:  # type: ignore[override]
-        return TunedEngine, (self.base, self.file)
+    def _made(self) -> Engine:
+        return tuned_engine(self.base.get(), self.file, self.spec)
 
 
 class TunedRanking:
