@@ -12,12 +12,12 @@ from blockrank_rerank.model.names import shown_model
 from blockrank_rerank.ranking.clock import Clock
 from blockrank_rerank.ranking.partial_reading import PartialReading
 from blockrank_rerank.ranking.request import fitting_requests
+from blockrank_rerank.ranking.results import Ranking
 
 if TYPE_CHECKING:
     from blockrank_rerank.engine.engine import Engine
     from blockrank_rerank.engine.shared import SharedEngine
     from blockrank_rerank.engine.state_lookup import StateLookup
-    from blockrank_rerank.ranking.results import Ranking
     from blockrank_rerank.text.document import GivenDocument
     from blockrank_rerank.text.prompt import PromptEncoder
 

@@ -74,7 +74,7 @@ def test_neither_the_order_nor_copies_nor_kept_states_change_it(ranker):
 
 def test_nothing_is_said_where_not_everything_was_read_or_nothing_was_learnt(ranker):
     assert ranker.rank(QUERY, []).answerable is None
-    assert BlockRankReranker.from_pretrained(device="cpu", prune="1:2").rank(QUERY, DOCUMENTS).answerable is None
+    assert BlockRankReranker.from_pretrained(device="cpu", prune={1: 2}).rank(QUERY, DOCUMENTS).answerable is None
     assert ranker.with_config(answerability=None).rank(QUERY, DOCUMENTS).answerable is None
     late = ranker.rank(QUERY, DOCUMENTS * 30, deadline_ms=0.001)
     assert late.answerable is None
