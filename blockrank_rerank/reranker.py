@@ -31,7 +31,7 @@ from blockrank_rerank.ranking.request import (
     fitting_queries,
     fitting_requests,
 )
-from blockrank_rerank.ranking.results import Limits, RankedDocument
+from blockrank_rerank.ranking.results import Limits, RankedDocument, Ranking
 from blockrank_rerank.ranking.search import Searching
 from blockrank_rerank.states.cache import CacheInfo
 from blockrank_rerank.states.document_states import DocumentStates, states_dtype
@@ -226,7 +226,7 @@ class BlockRankReranker(AsyncRanking, AttentiveRanking, Searching, SavedModel, T
         min_probability: float | None = None,
         deadline_ms: float | None = None,
         tuning: str | None = None,
-    ) -> list[RankedDocument]:
+    ) -> Ranking:
         """Rank documents for a query, best first; ties keep the input order.
 
         Parameters
@@ -272,7 +272,7 @@ class BlockRankReranker(AsyncRanking, AttentiveRanking, Searching, SavedModel, T
         tuning: str | None = None,
         show_progress: bool | None = None,
         on_progress: Callable[[int, int], None] | None = None,
-    ) -> list[list[RankedDocument]]:
+    ) -> list[Ranking]:
         """Rank many requests, several in one forward pass; results in input order.
 
         Parameters
@@ -294,7 +294,7 @@ class BlockRankReranker(AsyncRanking, AttentiveRanking, Searching, SavedModel, T
         limits = self._limits(top_k, threshold, min_probability)
         ranker = self if tuning is None else self.tuned(tuning)
         checked = fitting_requests(list(requests), lambda: self.engine.prompt)
-        results: list[list[RankedDocument]] = [[] for _ in checked]
+        results = [Ranking() for _ in checked]
         characters = sum(len(text) for request in checked for text in request.texts)
         with work_progress("reranking", len(checked), characters, show_progress, on_progress) as advance:
             for batch in ranker._batches(checked):

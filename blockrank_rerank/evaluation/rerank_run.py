@@ -30,7 +30,7 @@ class BatchRanker(Protocol):
         threshold: float | None = None,
         show_progress: bool | None = None,
         on_progress: Callable[[int, int], None] | None = None,
-    ) -> list[list[RankedDocument]]:
+    ) -> Sequence[Sequence[RankedDocument]]:
         """Rank many requests, each into its documents, best first."""
 
 
@@ -154,7 +154,7 @@ def rerank_run(
 class RankedCandidates(NamedTuple):
     """Rankings by the ids of their queries, and the ids of queries of which only the beginning was read."""
 
-    rankings: dict[str, list[RankedDocument]]
+    rankings: dict[str, Sequence[RankedDocument]]
     queries_truncated: set[str]
 
 

@@ -85,6 +85,29 @@ def raw_score(lse: Tensor) -> Tensor:
     return lse.mean((0, 1))
 
 
+OTHERS = 9
+"""Documents after the best one that tell how far it stands out."""
+
+
+def answerable(raw: Sequence[float], numbers: Sequence[float]) -> float:
+    """Probability in 0–1 that some document of a list answers the query, by the raw scores of its documents.
+
+    Log odds are ``intercept + slope · best + slope of the lead · (best − mean of the nine next)``: an answer has a
+    high score, and stands out of what is merely about the same matter.
+
+    Parameters
+    ----------
+    raw : sequence of float
+        At least one, each document once: copies of the best one would hide its lead.
+    numbers : sequence of float
+        Intercept, slope, slope of the lead, and the raw score that stands for documents which a short list lacks.
+    """
+    intercept, slope, slope_of_lead, usual = numbers
+    best, *others = sorted(raw, reverse=True)[: 1 + OTHERS]
+    mean = (sum(others) + usual * (OTHERS - len(others))) / OTHERS
+    return float(torch.tensor(intercept + slope * best + slope_of_lead * (best - mean)).sigmoid())
+
+
 class ScoringRule(NamedTuple):
     """How scores are made of log-sum-exps: what a config calls its ``reduction``.
 

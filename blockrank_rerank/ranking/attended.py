@@ -17,7 +17,7 @@ from blockrank_rerank.text.document import part_of, text_and_shift
 if TYPE_CHECKING:
     from blockrank_rerank.engine.engine import Engine
     from blockrank_rerank.ranking.request import CheckedRequest
-    from blockrank_rerank.ranking.results import RankedDocument
+    from blockrank_rerank.ranking.results import RankedDocument, Ranking
     from blockrank_rerank.text.document import GivenDocument
     from blockrank_rerank.text.prompt import EncodedRequest
 
@@ -38,7 +38,7 @@ class AttendedList:
         In which the documents were read.
     states : StatePack
         Of the blocks.
-    ranking : list of RankedDocument
+    ranking : Ranking
         All documents, best first.
     """
 
@@ -47,7 +47,7 @@ class AttendedList:
     encoded: EncodedRequest
     blocks: Blocks
     states: StatePack
-    ranking: list[RankedDocument]
+    ranking: Ranking
 
     @classmethod
     def of(
@@ -75,7 +75,7 @@ class AttendedList:
 
     @classmethod
     def of_ranked(
-        cls, engine: Engine, lookup: StateLookup | None, candidates: Candidates, ranking: list[RankedDocument]
+        cls, engine: Engine, lookup: StateLookup | None, candidates: Candidates, ranking: Ranking
     ) -> AttendedList:
         """Find the states of a list that was ranked; those that ranking has not left are looked up, or made anew."""
         request, blocks, pack = candidates.request, candidates.survivors.blocks, candidates.pack

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from blockrank_rerank.engine.batch import Batch
 from blockrank_rerank.engine.pruning import Survivors, survivors, survivors_beside
 from blockrank_rerank.engine.workers import stop_if_cancelled
-from blockrank_rerank.model.scores import Lse, raw_score, scores
+from blockrank_rerank.model.scores import Lse, answerable, raw_score, scores
 from blockrank_rerank.ranking.request import CheckedRequest, of_request
-from blockrank_rerank.ranking.results import RankedDocument
+from blockrank_rerank.ranking.results import RankedDocument, Ranking
 from blockrank_rerank.states.pack import PassingStates, StatePack
 from blockrank_rerank.text.blocks import Blocks, first_copies, with_copies_tied
 from blockrank_rerank.text.document import document_id, given_text
@@ -97,7 +97,7 @@ class RequestBatch:
         self.candidates.append(candidates)
         self.num_tokens += candidates.encoded.num_tokens
 
-    def rankings(self, engine: Engine) -> Iterator[tuple[int, list[RankedDocument]]]:
+    def rankings(self, engine: Engine) -> Iterator[tuple[int, Ranking]]:
         """Score the batch once, and yield the number and the whole ranking of each request, best document first."""
         batch = Batch(
             requests=[candidates.encoded for candidates in self.candidates],
@@ -187,7 +187,7 @@ class Batches:
         return self._engine.documents_are_independent and tokens > self._engine.budget.tokens
 
 
-def ranked(candidates: Candidates, lse: Lse, engine: Engine) -> list[RankedDocument]:
+def ranked(candidates: Candidates, lse: Lse, engine: Engine) -> Ranking:
     """Every document, best first; the sort is stable, so ties keep the input order."""
     given, plain, found = candidates.request.given, candidates.request.plain, candidates.survivors
     unreadable = _unreadable(candidates, engine)
@@ -210,7 +210,7 @@ def ranked(candidates: Candidates, lse: Lse, engine: Engine) -> list[RankedDocum
         )
         for index, block, source in zip(found.remaining, best, sources, strict=True)
     ]
-    return sorted(read, key=lambda document: -document.score) + [
+    unread = [
         RankedDocument(
             index=dropped.document,
             score=0.0,
@@ -224,6 +224,16 @@ def ranked(candidates: Candidates, lse: Lse, engine: Engine) -> list[RankedDocum
         )
         for dropped in found.dropped
     ]
+    different = [values.raw[source] for source in {*sources}]
+    return Ranking(
+        sorted(read, key=lambda document: -document.score) + unread, None if unread else _answerable(different, engine)
+    )
+
+
+def _answerable(raw: Sequence[float], engine: Engine) -> float | None:
+    """Whether a list holds an answer, by the raw scores that it was learnt of: a tuning's are others."""
+    numbers = engine.config.answerability
+    return None if numbers is None or engine.backbone.tuning is not None or not raw else answerable(raw, numbers)
 
 
 def _unreadable(candidates: Candidates, engine: Engine) -> list[float]:

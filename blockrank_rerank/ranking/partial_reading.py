@@ -29,7 +29,7 @@ from blockrank_rerank.text.prompt import EncodedRequest, TokenisedBlocks
 if TYPE_CHECKING:
     from blockrank_rerank.engine.engine import Engine
     from blockrank_rerank.engine.state_lookup import Source, StateLookup
-    from blockrank_rerank.ranking.results import RankedDocument
+    from blockrank_rerank.ranking.results import Ranking
     from blockrank_rerank.states.document_states import DocumentStates
 
 T = TypeVar("T")
@@ -101,7 +101,7 @@ class PartialReading:
         self._slowness = 1.0
         """Seconds that groups took, of one that the profile foresees."""
 
-    def ranking(self) -> list[RankedDocument]:
+    def ranking(self) -> Ranking:
         """Read, and rank every document by what is known of it then."""
         self._unread.extend(self._read_known())
         self._tokenise(self._layers)
@@ -273,7 +273,7 @@ class PartialReading:
         for block, raw in zip(blocks, raw_score(lse.documents).tolist(), strict=True):
             block.layers, block.raw_score = layers, raw
 
-    def _ranked(self) -> list[RankedDocument]:
+    def _ranked(self) -> Ranking:
         whole = [d for d in sorted(self._blocks) if all(block.column is not None for block in self._blocks[d])]
         blocks = [block for document in whole for block in self._blocks[document]]
         owners = [number for number, document in enumerate(whole) for _ in self._blocks[document]]
