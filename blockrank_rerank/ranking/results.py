@@ -69,6 +69,15 @@ class RankedDocument:
     layers_read: int | None = None
 
 
+TRUNCATED = "truncated"
+"""Key under which adapters write that the model read only the beginning; no other document has it."""
+
+
+def truncation(ranked: RankedDocument) -> dict[str, bool]:
+    """Return what adapters add to a document's metadata: that it was cut, of one that was."""
+    return {TRUNCATED: True} if ranked.truncated else {}
+
+
 @dataclass(frozen=True)
 class Limits:
     """Which documents of a ranking are wanted; see :meth:`BlockRankReranker.rank`.

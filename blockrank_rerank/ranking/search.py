@@ -85,7 +85,7 @@ class Searching:
         documents = store if isinstance(store, StoredDocuments) else StoredDocuments(store)
         engine = self._shared.get()
         index = search_index(engine, documents)
-        query = fitting_requests([(query, [""])], lambda: engine.prompt)[0].query
+        query = fitting_requests([check_request((query, [""]))], lambda: engine.prompt)[0].query
         try:
             return _search(index, engine, query, limits, approximate)
         except (FileNotFoundError, DamagedDocumentsError, LostStatesError):
