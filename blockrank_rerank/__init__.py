@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from blockrank_rerank.engine.store_preparation import Preparation
     from blockrank_rerank.errors import DataError, DocumentError, RequestError, UnknownIdsError
     from blockrank_rerank.model.names import DEFAULT_MODEL
+    from blockrank_rerank.ranking.context.context import Context
+    from blockrank_rerank.ranking.context.piece import DroppedPiece, Piece
     from blockrank_rerank.ranking.explanation import ExplainedDocument, Explanation, Span
     from blockrank_rerank.ranking.results import RankedDocument, Ranking
     from blockrank_rerank.reranker import BlockRankReranker

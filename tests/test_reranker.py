@@ -600,6 +600,7 @@ def test_what_is_not_likely_enough_takes_no_place_of_top_k(limits, kept):
 def test_min_probability_of_a_model_without_probabilities_is_refused(ranker, folder):
     with pytest.raises(ValueError, match=r"min_probability needs a model that gives probabilities, and .*threshold"):
         ranker.rank(QUERY, DOCUMENTS, min_probability=0.5)
+    assert ranker.rank(QUERY, DOCUMENTS, min_probability=0) == ranker.rank(QUERY, DOCUMENTS)
 
 
 @pytest.mark.parametrize("value", [7, -0.1])

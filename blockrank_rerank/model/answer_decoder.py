@@ -11,7 +11,7 @@ from torch import Tensor
 from blockrank_rerank.config import BlockRankConfig
 from blockrank_rerank.model.backbone import ATTENTION_NAME, Backbone
 from blockrank_rerank.model.checkpoint import Checkpoint
-from blockrank_rerank.model.decode_config import check_language_model, needs_attention, reading_all_layers
+from blockrank_rerank.model.decode_config import check_language_model, reading_all_layers
 from blockrank_rerank.model.forward_pass import Pass
 from blockrank_rerank.model.layout import Layout, RequestBounds
 from blockrank_rerank.model.linear import can_fuse, fuse_linear_layers
@@ -88,16 +88,6 @@ class AnswerDecoder(Backbone):
     def head_states(self, states: Tensor) -> dict[str, Tensor]:
         """Nothing: keys and values of its layers are all that is read of documents."""
         return {}
-
-    def token_attention(self, layout: Layout, document_states: Sequence[Iterable[StatePack]]) -> list[Tensor]:
-        """Refuse to say where in documents queries look.
-
-        Raises
-        ------
-        ValueError
-            Always.
-        """
-        raise ValueError(needs_attention("where a query looked in a document"))
 
     def _answers(self, states: Tensor, request: RequestBounds) -> Tensor:
         """``[N]`` fp32: the sum of the log-probabilities of each answer's tokens, every one after those before it."""

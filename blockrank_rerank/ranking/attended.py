@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from blockrank_rerank.engine.state_lookup import StateLookup
 from blockrank_rerank.ranking.batches import Batches, Candidates
-from blockrank_rerank.ranking.request import fitting_requests
+from blockrank_rerank.ranking.request import check_request, fitting_requests
 from blockrank_rerank.states.pack import StatePack
 from blockrank_rerank.text.blocks import Blocks
 from blockrank_rerank.text.document import part_of, text_and_shift
@@ -62,7 +62,7 @@ class AttendedList:
         TypeError, ValueError
             As :meth:`BlockRankReranker.rank`.
         """
-        (request,) = fitting_requests([(query, documents)], lambda: engine().prompt)
+        (request,) = fitting_requests([check_request((query, documents))], lambda: engine().prompt)
         if not request.texts:
             return None
         loaded = engine()
@@ -79,7 +79,7 @@ class AttendedList:
     ) -> AttendedList:
         """Find the states of a list that was ranked; those that ranking has not left are looked up, or made anew."""
         request, blocks, pack = candidates.request, candidates.survivors.blocks, candidates.pack
-        if pack is None:
+        if pack is None or candidates.survivors.dropped:  # of a pruned list it has left those of the survivors alone
             blocks, pack = _read(engine, lookup, request)
         return cls(engine, request, engine.prompt.encode(request.query, []), blocks, pack, ranking)
 
@@ -112,6 +112,6 @@ def _read(engine: Engine, lookup: StateLookup | None, request: CheckedRequest) -
     blocks, tokenised = Blocks.of(request.query, request.plain, request.texts, engine.prompt)
     if lookup is not None:
         read = partial(engine.document_states, dtype=engine.dtype, tokenised=tokenised)
-        return blocks, StatePack([*lookup.get(blocks.texts, engine, read)])
+        return blocks, StatePack([*lookup.of_list(engine, request.digests).get(blocks.texts, read)])
     encoded = engine.prompt.encode(request.query, blocks.texts, tokenised)
     return blocks, StatePack([*engine.states_of(encoded, engine.dtype)])

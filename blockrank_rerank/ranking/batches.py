@@ -165,20 +165,19 @@ class Batches:
 
     def _of_known(self, request: CheckedRequest, lookup: StateLookup) -> Candidates:
         """Documents whose states are looked up, and computed where they are not known."""
-        engine = self._engine
-        lookup.refresh(engine)
-        blocks, tokenised = Blocks.of(
-            request.query, request.plain, request.texts, engine.prompt, lambda text: lookup.knows(text, engine)
-        )
-        lookup.check_store(blocks.texts, engine)
-        known = [lookup.source(text, engine) != "read" for text in blocks.texts]
+        engine, states = self._engine, lookup.of_list(self._engine, request.digests)
+        states.refresh()
+        blocks, tokenised = Blocks.of(request.query, request.plain, request.texts, engine.prompt, states.knows)
+        states.check_store(blocks.texts)
+        source_of = {text: states.source(text) for text in blocks.texts}
+        known = [source_of[text] != "read" for text in blocks.texts]
         found, read = survivors_beside(engine, request.query, blocks, known, tokenised)
         texts = found.blocks.texts
-        sources = [lookup.source(text, engine) for text in texts]
+        sources = [source_of[text] for text in texts]
         if engine.budget.max_memory is None and not self._reads_in_passing(found.blocks):
-            pack = StatePack(list(lookup.get(texts, engine, read)))
+            pack = StatePack(list(states.get(texts, read)))
             return Candidates(request, found, pack.ids, pack.truncated, pack, sources)
-        passing = PassingStates(lookup.get(texts, engine, read, LOOKUP_BATCH))
+        passing = PassingStates(states.get(texts, read, LOOKUP_BATCH))
         return Candidates(request, found, passing.ids, passing.truncated, passing, sources)
 
     def _reads_in_passing(self, blocks: Blocks) -> bool:

@@ -11,7 +11,7 @@ from blockrank_rerank.engine.machine_profile import machine_profile
 from blockrank_rerank.model.names import shown_model
 from blockrank_rerank.ranking.clock import Clock
 from blockrank_rerank.ranking.partial_reading import PartialReading
-from blockrank_rerank.ranking.request import fitting_requests
+from blockrank_rerank.ranking.request import check_request, fitting_requests
 from blockrank_rerank.ranking.results import Ranking
 
 if TYPE_CHECKING:
@@ -103,5 +103,5 @@ def ranked_within(
             machine_profile(engine)
         return engine.prompt
 
-    (request,) = fitting_requests([(query, documents)], prompt)
+    (request,) = fitting_requests([check_request((query, documents))], prompt)
     return PartialReading(request, shared.get(), lookup, clock).ranking() if request.texts else Ranking()

@@ -70,6 +70,15 @@ class RankedDocument:
     layers_read: int | None = None
 
 
+TRUNCATED = "truncated"
+"""Key under which adapters write that the model read only the beginning; no other document has it."""
+
+
+def truncation(ranked: RankedDocument) -> dict[str, bool]:
+    """Return what adapters add to a document's metadata: that it was cut, of one that was."""
+    return {TRUNCATED: True} if ranked.truncated else {}
+
+
 class Ranking(list[RankedDocument]):
     """Documents of a list, best first, and what is known of the list as a whole. A list in every other way.
 

@@ -15,7 +15,7 @@ from blockrank_rerank.engine.shared import SharedEngine
 from blockrank_rerank.model.names import shown_model
 from blockrank_rerank.model.scores import RULES
 from blockrank_rerank.ranking.batches import Batches
-from blockrank_rerank.ranking.request import check_request, fitting_requests
+from blockrank_rerank.ranking.request import check_request, check_requests, fitting_requests
 from blockrank_rerank.ranking.results import Limits, Ranking
 from blockrank_rerank.states.document_files import DamagedDocumentsError
 from blockrank_rerank.states.stored_documents import StoredDocuments
@@ -85,7 +85,7 @@ class Searching:
         documents = store if isinstance(store, StoredDocuments) else StoredDocuments(store)
         engine = self._shared.get()
         index = search_index(engine, documents)
-        query = fitting_requests([(query, [""])], lambda: engine.prompt)[0].query
+        query = fitting_requests(check_requests([(query, [""])]), lambda: engine.prompt)[0].query
         try:
             return _search(index, engine, query, limits, approximate)
         except (FileNotFoundError, DamagedDocumentsError, LostStatesError):

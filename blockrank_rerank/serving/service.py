@@ -24,7 +24,7 @@ from blockrank_rerank.serving.metrics import Metrics
 from blockrank_rerank.serving.middleware import Record, record_of
 from blockrank_rerank.serving.scheduler import Closed, Job, Overloaded, Scheduler
 from blockrank_rerank.serving.tracing import rerank_span
-from blockrank_rerank.serving.turn import Ranking, RankRequest, Refused
+from blockrank_rerank.serving.turn import Ranking, RankRequest, Refused, score_type_of
 from blockrank_rerank.states.stored_documents import StoredDocuments
 
 
@@ -45,15 +45,11 @@ class RequestForm(Protocol):
 
 
 class Service:
-    """Answers requests with one model.
-
-    ``score_type`` is what answers go by: the probability of relevance, which does not depend on the list, or the share
-    where the model gives none.
-    """
+    """Answers requests with one model, by the score that ``score_type`` names."""
 
     def __init__(self, ranker: BlockRankReranker, limits: ServerLimits, metrics: Metrics) -> None:
         self.ranker, self.limits, self._metrics = ranker, limits, metrics
-        self.score_type: ScoreType = "probability" if ranker.gives_probabilities else "share"
+        self.score_type = score_type_of(ranker)
         # Of a local folder or file only the name is told: where it lies is no business of clients.
         self.model = Path(ranker.model).resolve().name if Path(ranker.model).exists() else ranker.model
         self._scheduler: Scheduler | None = None
@@ -187,7 +183,7 @@ def load(ranker: BlockRankReranker) -> None:
     for name in ranker.tunings:
         _ = ranker.tuned(name).engine
     if ranker.lookup is not None:
-        ranker.lookup.knows("", engine)
+        ranker.lookup.opened(engine)
 
 
 @contextmanager

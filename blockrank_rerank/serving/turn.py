@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from blockrank_rerank.ranking.attended import AttendedList
@@ -11,8 +11,9 @@ from blockrank_rerank.ranking.batches import CHARACTERS_PER_TOKEN, Batches
 from blockrank_rerank.ranking.explanation import explained
 from blockrank_rerank.ranking.request import CheckedRequest, check_request, fitting_requests
 from blockrank_rerank.ranking.results import Limits, RankedDocument
+from blockrank_rerank.ranking.score_type import ScoreType
 from blockrank_rerank.reranker import BlockRankReranker
-from blockrank_rerank.text.document import Document, document_text, given_text, part_of
+from blockrank_rerank.text.document import GivenDocument, given_text, part_of
 from blockrank_rerank.text.prompt import PromptEncoder
 
 KNOWN_COST = 1 / 16
@@ -39,6 +40,8 @@ class RankRequest:
         Whether to show where in each document the query looked.
     tuning : str, optional
         The one of the ranker's tunings with which the query reads.
+    checked : CheckedRequest
+        Query and documents, which can be ranked but for what only the model can refuse.
 
     Raises
     ------
@@ -47,25 +50,30 @@ class RankRequest:
     """
 
     query: str
-    documents: Sequence[Document]
+    documents: Sequence[GivenDocument]
     max_document_tokens: int | None = None
     highlights: bool = False
     tuning: str | None = None
+    checked: CheckedRequest = field(init=False)
 
     def __post_init__(self) -> None:
         """Check query and documents."""
         try:
-            self.documents = check_request((self.query, self.documents)).plain
+            self.checked = check_request((self.query, self.documents))
         except (TypeError, ValueError) as error:
             raise Refused(str(error)) from error
 
     def cost(self, ranker: BlockRankReranker) -> float:
         """Characters to read, or as many as take about as long."""
-        lookup, engine = ranker.lookup, ranker.engine
-        texts = [document_text(document, index) for index, document in enumerate(self.documents)]
-        known = {text for text in texts if lookup is not None and lookup.knows(text, engine)}
-        documents = sum(len(text) * (KNOWN_COST if text in known else 1) for text in texts)
-        return len(self.query) + documents * (2 if self.highlights else 1)
+        lookup = None if ranker.lookup is None else ranker.lookup.of_list(ranker.engine, self.checked.digests)
+        # Highlights look at a document once more, and read it once more where nothing keeps its states.
+        again = 0 if not self.highlights else 1 if lookup is None else KNOWN_COST
+
+        def characters(text: str) -> float:
+            is_known = lookup is not None and lookup.knows(text)
+            return len(text) * ((KNOWN_COST if is_known else 1) + again)
+
+        return len(self.query) + sum(map(characters, self.checked.texts))
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,6 +93,11 @@ class Ranking:
     documents: Sequence[RankedDocument]
     num_tokens: int
     highlights: Sequence[list[dict[str, Any]]] | None = None
+
+
+def score_type_of(ranker: BlockRankReranker) -> ScoreType:
+    """What answers go by: the probability, which does not depend on the list, or the share of a model without one."""
+    return "probability" if ranker.gives_probabilities else "share"
 
 
 def pass_cost(ranker: BlockRankReranker) -> float:
@@ -108,40 +121,41 @@ def rank_together(ranker: BlockRankReranker, requests: Sequence[RankRequest]) ->
 
 def _rank_alike(ranker: BlockRankReranker, requests: Sequence[RankRequest]) -> Iterator[tuple[int, Ranking]]:
     engine = ranker.engine
-    checked = _checked(requests, engine.prompt)
+    checked = _fitting(ranker, requests)
     yield from ((number, Ranking([], 0)) for number, request in enumerate(checked) if not request.texts)
     for batch in Batches(checked, engine, ranker.lookup):
         candidates = dict(zip(batch.numbers, batch.candidates, strict=True))
         for number, ranked in batch.rankings(engine):
-            whole = requests[number].documents
+            whole = requests[number].checked.given
             found = [replace(r, truncated=r.truncated or r.document is not whole[r.index]) for r in ranked]
             ranking = Ranking(found, candidates[number].num_tokens)
             if requests[number].highlights:
-                try:
-                    attended = AttendedList.of_ranked(engine, ranker.lookup, candidates[number], found)
-                    highlights = [document.highlights for document in explained(attended, Limits())]
-                except ValueError as error:  # of a ranker that decodes
-                    raise Refused(str(error)) from error
+                attended = AttendedList.of_ranked(engine, ranker.lookup, candidates[number], found)
+                highlights = [document.highlights for document in explained(attended, Limits())]
                 ranking = replace(ranking, highlights=highlights)
             yield number, ranking
 
 
-def _checked(requests: Sequence[RankRequest], prompt: PromptEncoder) -> list[CheckedRequest]:
-    cut = [(request.query, _cut(request, prompt)) for request in requests]
+def _fitting(ranker: BlockRankReranker, requests: Sequence[RankRequest]) -> list[CheckedRequest]:
+    """The requests as the model reads them; raises Refused where it cannot."""
+    prompt = ranker.engine.prompt
     try:
-        return fitting_requests(cut, lambda: prompt)
+        if any(request.highlights for request in requests):
+            ranker._shared.spec.refuse_decoding("highlights")
+        return fitting_requests([_cut(request, prompt) for request in requests], lambda: prompt)
     except ValueError as error:
         raise Refused(str(error)) from error
 
 
-def _cut(request: RankRequest, prompt: PromptEncoder) -> list[Document]:
-    """The documents, with new ones in place of those that have more tokens than are wanted."""
-    documents = list(request.documents)
+def _cut(request: RankRequest, prompt: PromptEncoder) -> CheckedRequest:
+    """The request, with new documents in place of those that have more tokens than are wanted."""
+    checked = request.checked
     if request.max_document_tokens is None:
-        return documents
-    texts = [given_text(document) for document in documents]
+        return checked
+    texts = [given_text(document) for document in checked.plain]
     kept = prompt.beginnings(texts, request.max_document_tokens)
-    return [
-        document if text == whole else part_of(document, (0, len(text)))
-        for document, whole, text in zip(documents, texts, kept, strict=True)
+    documents = [
+        given if text == whole else part_of(document, (0, len(text)))
+        for given, document, whole, text in zip(checked.given, checked.plain, texts, kept, strict=True)
     ]
+    return replace(check_request((request.query, documents)), digests=checked.digests)

@@ -11,7 +11,9 @@ from blockrank_rerank import BlockRankReranker
 from blockrank_rerank.engine.workers import STOP, stop_if_cancelled
 from blockrank_rerank.serving import scheduler as scheduler_module
 from blockrank_rerank.serving.scheduler import Closed, Overloaded, Scheduler
-from blockrank_rerank.serving.turn import Ranking, RankRequest
+from blockrank_rerank.serving.turn import KNOWN_COST, Ranking, RankRequest, rank_together
+from blockrank_rerank.states import group_files, store
+from blockrank_rerank.states.group_files import text_digest
 from tests.serving.conftest import DOCUMENTS, QUERY
 
 LONG = ["aspirin thins blood " * 400] * 5
@@ -161,6 +163,32 @@ def test_a_known_document_costs_less_than_one_that_is_read():
     assert unread == len(QUERY) + sum(map(len, DOCUMENTS))
     assert len(QUERY) < request.cost(ranker) < unread / 2
     assert RankRequest(QUERY, DOCUMENTS, highlights=True).cost(ranker) > request.cost(ranker)
+
+
+def test_what_a_cache_keeps_is_read_once_for_highlights_too(ranker):
+    caching = BlockRankReranker.from_pretrained(device="cpu", dtype="float32", cache="10MB")
+    characters = sum(map(len, DOCUMENTS))
+    for with_cache, again in ((ranker, 1), (caching, KNOWN_COST)):
+        more = RankRequest(QUERY, DOCUMENTS, highlights=True).cost(with_cache)
+        assert more - RankRequest(QUERY, DOCUMENTS).cost(with_cache) == pytest.approx(again * characters)
+
+
+def test_a_request_digests_each_of_its_texts_once(ranker, tmp_path, monkeypatch):
+    ranker.prepare_store(tmp_path, DOCUMENTS[:2])
+    stored = BlockRankReranker.from_pretrained(device="cpu", dtype="float32", store=tmp_path)
+    digested = []
+
+    def digest(text):
+        digested.append(text)
+        return text_digest(text)
+
+    for module in (group_files, store):
+        monkeypatch.setattr(module, "text_digest", digest)
+    request = RankRequest(QUERY, DOCUMENTS, highlights=True)
+    request.cost(stored)
+    ((_, ranking),) = rank_together(stored, [request])
+    assert sorted(document.served_from for document in ranking.documents) == ["read", "stored", "stored"]
+    assert sorted(digested) == sorted(DOCUMENTS)
 
 
 def test_a_text_of_more_tokens_than_are_wanted_is_cut_and_says_so(ranker, new_scheduler):

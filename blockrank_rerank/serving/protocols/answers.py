@@ -48,8 +48,11 @@ def extras(row: Row) -> Iterator[tuple[str, Any]]:
     yield "served_from", row.ranked.served_from
     if row.ranked.passage is not None:
         yield "passage", row.ranked.passage
+    if row.ranked.unreadable:
+        yield "unreadable", row.ranked.unreadable
     if row.ranked.pruned:
         yield "pruned", True
+        yield "layers_read", row.ranked.layers_read
     if row.highlights is not None:
         yield "highlights", row.highlights
 
