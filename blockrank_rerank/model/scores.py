@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+from blockrank_kernels.gpu import upload
 from torch import Tensor
 
 from blockrank_rerank.config import BlockRankConfig
@@ -41,7 +42,8 @@ class Lse(NamedTuple):
 
     def select(self, documents: Sequence[int]) -> Lse:
         """Take some of the documents, in this order."""
-        return Lse.join([self.documents[..., list(documents)]], self.nothing)
+        chosen = upload(torch.tensor([*documents]), self.documents.device)
+        return Lse.join([self.documents[..., chosen]], self.nothing)
 
 
 class LayerReading(NamedTuple):
