@@ -12,8 +12,7 @@ from torch import Tensor
 from blockrank_rerank.config import BlockRankConfig
 from blockrank_rerank.model.backbone import ATTENTION_NAME, Backbone
 from blockrank_rerank.model.checkpoint import Checkpoint
-from blockrank_rerank.model.decode_config import check_language_model, needs_attention, reading_all_layers
-from blockrank_rerank.model.forward_pass import Pass
+from blockrank_rerank.model.decode_config import check_language_model, reading_all_layers
 from blockrank_rerank.model.layout import Layout, RequestBounds
 from blockrank_rerank.model.linear import can_fuse, fuse_linear_layers
 from blockrank_rerank.model.scores import Lse
