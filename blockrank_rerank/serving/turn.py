@@ -10,7 +10,7 @@ from blockrank_rerank.ranking.attended import AttendedList
 from blockrank_rerank.ranking.batches import CHARACTERS_PER_TOKEN, Batches
 from blockrank_rerank.ranking.explanation import explained
 from blockrank_rerank.ranking.request import CheckedRequest, check_request, fitting_requests
-from blockrank_rerank.ranking.results import Limits, RankedDocument
+from blockrank_rerank.ranking.results import Limits, Ranking
 from blockrank_rerank.ranking.score_type import ScoreType
 from blockrank_rerank.reranker import BlockRankReranker
 from blockrank_rerank.text.document import GivenDocument, given_text, part_of
@@ -77,20 +77,20 @@ class RankRequest:
 
 
 @dataclass(frozen=True, eq=False)
-class Ranking:
+class Served:
     """What one caller gets.
 
     Attributes
     ----------
-    documents : sequence of RankedDocument
+    ranking : Ranking
         Best first; those cut by ``max_document_tokens`` are marked as truncated.
     num_tokens : int
         Of the query and the documents, read or not.
     highlights : sequence of list, optional
-        Sentences of each document, in the order of ``documents``, most attention first.
+        Sentences of each document, in the order of the ranking, most attention first.
     """
 
-    documents: Sequence[RankedDocument]
+    ranking: Ranking
     num_tokens: int
     highlights: Sequence[list[dict[str, Any]]] | None = None
 
@@ -105,7 +105,7 @@ def pass_cost(ranker: BlockRankReranker) -> float:
     return CHARACTERS_PER_TOKEN * ranker.engine.budget.tokens
 
 
-def rank_together(ranker: BlockRankReranker, requests: Sequence[RankRequest]) -> Iterator[tuple[int, Ranking]]:
+def rank_together(ranker: BlockRankReranker, requests: Sequence[RankRequest]) -> Iterator[tuple[int, Served]]:
     """Rank requests, several in one forward pass, and yield the number and the ranking of each as it is ready.
 
     Raises
@@ -115,25 +115,26 @@ def rank_together(ranker: BlockRankReranker, requests: Sequence[RankRequest]) ->
     """
     for tuning in dict.fromkeys(request.tuning for request in requests):
         numbers = [number for number, request in enumerate(requests) if request.tuning == tuning]
-        for place, ranking in _rank_alike(ranker.tuned(tuning), [requests[number] for number in numbers]):
-            yield numbers[place], ranking
+        for place, served in _rank_alike(ranker.tuned(tuning), [requests[number] for number in numbers]):
+            yield numbers[place], served
 
 
-def _rank_alike(ranker: BlockRankReranker, requests: Sequence[RankRequest]) -> Iterator[tuple[int, Ranking]]:
+def _rank_alike(ranker: BlockRankReranker, requests: Sequence[RankRequest]) -> Iterator[tuple[int, Served]]:
     engine = ranker.engine
     checked = _fitting(ranker, requests)
-    yield from ((number, Ranking([], 0)) for number, request in enumerate(checked) if not request.texts)
+    yield from ((number, Served(Ranking(), 0)) for number, request in enumerate(checked) if not request.texts)
     for batch in Batches(checked, engine, ranker.lookup):
         candidates = dict(zip(batch.numbers, batch.candidates, strict=True))
         for number, ranked in batch.rankings(engine):
             whole = requests[number].checked.given
-            found = [replace(r, truncated=r.truncated or r.document is not whole[r.index]) for r in ranked]
-            ranking = Ranking(found, candidates[number].num_tokens)
+            cut = (replace(r, truncated=r.truncated or r.document is not whole[r.index]) for r in ranked)
+            found = Ranking(cut, ranked.answerable)
+            served = Served(found, candidates[number].num_tokens)
             if requests[number].highlights:
                 attended = AttendedList.of_ranked(engine, ranker.lookup, candidates[number], found)
                 highlights = [document.highlights for document in explained(attended, Limits())]
-                ranking = replace(ranking, highlights=highlights)
-            yield number, ranking
+                served = replace(served, highlights=highlights)
+            yield number, served
 
 
 def _fitting(ranker: BlockRankReranker, requests: Sequence[RankRequest]) -> list[CheckedRequest]:

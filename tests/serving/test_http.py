@@ -51,6 +51,7 @@ def test_the_answer_has_probabilities_best_first_where_each_client_looks(client,
         scores = [row["relevance_score"] for row in answer["results"]]
         assert scores == pytest.approx([document.probability for document in expected], abs=1e-5)
         assert [row["share"] for row in answer["results"]] == pytest.approx([d.score for d in expected], abs=1e-5)
+        assert answer["answerable"] == pytest.approx(expected.answerable, abs=1e-5)
         assert answer["usage"]["total_tokens"] == answer["usage"]["prompt_tokens"] > 10
         assert answer["id"]
         assert answer["model"] == "default"

@@ -9,9 +9,10 @@ import pytest
 
 from blockrank_rerank import BlockRankReranker
 from blockrank_rerank.engine.workers import STOP, stop_if_cancelled
+from blockrank_rerank.ranking.results import Ranking
 from blockrank_rerank.serving import scheduler as scheduler_module
 from blockrank_rerank.serving.scheduler import Closed, Overloaded, Scheduler
-from blockrank_rerank.serving.turn import KNOWN_COST, Ranking, RankRequest, rank_together
+from blockrank_rerank.serving.turn import KNOWN_COST, RankRequest, Served, rank_together
 from blockrank_rerank.states import group_files, store
 from blockrank_rerank.states.group_files import text_digest
 from tests.serving.conftest import DOCUMENTS, QUERY
@@ -45,7 +46,7 @@ class HeldModel:
         self.begun.set()
         assert self.go.wait(120)
         for number, _ in enumerate(requests):
-            yield number, Ranking([], 0)
+            yield number, Served(Ranking(), 0)
 
 
 @pytest.fixture
