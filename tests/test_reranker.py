@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from blockrank_rerank import DEFAULT_MODEL, BlockRankConfig, BlockRankReranker, RankedDocument
+from blockrank_rerank import DEFAULT_MODEL, BlockRankConfig, BlockRankReranker, RankedDocument, Ranking
 from blockrank_rerank.engine import engine
 from blockrank_rerank.engine.engine import Engine
 from blockrank_rerank.model import devices
@@ -594,7 +594,7 @@ def test_what_is_not_likely_enough_takes_no_place_of_top_k(limits, kept):
         RankedDocument(index=index, score=score, raw_score=0.0, text="", truncated=False, probability=probability)
         for index, (score, probability) in enumerate([(0.5, 0.1), (0.3, 0.9), (0.2, 0.4), (0.1, 0.5)])
     ]
-    assert [document.index for document in Limits(**limits).select(ranking)] == kept
+    assert [document.index for document in Limits(**limits).select(Ranking(ranking))] == kept
 
 
 def test_min_probability_of_a_model_without_probabilities_is_refused(ranker, folder):

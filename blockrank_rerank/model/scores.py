@@ -42,7 +42,7 @@ class Lse(NamedTuple):
 
     def select(self, documents: Sequence[int]) -> Lse:
         """Take some of the documents, in this order."""
-        chosen = upload(torch.tensor([*documents]), self.documents.device)
+        chosen = upload(torch.tensor([*documents], dtype=torch.long), self.documents.device)  # also of none
         return Lse.join([self.documents[..., chosen]], self.nothing)
 
 

@@ -62,11 +62,11 @@ def test_rankings_are_those_of_the_ranker_with_the_same_tokens_however_they_were
     queries = [QUERY, "sugar", "cheap"]
     jobs = [scheduler.submit(RankRequest(query, DOCUMENTS)) for query in queries]
     for query, job in zip(queries, jobs, strict=True):
-        ranking, alone = job.future.result(120), ranker.rank(query, DOCUMENTS)
-        assert [document.index for document in ranking.documents] == [document.index for document in alone]
-        assert [d.probability for d in ranking.documents] == pytest.approx([d.probability for d in alone], abs=1e-5)
+        served, alone = job.future.result(120), ranker.rank(query, DOCUMENTS)
+        assert [document.index for document in served.ranking] == [document.index for document in alone]
+        assert [d.probability for d in served.ranking] == pytest.approx([d.probability for d in alone], abs=1e-5)
         encoded = ranker.engine.prompt.encode(query, DOCUMENTS)
-        assert ranking.num_tokens == encoded.num_tokens
+        assert served.num_tokens == encoded.num_tokens
 
 
 def test_what_waits_together_goes_through_together(new_scheduler, held):
@@ -143,7 +143,7 @@ def test_a_request_that_cannot_be_ranked_fails_alone(ranker, new_scheduler):
     with pytest.raises(ValueError, match=r"^query must have at most"):
         bad.future.result(120)
     for job in (blocker, good, other):
-        assert len(job.future.result(120).documents) == 3
+        assert len(job.future.result(120).ranking) == 3
 
 
 def test_what_was_accepted_is_ranked_before_the_end_and_nothing_is_accepted_then(new_scheduler, held):
@@ -187,15 +187,15 @@ def test_a_request_digests_each_of_its_texts_once(ranker, tmp_path, monkeypatch)
         monkeypatch.setattr(module, "text_digest", digest)
     request = RankRequest(QUERY, DOCUMENTS, highlights=True)
     request.cost(stored)
-    ((_, ranking),) = rank_together(stored, [request])
-    assert sorted(document.served_from for document in ranking.documents) == ["read", "stored", "stored"]
+    ((_, served),) = rank_together(stored, [request])
+    assert sorted(document.served_from for document in served.ranking) == ["read", "stored", "stored"]
     assert sorted(digested) == sorted(DOCUMENTS)
 
 
 def test_a_text_of_more_tokens_than_are_wanted_is_cut_and_says_so(ranker, new_scheduler):
     documents = ["aspirin thins blood", {"title": "sugar", "text": "the liver"}]
     job = new_scheduler().submit(RankRequest(QUERY, documents, max_document_tokens=2))
-    found = {document.index: document for document in job.future.result(120).documents}
+    found = {document.index: document for document in job.future.result(120).ranking}
     cut = {document.index: document for document in ranker.rank(QUERY, ["aspirin thin", documents[1]])}
     assert found[0].truncated
     assert not found[1].truncated
