@@ -54,7 +54,7 @@ LIVE = {"rows_in_all", "tokens_in_all", "first_row", "first_key", "count", "docu
 """Integers that differ from list to list."""
 
 HEAD_DIM = 384
-"""Head dimension of the default model's scoring layer, which is in fp32."""
+"""Head dimension of the default model's scoring layer, which is in fp32; unknown text on both sides adds one."""
 
 LARGE_GROUPS = {dim: MAX_GROUP_WIDTH // dim for dim in (64, 128)}
 """Query heads per key head, by head dimension, as many as are accepted; tiles of dimension 256 hold them anyway."""
@@ -114,7 +114,8 @@ def variants(capability: int, quick: bool) -> Iterator[Variant]:
             yield from _attention_variants(dim, dtype, capability, quick)
             yield from _lse_variants(dim, dtype, quick)
         yield from _row_variants(dtype, QUICK_WIDTHS if quick else WIDTHS)
-    yield from _lse_variants(HEAD_DIM, torch.float32, quick)
+    for dim in (HEAD_DIM,) if quick else (HEAD_DIM, HEAD_DIM + 1):
+        yield from _lse_variants(dim, torch.float32, quick)
 
 
 def _attention_variants(dim: int, dtype: torch.dtype, capability: int, quick: bool) -> Iterator[Variant]:
@@ -175,10 +176,11 @@ def compiled(variant: Variant, capability: int) -> Compiled:
     names = variant.kernel.arg_names
     signature = {name: _type(name, variant) for name in names}
     # Launches with aligned pointers and even strides promise this too.
+    even = ("_token", "_head") if variant.dim % 16 == 0 else ()
     aligned = {
         (index,): [["tt.divisibility", 16]]
         for index, name in enumerate(names)
-        if signature[name].startswith("*") or name.endswith(("_token", "_head"))
+        if signature[name].startswith("*") or name.endswith(even)
     }
     source = ASTSource(variant.kernel, signature, variant.constants, aligned)
     options = {"num_warps": variant.warps, "num_stages": variant.stages} | COMPILER

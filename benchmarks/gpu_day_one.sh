@@ -64,13 +64,14 @@ first() {
     benchmark profile 40 gpu_profile
 }
 
+# Limits that sum to 400 s: starting and stopping parts takes some of the 8 minutes too.
 second() {
-    benchmark flex 120 gpu_forward "${sizes[@]}" --lengths skewed uniform --contestants triton sdpa flex
-    benchmark kernels 110 gpu_kernels "${sizes[@]}" --lengths skewed uniform --contestants triton sdpa
-    benchmark row_wise 40 gpu_row_wise
-    benchmark tiles 90 gpu_tiles
-    benchmark training 40 gpu_training ${tiny[@]+--documents 3}
-    check package 70 "${package[@]}"
+    benchmark flex 100 gpu_forward "${sizes[@]}" --lengths skewed uniform --contestants triton sdpa flex
+    benchmark kernels 95 gpu_kernels "${sizes[@]}" --lengths skewed uniform --contestants triton sdpa
+    benchmark row_wise 35 gpu_row_wise
+    benchmark tiles 75 gpu_tiles
+    benchmark training 35 gpu_training ${tiny[@]+--documents 3}
+    check package 60 "${package[@]}"
 }
 
 : > "$folder/$command-parts.txt"

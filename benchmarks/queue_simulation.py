@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -19,10 +20,11 @@ class Request:
 
 @dataclass(eq=False)
 class Turn:
-    """Requests that are ranked together, and the seconds that they take yet with the machine for themselves."""
+    """Requests that are ranked together: how many rounds of the machine they take yet, and the seconds of each."""
 
     requests: Sequence[Request]
-    left: float
+    rounds: int
+    seconds: float
 
 
 class Lane:
@@ -31,17 +33,26 @@ class Lane:
     def __init__(self, turn_cost: float) -> None:
         self.turn_cost, self.queue, self.turn = turn_cost, FairQueue[Request](), None
 
-    def begin(self, seconds: Callable[[float], float]) -> None:
+    def begins(self, seconds: Callable[[float], float], rounds: Callable[[float], int]) -> bool:
         """Take the next turn, where none runs and something waits."""
-        if self.turn is None and len(self.queue):
-            requests = self.queue.take(self.turn_cost)
-            self.turn = Turn(requests, seconds(sum(request.cost for request in requests)))
+        if self.turn is not None or not len(self.queue):
+            return False
+        requests = self.queue.take(self.turn_cost)
+        cost = sum(request.cost for request in requests)
+        self.turn = Turn(requests, rounds(cost), seconds(cost) / rounds(cost))
+        return True
 
 
 def simulated(
-    clients: Sequence[Sequence[float]], turn_cost: float, seconds: Callable[[float], float], both: float
+    clients: Sequence[Sequence[float]],
+    turn_cost: float,
+    seconds: Callable[[float], float],
+    rounds: Callable[[float], int],
 ) -> list[float]:
     """Seconds from each request to its answer, client by client.
+
+    The machine has one round at a time, of whichever lane asked first: what a list needs beyond a round, it asks for
+    when that is done.
 
     Parameters
     ----------
@@ -51,12 +62,13 @@ def simulated(
         Most that requests of one turn cost together; one that costs more goes through the other lane, alone.
     seconds : callable
         How long a turn of so many characters takes with the machine for itself.
-    both : float
-        How many times as long it takes while the other lane has a turn.
+    rounds : callable
+        Into how many equal parts a turn of so many characters is cut, one after the other.
     """
     short, long = Lane(turn_cost), Lane(0.0)
     waiting = [list(costs) for costs in clients]
     answered: list[list[float]] = [[] for _ in clients]
+    asked: deque[Lane] = deque()
     now = 0.0
 
     def send(client: int) -> None:
@@ -68,17 +80,16 @@ def simulated(
     for client in range(len(clients)):
         send(client)
     while True:
-        for lane in (short, long):
-            lane.begin(seconds)
-        running = [lane for lane in (short, long) if lane.turn is not None]
-        if not running:
+        asked += [lane for lane in (short, long) if lane.begins(seconds, rounds)]
+        if not asked:
             return [latency for latencies in answered for latency in latencies]
-        first = min(running, key=lambda lane: lane.turn.left)
-        step, turn = first.turn.left, first.turn
-        now += step * (both if len(running) > 1 else 1.0)
-        for lane in running:
-            lane.turn.left -= step
-        first.turn = None
-        for request in turn.requests:
+        lane = asked.popleft()
+        now += lane.turn.seconds
+        lane.turn.rounds -= 1
+        if lane.turn.rounds:
+            asked.append(lane)
+            continue
+        done, lane.turn = lane.turn, None
+        for request in done.requests:
             answered[request.client].append(now - request.sent)
             send(request.client)

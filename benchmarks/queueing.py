@@ -3,8 +3,8 @@
     python benchmarks/queueing.py [--clients 8] [--requests 30] [--long-lists 2] [--dtype float32]
 
 Every client sends lists of 1, 5 and 20 passages, one after the other; others send lists of more than one pass beside
-them. How long turns take is measured first on a few lists that are ranked alone, and so is by how much two lanes that
-work at one time slow each other down. What is simulated and what is measured are the same requests in the same order.
+them. How long turns take is measured first on a few lists that are ranked alone. What is simulated and what is measured
+are the same requests in the same order.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import argparse
 import asyncio
 import math
 import random
-import threading
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -44,25 +43,17 @@ def turn_seconds(ranker: BlockRankReranker, turn_cost: float) -> Callable[[float
     return lambda cost: float(np.interp(cost, costs, [times[size] / 1000 for size in sizes]))
 
 
-def slowdown(ranker: BlockRankReranker, turn_cost: float, repeats: int = 5) -> float:
-    """How many times as long a short turn takes while a long list is ranked."""
-    short, long = (RankRequest(QUERY, passages(size)) for size in (SIZES[-1], passages_for(LONG * turn_cost)))
-    done = threading.Event()
+def turn_rounds(ranker: BlockRankReranker, turn_cost: float) -> Callable[[float], int]:
+    """Into how many parts turns are cut, which the machine's workers compute one after the other."""
+    request = RankRequest(QUERY, passages(passages_for(turn_cost)))
+    tokens = ranker.engine.prompt.encode(QUERY, request.documents).num_tokens / request.cost(ranker)
+    budget = ranker.engine.budget
 
-    def rank_long() -> None:
-        while not done.is_set():
-            list(rank_together(ranker, [long]))
+    def rounds(cost: float) -> int:
+        workers = budget.workers(round(cost * tokens))
+        return budget.passes(round(cost * tokens), workers) // workers
 
-    alone = median_ms({0: lambda: [*rank_together(ranker, [short])]}, repeats)[0]
-    thread = threading.Thread(target=rank_long)
-    thread.start()
-    try:
-        beside = median_ms({0: lambda: [*rank_together(ranker, [short])]}, repeats)[0]
-    finally:
-        done.set()
-        thread.join()
-    print(f"a turn beside another one takes {beside / alone:.2f} times as long")
-    return max(beside / alone, 1.0)
+    return rounds
 
 
 def passages_for(cost: float) -> int:
@@ -118,7 +109,7 @@ def main(clients: int, requests: int, long_lists: int, dtype: str) -> None:
     turn_cost = pass_cost(ranker)
     lists = workload(clients, requests, long_lists, turn_cost)
     costs = [[RankRequest(QUERY, documents).cost(ranker) for documents in of_one] for of_one in lists]
-    expected = simulated(costs, turn_cost, turn_seconds(ranker, turn_cost), slowdown(ranker, turn_cost))
+    expected = simulated(costs, turn_cost, turn_seconds(ranker, turn_cost), turn_rounds(ranker, turn_cost))
     found = measured(ranker, lists)
     table(found, expected, [cost > turn_cost for of_one in costs for cost in of_one])
 

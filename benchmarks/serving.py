@@ -9,7 +9,7 @@ start     from the command to the first answer, beside importing torch
 cold      clients with lists of 20 documents that are read, and the loop; fp32
 few       the same with lists of 1, 2 and 5 documents
 known     lists of 20 that are read, in the server's cache, and in a store; bf16
-mixed     clients of one document beside two lists of 1,000, and the same first come, first served; fp32
+mixed     clients of one document and of 20 beside two lists of 1,000, and the same first come, first served; fp32
 overload  more than the queue takes, for 20 s: what is answered, and whether anything that was accepted is lost
 equal     16 clients with 100 small requests each: the answers are those of the loop
 """
@@ -169,17 +169,23 @@ def known(clients: int, dtype: str = "bfloat16") -> list[dict[str, Any]]:
 
 
 def mixed(clients: int, documents: int = 1000) -> list[dict[str, Any]]:
-    """One document beside long lists, with the server's queue and with first come, first served."""
+    """One document and usual lists beside long ones, with the server's queue and with first come, first served."""
     texts, rows = Texts(), []
-    long = [(f"lists of {documents}", False, [its]) for its in texts.lists(2, documents)]
-    short = [("one document", True, texts.lists(100, 1)) for _ in range(min(clients, 8))]
+    load_of = {
+        "one document": [(True, texts.lists(100, 1)) for _ in range(min(clients, 6))],
+        f"lists of {LISTS}": [(True, texts.lists(10, LISTS)) for _ in range(2)],
+        f"lists of {documents}": [(False, [its]) for its in texts.lists(2, documents)],
+    }
+    # The long ones first, so that the others come behind them.
+    sends = [(kind, *client) for kind, of_kind in reversed(load_of.items()) for client in of_kind]
     for name, program in (("server", SERVE), ("first come, first served", FIRST_COME)):
         with started("--dtype", "float32", *WIDE, program=program) as (_, url):
-            load = sent(url, [*long, *short])
-        for kind in ("one document", f"lists of {documents}"):
+            load = sent(url, sends)
+        for kind in load_of:
             chosen = {**load, "rows": [row for row in load["rows"] if row["name"] == kind]}
             rows.append(served(f"{kind}, {name}", chosen))
-    print(f"p99 of one document, server : first come, first served = {rows[0]['p99_ms'] / rows[2]['p99_ms']:.3f}")
+    ratio = rows[0]["p99_ms"] / rows[len(load_of)]["p99_ms"]
+    print(f"p99 of one document, server : first come, first served = {ratio:.3f}")
     return rows
 
 

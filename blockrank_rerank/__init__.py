@@ -11,8 +11,10 @@ if TYPE_CHECKING:
     from blockrank_rerank.engine.store_preparation import Preparation
     from blockrank_rerank.errors import DataError, DocumentError, RequestError, UnknownIdsError
     from blockrank_rerank.model.names import DEFAULT_MODEL
+    from blockrank_rerank.ranking.context.context import Context
+    from blockrank_rerank.ranking.context.piece import DroppedPiece, Piece
     from blockrank_rerank.ranking.explanation import ExplainedDocument, Explanation, Span
-    from blockrank_rerank.ranking.results import RankedDocument
+    from blockrank_rerank.ranking.results import RankedDocument, Ranking
     from blockrank_rerank.reranker import BlockRankReranker
     from blockrank_rerank.states.cache import CacheInfo
     from blockrank_rerank.states.document_files import StoredDocument
@@ -38,6 +40,7 @@ _HOMES = {
     "Preparation": "engine.store_preparation",
     "PromptTemplate": "config",
     "RankedDocument": "ranking.results",
+    "Ranking": "ranking.results",
     "RequestError": "errors",
     "Span": "ranking.explanation",
     "StoredDocument": "states.document_files",
@@ -62,6 +65,7 @@ __all__ = [
     "PreparedDocuments",
     "PromptTemplate",
     "RankedDocument",
+    "Ranking",
     "RequestError",
     "Span",
     "StoredDocument",

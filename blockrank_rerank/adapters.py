@@ -14,13 +14,12 @@ from blockrank_rerank.errors import install_line
 from blockrank_rerank.model.devices import check_device
 from blockrank_rerank.model.names import DEFAULT_MODEL
 from blockrank_rerank.options import OPTIONS, Option, Options, with_options
-from blockrank_rerank.ranking.attended import AttendedList
 from blockrank_rerank.ranking.context.context import Context, build_context, empty_context
 from blockrank_rerank.ranking.context.settings import MAX_TOKENS, TEMPLATE, ContextSettings
 from blockrank_rerank.ranking.executor import in_executor
-from blockrank_rerank.ranking.explanation import HIGHLIGHTS, ExplainedDocument, truncation
+from blockrank_rerank.ranking.explanation import ExplainedDocument
 from blockrank_rerank.ranking.request import check_query
-from blockrank_rerank.ranking.results import Limits, RankedDocument
+from blockrank_rerank.ranking.results import Limits, RankedDocument, truncation
 from blockrank_rerank.ranking.score_type import (
     ScoredDocument,
     ScoreType,
@@ -84,6 +83,9 @@ PASSAGE = "passage"
 
 PIECES = "pieces"
 """Key of the code points of what is left of a document that was cut to a context."""
+
+HIGHLIGHTS = "highlights"
+"""Key of a document's sentences by attention, where they are asked for."""
 
 
 def __getattr__(name: str) -> Any:
@@ -234,7 +236,7 @@ class Scoring:
 
         ``within`` are code points of documents' own texts, by index, in what the model reads; all if not given.
         """
-        attended = AttendedList.of(lambda: reranker.engine, reranker.lookup, query, documents)
+        attended = reranker._attended("max_tokens", query, documents)
         if attended is None:
             return empty_context(), []
         likely = reranker._limits(None, None, self.min_probability).select(attended.ranking)

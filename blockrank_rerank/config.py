@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import string
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -150,6 +151,9 @@ class BlockRankConfig:
         every document also gets a probability of relevance. It does not depend on the list where the query block sees
         the documents at the scoring layer only (``query_documents_from_layer``); below it, as in the paper's form, the
         query's own states do.
+    answerability : tuple of 4 floats, optional
+        Learnt numbers by which the raw scores of a list say whether it holds an answer at all: see
+        :func:`~blockrank_rerank.model.scores.answerable`.
     query_offset : int
         Position of the first token of the query block.
     query_documents_from_layer : int
@@ -172,6 +176,7 @@ class BlockRankConfig:
     reduction: str = "mean_of_softmax"
     content_free_query: str | None = None
     abstention: bool = False
+    answerability: tuple[float, ...] | None = None
     query_offset: int = 16384  # released code, block_icr_collate_fn; the paper's text says 8192
     query_documents_from_layer: int = 0
     max_document_tokens: int | None = 512  # released configs, max_block_length
@@ -181,8 +186,9 @@ class BlockRankConfig:
 
     def __post_init__(self) -> None:
         """Check every value; lists become tuples."""
-        if isinstance(self.heads, list):
-            object.__setattr__(self, "heads", tuple(self.heads))
+        for name in ("heads", "answerability"):
+            if isinstance(getattr(self, name), list):
+                object.__setattr__(self, name, tuple(getattr(self, name)))
         if isinstance(self.prompt, Mapping):
             object.__setattr__(self, "prompt", _build(PromptTemplate, self.prompt, "prompt"))
         _check_types(self)
@@ -276,6 +282,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "int | None": (int, type(None)),
     "str | None": (str, type(None)),
     "tuple[int, ...] | None": (tuple, type(None)),
+    "tuple[float, ...] | None": (tuple, type(None)),
     "PromptTemplate": (PromptTemplate,),
 }
 
@@ -315,8 +322,15 @@ def _check_ranges(config: BlockRankConfig) -> None:
         raise ValueError(f"heads must be a list of head numbers, or none at all for all heads, got {config.heads!r}")
     if config.heads is not None and len(set(config.heads)) != len(config.heads):
         raise ValueError(f"heads must not repeat a head, got {config.heads!r}")
+    if config.answerability is not None and not _are_four_numbers(config.answerability):
+        raise ValueError(f"answerability must be four finite numbers, or none at all, got {config.answerability!r}")
     if config.max_document_tokens is not None and config.max_document_tokens < 1:
         raise ValueError(f"max_document_tokens must be positive, got {config.max_document_tokens}")
+
+
+def _are_four_numbers(values: tuple[Any, ...]) -> bool:
+    numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
+    return len(values) == len(numbers) == 4 and all(map(math.isfinite, numbers))
 
 
 def _check_content_free(query: str, config: BlockRankConfig) -> None:

@@ -14,8 +14,7 @@ from torch import Tensor
 
 from blockrank_rerank.model.names import DEFAULT_MODEL
 from blockrank_rerank.options import with_options
-from blockrank_rerank.ranking.explanation import truncation
-from blockrank_rerank.ranking.results import Limits, RankedDocument
+from blockrank_rerank.ranking.results import Limits, RankedDocument, truncation
 from blockrank_rerank.ranking.score_type import (
     ScoredDocument,
     ScoreType,
@@ -135,7 +134,8 @@ class BlockRankCrossEncoder:
         limits = Limits(top_k)
         activation = self._activation(activation_fn, activation_fct)
         self._check_device(device)
-        found = self._scored(self.reranker.rank(query, documents))
+        # Every document has a score, whatever threshold a calibration has.
+        found = self._scored(self.reranker.rank(query, documents, min_probability=0))
         # It may depend on the whole list, and change its order.
         scores = _activated(activation, [document.score for document in found]).tolist()
         best = sorted(zip(scores, found, strict=True), key=lambda pair: -pair[0])[: limits.top_k]
@@ -219,9 +219,7 @@ class BlockRankCrossEncoder:
         requests = _requests(pairs)
         if self.score_type == "share":
             _warn_of_shares(requests, len(pairs))
-        # Every pair has a score, whatever threshold a calibration has.
-        least = 0.0 if self.reranker.gives_probabilities else None
-        rankings = self.reranker.rank_batch(requests, min_probability=least, show_progress=show_progress)
+        rankings = self.reranker.rank_batch(requests, min_probability=0, show_progress=show_progress)
         ordered = [sorted(self._scored(ranking), key=lambda found: found.ranked.index) for ranking in rankings]
         return [found.score for ranking in ordered for found in ranking]
 

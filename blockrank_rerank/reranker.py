@@ -28,10 +28,11 @@ from blockrank_rerank.ranking.request import (
     CheckedRequest,
     Request,
     check_documents,
+    check_requests,
     fitting_queries,
     fitting_requests,
 )
-from blockrank_rerank.ranking.results import Limits, RankedDocument
+from blockrank_rerank.ranking.results import Limits, RankedDocument, Ranking
 from blockrank_rerank.ranking.search import Searching
 from blockrank_rerank.states.cache import CacheInfo
 from blockrank_rerank.states.document_states import DocumentStates, states_dtype
@@ -78,8 +79,9 @@ class BlockRankReranker(AsyncRanking, AttentiveRanking, Searching, SavedModel, T
         """
         chosen = Options(model, **options)
         ranker = cls(SharedEngine(chosen.engine_spec()), chosen.state_lookup())
-        ranker._take_tunings(chosen.checked("ranker")["tuning"])
-        ranker._take_calibration(chosen.checked("ranker")["calibration"])
+        own = chosen.checked("ranker")
+        ranker._take_tunings(own["tuning"])
+        ranker._take_calibration(own["calibration"])
         if ranker.lookup is not None:
             check_stand_alone(ranker.config, ranker.model)
         return ranker
@@ -226,7 +228,7 @@ class BlockRankReranker(AsyncRanking, AttentiveRanking, Searching, SavedModel, T
         min_probability: float | None = None,
         deadline_ms: float | None = None,
         tuning: str | None = None,
-    ) -> list[RankedDocument]:
+    ) -> Ranking:
         """Rank documents for a query, best first; ties keep the input order.
 
         Parameters
@@ -241,7 +243,7 @@ class BlockRankReranker(AsyncRanking, AttentiveRanking, Searching, SavedModel, T
             Keep scores of at least this; applied before ``top_k``. The score is a share of the list.
         min_probability : float, optional
             Keep probabilities of at least this, before ``top_k``; may leave none. For models that give probabilities;
-            with a calibration its threshold, if not given, and 0 keeps all.
+            with a calibration its threshold, if not given. 0 keeps all, with any model.
         deadline_ms : float, optional
             Return after this time, with what was read by then (docs/models.md, Deadlines). Here alone, not in batches.
         tuning : str, optional
@@ -272,7 +274,7 @@ class BlockRankReranker(AsyncRanking, AttentiveRanking, Searching, SavedModel, T
         tuning: str | None = None,
         show_progress: bool | None = None,
         on_progress: Callable[[int, int], None] | None = None,
-    ) -> list[list[RankedDocument]]:
+    ) -> list[Ranking]:
         """Rank many requests, several in one forward pass; results in input order.
 
         Parameters
@@ -293,8 +295,8 @@ class BlockRankReranker(AsyncRanking, AttentiveRanking, Searching, SavedModel, T
         """
         limits = self._limits(top_k, threshold, min_probability)
         ranker = self if tuning is None else self.tuned(tuning)
-        checked = fitting_requests(list(requests), lambda: self.engine.prompt)
-        results: list[list[RankedDocument]] = [[] for _ in checked]
+        checked = fitting_requests(check_requests(list(requests)), lambda: self.engine.prompt)
+        results = [Ranking() for _ in checked]
         characters = sum(len(text) for request in checked for text in request.texts)
         with work_progress("reranking", len(checked), characters, show_progress, on_progress) as advance:
             for batch in ranker._batches(checked):
@@ -322,7 +324,7 @@ class BlockRankReranker(AsyncRanking, AttentiveRanking, Searching, SavedModel, T
         limits, calibration = Limits(top_k, threshold, min_probability), self._shared.probability_map
         if min_probability is None:
             return limits if calibration is None else replace(limits, min_probability=calibration.threshold)
-        if not self.gives_probabilities:
+        if min_probability and not self.gives_probabilities:
             raise ValueError(
                 f"min_probability needs a model that gives probabilities, and {self.model} does not; use threshold, "
                 "calibrate it with 'blockrank calibrate', or train one with abstention_weight"

@@ -12,6 +12,7 @@ class FakeRanker:
 
     def __init__(self):
         self.requests = []
+        self.min_probability = None
 
     def rank(self, query, documents, *, top_k=None, threshold=None, min_probability=None):
         assert min_probability is None
@@ -20,8 +21,10 @@ class FakeRanker:
     def fitting_queries(self, queries):
         return dict(queries)
 
-    def rank_batch(self, requests, *, top_k=None, threshold=None, show_progress=None, on_progress=None):
-        rankings = []
+    def rank_batch(
+        self, requests, *, top_k=None, threshold=None, min_probability=None, show_progress=None, on_progress=None
+    ):
+        rankings, self.min_probability = [], min_probability
         for query, documents in requests:
             self.requests.append((query, documents))
             rankings.append(self._ranking(query, documents, threshold)[:top_k])

@@ -50,7 +50,8 @@ class GpuTensor(Tensor):
         if func is torch.nn.functional.scaled_dot_product_attention:  # chooses by device in C++
             return on_gpu(func.__name__, func, args, kwargs)
         if func is Tensor.__getitem__:  # a list becomes an index on the device that C++ sees
-            return GpuTensor(_held(args[0])[tree_map(_held, args[1])])
+            index = args[1] if isinstance(args[1], tuple) else (args[1],)
+            return GpuTensor(_held(args[0])[tuple(_held(_sent(part)) for part in index)])
         with torch._C.DisableTorchFunctionSubclass():
             return func(*args, **kwargs)
 
@@ -106,6 +107,14 @@ def on_gpu(name: str, func: Callable, args: tuple, kwargs: dict) -> Any:
         raise RuntimeError(f"{name}: tensors on {[str(tensor.device) for tensor in tensors]}")
     out = func(*tree_map(_held, args), **tree_map(_held, kwargs))
     return tree_map(lambda value: GpuTensor(value) if isinstance(value, Tensor) else value, out)
+
+
+def _sent(index: Any) -> Any:
+    """A part of an index as CUDA needs it: what comes from the CPU is put on the device, which waits."""
+    index = torch.tensor(index) if isinstance(index, list) else index
+    if isinstance(index, GpuTensor) or not (isinstance(index, Tensor) and index.dim()):
+        return index
+    return dispatch(torch.ops.aten._to_copy.default, (index,), {"device": torch.device(NAME)})
 
 
 def _on_cpu(value: Any) -> Any:

@@ -11,7 +11,7 @@ import tomllib
 import typer
 
 from blockrank_rerank import BlockRankConfig, BlockRankReranker
-from blockrank_rerank.cli import app, finetune
+from blockrank_rerank.cli import app, doctor, finetune
 from blockrank_rerank.errors import install_line
 from tests.tiny_models import CONFIG, save_model
 
@@ -54,6 +54,13 @@ def test_commands_that_texts_name_exist():
     assert {"init", "mine-negatives", "prepare", "rerank", "train"} <= named
 
 
+def test_every_command_is_in_the_table_of_commands():
+    table = (ROOT / "docs/reference/commands.md").read_text(encoding="utf-8")
+    for program, module in (("blockrank", app), ("blockrank-finetune", finetune)):
+        for command in commands(module):
+            assert re.search(rf"^\| `{program} {command}\b", table, re.MULTILINE), command
+
+
 def test_options_that_texts_name_exist():
     all_commands = [*commands(app).values(), *commands(finetune).values()]
     known = {flag for command in all_commands for parameter in command.params for flag in parameter.opts}
@@ -87,6 +94,14 @@ def test_extras_that_texts_name_exist():
     assert {"eval", "train", "langchain", "test"} <= named
     assert {"eval", "train", "langchain", "llama-index", "haystack", "rerankers"} <= called
     assert named | called <= extras.keys()
+
+
+def test_the_doctor_looks_for_a_package_of_every_extra():
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        extras = tomllib.load(file)["project"]["optional-dependencies"]
+    known = {package.name for package in doctor.OPTIONAL}
+    for extra in extras.keys() - {"all", "test", "test-serve", "docs", "dev"}:
+        assert known & {re.match(r"[\w-]+", requirement)[0] for requirement in extras[extra]}, extra
 
 
 def test_the_line_that_installs_an_extra_is_one_for_a_shell_in_a_clone():

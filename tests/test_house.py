@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import blockrank_rerank
 from blockrank_rerank import BlockRankReranker
 from blockrank_rerank.engine.engine import Engine
 
@@ -72,6 +73,15 @@ def test_the_map_names_the_files_that_are_there():
         for folder in {path.parent for path in FILES} - {PACKAGE}
     }
     assert named == there
+
+
+def test_type_checkers_and_the_reference_know_every_public_name():
+    tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
+    (block,) = (node for node in tree.body if isinstance(node, ast.If))
+    known = {alias.name: node.module for node in block.body for alias in node.names}
+    assert known == {name: f"blockrank_rerank.{home}" for name, home in blockrank_rerank._HOMES.items()}
+    reference = (PACKAGE.parent / "docs/reference/python.md").read_text(encoding="utf-8")
+    assert {f"::: blockrank_rerank.{name}" for name in known.keys() - {"DEFAULT_MODEL"}} <= {*reference.splitlines()}
 
 
 def test_nothing_is_imported_in_a_circle():

@@ -211,7 +211,7 @@ def flags(command):
     [
         ("rerank", set()),
         ("context", set()),
-        ("evaluate", set()),
+        ("evaluate", {"calibration"}),
         ("prepare", {"method", "store", "cache", "cache_device", "tuning", "calibration", "prune", "long_queries"}),
         ("search", {"method", "cache", "cache_device", "prune"}),
         (

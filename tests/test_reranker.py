@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from blockrank_rerank import DEFAULT_MODEL, BlockRankConfig, BlockRankReranker, RankedDocument
+from blockrank_rerank import DEFAULT_MODEL, BlockRankConfig, BlockRankReranker, RankedDocument, Ranking
 from blockrank_rerank.engine import engine
 from blockrank_rerank.engine.engine import Engine
 from blockrank_rerank.model import devices
@@ -594,12 +594,13 @@ def test_what_is_not_likely_enough_takes_no_place_of_top_k(limits, kept):
         RankedDocument(index=index, score=score, raw_score=0.0, text="", truncated=False, probability=probability)
         for index, (score, probability) in enumerate([(0.5, 0.1), (0.3, 0.9), (0.2, 0.4), (0.1, 0.5)])
     ]
-    assert [document.index for document in Limits(**limits).select(ranking)] == kept
+    assert [document.index for document in Limits(**limits).select(Ranking(ranking))] == kept
 
 
 def test_min_probability_of_a_model_without_probabilities_is_refused(ranker, folder):
     with pytest.raises(ValueError, match=r"min_probability needs a model that gives probabilities, and .*threshold"):
         ranker.rank(QUERY, DOCUMENTS, min_probability=0.5)
+    assert ranker.rank(QUERY, DOCUMENTS, min_probability=0) == ranker.rank(QUERY, DOCUMENTS)
 
 
 @pytest.mark.parametrize("value", [7, -0.1])

@@ -11,7 +11,6 @@ import typer
 from blockrank_rerank.cli import options as opt
 from blockrank_rerank.cli.console import print_json, print_line, print_note
 from blockrank_rerank.cli.ranker import load_ranker
-from blockrank_rerank.formats import check_output_path
 from blockrank_rerank.ranking.progress import progress_bar
 from blockrank_rerank.system.files import replacing
 
@@ -93,7 +92,7 @@ def calibrate(
     if precision is not None:
         guarantee = Guarantee("precision", precision)
     require_scikit_learn()
-    picture = _check_output(output, labels, run)
+    picture = opt.picture_beside(output, ".svg", run, labels)
     lists = _beir_lists(labels, run, split, depth, min_relevance) if labels.is_dir() else []
     if not labels.is_dir():
         _refuse_beir_options(labels, run, split, depth, min_relevance)
@@ -109,16 +108,6 @@ def calibrate(
         return
     for line in _sentences(found, measured, guarantee, output, picture if drawn else None):
         print_line(line)
-
-
-def _check_output(output: Path, labels: Path, run: Path | None) -> Path:
-    """Refuse outputs that could not be written, before anything is read; the path of the diagram."""
-    if output.suffix != ".json":
-        raise typer.BadParameter(f"--output must be a file that ends in .json, got {output}")
-    picture = output.with_suffix(".svg")
-    for path in (output, picture):
-        check_output_path(path, run, labels)
-    return picture
 
 
 def _refuse_beir_options(labels: Path, run: Path | None, split: str, depth: int, min_relevance: int) -> None:

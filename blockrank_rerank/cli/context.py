@@ -14,6 +14,7 @@ from blockrank_rerank.cli.console import print_json, print_line, print_note
 from blockrank_rerank.cli.document_files import files_or_pipe, naming_documents
 from blockrank_rerank.cli.ranker import load_ranker
 from blockrank_rerank.formats import FileDocument, read_documents
+from blockrank_rerank.ranking.context.settings import MAX_TOKENS, TEMPLATE
 
 if TYPE_CHECKING:
     from blockrank_rerank import Context, Piece
@@ -25,7 +26,7 @@ def context(
     files: opt.DocumentFiles = None,
     max_tokens: Annotated[
         int, typer.Option("--max-tokens", min=1, metavar="N", help="Most tokens of the context.")
-    ] = 1500,
+    ] = MAX_TOKENS,
     tokenizer: Annotated[
         str | None,
         typer.Option(
@@ -48,7 +49,7 @@ def context(
         typer.Option(
             "--template", help="How a document is written: {text}, and maybe {title}, {id}, {index}, {number}."
         ),
-    ] = "{text}",
+    ] = TEMPLATE,
     json: opt.Json = False,
     unit: opt.DocumentUnit = None,
     column: opt.DocumentColumn = None,

@@ -14,7 +14,6 @@ from blockrank_rerank.cli import options as opt
 from blockrank_rerank.cli.console import is_unicode, print_json, print_line, print_note, print_table
 from blockrank_rerank.evaluation.measures import require_extra
 from blockrank_rerank.evaluation.task import TaskSource
-from blockrank_rerank.formats import check_output_path
 from blockrank_rerank.options import Options
 from blockrank_rerank.ranking.progress import progress_bar
 from blockrank_rerank.system.files import replacing
@@ -86,7 +85,7 @@ def detect(
     require_extra()
     if criterion not in CRITERIA:
         raise typer.BadParameter(f"--criterion must be one of {', '.join(CRITERIA)}, got {criterion!r}")
-    picture, spec = _check_output(output, run), _spec(model_options)
+    picture, spec = opt.picture_beside(output, ".png", run), _spec(model_options)
     task = TaskSource(
         folder=folder, run=run, split=split, depth=depth, min_relevance=min_relevance, queries=queries, seed=seed
     ).read()
@@ -110,16 +109,6 @@ def detect(
     print_table(_rows(found))
     for line in _sentences(found, reader, output):
         print_line(line)
-
-
-def _check_output(output: Path, run: Path | None) -> Path:
-    """Refuse outputs that could not be written, before anything is read; the path of the heat map."""
-    if output.suffix != ".json":
-        raise typer.BadParameter(f"--output must be a file that ends in .json, got {output}")
-    picture = output.with_suffix(".png")
-    for path in (output, picture):
-        check_output_path(path, run)
-    return picture
 
 
 def _in_use(reader: LayerReader, heads: Mapping[int, Any]) -> Choice | None:

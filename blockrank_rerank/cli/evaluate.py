@@ -17,7 +17,8 @@ from blockrank_rerank.formats import Collection, check_ids, check_output_path, w
 from blockrank_rerank.ranking.progress import progress_bar
 
 
-@opt.with_model_options()
+# Measures are of whole lists, whose order no calibration changes.
+@opt.with_model_options(without=("calibration",))
 def evaluate(
     folder: opt.BeirFolder,
     run: opt.FirstStageRun = None,

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
-from blockrank_rerank.formats import Unit
+from blockrank_rerank.formats import Unit, check_output_path
 from blockrank_rerank.options import OPTIONS, Option
 from blockrank_rerank.system.files import expanded
 
@@ -130,6 +130,16 @@ def parse_columns(pairs: list[str] | None, example: str) -> dict[str, str] | Non
             raise ValueError(f"--column must be KNOWN=YOURS, for instance {example}, got {pair!r}")
         columns[known] = theirs
     return columns or None
+
+
+def picture_beside(output: Path, suffix: str, *inputs: Path | None) -> Path:
+    """Refuse outputs that could not be written, before anything is read; the path of the picture beside the JSON."""
+    if output.suffix != ".json":
+        raise typer.BadParameter(f"--output must be a file that ends in .json, got {output}")
+    picture = output.with_suffix(suffix)
+    for path in (output, picture):
+        check_output_path(path, *inputs)
+    return picture
 
 
 QueryFree = Annotated[

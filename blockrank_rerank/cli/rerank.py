@@ -129,27 +129,22 @@ def rerank(
     if query is not None and not is_run:
         files = files_or_pipe(files)
     of_documents: dict[str, Any] = {"QUERY": query, "FILE": files or None}
-    only_documents: dict[str, Any] = {
-        "--min-probability": min_probability,
-        "--explain": explain or None,
-        "--deadline-ms": deadline_ms,
-        "--json": json or None,
-    }
-    only_documents |= {"--unit": unit, "--column": column or None}
+    only_documents: dict[str, Any] = {"--explain": explain or None, "--deadline-ms": deadline_ms}
+    only_documents |= {"--json": json or None, "--unit": unit, "--column": column or None}
     _refuse_both(of_run | more_of_run, of_documents | only_documents)
+    limits = Limits(top_k, threshold, min_probability)
     if is_run:
         paths = TrecPaths(*_complete(of_run))
         if workers is not None and fleet is None:
             raise ValueError("--workers are those of a fleet; give its folder with --fleet")
         machines = None if fleet is None else Fleet(fleet, workers or 1)
-        rerank_trec(paths, depth or DEFAULT_DEPTH, top_k, threshold, machines, model_options)
+        rerank_trec(paths, depth or DEFAULT_DEPTH, limits, machines, model_options)
     else:
         _complete(of_documents)
         if explain and deadline_ms is not None:
             raise ValueError(
                 "--deadline-ms cannot go together with --explain, which reads every document; leave one out"
             )
-        limits = Limits(top_k, threshold, min_probability)
         documents = read_documents(files or [], unit=unit, columns=opt.parse_columns(column, "text=abstract"))
         rerank_documents(query or "", documents, limits, explain, deadline_ms, json, model_options)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -21,6 +22,7 @@ from blockrank_rerank.evaluation.rerank_run import (
 )
 from blockrank_rerank.formats import Run, check_ids, check_output_path, read_corpus, read_queries, read_run, write_run
 from blockrank_rerank.ranking.progress import progress_bar
+from blockrank_rerank.ranking.results import Limits
 
 
 class TrecPaths(NamedTuple):
@@ -42,8 +44,7 @@ class Fleet(NamedTuple):
 def rerank_trec(
     paths: TrecPaths,
     depth: int,
-    top_k: int | None,
-    threshold: float | None,
+    limits: Limits,
     fleet: Fleet | None,
     model_options: ModelOptions,
 ) -> None:
@@ -60,9 +61,10 @@ def rerank_trec(
     check_run(candidates, queries, corpus)
     rerank = partial(rerank_run, load_ranker(model_options)) if fleet is None else _on_fleet(fleet, model_options)
     with progress_bar("reranking", "queries", len(candidates)) as advance:
-        reranked = rerank(candidates, queries, corpus, top_k=top_k, threshold=threshold, on_progress=advance)
+        reranked = rerank(candidates, queries, corpus, **asdict(limits), on_progress=advance)
     write_run(paths.output, reranked.run)
     print_note(_summary(reranked, paths.output))
+    _note_dropped(reranked.documents - _count(reranked.run))
     _note_emptied(sum(not ranking for ranking in reranked.run.values()))
     _note_left_out(_count(others) - reranked.documents, depth)
     _note_own(_count(first_stage) - _count(others))
@@ -91,9 +93,17 @@ def _summary(reranked: RerankedRun, output: Path) -> str:
     )
 
 
+def _note_dropped(count: int) -> None:
+    if count:
+        print_note(
+            f"{count:,} documents were reranked and left out of the output "
+            "(--top-k, --threshold, --min-probability, --calibration)"
+        )
+
+
 def _note_emptied(count: int) -> None:
     if count:
-        print_note(f"{count:,} queries have no document left, so they are not in the output (--threshold)")
+        print_note(f"{count:,} queries have no document left, so they are not in the output")
 
 
 def _note_left_out(count: int, depth: int) -> None:

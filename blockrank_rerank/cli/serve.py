@@ -10,6 +10,7 @@ from blockrank_rerank.cli import options as opt
 from blockrank_rerank.cli.ranker import described_ranker
 from blockrank_rerank.errors import install_line
 from blockrank_rerank.serving.api_key import api_key
+from blockrank_rerank.serving.limits import ServerLimits
 
 LIMITS_PANEL = "Limits"
 
@@ -28,7 +29,7 @@ def serve(
     ] = None,
     max_documents: Annotated[
         int, typer.Option("--max-documents", min=1, rich_help_panel=LIMITS_PANEL, help="Of a request.")
-    ] = 1000,
+    ] = ServerLimits.documents,
     max_body: Annotated[
         str, typer.Option("--max-body", metavar="BYTES", rich_help_panel=LIMITS_PANEL, help="Of a request.")
     ] = "16MB",
@@ -40,7 +41,7 @@ def serve(
             rich_help_panel=LIMITS_PANEL,
             help="Requests in the queue, half of them of one client; one more is answered 429.",
         ),
-    ] = 256,
+    ] = ServerLimits.waiting,
     timeout: Annotated[
         float,
         typer.Option(
@@ -50,7 +51,7 @@ def serve(
             rich_help_panel=LIMITS_PANEL,
             help="Longest time from a request to its answer.",
         ),
-    ] = 60.0,
+    ] = ServerLimits.seconds,
     *,
     model_options: opt.ModelOptions,
 ) -> None:
@@ -62,7 +63,6 @@ def serve(
     """
     key = api_key(api_key_env)
     try:
-        from blockrank_rerank.serving.limits import ServerLimits
         from blockrank_rerank.serving.server import serve as run
     except ImportError as error:
         raise ImportError(f"blockrank serve needs the extra serve ({error}); {install_line('serve')}") from error

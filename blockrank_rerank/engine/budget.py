@@ -29,6 +29,9 @@ Survivors of a longer list are read anew.
 ACTIVATION_VALUES_PER_TOKEN = 16
 """Values of the width of the states that a token needs in a pass, at most; 9 to 11 were counted (dev/LOG.md)."""
 
+FITS = 64
+"""Passes that fit before a budget grows: where it is too large then, one of so many fails and is computed again."""
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -50,6 +53,8 @@ class Budget:
         makes no difference: a pass holds what one of them needs.
     most_tokens : int, optional
         Packed tokens of a pass, where the device's memory did not suffice for twice as many.
+    fits : int
+        Rankings of at least half as many tokens as a pass may have, that have fitted since the limits are these.
     """
 
     device: torch.device
@@ -58,10 +63,28 @@ class Budget:
     max_memory: int | None = None
     free_memory: int | None = None
     most_tokens: int | None = None
+    fits: int = 0
 
     def halved(self, tokens: int) -> Budget:
         """Return the budget to go on with where the device's memory did not suffice for so many tokens."""
-        return replace(self, most_tokens=max(min(self.tokens, tokens) // 2, MIN_TOKENS))
+        return replace(self, most_tokens=max(min(self.tokens, tokens) // 2, MIN_TOKENS), fits=0)
+
+    def fitted(self, tokens: int) -> Budget:
+        """Return the budget to go on with where the device's memory sufficed for so many tokens.
+
+        What was short of it may be gone: another process, or somebody's prepared documents. So after :data:`FITS` times
+        the free memory is asked for again, and twice as many tokens are tried.
+        """
+        can_grow = self.most_tokens is not None or self.free_memory is not None
+        if not can_grow or self.tokens >= profile_of(self.device).budget_tokens or 2 * tokens < self.tokens:
+            return self
+        if self.fits + 1 < FITS:
+            return replace(self, fits=self.fits + 1)
+        # Less than before may be free for the moment, while another thread computes.
+        free = max(free_memory(self.device) or 0, self.free_memory or 0) or None
+        whole = replace(self, free_memory=free, most_tokens=None, fits=0)
+        most = whole.tokens if self.most_tokens is None else 2 * self.most_tokens
+        return whole if most >= whole.tokens else replace(whole, most_tokens=most)
 
     @property
     def tokens(self) -> int:

@@ -28,12 +28,16 @@ from blockrank_rerank.model.stages import HiddenStates, join_hidden, staged_mode
 from blockrank_rerank.states.document_states import DocumentStates, compress
 from blockrank_rerank.states.pack import PassingStates, StatePack, grouped
 from blockrank_rerank.states.spill import spill
+from blockrank_rerank.system.forks import ForkLock
 from blockrank_rerank.text.prompt import EncodedRequest, PromptEncoder, TokenisedBlocks, balanced_ranges
 
 R = TypeVar("R")
 
 WARM_UP_TOKENS = 2048
 """More tokens of documents than one program goes through, so that the query's attention is split as in long lists."""
+
+_budgets = ForkLock()
+"""Held while the budget of an engine is changed."""
 
 
 class Engine:
@@ -241,14 +245,15 @@ class Engine:
         groups, workers = made_for.groups(request.documents_alone)
 
         def states_of(groups: Sequence[EncodedRequest]) -> list[list[DocumentStates]]:
-            if self.budget is not made_for:  # some did not fit
+            if self.budget.tokens < made_for.tokens:  # some did not fit
                 groups = [part for group in groups for part in self.budget.groups(group)[0]]
             return in_workers(partial(self._group_states, dtype), groups, workers)
 
         for first in range(0, len(groups), workers):
             some = groups[first : first + workers]
             tokens = max(group.num_tokens for group in some)
-            for part in _within_memory(self, partial(states_of, some), tokens):
+            # A budget that grows while a list goes through could be too large for what comes after.
+            for part in _within_memory(self, partial(states_of, some), tokens, can_grow=False):
                 yield from part
 
     def _group_states(self, dtype: torch.dtype, group: EncodedRequest) -> list[DocumentStates]:
@@ -271,17 +276,31 @@ class Engine:
         )
 
 
-def _within_memory(engine: Engine, compute: Callable[[], R], tokens: int) -> R:
+def _within_memory(engine: Engine, compute: Callable[[], R], tokens: int, can_grow: bool = True) -> R:
     """Compute so many tokens, and where the device's memory does not suffice, once more with half the budget."""
     budget = engine.budget
     try:
-        return compute()
+        result = compute()
     except torch.OutOfMemoryError:
-        # Another thread may have halved it by now.
-        engine.budget = budget.halved(tokens) if engine.budget is budget else engine.budget
+        with _budgets:
+            # Another thread may have made it smaller by now.
+            if engine.budget.tokens >= budget.tokens:
+                engine.budget = budget.halved(tokens)
+    else:
+        if can_grow:
+            _count_fit(engine, tokens)
+        return result
     # Only here has the error let go of the failed pass's tensors.
     torch.cuda.empty_cache()
     return compute()
+
+
+def _count_fit(engine: Engine, tokens: int) -> None:
+    budget = engine.budget
+    if (fitted := budget.fitted(tokens)) is not budget:
+        with _budgets:
+            # What another thread has made of it in the meantime stays: it may not have fitted there.
+            engine.budget = fitted if engine.budget is budget else engine.budget
 
 
 def _tokens(batch: Batch) -> int:
@@ -308,10 +327,16 @@ def staged_engine(engine: Engine, config: BlockRankConfig) -> Engine:
 
 
 def warm_up(engine: Engine) -> None:
-    """Score one list that needs every kernel: a GPU compiles or loads each at its first use, for seconds."""
+    """Score lists that need every kernel: a GPU compiles or loads each at its first use, for seconds."""
     request = engine.prompt.encode("word", ["word " * 100])
     count = -(-WARM_UP_TOKENS // len(request.documents[0]))
-    engine.score(Batch([replace(request, documents=request.documents * count, truncated=request.truncated * count)]))
+    lists = [replace(request, documents=request.documents * count, truncated=request.truncated * count)]
+    if engine.backbone.head is not None and engine.prompt.unknown_id is not None:
+        # A head is one number wider where unknown text meets unknown text, and kernels are compiled for a width.
+        unread = [engine.prompt.unknown_id]
+        lists.append(replace(request, query=unread, documents=[unread]))
+    for one in lists:
+        engine.score(Batch([one]))
 
 
 def _refuse_triton_where_it_cannot_run(model_config: Any, device: torch.device, dtype: torch.dtype) -> None:

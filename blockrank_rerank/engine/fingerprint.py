@@ -38,12 +38,14 @@ Hashing 9 GB takes 12 seconds (0.8 GB/s, one thread of an AMD EPYC) and copies f
 
 SETTINGS_WITHOUT_EFFECT = frozenset(
     {"heads", "signal_tokens", "reduction", "abstention", "query_offset", "content_free_query", "version"}
-    | {"prompt.query_free_instruction", "prompt.query", "prompt.answer", "prompt.answer_start"}
+    | {"answerability", "prompt.query_free_instruction", "prompt.query", "prompt.answer", "prompt.answer_start"}
 )
 """Settings on which no state of a document depends: the query's side, and what is made of log-sum-exps."""
 
-READING_SETTINGS = frozenset({"max_document_tokens", "long_documents", "version", "prompt.query_free_instruction"})
-"""Settings on which no tuning depends: how much of a document is read at a time."""
+READING_SETTINGS = frozenset(
+    {"max_document_tokens", "long_documents", "answerability", "version", "prompt.query_free_instruction"}
+)
+"""Settings on which no tuning depends: how much of a document is read at a time, and what is told of a whole list."""
 
 HEAD, HEAD_KEY_WEIGHTS = "head.", "head.key."
 """How names of a scoring head's weights begin, and of those by which it reads documents."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import CancelledError, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
@@ -87,11 +88,17 @@ def in_workers(function: Callable[[T], R], items: Sequence[T], workers: int) -> 
     with _lock:
         pool = _pool(workers, torch.get_num_threads() // workers)
     stop_if_cancelled()
-    futures = [pool.submit(work, item) for item in items]
+    futures: deque[Future[R]] = deque()
+    results: list[R] = []
     try:
-        results = []
-        for future in futures:
-            results.append(future.result())
+        for item in items:
+            # No more than keeps the workers busy: what others ask for waits for that, and not for the whole of a list.
+            if len(futures) == workers:
+                results.append(futures.popleft().result())
+                stop_if_cancelled()
+            futures.append(pool.submit(work, item))
+        while futures:
+            results.append(futures.popleft().result())
             stop_if_cancelled()
         return results
     finally:

@@ -126,7 +126,7 @@ def measure_calibration(
     lists = [[*names] for names in full.values()]
     without = [[name for name in names if name not in relevant[query]] for query, names in full.items()]
 
-    def ranked(chosen: list[list[str]]) -> list[list[RankedDocument]]:
+    def ranked(chosen: list[list[str]]) -> Sequence[Sequence[RankedDocument]]:
         texts = [[task.corpus[name] for name in names] for names in chosen]
         requests = list(zip((asked[query] for query in full), texts, strict=True))
         return ranker.rank_batch(requests, show_progress=False, on_progress=advance)

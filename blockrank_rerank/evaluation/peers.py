@@ -18,7 +18,7 @@ from blockrank_rerank.config import CONFIG_NAME
 from blockrank_rerank.errors import install_line
 from blockrank_rerank.model.checkpoint import Checkpoint, quiet, readable
 from blockrank_rerank.model.names import DEFAULT_MODEL
-from blockrank_rerank.ranking.results import Limits, RankedDocument
+from blockrank_rerank.ranking.results import Limits, RankedDocument, Ranking
 from blockrank_rerank.text.document import document_text
 
 Kind = Literal["BlockRank", "cross-encoder", "embedding"]
@@ -91,7 +91,7 @@ class PairRanker(ABC):
         threshold: float | None = None,
         show_progress: bool | None = None,
         on_progress: Callable[[int, int], None] | None = None,
-    ) -> list[list[RankedDocument]]:
+    ) -> list[Ranking]:
         """Rank as `BlockRankReranker.rank_batch` does, by this model's scores."""
         lists = [(query, [document_text(d, i) for i, d in enumerate(documents)]) for query, documents in requests]
         limits = Limits(top_k, threshold)
@@ -108,9 +108,9 @@ class PairRanker(ABC):
         """One score for every text of every list."""
 
 
-def _ranking(texts: Sequence[str], scores: Sequence[float]) -> list[RankedDocument]:
+def _ranking(texts: Sequence[str], scores: Sequence[float]) -> Ranking:
     ranked = [RankedDocument(i, score, score, texts[i], False) for i, score in enumerate(scores)]
-    return sorted(ranked, key=lambda document: -document.score)
+    return Ranking(sorted(ranked, key=lambda document: -document.score))
 
 
 class CrossEncoderRanker(PairRanker):

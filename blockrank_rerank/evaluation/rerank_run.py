@@ -30,7 +30,7 @@ class BatchRanker(Protocol):
         threshold: float | None = None,
         show_progress: bool | None = None,
         on_progress: Callable[[int, int], None] | None = None,
-    ) -> list[list[RankedDocument]]:
+    ) -> Sequence[Sequence[RankedDocument]]:
         """Rank many requests, each into its documents, best first."""
 
 
@@ -103,9 +103,8 @@ def rerank_run(
     queries: Queries,
     corpus: Corpus,
     *,
-    top_k: int | None = None,
-    threshold: float | None = None,
     on_progress: Callable[[int, int], None] | None = None,
+    **limits: Any,
 ) -> RerankedRun:
     """Rerank all candidates of a run.
 
@@ -117,10 +116,10 @@ def rerank_run(
         Candidates; ties in the new scores keep their order.
     queries, corpus : dict
         Texts by id.
-    top_k, threshold
-        As for `BlockRankReranker.rank`.
     on_progress : callable, optional
         Called with the requests and tokens finished since the last call.
+    **limits
+        ``top_k``, ``threshold`` and ``min_probability``, as the ranker takes them.
 
     Raises
     ------
@@ -140,7 +139,7 @@ def rerank_run(
     start = time.perf_counter()
     asked = {query: queries[query] for query in run}
     candidates = {query: {document: corpus[document] for document in ranking} for query, ranking in run.items()}
-    ranked = rank_candidates(ranker, asked, candidates, top_k=top_k, threshold=threshold, on_progress=count)
+    ranked = rank_candidates(ranker, asked, candidates, on_progress=count, **limits)
     return RerankedRun(
         run={query: scores_by_id(ranked.rankings[query], list(ranking)) for query, ranking in run.items()},
         documents=sum(map(len, run.values())),
@@ -154,7 +153,7 @@ def rerank_run(
 class RankedCandidates(NamedTuple):
     """Rankings by the ids of their queries, and the ids of queries of which only the beginning was read."""
 
-    rankings: dict[str, list[RankedDocument]]
+    rankings: dict[str, Sequence[RankedDocument]]
     queries_truncated: set[str]
 
 
@@ -163,9 +162,8 @@ def rank_candidates(
     queries: Mapping[str, str],
     candidates: Mapping[str, Mapping[str, Any]],
     *,
-    top_k: int | None = None,
-    threshold: float | None = None,
     on_progress: Callable[[int, int], None] | None = None,
+    **limits: Any,
 ) -> RankedCandidates:
     """Rank the documents of each query, and name queries and documents by their ids where one cannot be ranked.
 
@@ -177,7 +175,7 @@ def rank_candidates(
         Texts by id.
     candidates : mapping of str to mapping
         Id of a query → id of a document → document.
-    top_k, threshold, on_progress
+    on_progress, **limits
         As for `rerank_run`.
 
     Raises
@@ -188,9 +186,7 @@ def rank_candidates(
     try:
         read = ranker.fitting_queries(dict(queries))
         requests = [(read[query], list(documents.values())) for query, documents in candidates.items()]
-        rankings = ranker.rank_batch(
-            requests, top_k=top_k, threshold=threshold, show_progress=False, on_progress=on_progress
-        )
+        rankings = ranker.rank_batch(requests, show_progress=False, on_progress=on_progress, **limits)
     except (RequestError, DocumentError) as error:
         raise DataError(_with_names(error, candidates)) from error
     cut = {query for query, text in queries.items() if read[query] != text}

@@ -237,7 +237,8 @@ class TrainingModel(nn.Module):
 
 def training_config(config: BlockRankConfig, settings: FinetuneSettings) -> BlockRankConfig:
     """Return the model's settings as they will be after training."""
-    return replace(config, abstention=config.abstention or settings.abstention_weight > 0)
+    # What was learnt of other raw scores says nothing of the new ones.
+    return replace(config, abstention=config.abstention or settings.abstention_weight > 0, answerability=None)
 
 
 def _check_trainable(config: BlockRankConfig, settings: FinetuneSettings, model_type: str) -> None:

@@ -6,13 +6,13 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
+from blockrank_kernels.gpu import upload
 from torch import Tensor
 
 from blockrank_rerank.config import BlockRankConfig
 from blockrank_rerank.model.backbone import ATTENTION_NAME, Backbone
 from blockrank_rerank.model.checkpoint import Checkpoint
-from blockrank_rerank.model.decode_config import check_language_model, needs_attention, reading_all_layers
-from blockrank_rerank.model.forward_pass import Pass
+from blockrank_rerank.model.decode_config import check_language_model, reading_all_layers
 from blockrank_rerank.model.layout import Layout, RequestBounds
 from blockrank_rerank.model.linear import can_fuse, fuse_linear_layers
 from blockrank_rerank.model.scores import Lse
@@ -80,7 +80,7 @@ class AnswerDecoder(Backbone):
         document_states : sequence of iterable of StatePack, optional
             As in :meth:`Backbone.document_lse`.
         """
-        states = self._run(Pass(layout, self.config, self.attention, document_states=document_states))
+        states = self._run(self._reading(layout, document_states))
         if states is None:
             raise RuntimeError("a language model goes through all of its layers")
         return [Lse(self._answers(states, request)[None, None]) for request in layout.requests]
@@ -89,20 +89,10 @@ class AnswerDecoder(Backbone):
         """Nothing: keys and values of its layers are all that is read of documents."""
         return {}
 
-    def token_attention(self, layout: Layout, document_states: Sequence[Iterable[StatePack]]) -> list[Tensor]:
-        """Refuse to say where in documents queries look.
-
-        Raises
-        ------
-        ValueError
-            Always.
-        """
-        raise ValueError(needs_attention("where a query looked in a document"))
-
     def _answers(self, states: Tensor, request: RequestBounds) -> Tensor:
         """``[N]`` fp32: the sum of the log-probabilities of each answer's tokens, every one after those before it."""
         end = request.query[1]
-        firsts, read = (torch.tensor(ids, device=states.device) for ids in _targets(request.answer_ids))
+        firsts, read = (upload(torch.tensor(ids), states.device) for ids in _targets(request.answer_ids))
         total = self._log_probabilities(states[end - 1 : end])[0, firsts]
         lengths = [last - first for first, last in request.answers]
         if not sum(lengths):

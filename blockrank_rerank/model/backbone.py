@@ -12,7 +12,7 @@ import torch
 from blockrank_kernels import block_attention, last_rows_attention
 from blockrank_kernels.gpu import upload
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface
 
 from blockrank_rerank.config import BlockRankConfig
 from blockrank_rerank.model.checkpoint import Checkpoint
@@ -107,8 +107,8 @@ def _with_document_states(
         for (block, _), last_rows in zip(request.query_blocks, several, strict=True):
             rows = slice(block[1] - last_rows.rows, block[1])
             parts = ((pack.get(key_name(layer), key), pack.get(value_name(layer), value)) for pack in packs)
-            # A part that is the only one is joined with the rest, for one call of the kernel.
-            between = [next(parts)] if len(packs) == 1 else []
+            # A part that is the only one is joined with the rest, for one call of torch's attention.
+            between = [next(parts)] if blockrank.joined and len(packs) == 1 else []
             keys, values = (
                 torch.cat([rest[instruction], *documents, rest[slice(*block)]])
                 for rest, *documents in zip((key, value), *between, strict=True)
@@ -119,8 +119,9 @@ def _with_document_states(
     return out
 
 
+# For a name with no function of masks Transformers makes none. Before it asks such a function, it looks for packed
+# sequences in the positions, and waits for what a GPU answers.
 AttentionInterface.register(ATTENTION_NAME, _attention)
-AttentionMaskInterface.register(ATTENTION_NAME, lambda *args, **kwargs: None)
 
 
 class Backbone(nn.Module):
@@ -203,7 +204,7 @@ class Backbone(nn.Module):
             For each request, states that stand for its documents, in parts of which one at a time is joined; then
             the layout has none.
         """
-        forward = Pass(layout, self.config, self.attention, document_states=document_states, tuning=self.tuning)
+        forward = self._reading(layout, document_states, tuning=self.tuning)
         states = self._run(forward)
         return forward.lse if states is None else self._scored(states, layout, document_states)
 
@@ -267,14 +268,7 @@ class Backbone(nn.Module):
 
         ``document_states`` as in :meth:`document_lse`.
         """
-        forward = Pass(
-            layout,
-            self.config,
-            self.attention,
-            explain=True,
-            document_states=document_states,
-            tuning=self.tuning,
-        )
+        forward = self._reading(layout, document_states, tuning=self.tuning, explain=True)
         states = self._run(forward)
         if states is None:
             return forward.token_attention
@@ -291,6 +285,11 @@ class Backbone(nn.Module):
     ) -> list[Lse]:
         found: list[Lse] = self._head(states, layout, self.config, self.attention, document_states, self.tuning)
         return found
+
+    def _reading(self, layout: Layout, document_states: Sequence[Iterable[StatePack]] | None, **settings: Any) -> Pass:
+        """A pass over a layout and states that stand for documents; kernels read these where they lie."""
+        joined = document_states is None or not uses_triton(self.attention, self.model)
+        return Pass(layout, self.config, self.attention, document_states=document_states, joined=joined, **settings)
 
     def _run(self, forward: Pass) -> Tensor | None:
         """Run the model; ``[T, hidden]`` final states, or nothing where it ended inside its scoring layer."""

@@ -152,6 +152,11 @@ def _cpu_has(probe: str) -> bool:
     return bool(ask and ask())
 
 
+def has_vnni() -> bool:
+    """Whether this CPU adds 8-bit products in 32 bits (AVX512-VNNI)."""
+    return _cpu_has("_is_vnni_supported")
+
+
 def int8_on(device: torch.device) -> Verdict:
     """Whether an encoder's linear layers can be computed in 8-bit integers on a device."""
     if device.type != "cpu":

@@ -25,8 +25,9 @@ class Pass:
     Where the scoring layer is one of the model's own, ``lse`` receives each request's log-sum-exps, or
     ``token_attention`` what :func:`token_attention` gives, if ``explain`` asks for that instead.
     ``document_states`` are states of documents that are not in the layout, for each of its requests, in parts of
-    which one at a time is joined; ``new_states`` receives the layout's own keys and values by name, where they are to
-    be stored. A pass through a staged model may start from hidden states, and ends with its last layer's: see
+    which one at a time is joined. One that is the only one is ``joined`` with the layout's own too, where attention
+    takes nothing else in one call. ``new_states`` receives the layout's own keys and values by name, where they are
+    to be stored. A pass through a staged model may start from hidden states, and ends with its last layer's: see
     :func:`staged_model`. ``readings`` receives what every layer sees of the only request's documents, if all are asked.
     ``scoring`` receives what the scoring layer would do, for :mod:`.frozen_scoring`.
     """
@@ -37,6 +38,7 @@ class Pass:
     stop: bool = True
     explain: bool = False
     document_states: Sequence[Iterable[StatePack]] | None = None
+    joined: bool = True
     new_states: dict[str, Tensor] | None = None
     start: tuple[int, Tensor] | None = None
     hidden: Tensor | None = None
@@ -52,20 +54,28 @@ class Pass:
         pairs = zip(self.layout.requests, self.document_states or (), strict=True)
         positions = self.layout.positions
         return [
-            [_last_rows(request, slice(*block), runs, list(states), positions) for block, runs in request.query_blocks]
+            [
+                _last_rows(request, slice(*block), runs, list(states), positions, self.joined)
+                for block, runs in request.query_blocks
+            ]
             for request, states in pairs
         ]
 
 
 def _last_rows(
-    request: RequestBounds, block: slice, runs: Sequence[int], packs: Sequence[StatePack], positions: Tensor
+    request: RequestBounds,
+    block: slice,
+    runs: Sequence[int],
+    packs: Sequence[StatePack],
+    positions: Tensor,
+    joined: bool,
 ) -> LastRows:
     """Where a query block is among its documents' states, as :func:`_with_document_states` joins them."""
     instruction = slice(*request.instruction)
     first = request.instruction[1] - request.instruction[0]
     own, queries = positions[instruction], positions[block]
     lengths = [pack.num_tokens for pack in packs]
-    is_one = len(packs) == 1
+    is_one = joined and len(packs) == 1
 
     def positions_of_all() -> Tensor:
         documents = [first + pack.steps for pack in packs]

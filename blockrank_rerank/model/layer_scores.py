@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import torch
 from blockrank_kernels import document_lse
+from blockrank_kernels.gpu import upload
 from torch import Tensor
 
 from blockrank_rerank.model.forward_pass import Pass
@@ -22,9 +24,9 @@ def score_layer(
     """Let a pass have the log-sum-exps of its requests, of queries ``[T, Hq, D]`` and keys ``[T, Hk, D]``."""
     config, tuning = blockrank.config, blockrank.tuning
     group = query.shape[1] // key.shape[1]
-    heads = None if config.heads is None else [head // group for head in config.heads]
+    heads = None if config.heads is None else _index(tuple(head // group for head in config.heads), key.device)
     if config.heads is not None:
-        query = query[:, list(config.heads)]
+        query = query[:, _index(config.heads, query.device)]
     how: Any = {"scale": scale, "softcap": softcap, "implementation": blockrank.implementation}
     for index, request in enumerate(blockrank.layout.requests):
         signals, content_free = query[signal_rows(request, config)], query[content_free_rows(request, config)]
@@ -45,6 +47,13 @@ def score_layer(
             continue
         found = Lse.of_blocks(torch.cat(parts, -1), config.abstention)
         blockrank.lse.append(found if weights is None or tuning is None else tuning.shifted(found, weights))
+
+
+@cache
+def _index(heads: tuple[int, ...], device: torch.device) -> Tensor:
+    """Heads as an index on a device. A list would be copied there in every pass, and a GPU waited for."""
+    with torch.inference_mode(False):  # training reads it too
+        return upload(torch.tensor(heads), device)
 
 
 def _scored_keys(key: Tensor, layer: int, index: int, blockrank: Pass) -> Iterator[tuple[Tensor, Tensor]]:
@@ -73,7 +82,7 @@ def read_layer(query: Tensor, key: Tensor, blockrank: Pass, scale: float | None,
     outside = [torch.arange(first, int(request.document_offsets[0]) + 1), torch.arange(start, end + 1)]
     logits = [document_lse(signals, key, bounds, **how) for bounds in outside if len(bounds) > 1]
     unseen = torch.arange(start, end) > torch.arange(rows.start, rows.stop)[:, None]
-    logits[-1] = logits[-1].masked_fill(unseen[:, None].to(lse.device), -torch.inf)
+    logits[-1] = logits[-1].masked_fill(upload(unseen[:, None], lse.device), -torch.inf)
     return LayerReading(lse[: len(signals)], lse[len(signals) :], torch.cat(logits, -1).logsumexp(-1))
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+from blockrank_kernels.gpu import upload
 from torch import Tensor
 
 from blockrank_rerank.config import BlockRankConfig
@@ -41,7 +42,8 @@ class Lse(NamedTuple):
 
     def select(self, documents: Sequence[int]) -> Lse:
         """Take some of the documents, in this order."""
-        return Lse.join([self.documents[..., list(documents)]], self.nothing)
+        chosen = upload(torch.tensor([*documents], dtype=torch.long), self.documents.device)  # also of none
+        return Lse.join([self.documents[..., chosen]], self.nothing)
 
 
 class LayerReading(NamedTuple):
@@ -83,6 +85,29 @@ def corrected(lse: Tensor, content_free: int) -> Tensor:
 def raw_score(lse: Tensor) -> Tensor:
     """Average ``[S, H, N]`` over signals and heads: ``[N]`` in the log domain, not normalised over the list."""
     return lse.mean((0, 1))
+
+
+OTHERS = 9
+"""Documents after the best one that tell how far it stands out."""
+
+
+def answerable(raw: Sequence[float], numbers: Sequence[float]) -> float:
+    """Probability in 0–1 that some document of a list answers the query, by the raw scores of its documents.
+
+    Log odds are ``intercept + slope · best + slope of the lead · (best − mean of the nine next)``: an answer has a
+    high score, and stands out of what is merely about the same matter.
+
+    Parameters
+    ----------
+    raw : sequence of float
+        At least one, each document once: copies of the best one would hide its lead.
+    numbers : sequence of float
+        Intercept, slope, slope of the lead, and the raw score that stands for documents which a short list lacks.
+    """
+    intercept, slope, slope_of_lead, usual = numbers
+    best, *others = sorted(raw, reverse=True)[: 1 + OTHERS]
+    mean = (sum(others) + usual * (OTHERS - len(others))) / OTHERS
+    return float(torch.tensor(intercept + slope * best + slope_of_lead * (best - mean)).sigmoid())
 
 
 class ScoringRule(NamedTuple):

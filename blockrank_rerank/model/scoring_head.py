@@ -241,8 +241,8 @@ def _apart(
     """
     if unread is None or unknown_id is None or not bool((unknown := tokens_equal(unknown_id)).any()):
         return queries, keys
-    signals = (-APART * unread).to(queries.device, queries.dtype)[:, None, None].expand(-1, queries.shape[1], 1)
-    tokens = unknown.to(keys.device, keys.dtype)[:, None, None].expand(-1, keys.shape[1], 1)
+    signals = upload((-APART * unread).to(queries.dtype), queries.device)[:, None, None].expand(-1, queries.shape[1], 1)
+    tokens = upload(unknown.to(keys.dtype), keys.device)[:, None, None].expand(-1, keys.shape[1], 1)
     return torch.cat([queries, signals], -1), torch.cat([keys, tokens], -1)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from blockrank_kernels import document_lse
+from blockrank_kernels.gpu import upload
 from torch import Tensor
 
 
@@ -44,7 +45,7 @@ def token_attention(
         document_lse(query, key, bounds, scale=scale, softcap=softcap, implementation=implementation)
         for bounds in (torch.arange(first, last + 1), offsets)
     )
-    document = torch.repeat_interleave(offsets.diff()).to(lse.device)
+    document = upload(torch.repeat_interleave(offsets.diff()), lse.device)
     attention = (logits - lse[..., document]).exp()
     if weights is not None:
         attention = weights[..., None] * attention

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from blockrank_rerank.options.values import plain_path
 from blockrank_rerank.system.files import absolute
 
 
@@ -14,7 +15,7 @@ def plain_tuning(tuning: Any) -> Any:
     """The text of a tuning's path, or of several by name, which stay the same wherever the process goes."""
     if isinstance(tuning, Mapping):
         return {name: plain_tuning(file) for name, file in tuning.items()}
-    return str(absolute(tuning, "tuning")) if isinstance(tuning, str | os.PathLike) and tuning != "" else tuning
+    return plain_path("tuning", tuning)
 
 
 def check_tuning(tuning: Any) -> Path | dict[str, Path] | None:
@@ -47,12 +48,6 @@ def _tuning_file(file: Any) -> Path:
     path = absolute(file, "tuning")
     Tuning.load(path)
     return path
-
-
-def plain_calibration(calibration: Any) -> Any:
-    """The text of a calibration's path, which stays the same wherever the process goes."""
-    is_path = isinstance(calibration, str | os.PathLike) and calibration != ""
-    return str(absolute(calibration, "calibration")) if is_path else calibration
 
 
 def check_calibration(calibration: Any) -> Path | None:

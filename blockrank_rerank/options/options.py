@@ -160,7 +160,7 @@ class Options:
 
         :meth:`BlockRankReranker.prepare_store` makes such a folder too.""",
         owner="ranker",
-        plain=values.plain_folder,
+        plain=partial(values.plain_path, "store"),
         check=values.check_folder,
         metavar="FOLDER",
     )
@@ -187,7 +187,7 @@ class Options:
 
         It is bound to the model, the settings of its queries and the tuning it was made with.""",
         owner="ranker",
-        plain=learnt_files.plain_calibration,
+        plain=partial(values.plain_path, "calibration"),
         check=learnt_files.check_calibration,
         metavar="FILE",
     )

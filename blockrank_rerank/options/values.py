@@ -25,9 +25,9 @@ LEAST_MEMORY = 10**6
 # Imports stand in functions: `blockrank --help` should not wait a second for torch.
 
 
-def plain_folder(folder: Any) -> Any:
-    """The text of a folder's path, which stays the same wherever the process goes."""
-    return str(absolute(folder, "store")) if isinstance(folder, str | os.PathLike) and folder != "" else folder
+def plain_path(name: str, path: Any) -> Any:
+    """The text of an option's path, which stays the same wherever the process goes."""
+    return str(absolute(path, name)) if isinstance(path, str | os.PathLike) and path != "" else path
 
 
 def plain_model(model: Any) -> Any:

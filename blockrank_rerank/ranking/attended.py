@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from blockrank_rerank.engine.state_lookup import StateLookup
 from blockrank_rerank.ranking.batches import Batches, Candidates
-from blockrank_rerank.ranking.request import fitting_requests
+from blockrank_rerank.ranking.request import check_request, fitting_requests
 from blockrank_rerank.states.pack import StatePack
 from blockrank_rerank.text.blocks import Blocks
 from blockrank_rerank.text.document import part_of, text_and_shift
@@ -17,7 +17,7 @@ from blockrank_rerank.text.document import part_of, text_and_shift
 if TYPE_CHECKING:
     from blockrank_rerank.engine.engine import Engine
     from blockrank_rerank.ranking.request import CheckedRequest
-    from blockrank_rerank.ranking.results import RankedDocument
+    from blockrank_rerank.ranking.results import RankedDocument, Ranking
     from blockrank_rerank.text.document import GivenDocument
     from blockrank_rerank.text.prompt import EncodedRequest
 
@@ -38,7 +38,7 @@ class AttendedList:
         In which the documents were read.
     states : StatePack
         Of the blocks.
-    ranking : list of RankedDocument
+    ranking : Ranking
         All documents, best first.
     """
 
@@ -47,7 +47,7 @@ class AttendedList:
     encoded: EncodedRequest
     blocks: Blocks
     states: StatePack
-    ranking: list[RankedDocument]
+    ranking: Ranking
 
     @classmethod
     def of(
@@ -62,7 +62,7 @@ class AttendedList:
         TypeError, ValueError
             As :meth:`BlockRankReranker.rank`.
         """
-        (request,) = fitting_requests([(query, documents)], lambda: engine().prompt)
+        (request,) = fitting_requests([check_request((query, documents))], lambda: engine().prompt)
         if not request.texts:
             return None
         loaded = engine()
@@ -75,11 +75,11 @@ class AttendedList:
 
     @classmethod
     def of_ranked(
-        cls, engine: Engine, lookup: StateLookup | None, candidates: Candidates, ranking: list[RankedDocument]
+        cls, engine: Engine, lookup: StateLookup | None, candidates: Candidates, ranking: Ranking
     ) -> AttendedList:
         """Find the states of a list that was ranked; those that ranking has not left are looked up, or made anew."""
         request, blocks, pack = candidates.request, candidates.survivors.blocks, candidates.pack
-        if pack is None:
+        if pack is None or candidates.survivors.dropped:  # of a pruned list it has left those of the survivors alone
             blocks, pack = _read(engine, lookup, request)
         return cls(engine, request, engine.prompt.encode(request.query, []), blocks, pack, ranking)
 
@@ -112,6 +112,6 @@ def _read(engine: Engine, lookup: StateLookup | None, request: CheckedRequest) -
     blocks, tokenised = Blocks.of(request.query, request.plain, request.texts, engine.prompt)
     if lookup is not None:
         read = partial(engine.document_states, dtype=engine.dtype, tokenised=tokenised)
-        return blocks, StatePack([*lookup.get(blocks.texts, engine, read)])
+        return blocks, StatePack([*lookup.of_list(engine, request.digests).get(blocks.texts, read)])
     encoded = engine.prompt.encode(request.query, blocks.texts, tokenised)
     return blocks, StatePack([*engine.states_of(encoded, engine.dtype)])

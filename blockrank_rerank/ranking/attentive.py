@@ -52,9 +52,8 @@ class AttentiveRanking:
         Explanation
             Best document first; words and sentences with weights.
         """
-        self._shared.spec.refuse_decoding("explain")
         limits = self._limits(top_k, threshold, min_probability)
-        attended = AttendedList.of(self._shared.get, self.lookup, query, documents)
+        attended = self._attended("explain", query, documents)
         return Explanation(query, [] if attended is None else explained(attended, limits))
 
     def context(
@@ -105,9 +104,13 @@ class AttentiveRanking:
             As :meth:`rank`; for settings that cannot be used, and a tokenizer that fails.
         """
         settings = ContextSettings(max_tokens, tokenizer, diversity, template)
-        self._shared.spec.refuse_decoding("context")
         limits = self._limits(top_k, threshold, min_probability)
-        attended = AttendedList.of(self._shared.get, self.lookup, query, documents)
+        attended = self._attended("context", query, documents)
         if attended is None:
             return empty_context()
         return build_context(attended, limits.select(attended.ranking), settings)
+
+    def _attended(self, what: str, query: str, documents: Iterable[GivenDocument]) -> AttendedList | None:
+        """Rank a list for what only attention can give; nothing for one without documents."""
+        self._shared.spec.refuse_decoding(what)
+        return AttendedList.of(self._shared.get, self.lookup, query, documents)

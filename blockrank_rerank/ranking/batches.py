@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from blockrank_rerank.engine.batch import Batch
 from blockrank_rerank.engine.pruning import Survivors, survivors, survivors_beside
 from blockrank_rerank.engine.workers import stop_if_cancelled
-from blockrank_rerank.model.scores import Lse, raw_score, scores
+from blockrank_rerank.model.scores import Lse, answerable, raw_score, scores
 from blockrank_rerank.ranking.request import CheckedRequest, of_request
-from blockrank_rerank.ranking.results import RankedDocument
+from blockrank_rerank.ranking.results import RankedDocument, Ranking
 from blockrank_rerank.states.pack import PassingStates, StatePack
 from blockrank_rerank.text.blocks import Blocks, first_copies, with_copies_tied
 from blockrank_rerank.text.document import document_id, given_text
@@ -97,7 +97,7 @@ class RequestBatch:
         self.candidates.append(candidates)
         self.num_tokens += candidates.encoded.num_tokens
 
-    def rankings(self, engine: Engine) -> Iterator[tuple[int, list[RankedDocument]]]:
+    def rankings(self, engine: Engine) -> Iterator[tuple[int, Ranking]]:
         """Score the batch once, and yield the number and the whole ranking of each request, best document first."""
         batch = Batch(
             requests=[candidates.encoded for candidates in self.candidates],
@@ -165,20 +165,19 @@ class Batches:
 
     def _of_known(self, request: CheckedRequest, lookup: StateLookup) -> Candidates:
         """Documents whose states are looked up, and computed where they are not known."""
-        engine = self._engine
-        lookup.refresh(engine)
-        blocks, tokenised = Blocks.of(
-            request.query, request.plain, request.texts, engine.prompt, lambda text: lookup.knows(text, engine)
-        )
-        lookup.check_store(blocks.texts, engine)
-        known = [lookup.source(text, engine) != "read" for text in blocks.texts]
+        engine, states = self._engine, lookup.of_list(self._engine, request.digests)
+        states.refresh()
+        blocks, tokenised = Blocks.of(request.query, request.plain, request.texts, engine.prompt, states.knows)
+        states.check_store(blocks.texts)
+        source_of = {text: states.source(text) for text in blocks.texts}
+        known = [source_of[text] != "read" for text in blocks.texts]
         found, read = survivors_beside(engine, request.query, blocks, known, tokenised)
         texts = found.blocks.texts
-        sources = [lookup.source(text, engine) for text in texts]
+        sources = [source_of[text] for text in texts]
         if engine.budget.max_memory is None and not self._reads_in_passing(found.blocks):
-            pack = StatePack(list(lookup.get(texts, engine, read)))
+            pack = StatePack(list(states.get(texts, read)))
             return Candidates(request, found, pack.ids, pack.truncated, pack, sources)
-        passing = PassingStates(lookup.get(texts, engine, read, LOOKUP_BATCH))
+        passing = PassingStates(states.get(texts, read, LOOKUP_BATCH))
         return Candidates(request, found, passing.ids, passing.truncated, passing, sources)
 
     def _reads_in_passing(self, blocks: Blocks) -> bool:
@@ -187,7 +186,7 @@ class Batches:
         return self._engine.documents_are_independent and tokens > self._engine.budget.tokens
 
 
-def ranked(candidates: Candidates, lse: Lse, engine: Engine) -> list[RankedDocument]:
+def ranked(candidates: Candidates, lse: Lse, engine: Engine) -> Ranking:
     """Every document, best first; the sort is stable, so ties keep the input order."""
     given, plain, found = candidates.request.given, candidates.request.plain, candidates.survivors
     unreadable = _unreadable(candidates, engine)
@@ -210,7 +209,7 @@ def ranked(candidates: Candidates, lse: Lse, engine: Engine) -> list[RankedDocum
         )
         for index, block, source in zip(found.remaining, best, sources, strict=True)
     ]
-    return sorted(read, key=lambda document: -document.score) + [
+    unread = [
         RankedDocument(
             index=dropped.document,
             score=0.0,
@@ -224,6 +223,16 @@ def ranked(candidates: Candidates, lse: Lse, engine: Engine) -> list[RankedDocum
         )
         for dropped in found.dropped
     ]
+    different = [values.raw[source] for source in {*sources}]
+    return Ranking(
+        sorted(read, key=lambda document: -document.score) + unread, None if unread else _answerable(different, engine)
+    )
+
+
+def _answerable(raw: Sequence[float], engine: Engine) -> float | None:
+    """Whether a list holds an answer, by the raw scores that it was learnt of: a tuning's are others."""
+    numbers = engine.config.answerability
+    return None if numbers is None or engine.backbone.tuning is not None or not raw else answerable(raw, numbers)
 
 
 def _unreadable(candidates: Candidates, engine: Engine) -> list[float]:

@@ -11,13 +11,13 @@ from blockrank_rerank.engine.machine_profile import machine_profile
 from blockrank_rerank.model.names import shown_model
 from blockrank_rerank.ranking.clock import Clock
 from blockrank_rerank.ranking.partial_reading import PartialReading
-from blockrank_rerank.ranking.request import fitting_requests
+from blockrank_rerank.ranking.request import check_request, fitting_requests
+from blockrank_rerank.ranking.results import Ranking
 
 if TYPE_CHECKING:
     from blockrank_rerank.engine.engine import Engine
     from blockrank_rerank.engine.shared import SharedEngine
     from blockrank_rerank.engine.state_lookup import StateLookup
-    from blockrank_rerank.ranking.results import RankedDocument
     from blockrank_rerank.text.document import GivenDocument
     from blockrank_rerank.text.prompt import PromptEncoder
 
@@ -65,7 +65,7 @@ def ranked_within(
     documents: Iterable[GivenDocument],
     shared: SharedEngine,
     lookup: StateLookup | None,
-) -> list[RankedDocument]:
+) -> Ranking:
     """Rank a list as far as a time allows.
 
     Documents that are prepared, cached or stored come first. Where time does not suffice for the others, early layers
@@ -103,5 +103,5 @@ def ranked_within(
             machine_profile(engine)
         return engine.prompt
 
-    (request,) = fitting_requests([(query, documents)], prompt)
-    return PartialReading(request, shared.get(), lookup, clock).ranking() if request.texts else []
+    (request,) = fitting_requests([check_request((query, documents))], prompt)
+    return PartialReading(request, shared.get(), lookup, clock).ranking() if request.texts else Ranking()

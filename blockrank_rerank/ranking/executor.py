@@ -13,7 +13,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from blockrank_rerank.engine.workers import STOP
 from blockrank_rerank.ranking.request import Request
-from blockrank_rerank.ranking.results import RankedDocument
+from blockrank_rerank.ranking.results import Ranking
 from blockrank_rerank.text.document import GivenDocument
 
 P = ParamSpec("P")
@@ -50,7 +50,7 @@ class AsyncRanking:
         min_probability: float | None = None,
         deadline_ms: float | None = None,
         tuning: str | None = None,
-    ) -> list[RankedDocument]:
+    ) -> Ranking:
         """As :meth:`rank`, in a thread of the package's own; a cancelled one stops after its group of documents.
 
         Parameters
@@ -65,7 +65,7 @@ class AsyncRanking:
         """
         how: Any = {"top_k": top_k, "threshold": threshold, "min_probability": min_probability, "tuning": tuning}
         rank = self._method("rank")
-        ranking: list[RankedDocument] = await in_executor(rank, query, documents, **how, deadline_ms=deadline_ms)
+        ranking: Ranking = await in_executor(rank, query, documents, **how, deadline_ms=deadline_ms)
         return ranking
 
     async def arank_batch(
@@ -78,7 +78,7 @@ class AsyncRanking:
         tuning: str | None = None,
         show_progress: bool | None = None,
         on_progress: Callable[[int, int], None] | None = None,
-    ) -> list[list[RankedDocument]]:
+    ) -> list[Ranking]:
         """As :meth:`rank_batch`, in a thread of the package's own; a cancelled one stops after its group of documents.
 
         Parameters
@@ -93,7 +93,7 @@ class AsyncRanking:
         TypeError, ValueError, FloatingPointError
             As :meth:`rank_batch`.
         """
-        rankings: list[list[RankedDocument]] = await in_executor(
+        rankings: list[Ranking] = await in_executor(
             self._method("rank_batch"),
             requests,
             top_k=top_k,

@@ -16,23 +16,11 @@ from blockrank_rerank.text.sentences import sentence_spans
 if TYPE_CHECKING:
     from blockrank_rerank.ranking.attended import AttendedList
 
-HIGHLIGHTS = "highlights"
-"""Key under which adapters write a document's highlights to its metadata."""
-
 SENTENCES = 2
 """Shown of a document before its whole text; they mostly hold more than half of its attention."""
 
 SHADED = 0.2
 """Weight, over that of the strongest word, from which a word is shaded."""
-
-TRUNCATED = "truncated"
-"""Key under which they write that the model read only the beginning; no other document has it."""
-
-
-def truncation(ranked: RankedDocument) -> dict[str, bool]:
-    """Return what adapters add to a document's metadata: that it was cut, of one that was."""
-    return {TRUNCATED: True} if ranked.truncated else {}
-
 
 _WORD = re.compile(r"\S+")
 

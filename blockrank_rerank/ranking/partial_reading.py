@@ -29,7 +29,7 @@ from blockrank_rerank.text.prompt import EncodedRequest, TokenisedBlocks
 if TYPE_CHECKING:
     from blockrank_rerank.engine.engine import Engine
     from blockrank_rerank.engine.state_lookup import Source, StateLookup
-    from blockrank_rerank.ranking.results import RankedDocument
+    from blockrank_rerank.ranking.results import Ranking
     from blockrank_rerank.states.document_states import DocumentStates
 
 T = TypeVar("T")
@@ -89,7 +89,8 @@ class PartialReading:
     """
 
     def __init__(self, request: CheckedRequest, engine: Engine, lookup: StateLookup | None, clock: Clock) -> None:
-        self._request, self._engine, self._lookup, self._clock = request, engine, lookup, clock
+        self._request, self._engine, self._clock = request, engine, clock
+        self._lookup = None if lookup is None else lookup.of_list(engine, request.digests)
         self._profile, self._layers = machine_profile(engine), engine.config.scoring_layer
         self._alone = engine.prompt.encode(request.query, [])
         self._ends: HiddenStates | None = None
@@ -101,7 +102,7 @@ class PartialReading:
         self._slowness = 1.0
         """Seconds that groups took, of one that the profile foresees."""
 
-    def ranking(self) -> list[RankedDocument]:
+    def ranking(self) -> Ranking:
         """Read, and rank every document by what is known of it then."""
         self._unread.extend(self._read_known())
         self._tokenise(self._layers)
@@ -113,7 +114,7 @@ class PartialReading:
         self._read_through(self._layers, lambda: True)
         if self._lookup is not None:
             blocks = [block.text for blocks in self._blocks.values() for block in blocks]
-            self._lookup.check_store(blocks, self._engine)
+            self._lookup.check_store(blocks)
         return self._ranked()
 
     @property
@@ -146,7 +147,8 @@ class PartialReading:
             return []
         if lookup is None:
             return range(len(request.texts))
-        known = [index for index, text in enumerate(request.texts) if lookup.knows(text, engine)]
+        lookup.refresh()
+        known = [index for index, text in enumerate(request.texts) if lookup.knows(text)]
         blocks, _ = self._cut(known, lambda text: True)
         self._score_looked_up(self._take_up(blocks))
         return sorted({*range(len(request.texts))} - {*known})
@@ -198,7 +200,7 @@ class PartialReading:
         """Blocks of which nothing is read yet."""
         found = []
         for text, owner, bounds in zip(blocks.texts, blocks.owners, blocks.bounds, strict=True):
-            where = source or ("read" if self._lookup is None else self._lookup.source(text, self._engine))
+            where = source or ("read" if self._lookup is None else self._lookup.source(text))
             found.append(Block(owner, text, bounds, where))
             self._blocks.setdefault(owner, []).append(found[-1])
         return found
@@ -208,7 +210,7 @@ class PartialReading:
         if lookup is not None:
             texts = [block.text for block in blocks]
             read = partial(engine.document_states, dtype=engine.dtype)
-            self._score_states(blocks, lookup.get(texts, engine, read, LOOKUP_BATCH))
+            self._score_states(blocks, lookup.get(texts, read, LOOKUP_BATCH))
 
     def _score_states(self, blocks: Sequence[Block], states: Iterable[DocumentStates]) -> None:
         """Score blocks by their states, as many as come in time."""
@@ -262,7 +264,7 @@ class PartialReading:
                 block.hidden = states
         elif self._lookup is not None and self._lookup.cache is not None:
             for block, kept in zip(group, final_states(self._engine, encoded, hidden), strict=True):
-                self._lookup.keep(block.text, kept, self._engine)
+                self._lookup.keep(block.text, kept)
 
     def _score(self, blocks: Sequence[Block], lse: Lse, layers: int) -> None:
         if layers == self._layers:
@@ -273,7 +275,7 @@ class PartialReading:
         for block, raw in zip(blocks, raw_score(lse.documents).tolist(), strict=True):
             block.layers, block.raw_score = layers, raw
 
-    def _ranked(self) -> list[RankedDocument]:
+    def _ranked(self) -> Ranking:
         whole = [d for d in sorted(self._blocks) if all(block.column is not None for block in self._blocks[d])]
         blocks = [block for document in whole for block in self._blocks[document]]
         owners = [number for number, document in enumerate(whole) for _ in self._blocks[document]]

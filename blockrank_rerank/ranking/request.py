@@ -5,11 +5,12 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import TypeVar
 
 from blockrank_rerank.errors import RequestError, request_name
+from blockrank_rerank.states.group_files import TextDigests
 from blockrank_rerank.states.prepared import PreparedDocuments
 from blockrank_rerank.text.document import (
     ID_NAMES,
@@ -34,7 +35,7 @@ class CheckedRequest:
     """A request whose types are right: the query, and the documents in three forms.
 
     They are as given, as texts or mappings with ``text``, and as texts with titles; and ``prepared`` where their states
-    came with them.
+    came with them. ``digests`` are those of texts that were looked for in a store.
     """
 
     query: str
@@ -42,6 +43,7 @@ class CheckedRequest:
     plain: Sequence[Document]
     texts: list[str]
     prepared: PreparedDocuments | None = None
+    digests: TextDigests = field(default_factory=TextDigests, compare=False, repr=False)
 
 
 def check_is_pair(request: object, number: int) -> None:
@@ -152,25 +154,24 @@ def fitting_queries(queries: Mapping[Name, str], prompt: PromptEncoder) -> dict[
     return fitting
 
 
-def fitting_requests(requests: Sequence[Request], prompt: Callable[[], PromptEncoder]) -> list[CheckedRequest]:
-    """Check requests, with queries as :func:`fitting_queries` has them: the last before the first costs anything.
+def fitting_requests(checked: Sequence[CheckedRequest], prompt: Callable[[], PromptEncoder]) -> list[CheckedRequest]:
+    """Return requests with queries as :func:`fitting_queries` has them: the last before the first costs anything.
 
     Parameters
     ----------
-    requests : sequence of (query, documents)
-        As in :meth:`BlockRankReranker.rank_batch`.
+    checked : sequence of CheckedRequest
+        As :func:`check_requests` gives them.
     prompt : callable
         Gives the model's prompt, for which the model is loaded; not called where no request has documents.
 
     Raises
     ------
-    TypeError, ValueError
-        Naming the request, where there are several.
+    ValueError
+        For a query that cannot be ranked, naming the request where there are several.
     """
-    checked = check_requests(requests)
     queries = {number: request.query for number, request in enumerate(checked) if request.texts}
     if not queries:
-        return checked
+        return [*checked]
     try:
         fitting = fitting_queries(queries, prompt())
     except RequestError as error:

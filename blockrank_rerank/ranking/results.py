@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -69,6 +70,31 @@ class RankedDocument:
     layers_read: int | None = None
 
 
+TRUNCATED = "truncated"
+"""Key under which adapters write that the model read only the beginning; no other document has it."""
+
+
+def truncation(ranked: RankedDocument) -> dict[str, bool]:
+    """Return what adapters add to a document's metadata: that it was cut, of one that was."""
+    return {TRUNCATED: True} if ranked.truncated else {}
+
+
+class Ranking(list[RankedDocument]):
+    """Documents of a list, best first, and what is known of the list as a whole. A list in every other way.
+
+    Attributes
+    ----------
+    answerable : float or None
+        Probability, in 0–1, that some document of the list answers the query, whatever limits have left of it. Of
+        models for which it was learnt, as for the default one; None of others, with a tuning, and where not every
+        document was read to the end.
+    """
+
+    def __init__(self, documents: Iterable[RankedDocument] = (), answerable: float | None = None) -> None:
+        super().__init__(documents)
+        self.answerable = answerable
+
+
 @dataclass(frozen=True)
 class Limits:
     """Which documents of a ranking are wanted; see :meth:`BlockRankReranker.rank`.
@@ -99,11 +125,12 @@ class Limits:
         if self.min_probability is not None and not 0 <= self.min_probability <= 1:
             raise ValueError(f"min_probability must be in 0..1 or None, got {self.min_probability!r}")
 
-    def select(self, ranked: list[RankedDocument]) -> list[RankedDocument]:
+    def select(self, ranked: Ranking) -> Ranking:
         """Take the wanted documents of a ranking; limits on scores come before ``top_k``."""
-        return [
+        wanted = [
             document
             for document in ranked
             if (self.threshold is None or document.score >= self.threshold)
             and (self.min_probability is None or (document.probability or 0.0) >= self.min_probability)
-        ][: self.top_k]
+        ]
+        return Ranking(wanted[: self.top_k], ranked.answerable)

@@ -15,8 +15,8 @@ from blockrank_rerank.engine.shared import SharedEngine
 from blockrank_rerank.model.names import shown_model
 from blockrank_rerank.model.scores import RULES
 from blockrank_rerank.ranking.batches import Batches
-from blockrank_rerank.ranking.request import check_request, fitting_requests
-from blockrank_rerank.ranking.results import Limits, RankedDocument
+from blockrank_rerank.ranking.request import check_request, check_requests, fitting_requests
+from blockrank_rerank.ranking.results import Limits, Ranking
 from blockrank_rerank.states.document_files import DamagedDocumentsError
 from blockrank_rerank.states.stored_documents import StoredDocuments
 from blockrank_rerank.system.files import UserPath
@@ -43,7 +43,7 @@ class Searching:
         *,
         min_probability: float | None = None,
         approximate: bool = False,
-    ) -> list[RankedDocument]:
+    ) -> Ranking:
         """Rank all documents of a store for a query, best first; ties keep the order in which they came.
 
         The result is that of :meth:`rank` over all of them, to rounding, for models whose query meets documents at the
@@ -85,7 +85,7 @@ class Searching:
         documents = store if isinstance(store, StoredDocuments) else StoredDocuments(store)
         engine = self._shared.get()
         index = search_index(engine, documents)
-        query = fitting_requests([(query, [""])], lambda: engine.prompt)[0].query
+        query = fitting_requests(check_requests([(query, [""])]), lambda: engine.prompt)[0].query
         try:
             return _search(index, engine, query, limits, approximate)
         except (FileNotFoundError, DamagedDocumentsError, LostStatesError):
@@ -105,11 +105,11 @@ def _check_independent(config: BlockRankConfig, model: str) -> None:
     )
 
 
-def _search(index: SearchIndex, engine: Engine, query: str, limits: Limits, approximate: bool) -> list[RankedDocument]:
+def _search(index: SearchIndex, engine: Engine, query: str, limits: Limits, approximate: bool) -> Ranking:
     searched = index.current(engine)
     count = len(searched.places) if limits.top_k is None else min(limits.top_k, len(searched.places))
     if not count:
-        return []
+        return Ranking()
     looked_at = max(LEAST_LOOKED_AT, LOOKED_AT_EACH * count) if approximate else None
     middle, lower, upper = searched.bounds(engine, query, looked_at)
     # By other rules a document's place depends on all others.
@@ -121,7 +121,7 @@ def _search(index: SearchIndex, engine: Engine, query: str, limits: Limits, appr
     ((_, ranking),) = batch.rankings(engine)
     share = _share(middle, chosen, [found.raw_score for found in ranking])
     placed = [replace(found, index=chosen[found.index], score=found.score * share) for found in ranking]
-    return limits.select(placed)
+    return limits.select(Ranking(placed))
 
 
 def _share(raw_scores: Tensor, chosen: Sequence[int], exact: Sequence[float]) -> float:

@@ -14,7 +14,7 @@ from blockrank_rerank.engine.workers import STOP
 from blockrank_rerank.errors import Transferable
 from blockrank_rerank.reranker import BlockRankReranker
 from blockrank_rerank.serving.fair_queue import FairQueue
-from blockrank_rerank.serving.turn import Ranking, RankRequest, pass_cost, rank_together
+from blockrank_rerank.serving.turn import RankRequest, Served, pass_cost, rank_together
 
 LONGEST_RETRY_S = 60
 CLOSING = "the server is shutting down"
@@ -45,7 +45,7 @@ class Job:
     Attributes
     ----------
     future : Future
-        Of its `Ranking`.
+        Of what its caller gets.
     waited_s : float
         Seconds in the queue, once it has left it.
     """
@@ -53,7 +53,7 @@ class Job:
     request: RankRequest
     client: Hashable
     cost: float
-    future: Future[Ranking] = field(default_factory=Future)
+    future: Future[Served] = field(default_factory=Future)
     stop: Event = field(default_factory=Event)
     arrived: float = field(default_factory=monotonic)
     waited_s: float = 0.0
@@ -213,8 +213,8 @@ class Scheduler:
         started = monotonic()
         stop = STOP.set(jobs[0].stop) if len(jobs) == 1 else None
         try:
-            for number, ranking in rank_together(self.ranker, [job.request for job in jobs]):
-                jobs[number].future.set_result(ranking)
+            for number, served in rank_together(self.ranker, [job.request for job in jobs]):
+                jobs[number].future.set_result(served)
         except BaseException as error:  # whatever it is, somebody waits for an answer
             rest = [job for job in jobs if not job.future.done()]
             if len(jobs) == 1:

@@ -24,7 +24,7 @@ from blockrank_rerank.serving.metrics import Metrics
 from blockrank_rerank.serving.middleware import Record, record_of
 from blockrank_rerank.serving.scheduler import Closed, Job, Overloaded, Scheduler
 from blockrank_rerank.serving.tracing import rerank_span
-from blockrank_rerank.serving.turn import Ranking, RankRequest, Refused
+from blockrank_rerank.serving.turn import RankRequest, Refused, Served, score_type_of
 from blockrank_rerank.states.stored_documents import StoredDocuments
 
 
@@ -40,20 +40,16 @@ class RequestForm(Protocol):
     def rank_request(self, stored: StoredDocuments | None) -> RankRequest:
         """What to rank, with texts of the store for ids; raises Refused for what cannot be."""
 
-    def answer(self, ranking: Ranking, score_type: ScoreType, model: str, request_id: str) -> Any:
+    def answer(self, served: Served, score_type: ScoreType, model: str, request_id: str) -> Any:
         """The answer, as JSON has it."""
 
 
 class Service:
-    """Answers requests with one model.
-
-    ``score_type`` is what answers go by: the probability of relevance, which does not depend on the list, or the share
-    where the model gives none.
-    """
+    """Answers requests with one model, by the score that ``score_type`` names."""
 
     def __init__(self, ranker: BlockRankReranker, limits: ServerLimits, metrics: Metrics) -> None:
         self.ranker, self.limits, self._metrics = ranker, limits, metrics
-        self.score_type: ScoreType = "probability" if ranker.gives_probabilities else "share"
+        self.score_type = score_type_of(ranker)
         # Of a local folder or file only the name is told: where it lies is no business of clients.
         self.model = Path(ranker.model).resolve().name if Path(ranker.model).exists() else ranker.model
         self._scheduler: Scheduler | None = None
@@ -99,11 +95,11 @@ class Service:
             wanted = await asyncio.to_thread(body.rank_request, self._stored)
         wanted.tuning = tuning
         with rerank_span(http.headers) as set_attribute:
-            ranking = await self._ranking(wanted, http, record)
-            for name, value in self._count(ranking).items():
+            served = await self._ranking(wanted, http, record)
+            for name, value in self._count(served).items():
                 set_attribute(f"blockrank.{name}", value)
                 record.facts[name] = value
-        answer = body.answer(ranking, self.score_type, tuning or self.model, record.request_id)
+        answer = body.answer(served, self.score_type, tuning or self.model, record.request_id)
         # A thread has a stack as short as any, so that what was nested as deep as can be read can be written.
         return await asyncio.to_thread(json_response, answer)
 
@@ -143,7 +139,7 @@ class Service:
             raise ApiError(404, f"model must be one of {there}, got {shown_ids([str(model)])}")
         return None
 
-    async def _ranking(self, wanted: RankRequest, http: Request, record: Record) -> Ranking:
+    async def _ranking(self, wanted: RankRequest, http: Request, record: Record) -> Served:
         scheduler = self._scheduler
         if scheduler is None:
             raise ApiError(424, "the model is not loaded yet", error_type="Unhealthy")
@@ -156,7 +152,7 @@ class Service:
                 self._metrics.waited_seconds.observe(job.waited_s)
                 record.facts["waited_ms"] = round(1000 * job.waited_s, 1)
 
-    async def _awaited(self, job: Job, http: Request, seconds: float) -> Ranking:
+    async def _awaited(self, job: Job, http: Request, seconds: float) -> Served:
         """The ranking of a job, unless the client goes away or it takes too long."""
         ranked = asyncio.wrap_future(job.future)
         gone = asyncio.ensure_future(_disconnected(http))
@@ -172,13 +168,13 @@ class Service:
             gone.cancel()
             ranked.cancel()
 
-    def _count(self, ranking: Ranking) -> dict[str, int]:
+    def _count(self, served: Served) -> dict[str, int]:
         """Count a ranking, and return what is told of it."""
-        sources = Counter[str](document.served_from for document in ranking.documents)
+        sources = Counter[str](document.served_from for document in served.ranking)
         for source, number in sources.items():
             self._metrics.documents.labels(source).inc(number)
-        self._metrics.tokens.inc(ranking.num_tokens)
-        return {"documents": len(ranking.documents), "tokens": ranking.num_tokens, **sources}
+        self._metrics.tokens.inc(served.num_tokens)
+        return {"documents": len(served.ranking), "tokens": served.num_tokens, **sources}
 
 
 def load(ranker: BlockRankReranker) -> None:
@@ -187,7 +183,7 @@ def load(ranker: BlockRankReranker) -> None:
     for name in ranker.tunings:
         _ = ranker.tuned(name).engine
     if ranker.lookup is not None:
-        ranker.lookup.knows("", engine)
+        ranker.lookup.opened(engine)
 
 
 @contextmanager

@@ -8,8 +8,9 @@ from mcp.server import MCPServer
 from pydantic import BaseModel, Field
 
 from blockrank_rerank import __version__
-from blockrank_rerank.ranking.score_type import ScoreType, scored
+from blockrank_rerank.ranking.score_type import scored
 from blockrank_rerank.reranker import BlockRankReranker
+from blockrank_rerank.serving.turn import score_type_of
 
 Count = Annotated[int, Field(ge=0)]
 
@@ -20,6 +21,7 @@ class RankedText(BaseModel):
     index: int = Field(description="Its place among the documents that were given, from 0.")
     score: float = Field(description="Probability that it is relevant; a share of the list for models without one.")
     text: str
+    truncated: bool = Field(description="Whether only its beginning was read.")
 
 
 def tool_server(ranker: BlockRankReranker) -> MCPServer:
@@ -30,12 +32,16 @@ def tool_server(ranker: BlockRankReranker) -> MCPServer:
     ranker : BlockRankReranker
         Ranks every call, in threads of its own.
     """
-    score_type: ScoreType = "probability" if ranker.gives_probabilities else "share"
+    score_type = score_type_of(ranker)
 
     async def rerank(query: str, documents: list[str], top_k: Count | None = None) -> list[RankedText]:
         """Sort documents by how relevant they are to a query, best first, and keep the best top_k."""
-        ranking = scored(await ranker.arank(query, documents), score_type)
-        return [RankedText(index=d.ranked.index, score=d.score, text=d.ranked.text) for d in ranking[:top_k]]
+        # As over HTTP all come back, whatever threshold a calibration has: an empty answer would say nothing of why.
+        ranking = scored(await ranker.arank(query, documents, min_probability=0), score_type)
+        return [
+            RankedText(index=d.ranked.index, score=d.score, text=d.ranked.text, truncated=d.ranked.truncated)
+            for d in ranking[:top_k]
+        ]
 
     server = MCPServer("blockrank-rerank", version=__version__)
     server.add_tool(rerank)

@@ -130,6 +130,14 @@ def text_digest(text: str) -> bytes:
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=DIGEST_BYTES).digest()
 
 
+class TextDigests(dict[str, bytes]):
+    """Digests of texts, each made when it is first asked for."""
+
+    def __missing__(self, text: str) -> bytes:
+        digest = self[text] = text_digest(text)
+        return digest
+
+
 def _checksum(truncated: bool, ids: Tensor, tensors: Mapping[str, Tensor]) -> int:
     value = int(truncated)
     for name, tensor in sorted({"ids": ids, **tensors}.items()):

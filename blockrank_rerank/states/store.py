@@ -129,12 +129,16 @@ class StateStore:
             group = None if location is None else self._groups[location.group]
         return None if location is None else self._read(group, location)
 
+    def location(self, digest: bytes) -> Location | None:
+        """Where the states of a text with this digest are; nothing where they are not here."""
+        return self._locations.get(digest)
+
     def __contains__(self, text: str) -> bool:
-        return text_digest(text) in self._locations
+        return self.location(text_digest(text)) is not None
 
     def holds_whole(self, text: str) -> bool:
         """Whether a text is here as one block that was not cut."""
-        location = self._locations.get(text_digest(text))
+        location = self.location(text_digest(text))
         return location is not None and not location.truncated
 
     def __len__(self) -> int:

@@ -61,11 +61,8 @@ class BlockRankRerank(PydanticOptions, BaseDocumentCompressor):
     )
 
     @model_validator(mode="after")
-    def _one_or_the_other(self) -> Self:
-        if self.max_tokens is not None:
-            ContextSettings(self.max_tokens, self.tokenizer)
-            if self.explain:
-                raise ValueError("explain and max_tokens do not go together: a cut document has `pieces`; choose one")
+    def _check_cutting(self) -> Self:
+        self._cutting()
         return self
 
     def compress_documents(
@@ -111,12 +108,14 @@ class BlockRankRerank(PydanticOptions, BaseDocumentCompressor):
     def _scoring(self, top_n: int | None) -> Scoring:
         return Scoring(self.score_type, top_n, self.score_threshold, self.min_probability)
 
+    def _cutting(self) -> ContextSettings | None:
+        return ContextSettings.of_adapter(self.max_tokens, self.tokenizer, self.explain)
+
     def _compress(self, inputs: dict[str, Any]) -> list[Document]:
         documents, query = _checked(inputs["documents"]), inputs["query"]
         texts = [document.page_content for document in documents]
         scoring = self._scoring(self.top_n)
-        if self.max_tokens is not None:
-            settings = ContextSettings(self.max_tokens, self.tokenizer)
+        if (settings := self._cutting()) is not None:
             context, found = scoring.context(self._reranker, query, texts, settings)
             return [_cut(documents[one.ranked.index], one, context) for one in found]
         if not self.explain:

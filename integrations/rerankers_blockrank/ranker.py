@@ -64,7 +64,10 @@ class BlockRankRanker(BaseRanker):
         doc_ids: Sequence[str] | Sequence[int] | None = None,
         metadata: list[dict[str, Any]] | None = None,
     ) -> RankedResults:
-        """All documents, best first, with `probability` and `passage` in their metadata where they have them."""
+        """All documents, best first, with `probability` and `passage` in their metadata where they have them.
+
+        With a calibration those below its threshold are left out.
+        """
         documents = _documents([docs] if isinstance(docs, str | Document) else docs, doc_ids, metadata)
         ranking = self._scoring.rank(self._reranker, query, [document.text or "" for document in documents])
         for found in ranking:
@@ -87,7 +90,9 @@ class BlockRankRanker(BaseRanker):
 
     def score(self, query: str, doc: str) -> float:
         """Score of one document, as `rank` gives it; raw where scores are shares, as that of a single one is 1."""
-        scoring = Scoring("raw") if self._scoring.score_type == "share" else self._scoring
+        score_type = self._scoring.score_type
+        # Whatever threshold a calibration has.
+        scoring = Scoring("raw" if score_type == "share" else score_type, min_probability=0)
         return scoring.rank(self._reranker, query, [doc])[0].score
 
 

@@ -54,6 +54,16 @@ def shared_memory(capability: int) -> int:
     return SHARED_MEMORY.get(capability, LEAST_SHARED_MEMORY)
 
 
+PROCESSORS = 108
+"""Multiprocessors of an A100, for which the interpreter shares work out."""
+
+
+@cache
+def processors(device: torch.device) -> int:
+    """Multiprocessors of a GPU."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else PROCESSORS
+
+
 def upload(tensor: Tensor, device: torch.device) -> Tensor:
     """Copy a small tensor from the CPU to a device without waiting for what is queued there."""
     if device.type == "cuda":

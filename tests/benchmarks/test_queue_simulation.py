@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import sys
 from pathlib import Path
 
@@ -32,9 +33,9 @@ def script(monkeypatch):
 
 @pytest.fixture
 def simulated(script):
-    """Latencies where a turn takes as many seconds as it costs, and two lanes slow each other down by half."""
+    """Latencies where a turn takes as many seconds as it costs, in rounds of at most a pass."""
     function = script("queue_simulation").simulated
-    return lambda *clients: function(clients, PASS, float, both=1.5)
+    return lambda *clients: function(clients, PASS, float, lambda cost: math.ceil(cost / PASS))
 
 
 def test_requests_of_one_client_go_one_after_the_other(simulated):
@@ -46,8 +47,8 @@ def test_requests_that_wait_together_share_a_turn_up_to_a_pass(simulated):
     assert simulated([60.0], [50.0]) == [110.0, 50.0]
 
 
-def test_a_short_request_is_ranked_beside_a_long_one_and_both_are_slower(simulated):
-    assert simulated([200.0], [10.0]) == [15.0 + 190.0, 15.0]
+def test_a_short_request_waits_for_one_round_of_a_long_one(simulated):
+    assert simulated([300.0], [10.0, 10.0]) == [320.0, 10.0, 110.0]
 
 
 def test_long_requests_go_one_after_the_other(simulated):

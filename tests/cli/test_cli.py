@@ -504,9 +504,21 @@ def test_documents_below_the_depth_are_left_out_and_counted(fake, collection, ca
 def test_queries_that_a_threshold_leaves_nothing_of_are_counted(fake, collection, capsys):
     assert main([*TREC, "--output", "out.trec", "--threshold", "0.999"]) == 0
     left = {line.split()[0] for line in (collection / "out.trec").read_text().splitlines()}
-    expected = f"{2 - len(left)} queries have no document left, so they are not in the output (--threshold)"
+    expected = f"{2 - len(left)} queries have no document left, so they are not in the output\n"
     assert len(left) < 2
     assert expected in capsys.readouterr().err
+
+
+def test_a_run_takes_the_limits_of_a_list_and_says_what_they_left_out(fake, collection, capsys):
+    assert main([*TREC, "--output", "out.trec", "--min-probability", "0.5", "--top-k", "1"]) == 0
+    assert fake.min_probability == 0.5
+    assert "3 documents were reranked and left out of the output (--top-k, " in capsys.readouterr().err
+
+
+def test_limits_of_a_run_that_mean_nothing_are_refused_before_the_model_is_loaded(fake, collection, capsys):
+    found = refusal(capsys, [*TREC, "--output", "out.trec", "--min-probability", "2"], 2)
+    assert found == "min_probability must be in 0..1 or None, got 2.0"
+    assert not fake.options
 
 
 def test_top_k_shortens_the_new_run(fake, collection):

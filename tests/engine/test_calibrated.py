@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import json
 import math
@@ -102,6 +103,41 @@ def test_a_cross_encoder_scores_every_pair(folder, file, ranker):
     assert scores == pytest.approx([every[0], every[1]], abs=1e-5)
 
 
+def test_a_cross_encoder_ranks_every_document(ranker):
+    found = BlockRankCrossEncoder(ranker).rank(QUERY, DOCUMENTS)
+    expected = ranker.rank(QUERY, DOCUMENTS, min_probability=0)
+    assert [(row["corpus_id"], row["score"]) for row in found] == [
+        (document.index, pytest.approx(document.probability, abs=1e-5)) for document in expected
+    ]
+
+
+def test_the_ranker_of_rerankers_scores_a_document_below_the_threshold(folder, file, ranker):
+    pytest.importorskip("rerankers", reason="needs the rerankers extra")
+    from rerankers_blockrank import BlockRankRanker
+
+    last = ranker.rank(QUERY, [DOCUMENTS[0], DOCUMENTS[1], DOCUMENTS[3]], min_probability=0)[-1]
+    assert ranker.rank(QUERY, [last.text]) == []
+    adapter = BlockRankRanker(folder, dtype="float32", calibration=file)
+    assert adapter.score(QUERY, last.text) == pytest.approx(last.probability, abs=1e-5)
+
+
+def test_an_assistant_gets_every_document_with_its_probability(ranker):
+    pytest.importorskip("mcp", reason="needs the mcp extra")
+    from mcp import Client
+
+    from blockrank_rerank.serving.tool import tool_server
+
+    texts = [DOCUMENTS[0], DOCUMENTS[1], DOCUMENTS[3]]
+
+    async def call():
+        async with Client(tool_server(ranker)) as client:
+            answer = await client.call_tool("rerank", {"query": QUERY, "documents": texts})
+            return answer.structured_content["result"]
+
+    expected = {d.index: d.probability for d in ranker.rank(QUERY, texts, min_probability=0)}
+    assert {row["index"]: row["score"] for row in asyncio.run(call())} == pytest.approx(expected, abs=1e-5)
+
+
 def test_a_server_answers_every_document_with_its_probability(ranker):
     pytest.importorskip("fastapi", reason="needs the serve extra")
     pytest.importorskip("prometheus_client", reason="needs the serve extra")
@@ -124,6 +160,23 @@ def test_the_command_line_takes_a_calibration(folder, file, tmp_path, capsys, ra
     shown = {row["index"]: row["probability"] for row in json.loads(capsys.readouterr().out)}
     texts = (tmp_path / "d.txt").read_text().splitlines()
     assert shown == {d.index: d.probability for d in ranker.rank(QUERY, texts, min_probability=0)}
+
+
+def test_a_run_keeps_what_is_above_the_threshold_and_says_how_much_is_not(folder, file, tmp_path, capsys, ranker):
+    texts = {f"d{number}": text for number, text in enumerate(["a heart attack is a blocked artery", "sugar", "it"])}
+    corpus = [json.dumps({"_id": name, "text": text}) for name, text in texts.items()]
+    (tmp_path / "corpus.jsonl").write_text("\n".join(corpus), encoding="utf-8")
+    (tmp_path / "queries.jsonl").write_text(json.dumps({"_id": "q", "text": QUERY}), encoding="utf-8")
+    (tmp_path / "run.trec").write_text("".join(f"q Q0 {name} 1 {-n} t\n" for n, name in enumerate(texts)))
+    paths = {"--queries": "queries.jsonl", "--corpus": "corpus.jsonl", "--run": "run.trec", "--output": "out.trec"}
+    words = [word for flag, name in paths.items() for word in (flag, str(tmp_path / name))]
+    words += ["--model", str(folder), "--dtype", "float32", "--calibration", str(file)]
+    for options, limits in (([], {}), (["--min-probability", "0"], {"min_probability": 0})):
+        kept = [f"d{document.index}" for document in ranker.rank(QUERY, list(texts.values()), **limits)]
+        assert main(["rerank", *words, *options]) == 0
+        assert [line.split()[2] for line in (tmp_path / "out.trec").read_text().splitlines()] == kept
+        left_out = f"{3 - len(kept)} documents were reranked and left out of the output"
+        assert (left_out in capsys.readouterr().err) == (len(kept) < 3)
 
 
 # What does not belong together

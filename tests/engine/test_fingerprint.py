@@ -99,6 +99,7 @@ CHANGES = {
     "abstention": (True, False),
     "query_offset": (100, False),
     "content_free_query": ("N/A", False),
+    "answerability": ((0.0, 1.0, 1.0, 0.0), False),
     "query_documents_from_layer": (1, True),
     "max_document_tokens": (12, True),
     "long_documents": ("truncate", True),

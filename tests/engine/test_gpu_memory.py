@@ -18,6 +18,7 @@ from tests.states.test_prepared import assert_same, save_family, save_ranker
 from tests.tiny_models import BERT_CONFIG, WORDS
 
 QUERY = "what treats a heart attack"
+RUN = Backbone._run
 DOCUMENTS = [" ".join((WORDS * 2)[number % 7 : number % 7 + 8 + number % 5]) for number in range(120)]
 
 
@@ -37,7 +38,6 @@ def load(folder, **options):
 @pytest.fixture
 def small_gpu(folder, monkeypatch):
     """Makes passes fail that read or join more than a part of all documents' tokens; returns those that do."""
-    run = Backbone._run
 
     def start(part=0.6):
         failures, limit = [], part * load(folder).engine.prompt.encode(QUERY, DOCUMENTS).num_tokens
@@ -48,7 +48,7 @@ def small_gpu(folder, monkeypatch):
             if tokens > limit:
                 failures.append(tokens)
                 raise torch.OutOfMemoryError("CUDA out of memory")
-            return run(self, forward)
+            return RUN(self, forward)
 
         monkeypatch.setattr(budget_module, "MIN_TOKENS", 8)
         monkeypatch.setattr(shared, "_engines", WeakValueDictionary())  # of budgets that nothing has halved
@@ -148,3 +148,51 @@ def test_requests_that_are_packed_later_fit_the_smaller_budget(folder, small_gpu
     )
     ranker.rank_batch([(QUERY, DOCUMENTS[:4])] * 3)
     assert set(sizes) == {ranker.engine.budget.tokens}
+
+
+def after(budget, fits, tokens=None):
+    for _ in range(fits):
+        budget = budget.fitted(budget.tokens if tokens is None else tokens)
+    return budget
+
+
+def test_a_halved_budget_doubles_after_some_passes_that_fit_until_it_is_what_it_was(monkeypatch):
+    monkeypatch.setattr(budget_module, "free_memory", lambda device: 4 << 30)
+    whole = gpu_budget(4)
+    halved = whole.halved(whole.tokens)
+    assert after(halved, budget_module.FITS - 1).tokens == halved.tokens == whole.tokens // 2
+    assert after(halved, budget_module.FITS) == whole
+    twice = after(halved.halved(halved.tokens), budget_module.FITS)
+    assert twice.tokens == 2 * (halved.tokens // 2)
+    assert after(twice, budget_module.FITS) == whole
+
+
+def test_passes_far_below_the_budget_say_nothing_of_a_larger_one_and_one_that_fails_begins_anew():
+    halved = gpu_budget(4).halved(10_000)
+    assert after(halved, 2 * budget_module.FITS, tokens=halved.tokens // 2 - 1) == halved
+    nearly = after(halved, budget_module.FITS - 1)
+    assert nearly.halved(nearly.tokens).fits == 0
+
+
+def test_memory_that_comes_free_after_loading_is_used_after_some_passes(monkeypatch):
+    monkeypatch.setattr(budget_module, "free_memory", lambda device: 8 << 30)
+    assert after(gpu_budget(4), budget_module.FITS) == gpu_budget(8)
+    assert after(gpu_budget(16), budget_module.FITS) == gpu_budget(16)  # less for the moment, in the midst of a pass
+
+
+def test_where_memory_is_not_the_limit_nothing_is_counted():
+    for unlimited in (gpu_budget(10_000), Budget(torch.device("cpu"), torch.float32, 384, max_memory=1 << 20)):
+        assert unlimited.fitted(unlimited.tokens) is unlimited
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_where_memory_suffices_again_lists_are_read_whole_again(folder, small_gpu, way, monkeypatch):
+    monkeypatch.setattr(budget_module, "FITS", 2)
+    failures, ranker = small_gpu(), load(folder)
+    expected = WAYS[way](ranker)
+    assert ranker.engine.budget.tokens < failures[0]
+    monkeypatch.setattr(Backbone, "_run", RUN)
+    for _ in range(16):
+        for got, wanted in zip(WAYS[way](ranker), expected, strict=True):
+            assert_same(got, wanted)
+    assert ranker.engine.budget.tokens >= failures[0]

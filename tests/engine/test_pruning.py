@@ -305,6 +305,19 @@ def test_known_documents_are_not_pruned_and_survivors_score_as_ever(encoder, hal
     assert [d.index for d in ranked[len(expected) :]] == [i for i in early if i not in expected]
 
 
+@pytest.mark.parametrize("kept", ["store", "cache"])
+def test_where_the_query_looked_is_shown_of_documents_that_were_dropped_too(encoder, half_stored, kept):
+    options = {"store": half_stored} if kept == "store" else {"cache": "1MB"}
+    ranking = load(encoder, prune={1: 3}, **options).rank(QUERY, DOCUMENTS)
+    whole = {explained.ranked.index: explained for explained in load(encoder).explain(QUERY, DOCUMENTS)}
+    shown = load(encoder, prune={1: 3}, **options).explain(QUERY, DOCUMENTS).documents
+    assert [explained.ranked.index for explained in shown] == [document.index for document in ranking]
+    assert any(explained.ranked.pruned for explained in shown)
+    for explained in shown:
+        expected = [word.weight for word in whole[explained.ranked.index].words]
+        assert [word.weight for word in explained.words] == pytest.approx(expected, abs=1e-5)
+
+
 def test_survivors_go_into_the_cache_from_where_they_are(independent):
     pruning, whole = load(independent, prune={1: 8}, cache="1MB"), load(independent)
     counted = Counted(pruning)

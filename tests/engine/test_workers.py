@@ -73,6 +73,28 @@ def test_the_first_failure_reaches_the_caller_and_the_rest_is_not_begun(set_thre
     assert in_workers(abs, [-1, -2], 2) == [1, 2]
 
 
+def test_a_short_list_does_not_wait_for_the_whole_of_a_long_one(set_threads):
+    set_threads(2)
+    order, begun, go_on = [], threading.Event(), threading.Event()
+
+    def work(name):
+        order.append(name)
+        begun.set()
+        go_on.wait(60)
+
+    with ThreadPoolExecutor(2) as callers:
+        long = callers.submit(in_workers, work, ["long"] * 20, 2)
+        assert begun.wait(60)
+        short = callers.submit(in_workers, work, ["short"] * 2, 2)
+        while workers._pool(2, 1)._work_queue.qsize() < 2:  # what the short list asks for waits
+            time.sleep(0.001)
+        go_on.set()
+        for caller in (long, short):
+            caller.result(60)
+    assert len(order) == 22
+    assert max(place for place, name in enumerate(order) if name == "short") < 10
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 def test_a_forked_child_has_workers_of_its_own(set_threads):
     set_threads(2)

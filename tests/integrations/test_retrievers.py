@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import pickle
 
 import pytest
@@ -97,6 +98,14 @@ def test_a_saved_pipeline_retrieves_the_same(store, found):
     again = Pipeline.loads(pipeline.dumps())
     documents = again.run({"retriever": {"query": QUESTION, "top_k": 3}})["retriever"]["documents"]
     assert [document.id for document in documents] == [name for name, *_ in found[:3]]
+
+
+def test_a_component_saves_every_setting(store):
+    settings = {"score_threshold": 0.1, "min_probability": 0.2, "score_type": "raw", "approximate": True, **OPTIONS}
+    saved = HaystackRetriever(str(store), top_k=4, **settings).to_dict()
+    assert {*saved["init_parameters"]} == {*inspect.signature(HaystackRetriever.__init__).parameters} - {"self"}
+    assert saved["init_parameters"].items() >= {"top_k": 4, **settings}.items()
+    assert HaystackRetriever.from_dict(saved).to_dict() == saved
 
 
 def test_retrievers_are_awaited(store, found):

@@ -106,7 +106,7 @@ def test_the_same_kernels_attend_from_a_query_block(heads, causal, options, dtyp
 def test_work_items_cover_every_key_of_every_row_once(lengths, split, causal, monkeypatch):
     monkeypatch.setattr(tiles, "SPLIT_LENGTH", split)
     total = sum(lengths)
-    items, made = tiles.last_row_tiles([ROWS], lengths, causal, 3, torch.device("cpu"))
+    items, made = tiles.last_row_tiles([ROWS], lengths, causal, 3, 40, torch.device("cpu"))
     covered = torch.zeros(total, total, dtype=torch.int64)
     for part, (first, last) in zip(items, pairwise(accumulate(lengths, initial=0)), strict=True):
         for start, end, context, context_end, own, own_end, _, _ in part.tolist():

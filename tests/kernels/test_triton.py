@@ -108,7 +108,7 @@ def test_work_items_cover_every_visible_pair_once(make, causal, monkeypatch):
     monkeypatch.setattr(tiles, "SPLIT_LENGTH", 7)
     segments = pack([(9, [30, 4, 41], 12), (2, [3, 19], 5)])
     covered = torch.zeros(segments.num_tokens, segments.num_tokens, dtype=torch.int64)
-    items = make(segments, causal, 8, torch.device("cpu"))
+    items = make(segments, causal, 8, 40, torch.device("cpu"))
     side = covered if make is tiles.row_tiles else covered.T
     for start, end, *ranges, _, _ in [*items.whole.tolist(), *items.split.tolist()]:
         for first, last in (ranges[:2], ranges[2:]):
@@ -118,6 +118,30 @@ def test_work_items_cover_every_visible_pair_once(make, causal, monkeypatch):
     # Only a tile on the diagonal reaches beyond the triangle, by less than its size.
     beyond = ((covered > 0) & ~pairs).nonzero()
     assert bool((beyond.diff(dim=1).abs() < 8).all())
+
+
+@pytest.mark.parametrize("processors", [16, 108, 132])
+def test_a_query_that_sees_a_long_list_is_split_among_the_processors_that_there_are(processors, monkeypatch):
+    from blockrank_kernels.block_attention.triton import launch
+
+    monkeypatch.setattr(launch, "processors", lambda device: processors)
+    segments = pack([(9, [200] * 100, 40)])
+    query, key, value = (torch.zeros(segments.num_tokens, heads, 16, device=DEVICE) for heads in (4, 2, 2))
+    problem = launch.Problem(query, key, value, True, 1.0, None, None)
+    rows = problem.forward_sizes().rows // problem.group
+    made = [tiles.row_tiles(segments, True, rows, problem.busy(), query.device) for _ in range(2)]
+    assert torch.equal(made[0].split, made[1].split)
+    programs = len(made[0].split) * problem.key_heads
+    assert programs <= tiles.PROGRAMS_PER_PROCESSOR * processors
+    # Every tile has equally many parts, so that some of the last round of programs may be missing.
+    assert programs + len(made[0].merged) * problem.key_heads > tiles.PROGRAMS_PER_PROCESSOR * processors
+    assert len(set(made[0].merged[:, 3].tolist())) == 1
+
+
+def test_long_ranges_share_the_device_by_their_lengths():
+    segments = pack([(9, [4000], 8), (9, [12000], 8), (9, [500], 8)])
+    made = tiles.row_tiles(segments, True, 16, 16, torch.device("cpu"))
+    assert made.merged[:, 3].tolist() == [4, 11]
 
 
 @pytest.mark.parametrize(

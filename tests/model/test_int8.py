@@ -12,7 +12,7 @@ import torch
 
 from blockrank_rerank import BlockRankReranker
 from blockrank_rerank.formats import read_documents
-from blockrank_rerank.model import devices
+from blockrank_rerank.model import devices, int8
 from blockrank_rerank.model.int8 import (
     SCALES_NAME,
     ActivationScale,
@@ -64,7 +64,9 @@ def openvino_encoder():
 # The specification
 
 
-def test_a_layer_multiplies_whole_steps_that_depend_on_nothing_else():
+@pytest.mark.parametrize(("vnni", "largest"), [(True, 127), (False, 63)])
+def test_a_layer_multiplies_whole_steps_that_depend_on_nothing_else(monkeypatch, vnni, largest):
+    monkeypatch.setattr(int8, "has_vnni", lambda: vnni)
     torch.manual_seed(0)
     layer, inputs = torch.nn.Linear(16, 8), torch.randn(5, 16)
     scale = torch.rand(16) / 50 + 0.01
@@ -72,7 +74,7 @@ def test_a_layer_multiplies_whole_steps_that_depend_on_nothing_else():
     steps = (inputs.double() / scale + 100).round().clamp(0, 255) - 100
     weight = rounded.weight.double() * rounded.weight_scale.double()[:, None]
     assert rounded.weight.dtype == torch.int8
-    assert int(rounded.weight.abs().max()) == 63
+    assert int(rounded.weight.abs().max()) == largest
     assert torch.allclose(rounded(inputs).double(), steps @ weight.T + layer.bias.double(), atol=1e-5)
     assert torch.allclose(weight / scale, layer.weight.double(), atol=float(rounded.weight_scale.max() / scale.min()))
     giant = torch.cat([inputs, 1e4 * inputs])

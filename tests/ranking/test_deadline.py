@@ -153,6 +153,15 @@ def test_known_documents_come_first(encoder, machine, tmp_path):
     assert {document.served_from for document in ranking} == {"prepared"}
 
 
+def test_documents_that_were_prepared_meanwhile_are_known(encoder, machine, tmp_path):
+    load(encoder).prepare_store(tmp_path / "store", DOCUMENTS[:1])
+    stored = load(encoder, store=tmp_path / "store")
+    stored.rank(QUERY, DOCUMENTS[:2], deadline_ms=ms_for(stored, 2))
+    load(encoder).prepare_store(tmp_path / "store", DOCUMENTS)
+    ranking = stored.rank(QUERY, DOCUMENTS, deadline_ms=ms_for(stored, 0.02))
+    assert {document.served_from for document in ranking} == {"stored"}
+
+
 def test_what_is_read_to_the_end_is_known_the_next_time(encoder, machine):
     ranker = load(encoder, cache="1MB")
     plain = by_index(load(encoder).rank(QUERY, DOCUMENTS))

@@ -9,6 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from blockrank_rerank import BlockRankReranker
+from blockrank_rerank.adapters import ContextSettings, Scoring
 from blockrank_rerank.cli.app import main
 from blockrank_rerank.finetune.settings import FinetuneSettings
 from blockrank_rerank.finetune.training_model import TrainingModel
@@ -239,7 +240,9 @@ def test_what_needs_attention_is_refused(llama, tmp_path):
     for name, call in calls.items():
         with pytest.raises(ValueError, match=f"^{name} needs the attention of a scoring layer, and this"):
             call()
-    with pytest.raises(Refused, match=r"^where a query looked in a document needs the attention"):
+    with pytest.raises(ValueError, match=r"^max_tokens needs the attention of a scoring layer"):
+        Scoring().context(ranker, QUERY, DOCUMENTS, ContextSettings())
+    with pytest.raises(Refused, match=r"^highlights needs the attention"):
         list(rank_together(ranker, [RankRequest(QUERY, DOCUMENTS, highlights=True)]))
     with pytest.raises(ValueError, match="min_probability needs a model that gives probabilities"):
         ranker.rank(QUERY, DOCUMENTS, min_probability=0.5)

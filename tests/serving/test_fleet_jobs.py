@@ -17,7 +17,7 @@ from blockrank_rerank.serving.ray.table_reranker import TableReranker
 from tests.serving.conftest import DOCUMENTS, QUERY
 
 OPTIONS = {"device": "cpu", "dtype": "float32"}
-NO_LIMITS = {"top_k": None, "threshold": None}
+NO_LIMITS = {"top_k": None, "threshold": None, "min_probability": None}
 ROWS = [
     {"id": "q1", "query": QUERY, "documents": [{"id": f"d{n}", "text": text} for n, text in enumerate(DOCUMENTS)]},
     {"id": "q2", "query": "sugar", "documents": [{"id": "d0", "title": "Liver", "text": DOCUMENTS[0]}]},
@@ -71,9 +71,23 @@ def test_a_row_that_changed_is_not_taken_for_the_one_that_is_finished(job):
 
 
 def test_the_best_documents_are_kept_alone(job):
-    ranked(worker(job, {"top_k": 1, "threshold": None}), ROWS[:1])
+    ranked(worker(job, NO_LIMITS | {"top_k": 1}), ROWS[:1])
     (row,) = read_parts(job)
     assert [document["id"] for document in row["ranking"]] == ["d1"]
+
+
+def test_documents_that_are_likely_enough_are_kept_alone(ranker, job):
+    least = ranker.rank(QUERY, DOCUMENTS)[0].probability - 1e-4
+    ranked(worker(job, NO_LIMITS | {"min_probability": least}), ROWS[:1])
+    (row,) = read_parts(job)
+    assert [document["id"] for document in row["ranking"]] == ["d1"]
+
+
+def test_a_row_says_how_far_its_documents_were_read(job):
+    pruning = TableReranker(job, {}, NO_LIMITS, OPTIONS | {"prune": {2: 1}})
+    ranked(pruning, ROWS[:1])
+    (row,) = read_parts(job)
+    assert [document["layers_read"] for document in row["ranking"]] == [None, 2, 2]
 
 
 @pytest.mark.parametrize(
@@ -120,7 +134,7 @@ def test_a_part_that_is_damaged_is_named_with_what_to_do(job):
 def test_a_job_goes_on_elsewhere_and_with_other_settings_it_is_another_one(tmp_path, job):
     open_job(job, {"device": "cuda", "dtype": "float32", "cache": "1GB", "model": "default"}, NO_LIMITS)
     with pytest.raises(ValueError, match=r"job with top_k None and not 3"):
-        open_job(job, OPTIONS, {"top_k": 3, "threshold": None})
+        open_job(job, OPTIONS, NO_LIMITS | {"top_k": 3})
     with pytest.raises(ValueError, match=r"job with dtype 'float32' and not None, prune None and not {'2': 50}"):
         open_job(job, {"prune": {2: 50}}, NO_LIMITS)
     (tmp_path / "notes").mkdir()

@@ -19,7 +19,7 @@ import httpx
 from pydantic import TypeAdapter, ValidationError
 from starlette.testclient import TestClient
 
-from blockrank_rerank.ranking.results import RankedDocument
+from blockrank_rerank.ranking.results import RankedDocument, Ranking
 from blockrank_rerank.serving import limits as limits_module
 from blockrank_rerank.serving import log as log_module
 from blockrank_rerank.serving import scheduler as scheduler_module
@@ -29,7 +29,7 @@ from blockrank_rerank.serving.limits import ServerLimits
 from blockrank_rerank.serving.protocols.nvidia import NvidiaRequest
 from blockrank_rerank.serving.protocols.tei import TeiOrRerankRequest
 from blockrank_rerank.serving.scheduler import Closed, Job, Lane, Overloaded, Scheduler
-from blockrank_rerank.serving.turn import Ranking, RankRequest
+from blockrank_rerank.serving.turn import RankRequest, Served
 from tests.serving.conftest import DOCUMENTS, QUERY, on_loopback
 
 BODY = {"query": QUERY, "documents": DOCUMENTS}
@@ -61,7 +61,7 @@ def test_one_client_leaves_half_of_the_places_to_others(ranker, monkeypatch):
     def rank_together(ranker, requests):
         begun.set()
         assert go.wait(120)
-        yield from ((number, Ranking([], 0)) for number, _ in enumerate(requests))
+        yield from ((number, Served(Ranking(), 0)) for number, _ in enumerate(requests))
 
     monkeypatch.setattr(scheduler_module, "rank_together", rank_together)
     scheduler = Scheduler(ranker, 4)
@@ -176,7 +176,7 @@ def test_passages_that_were_dropped_early_have_no_higher_logit_than_the_others(s
     if score_type == "share":
         best = replace(best, probability=None)
     form = NvidiaRequest.model_validate({"query": {"text": QUERY}, "passages": [{"text": "a"}, {"text": "b"}]})
-    answer = form.answer(Ranking([best, dropped], 1), score_type, "any", "1")
+    answer = form.answer(Served(Ranking([best, dropped]), 1), score_type, "any", "1")
     assert [row["index"] for row in answer["rankings"]] == [0, 1]
     assert answer["rankings"][0]["logit"] >= answer["rankings"][1]["logit"]
 

@@ -19,6 +19,7 @@ pytest.importorskip("prometheus_client", reason="needs the serve extra")
 import httpx
 from starlette.testclient import TestClient
 
+from blockrank_rerank import BlockRankReranker
 from blockrank_rerank.serving import scheduler as scheduler_module
 from blockrank_rerank.serving.app import create_app
 from blockrank_rerank.serving.limits import ServerLimits
@@ -50,6 +51,7 @@ def test_the_answer_has_probabilities_best_first_where_each_client_looks(client,
         scores = [row["relevance_score"] for row in answer["results"]]
         assert scores == pytest.approx([document.probability for document in expected], abs=1e-5)
         assert [row["share"] for row in answer["results"]] == pytest.approx([d.score for d in expected], abs=1e-5)
+        assert answer["answerable"] == pytest.approx(expected.answerable, abs=1e-5)
         assert answer["usage"]["total_tokens"] == answer["usage"]["prompt_tokens"] > 10
         assert answer["id"]
         assert answer["model"] == "default"
@@ -82,6 +84,18 @@ def test_an_answer_says_what_was_cut_and_what_the_query_looked_at(client):
     assert [row["truncated"] for row in rows] == [True, True]
     assert {row["highlights"][0]["text"] for row in rows} <= {"the liver", "aspirin thins", "aspirin thin", "aspi"}
     assert "highlights" not in client.post("/v2/rerank", json=BODY).json()["results"][0]
+
+
+def test_an_answer_says_how_far_a_document_was_read(client):
+    documents = ["aspirin thins blood", "aspirin " + "🫀 " * 9]
+    rows = client.post("/v2/rerank", json={"query": QUERY, "documents": documents}).json()["results"]
+    told = {row["index"]: row for row in rows}
+    assert "unreadable" not in told[0]
+    assert told[1]["unreadable"] > 0.5
+    pruning = BlockRankReranker.from_pretrained(device="cpu", dtype="float32", prune={2: 1})
+    with TestClient(create_app(pruning)) as other:
+        rows = other.post("/v2/rerank", json=BODY).json()["results"]
+    assert [row.get("layers_read") for row in rows] == [None, 2, 2]
 
 
 def test_a_long_document_says_which_passage_was_scored(client):

@@ -106,9 +106,21 @@ def test_a_job_that_was_cut_off_goes_on_where_it_was(tmp_path):
         (ROWS[:1], {"deivce": "cpu"}, TypeError, "deivce"),
         (ROWS[:1], {"workers": 0}, ValueError, "workers must be a whole number above 0, got 0"),
         (ROWS[:1], {"top_k": -1}, ValueError, "top_k must be a number of documents"),
+        (ROWS[:1], {"min_probability": 2}, ValueError, "min_probability must be in 0..1"),
         (ROWS[:1], {"model": "/no/such/folder"}, FileNotFoundError, "no/such/folder"),
     ],
-    ids=["empty", "no-column", "no-id", "same-ids", "empty-query", "option", "workers", "top-k", "model"],
+    ids=[
+        "empty",
+        "no-column",
+        "no-id",
+        "same-ids",
+        "empty-query",
+        "option",
+        "workers",
+        "top-k",
+        "probability",
+        "model",
+    ],
 )
 def test_what_cannot_be_ranked_is_told_in_one_line(tmp_path, rows, options, error, message):
     with pytest.raises(error, match=message) as refusal:

@@ -9,9 +9,12 @@ import pytest
 
 from blockrank_rerank import BlockRankReranker
 from blockrank_rerank.engine.workers import STOP, stop_if_cancelled
+from blockrank_rerank.ranking.results import Ranking
 from blockrank_rerank.serving import scheduler as scheduler_module
 from blockrank_rerank.serving.scheduler import Closed, Overloaded, Scheduler
-from blockrank_rerank.serving.turn import Ranking, RankRequest
+from blockrank_rerank.serving.turn import KNOWN_COST, RankRequest, Served, rank_together
+from blockrank_rerank.states import group_files, store
+from blockrank_rerank.states.group_files import text_digest
 from tests.serving.conftest import DOCUMENTS, QUERY
 
 LONG = ["aspirin thins blood " * 400] * 5
@@ -43,7 +46,7 @@ class HeldModel:
         self.begun.set()
         assert self.go.wait(120)
         for number, _ in enumerate(requests):
-            yield number, Ranking([], 0)
+            yield number, Served(Ranking(), 0)
 
 
 @pytest.fixture
@@ -59,11 +62,11 @@ def test_rankings_are_those_of_the_ranker_with_the_same_tokens_however_they_were
     queries = [QUERY, "sugar", "cheap"]
     jobs = [scheduler.submit(RankRequest(query, DOCUMENTS)) for query in queries]
     for query, job in zip(queries, jobs, strict=True):
-        ranking, alone = job.future.result(120), ranker.rank(query, DOCUMENTS)
-        assert [document.index for document in ranking.documents] == [document.index for document in alone]
-        assert [d.probability for d in ranking.documents] == pytest.approx([d.probability for d in alone], abs=1e-5)
+        served, alone = job.future.result(120), ranker.rank(query, DOCUMENTS)
+        assert [document.index for document in served.ranking] == [document.index for document in alone]
+        assert [d.probability for d in served.ranking] == pytest.approx([d.probability for d in alone], abs=1e-5)
         encoded = ranker.engine.prompt.encode(query, DOCUMENTS)
-        assert ranking.num_tokens == encoded.num_tokens
+        assert served.num_tokens == encoded.num_tokens
 
 
 def test_what_waits_together_goes_through_together(new_scheduler, held):
@@ -140,7 +143,7 @@ def test_a_request_that_cannot_be_ranked_fails_alone(ranker, new_scheduler):
     with pytest.raises(ValueError, match=r"^query must have at most"):
         bad.future.result(120)
     for job in (blocker, good, other):
-        assert len(job.future.result(120).documents) == 3
+        assert len(job.future.result(120).ranking) == 3
 
 
 def test_what_was_accepted_is_ranked_before_the_end_and_nothing_is_accepted_then(new_scheduler, held):
@@ -163,10 +166,36 @@ def test_a_known_document_costs_less_than_one_that_is_read():
     assert RankRequest(QUERY, DOCUMENTS, highlights=True).cost(ranker) > request.cost(ranker)
 
 
+def test_what_a_cache_keeps_is_read_once_for_highlights_too(ranker):
+    caching = BlockRankReranker.from_pretrained(device="cpu", dtype="float32", cache="10MB")
+    characters = sum(map(len, DOCUMENTS))
+    for with_cache, again in ((ranker, 1), (caching, KNOWN_COST)):
+        more = RankRequest(QUERY, DOCUMENTS, highlights=True).cost(with_cache)
+        assert more - RankRequest(QUERY, DOCUMENTS).cost(with_cache) == pytest.approx(again * characters)
+
+
+def test_a_request_digests_each_of_its_texts_once(ranker, tmp_path, monkeypatch):
+    ranker.prepare_store(tmp_path, DOCUMENTS[:2])
+    stored = BlockRankReranker.from_pretrained(device="cpu", dtype="float32", store=tmp_path)
+    digested = []
+
+    def digest(text):
+        digested.append(text)
+        return text_digest(text)
+
+    for module in (group_files, store):
+        monkeypatch.setattr(module, "text_digest", digest)
+    request = RankRequest(QUERY, DOCUMENTS, highlights=True)
+    request.cost(stored)
+    ((_, served),) = rank_together(stored, [request])
+    assert sorted(document.served_from for document in served.ranking) == ["read", "stored", "stored"]
+    assert sorted(digested) == sorted(DOCUMENTS)
+
+
 def test_a_text_of_more_tokens_than_are_wanted_is_cut_and_says_so(ranker, new_scheduler):
     documents = ["aspirin thins blood", {"title": "sugar", "text": "the liver"}]
     job = new_scheduler().submit(RankRequest(QUERY, documents, max_document_tokens=2))
-    found = {document.index: document for document in job.future.result(120).documents}
+    found = {document.index: document for document in job.future.result(120).ranking}
     cut = {document.index: document for document in ranker.rank(QUERY, ["aspirin thin", documents[1]])}
     assert found[0].truncated
     assert not found[1].truncated

@@ -76,7 +76,7 @@ def test_requests_of_several_tunings_that_wait_together_each_have_their_own(tune
     found = dict(rank_together(tuned, requests))
     for number, name in enumerate(names):
         expected = [document.raw_score for document in tuned.rank(QUERY, DOCUMENTS, tuning=name)]
-        assert [document.raw_score for document in found[number].documents] == pytest.approx(expected, abs=1e-5)
+        assert [document.raw_score for document in found[number].ranking] == pytest.approx(expected, abs=1e-5)
 
 
 def test_a_tuning_of_another_model_is_told_before_anybody_asks(folder, tuned, tmp_path):

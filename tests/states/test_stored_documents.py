@@ -365,7 +365,7 @@ def test_a_store_of_a_release_before_ids_is_read_and_gets_ids_without_reading_a_
 def test_the_fingerprint_of_earlier_stores_is_what_earlier_releases_computed(ranker):
     engine, digest = ranker.engine, hashlib.blake2b(digest_size=16)
     settings = asdict(engine.config)
-    del settings["content_free_query"]  # did not exist
+    del settings["content_free_query"], settings["answerability"]  # did not exist
     digest.update(json.dumps(settings, sort_keys=True).encode())
     digest.update(fingerprints._architecture(engine.backbone).encode())
     digest.update(engine.prompt.tokenizer_digest.encode() + engine.prompt.beginning.encode())

@@ -12,11 +12,11 @@ from blockrank_rerank.ranking.context.piece import DroppedPiece, Piece, joined
 from blockrank_rerank.ranking.context.selection import BUDGET, select
 from blockrank_rerank.ranking.context.sentence import Span, read_sentences
 from blockrank_rerank.ranking.context.writer import Writer
+from blockrank_rerank.ranking.results import RankedDocument, Ranking
 
 if TYPE_CHECKING:
     from blockrank_rerank.ranking.attended import AttendedList
     from blockrank_rerank.ranking.context.settings import ContextSettings
-    from blockrank_rerank.ranking.results import RankedDocument
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Context:
         Of the best document first, and within a document in the order of its text.
     dropped : list of DroppedPiece
         What else the documents hold, in the same order: sentences, and documents that were not wanted as a whole.
-    ranking : list of RankedDocument
+    ranking : Ranking
         All documents, best first.
     text : str
         The pieces as the template writes them: the prompt's context.
@@ -39,7 +39,7 @@ class Context:
 
     pieces: list[Piece]
     dropped: list[DroppedPiece]
-    ranking: list[RankedDocument]
+    ranking: Ranking
     text: str
     num_tokens: int
 
@@ -51,7 +51,7 @@ class Context:
 
 def empty_context() -> Context:
     """The context of no documents."""
-    return Context([], [], [], "", 0)
+    return Context([], [], Ranking(), "", 0)
 
 
 def build_context(

@@ -24,7 +24,7 @@ class Piece:
         By which sentences are chosen (:class:`.sentence.Sentence`); of several, the highest. It does not depend on the
         rest of the list. None of what was not scored.
     probability : float or None
-        That its document is relevant; nothing for models that were not trained to abstain.
+        That its document is relevant, of models that give one.
     """
 
     index: int
@@ -43,8 +43,8 @@ class DroppedPiece(Piece):
     ----------
     reason : str
         Of a sentence: ``budget``; ``near-duplicate of N``, the index of the document that has the other one; or
-        ``not read``, as the end of its document was cut off. Of a whole document: ``below threshold``, or beyond
-        ``top_k``; or ``pruned`` by early layers.
+        ``not read``, as the end of its document was cut off. Of a whole document: ``below threshold``, also where it
+        is beyond ``top_k``; or ``pruned`` by early layers.
     """
 
     reason: str

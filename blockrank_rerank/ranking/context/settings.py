@@ -42,6 +42,21 @@ class ContextSettings:
             token_counter(self.tokenizer)
         _ = self.written
 
+    @classmethod
+    def of_adapter(cls, max_tokens: int | None, tokenizer: Any, explain: bool) -> ContextSettings | None:
+        """Return how an adapter cuts documents where it is told a budget; nothing where it returns them whole.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Naming what cannot be used; for a budget beside ``explain``, whose highlights are of whole documents.
+        """
+        if max_tokens is None:
+            return None
+        if explain:
+            raise ValueError("explain and max_tokens do not go together: what is cut has `pieces`; choose one")
+        return cls(max_tokens, tokenizer)
+
     @cached_property
     def written(self) -> Template:
         """The template, parsed."""

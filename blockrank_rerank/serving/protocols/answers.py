@@ -9,7 +9,7 @@ from typing import Any
 
 from blockrank_rerank.ranking.results import RankedDocument
 from blockrank_rerank.ranking.score_type import ScoreType, scored
-from blockrank_rerank.serving.turn import Ranking
+from blockrank_rerank.serving.turn import Served
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,13 @@ class Row:
     highlights: list[dict[str, Any]] | None
 
 
-def rows(ranking: Ranking, score_type: ScoreType, most: int | None = None) -> list[Row]:
+def rows(served: Served, score_type: ScoreType, most: int | None = None) -> list[Row]:
     """The best documents by a kind of score, best first; all where ``most`` is None."""
-    highlights: Sequence[list[dict[str, Any]] | None] = [None] * len(ranking.documents)
-    if ranking.highlights is not None:
-        highlights = ranking.highlights
-    of_index = {document.index: sentences for document, sentences in zip(ranking.documents, highlights, strict=True)}
-    found = scored(ranking.documents, score_type)[:most]
+    highlights: Sequence[list[dict[str, Any]] | None] = [None] * len(served.ranking)
+    if served.highlights is not None:
+        highlights = served.highlights
+    of_index = {document.index: sentences for document, sentences in zip(served.ranking, highlights, strict=True)}
+    found = scored(served.ranking, score_type)[:most]
     return [Row(document.score, document.ranked, of_index[document.ranked.index]) for document in found]
 
 
@@ -48,8 +48,11 @@ def extras(row: Row) -> Iterator[tuple[str, Any]]:
     yield "served_from", row.ranked.served_from
     if row.ranked.passage is not None:
         yield "passage", row.ranked.passage
+    if row.ranked.unreadable:
+        yield "unreadable", row.ranked.unreadable
     if row.ranked.pruned:
         yield "pruned", True
+        yield "layers_read", row.ranked.layers_read
     if row.highlights is not None:
         yield "highlights", row.highlights
 

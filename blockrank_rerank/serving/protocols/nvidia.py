@@ -8,7 +8,7 @@ from pydantic import BaseModel, FailFast, Field
 
 from blockrank_rerank.ranking.score_type import ScoreType
 from blockrank_rerank.serving.protocols.answers import logit, rows
-from blockrank_rerank.serving.turn import Ranking, RankRequest
+from blockrank_rerank.serving.turn import RankRequest, Served
 from blockrank_rerank.states.stored_documents import StoredDocuments
 
 
@@ -34,10 +34,10 @@ class NvidiaRequest(BaseModel):
         """What to rank; raises Refused for what cannot be."""
         return RankRequest(self.query.text, [passage.text for passage in self.passages])
 
-    def answer(self, ranking: Ranking, score_type: ScoreType, model: str, request_id: str) -> dict[str, Any]:
+    def answer(self, served: Served, score_type: ScoreType, model: str, request_id: str) -> dict[str, Any]:
         """The answer, best passage first: log-odds of probabilities, or raw scores of a model without."""
         if score_type == "probability":
-            logits = [(row.ranked.index, logit(row.score)) for row in rows(ranking, score_type)]
+            logits = [(row.ranked.index, logit(row.score)) for row in rows(served, score_type)]
         else:
-            logits = [(row.ranked.index, row.score) for row in rows(ranking, "raw")]
+            logits = [(row.ranked.index, row.score) for row in rows(served, "raw")]
         return {"rankings": [{"index": index, "logit": score} for index, score in logits]}

@@ -10,7 +10,7 @@ from pydantic import BaseModel, FailFast, Field, PrivateAttr
 from blockrank_rerank.errors import UnknownIdsError, shown_ids
 from blockrank_rerank.ranking.score_type import ScoreType
 from blockrank_rerank.serving.protocols.answers import extras, rows
-from blockrank_rerank.serving.turn import Ranking, RankRequest, Refused
+from blockrank_rerank.serving.turn import RankRequest, Refused, Served
 from blockrank_rerank.states.stored_documents import StoredDocuments
 from blockrank_rerank.text.document import document_id
 
@@ -53,7 +53,7 @@ class RerankRequest(BaseModel):
         self._found = _with_texts(self.documents, stored)
         return RankRequest(self.query, self._found, self.max_tokens_per_doc, bool(self.highlights))
 
-    def answer(self, ranking: Ranking, score_type: ScoreType, model: str, request_id: str) -> dict[str, Any]:
+    def answer(self, served: Served, score_type: ScoreType, model: str, request_id: str) -> dict[str, Any]:
         """The answer, best document first."""
         most = self.top_k if self.top_n is None else self.top_n
         results = [
@@ -61,7 +61,7 @@ class RerankRequest(BaseModel):
             | self._identifier(row.ranked.index)
             | ({"document": self._document(row.ranked.index)} if self.return_documents else {})
             | dict(extras(row))
-            for row in rows(ranking, "raw" if self.raw_scores else score_type, most)
+            for row in rows(served, "raw" if self.raw_scores else score_type, most)
         ]
         return {
             "id": request_id,
@@ -69,8 +69,9 @@ class RerankRequest(BaseModel):
             "object": "list",
             "results": results,
             "data": results,  # where Voyage's clients look
+            **({} if served.ranking.answerable is None else {"answerable": served.ranking.answerable}),
             "meta": {"api_version": {"version": "2"}, "billed_units": {"search_units": 1}},
-            "usage": {"total_tokens": ranking.num_tokens, "prompt_tokens": ranking.num_tokens},
+            "usage": {"total_tokens": served.num_tokens, "prompt_tokens": served.num_tokens},
         }
 
     def _identifier(self, index: int) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Discriminator, FailFast, Field, Tag
 from blockrank_rerank.ranking.score_type import ScoreType
 from blockrank_rerank.serving.protocols.answers import extras, rows
 from blockrank_rerank.serving.protocols.rerank import RerankRequest
-from blockrank_rerank.serving.turn import Ranking, RankRequest
+from blockrank_rerank.serving.turn import RankRequest, Served
 from blockrank_rerank.states.stored_documents import StoredDocuments
 
 
@@ -31,13 +31,13 @@ class TeiRequest(BaseModel):
         """What to rank; raises Refused for what cannot be."""
         return RankRequest(self.query, self.texts)
 
-    def answer(self, ranking: Ranking, score_type: ScoreType, model: str, request_id: str) -> list[dict[str, Any]]:
+    def answer(self, served: Served, score_type: ScoreType, model: str, request_id: str) -> list[dict[str, Any]]:
         """The answer, best text first."""
         return [
             {"index": row.ranked.index, "score": row.score}
             | ({"text": self.texts[row.ranked.index]} if self.return_text else {})
             | dict(extras(row))
-            for row in rows(ranking, "raw" if self.raw_scores else score_type)
+            for row in rows(served, "raw" if self.raw_scores else score_type)
         ]
 
 

@@ -35,6 +35,7 @@ def rerank_run_on_fleet(
     workers: int = 1,
     top_k: int | None = None,
     threshold: float | None = None,
+    min_probability: float | None = None,
     on_progress: Callable[[int, int], None] | None = None,
     **options: Any,
 ) -> RerankedRun:
@@ -44,7 +45,7 @@ def rerank_run_on_fleet(
     ----------
     run, queries, corpus
         As for `rerank_run`.
-    folder, workers, top_k, threshold, on_progress, **options
+    folder, workers, top_k, threshold, min_probability, on_progress, **options
         As for `rerank_table`: queries that are finished in the folder are not read again.
 
     Returns
@@ -65,6 +66,7 @@ def rerank_run_on_fleet(
         workers=workers,
         top_k=top_k,
         threshold=threshold,
+        min_probability=min_probability,
         on_progress=on_progress,
         **options,
     )

@@ -12,7 +12,6 @@ import ray.data
 
 from blockrank_rerank.errors import DataError, shown_ids
 from blockrank_rerank.ranking.progress import no_progress
-from blockrank_rerank.ranking.results import Limits
 from blockrank_rerank.reranker import BlockRankReranker
 from blockrank_rerank.serving.ray.job_folder import open_job, read_parts
 from blockrank_rerank.serving.ray.table_reranker import TableReranker
@@ -54,6 +53,7 @@ def rerank_table(
     gpus: float | None = None,
     top_k: int | None = None,
     threshold: float | None = None,
+    min_probability: float | None = None,
     on_progress: Callable[[int, int], None] | None = None,
     **options: Any,
 ) -> FinishedTable:
@@ -73,7 +73,7 @@ def rerank_table(
         Processes that rank, each with a model of its own.
     cpus, gpus : float
         Of each worker; Ray gives a worker as many threads as it has CPUs. By default a GPU where ``device`` is one.
-    top_k, threshold
+    top_k, threshold, min_probability
         As for :meth:`BlockRankReranker.rank`.
     on_progress : callable, optional
         Called with (rows, tokens) finished since the last call.
@@ -90,11 +90,13 @@ def rerank_table(
     ValueError, FileNotFoundError
         For options that cannot be used, and a folder of another job.
     """
-    job, limits = absolute(folder, "folder"), {"top_k": top_k, "threshold": threshold}
-    Limits(top_k, threshold)
+    job = absolute(folder, "folder")
+    limits: Any = {"top_k": top_k, "threshold": threshold, "min_probability": min_probability}
     if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
         raise ValueError(f"workers must be a whole number above 0, got {workers!r}")
-    _ = BlockRankReranker.from_pretrained(**options).config  # reads settings of a model and no weights
+    ranker = BlockRankReranker.from_pretrained(**options)
+    _ = ranker.config  # reads settings of a model and no weights
+    ranker._limits(**limits)
     ids = _ids(table)
     open_job(job, options, limits)
     finished = {row["id"]: row["digest"] for row in read_parts(job)}

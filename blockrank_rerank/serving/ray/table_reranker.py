@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 
     from blockrank_rerank.ranking.results import RankedDocument
 
-FIELDS = ("index", "id", "score", "raw_score", "probability", "truncated", "passage", "unreadable", "pruned")
-"""What is kept of a ranked document: everything but its text."""
+FIELDS = (
+    "index", "id", "score", "raw_score", "probability", "truncated", "passage", "unreadable", "pruned", "layers_read",
+)  # fmt: skip
+"""What is kept of a ranked document: what the ranking says of it, and not the document."""
 
 
 class TableReranker:
@@ -35,7 +37,7 @@ class TableReranker:
     finished : mapping of str to str
         Ids of rows that are finished, with the digests of these rows.
     limits : mapping
-        ``top_k`` and ``threshold``, as for :meth:`BlockRankReranker.rank`.
+        ``top_k``, ``threshold`` and ``min_probability``, as for :meth:`BlockRankReranker.rank`.
     options : mapping
         Of the reranker.
     """

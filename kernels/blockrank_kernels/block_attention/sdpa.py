@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from blockrank_kernels.gpu import upload
 from blockrank_kernels.segments import Segments
 
 GROUP_TOKENS = 16384
@@ -190,7 +191,7 @@ def _make_plan(segments: Segments, causal: bool, window: int | None, device: tor
             Group(
                 members,
                 [pieces[segment] for segment in members],
-                None if mask is None or triangle else mask.to(device),
+                None if mask is None or triangle else upload(mask, device),
                 triangle,
             )
         )

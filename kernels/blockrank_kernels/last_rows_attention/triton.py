@@ -29,7 +29,7 @@ def last_rows_attention(
     first_row = sum(last_rows.lengths) - last_rows.rows
     whole = Problem(query, key, value, causal, scale, softcap, window, positions, first_row)
     sizes = whole.forward_sizes()
-    items, tiles = _tiles(last_rows, causal, sizes.rows // whole.group, query.device)
+    items, tiles = _tiles(last_rows, causal, sizes.rows // whole.group, whole.busy(), query.device)
     split = len(tiles.split) > 0
     out_lse = whole.outputs()
     results = whole.partial_outputs(tiles, sizes) if split else out_lse
@@ -42,10 +42,10 @@ def last_rows_attention(
     return out_lse[0]
 
 
-def _tiles(last_rows: LastRows, causal: bool, size: int, device: torch.device) -> tuple[list[Tensor], Tiles]:
-    name = "tiles", causal, size, device
+def _tiles(last_rows: LastRows, causal: bool, size: int, busy: int, device: torch.device) -> tuple[list[Tensor], Tiles]:
+    name = "tiles", causal, size, busy, device
     if name not in last_rows.plans:
         runs = last_rows.runs or [last_rows.rows]
-        last_rows.plans[name] = last_row_tiles(runs, last_rows.lengths, causal, size, device)
+        last_rows.plans[name] = last_row_tiles(runs, last_rows.lengths, causal, size, busy, device)
     tiles: tuple[list[Tensor], Tiles] = last_rows.plans[name]
     return tiles

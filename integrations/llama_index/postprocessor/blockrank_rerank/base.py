@@ -60,7 +60,6 @@ class BlockRankRerank(PydanticOptions, BaseNodePostprocessor):
         default=False,
         description="Write `highlights` to the metadata: sentences by attention, with code points and weights.",
     )
-
     max_tokens: int | None = Field(
         default=None,
         ge=1,
@@ -73,11 +72,8 @@ class BlockRankRerank(PydanticOptions, BaseNodePostprocessor):
     )
 
     @model_validator(mode="after")
-    def _one_or_the_other(self) -> Self:
-        if self.max_tokens is not None:
-            ContextSettings(self.max_tokens, self.tokenizer)
-            if self.explain:
-                raise ValueError("explain and max_tokens do not go together: a cut node has `pieces`; choose one")
+    def _check_cutting(self) -> Self:
+        self._cutting()
         return self
 
     @model_validator(mode="before")
@@ -123,11 +119,14 @@ class BlockRankRerank(PydanticOptions, BaseNodePostprocessor):
     ) -> list[NodeWithScore]:
         return await in_executor(self._postprocess_nodes, nodes, query_bundle)
 
+    def _cutting(self) -> ContextSettings | None:
+        return ContextSettings.of_adapter(self.max_tokens, self.tokenizer, self.explain)
+
     def _ranked(self, nodes: list[NodeWithScore], query: str) -> list[NodeWithScore]:
         texts = [node.node.get_content(metadata_mode=self.metadata_mode) for node in nodes]
         scoring = Scoring(self.score_type, self.top_n, self.score_threshold, self.min_probability)
-        if self.max_tokens is not None:
-            return self._cut(nodes, texts, query, scoring, ContextSettings(self.max_tokens, self.tokenizer))
+        if (settings := self._cutting()) is not None:
+            return self._cut(nodes, texts, query, scoring, settings)
         if not self.explain:
             ranking = scoring.rank(self._reranker, query, texts)
             return [self._scored(nodes[document.ranked.index], document, {}) for document in ranking]

@@ -34,8 +34,8 @@ from blockrank_kernels.block_attention.triton.tile_sizes import (
     query_gradient_sizes,
     with_group,
 )
-from blockrank_kernels.block_attention.triton.tiles import Tiles, key_tiles, row_tiles
-from blockrank_kernels.gpu import CAPABILITY, COMPILER, padded_size, upload
+from blockrank_kernels.block_attention.triton.tiles import PROGRAMS_PER_PROCESSOR, Tiles, key_tiles, row_tiles
+from blockrank_kernels.gpu import CAPABILITY, COMPILER, padded_size, processors, upload
 from blockrank_kernels.last_rows import LastRows
 from blockrank_kernels.segments import Segments
 
@@ -187,17 +187,22 @@ class Problem:
         """Return memory for the partial results of tiles that are split."""
         return self.query.new_empty(len(tiles.split), self.key_heads, *shape, dtype=torch.float32)
 
+    def busy(self) -> int:
+        """Return how many work items keep the device busy; each is a program for every key head."""
+        return PROGRAMS_PER_PROCESSOR * processors(self.query.device) // self.key_heads
+
     def _capability(self) -> int:
         device = self.query.device
         major, minor = torch.cuda.get_device_capability(device) if device.type == "cuda" else CAPABILITY
         return 10 * major + minor
 
     def _tiles(
-        self, segments: Segments, make: Callable[[Segments, bool, int, torch.device], Tiles], size: int
+        self, segments: Segments, make: Callable[[Segments, bool, int, int, torch.device], Tiles], size: int
     ) -> Tiles:
-        plans, name = segments.plans, (make.__name__, self.causal, size, self.query.device)
+        plans, settings = segments.plans, (self.causal, size, self.busy(), self.query.device)
+        name = (make.__name__, *settings)
         if name not in plans:
-            plans[name] = make(segments, self.causal, size, self.query.device)
+            plans[name] = make(segments, *settings)
         tiles: Tiles = plans[name]
         return tiles
 

@@ -14,10 +14,15 @@ from blockrank_kernels.gpu import upload
 from blockrank_kernels.segments import Segments
 
 SPLIT_LENGTH = 1024
-"""Tokens of the other side that one work item goes through before the work is split over more of them."""
+"""Tokens of the other side that one work item goes through before the work is split over more of them. Each of them has
+a quarter at least, for their results go through memory."""
 
 MAX_SPLITS = 32
-"""Most items for one tile: their partial results lie in memory in fp32."""
+"""Most items for one tile: their partial results lie in memory in fp32, and one program merges them."""
+
+PROGRAMS_PER_PROCESSOR = 2
+"""Programs among which long ranges are shared out, for each multiprocessor of the device. With one, many of these would
+have nothing to do where tiles and heads do not divide their number."""
 
 Range = tuple[int, int]
 
@@ -42,8 +47,11 @@ class Tiles:
     merged: Tensor
 
 
-def row_tiles(segments: Segments, causal: bool, size: int, device: torch.device) -> Tiles:
-    """Cut tiles of ``size`` rows with the keys that they see: the context, then the same segment."""
+def row_tiles(segments: Segments, causal: bool, size: int, busy: int, device: torch.device) -> Tiles:
+    """Cut tiles of ``size`` rows with the keys that they see: the context, then the same segment.
+
+    ``busy`` is how many work items keep the device busy, among which what is split is shared out.
+    """
     work = []
     bounds = zip(
         segments.offsets[:-1].tolist(),
@@ -56,11 +64,14 @@ def row_tiles(segments: Segments, causal: bool, size: int, device: torch.device)
         for first in range(start, end, size):
             last = min(first + size, end)
             work.append(((first, last), [(context_start, context_end)], (start, last if causal else end)))
-    return _tiles(work, device)
+    return _tiles(work, busy, device)
 
 
-def key_tiles(segments: Segments, causal: bool, size: int, device: torch.device) -> Tiles:
-    """Cut tiles of ``size`` keys with the rows that see them: of later segments, then of the same segment."""
+def key_tiles(segments: Segments, causal: bool, size: int, busy: int, device: torch.device) -> Tiles:
+    """Cut tiles of ``size`` keys with the rows that see them: of later segments, then of the same segment.
+
+    ``busy`` as in :func:`row_tiles`.
+    """
     offsets = segments.offsets.tolist()
     contexts = list(zip(segments.context_starts.tolist(), segments.context_ends.tolist(), strict=True))
     borders = sorted({*offsets, *(border for context in contexts for border in context)})
@@ -76,7 +87,7 @@ def key_tiles(segments: Segments, causal: bool, size: int, device: torch.device)
         for first in range(piece_start, piece_end, size):
             in_segment = (first if causal else offsets[segment], offsets[segment + 1])
             work.append(((first, min(first + size, piece_end)), _joined(seen_by[piece_start]), in_segment))
-    return _tiles(work, device)
+    return _tiles(work, busy, device)
 
 
 def _runs(contexts: list[Range], offsets: list[int]) -> Iterator[tuple[Range, Range]]:
@@ -101,22 +112,24 @@ def _joined(ranges: list[Range]) -> list[Range]:
 
 
 def last_row_tiles(
-    runs: Sequence[int], lengths: Sequence[int], causal: bool, size: int, device: torch.device
+    runs: Sequence[int], lengths: Sequence[int], causal: bool, size: int, busy: int, device: torch.device
 ) -> tuple[list[Tensor], Tiles]:
     """Cut tiles of ``size`` of the last rows of a sequence that comes in parts of these lengths.
 
-    The rows fall into runs of which none sees another.
+    The rows fall into runs of which none sees another. ``busy`` is as in :func:`row_tiles`, for each part's launch.
     Returns the work items of each part, all of them split or none, and the same items as one table.
     """
     ends = list(accumulate(lengths))
     first_row = ends[-1] - sum(runs)
+    rows = list(_row_ranges(runs, first_row, size))
+    contexts = [(end - n, min(end, first_row)) for end, n in zip(ends, lengths, strict=True)]
     # Every tile has the slots of all parts, so that their number is bounded for all together.
-    most = max(MAX_SPLITS // len(lengths), 1)
-    cuts = [_parts((end - n, min(end, first_row)), most) for end, n in zip(ends, lengths, strict=True)]
+    most = min(MAX_SPLITS // max(sum(_long(tokens) > 0 for tokens in contexts), 1), busy // len(rows))
+    cuts = [_parts(tokens, most) for tokens in contexts]
     slots = sum(map(len, cuts))
     items: list[list[tuple[int, ...]]] = [[] for _ in cuts]
     merged: list[tuple[int, ...]] = []
-    for first, last, start, end in _row_ranges(runs, first_row, size):
+    for first, last, start, end in rows:
         slot = len(merged) * slots
         for part, ranges in zip(items, cuts, strict=True):
             for visible in ranges:
@@ -136,13 +149,14 @@ def _row_ranges(runs: Sequence[int], first_row: int, size: int) -> Iterator[tupl
             yield first, min(first + size, end), start, end
 
 
-def _tiles(work: list[tuple[Range, list[Range], Range]], device: torch.device) -> Tiles:
+def _tiles(work: list[tuple[Range, list[Range], Range]], busy: int, device: torch.device) -> Tiles:
     """Make work items of tiles, each with the ranges that it sees in full and the one inside its segment."""
     whole: list[tuple[int, ...]] = []
     split: list[tuple[int, ...]] = []
     merged: list[tuple[int, ...]] = []
+    total = max(sum(_long(visible) for _, ranges, _ in work for visible in ranges), 1)
     for tile, ranges, in_segment in work:
-        parts = [part for visible in ranges for part in _parts(visible)] or [(0, 0)]
+        parts = [part for visible in ranges for part in _parts(visible, busy * _long(visible) // total)] or [(0, 0)]
         if len(parts) == 1:
             whole.append((*tile, *parts[0], *in_segment, -1, -1))
             continue
@@ -153,10 +167,16 @@ def _tiles(work: list[tuple[Range, list[Range], Range]], device: torch.device) -
     return _tables(whole, split, merged, device)
 
 
-def _parts(tokens: Range, most: int = MAX_SPLITS) -> list[Range]:
-    """Cut a long range into equal parts, one for each work item."""
+def _long(tokens: Range) -> int:
+    """Length of a range that is to be split; 0 of a short one."""
     start, end = tokens
-    count = min(most, -(-(end - start) // SPLIT_LENGTH))
+    return end - start if end - start > SPLIT_LENGTH else 0
+
+
+def _parts(tokens: Range, most: int) -> list[Range]:
+    """Cut a long range into equal parts, one for each work item, and at most so many."""
+    start, end = tokens
+    count = min(most, MAX_SPLITS, 4 * _long(tokens) // SPLIT_LENGTH)
     if count <= 1:
         return [tokens]
     length = -(-(end - start) // count)

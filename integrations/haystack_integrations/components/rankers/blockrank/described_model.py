@@ -1,7 +1,8 @@
-"""What components of Haystack have in common: a model that is described now and loaded when it is needed."""
+"""What components of Haystack have in common: which documents are wanted, and a model that is loaded when needed."""
 
 # Without `from __future__ import annotations`, as its neighbours.
 import json
+import operator
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,14 +10,26 @@ from haystack import default_from_dict
 from haystack.utils import ComponentDevice, Secret
 
 from blockrank_rerank import BlockRankReranker
-from blockrank_rerank.adapters import OPTIONS, UserPath, check_options, in_executor, plain_options
+from blockrank_rerank.adapters import (
+    OPTIONS,
+    ScoreType,
+    Scoring,
+    UserPath,
+    check_options,
+    in_executor,
+    plain_options,
+)
 
 
 class DescribedModel:
-    """Options of a model as attributes, in forms that a saved pipeline can hold, and the model once it is loaded."""
+    """Settings as attributes, in forms that a saved pipeline can hold, and the model once it is loaded."""
 
     device: ComponentDevice | None
     token: Secret | None
+    top_k: int
+    score_threshold: float | None
+    min_probability: float | None
+    score_type: ScoreType | None
     _reranker: BlockRankReranker | None
 
     def _describe(
@@ -31,6 +44,16 @@ class DescribedModel:
         check_options({**plain, "device": None if device is None else device.to_torch_str()})
         vars(self).update(plain)
         self.device, self.token, self._reranker = device, token, None
+
+    def _choose(
+        self, top_k: int, score_threshold: float | None, min_probability: float | None, score_type: ScoreType | None
+    ) -> None:
+        """Keep which documents are wanted, and by which score; refuses what cannot be used."""
+        check_top_k(top_k)
+        Scoring(score_type, threshold=score_threshold, min_probability=min_probability)  # refuses what is none
+        self.top_k, self.score_type = operator.index(top_k), score_type
+        self.score_threshold = None if score_threshold is None else float(score_threshold)
+        self.min_probability = None if min_probability is None else float(min_probability)
 
     def warm_up(self) -> None:
         """Load the model, unless it is there; `run` does so by itself."""
@@ -48,14 +71,15 @@ class DescribedModel:
         """Let go of the model; the next run loads it again."""
         self._reranker = None
 
-    def _saved_options(self) -> dict[str, Any]:
-        """The options as a saved pipeline has them."""
+    def _saved(self) -> dict[str, Any]:
+        """The settings that all components have, as a saved pipeline has them."""
         options = self._options(
             None if self.device is None else self.device.to_dict(),
             None if self.token is None else self.token.to_dict(),
         )
         saved: dict[str, Any] = json.loads(json.dumps(options))  # Haystack saves no numbers as keys
-        return saved
+        chosen = ("top_k", "score_threshold", "min_probability", "score_type")
+        return saved | {name: getattr(self, name) for name in chosen}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Any:
@@ -71,6 +95,13 @@ class DescribedModel:
         if settings.get("token") is not None:
             settings["token"] = Secret.from_dict(settings["token"])
         return settings
+
+    def _scoring(self, top_k: int | None, score_threshold: float | None = None) -> Scoring:
+        """What a run goes by: its own values, or else the component's."""
+        top_k = self.top_k if top_k is None else top_k
+        check_top_k(top_k)
+        threshold = self.score_threshold if score_threshold is None else score_threshold
+        return Scoring(self.score_type, top_k, threshold, self.min_probability)
 
     def _loaded(self) -> BlockRankReranker:
         reranker = self._reranker  # another thread may call `close` at any time

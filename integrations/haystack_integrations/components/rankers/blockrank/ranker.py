@@ -2,13 +2,12 @@
 
 # Without `from __future__ import annotations`: haystack-ai 2.20 does not connect inputs whose types are strings.
 import math
-import operator
 from dataclasses import replace
 from typing import Any
 
 from haystack import Document, component, default_to_dict
 from haystack.utils import ComponentDevice, Secret
-from haystack_integrations.components.rankers.blockrank.described_model import DescribedModel, check_top_k
+from haystack_integrations.components.rankers.blockrank.described_model import DescribedModel
 
 from blockrank_rerank.adapters import (
     DEFAULT_MODEL,
@@ -16,7 +15,6 @@ from blockrank_rerank.adapters import (
     ExplainedDocument,
     ScoredDocument,
     ScoreType,
-    Scoring,
     UserPath,
     check_query,
     in_executor,
@@ -57,7 +55,7 @@ class BlockRankRanker(DescribedModel):
         `probability`, `raw` or `share` (of the list); probability where the model gives one, else raw, if not given.
     explain : bool
         Write `highlights` to each document's meta: its sentences, those that the query looked at most first, as
-        `start`, `end` (code points of the content), `weight` and `text`. Takes about twice as long.
+        `start`, `end` (code points of the content), `weight` and `text`.
     **options
         The others of `BlockRankReranker.from_pretrained`.
     """
@@ -81,8 +79,7 @@ class BlockRankRanker(DescribedModel):
         score_type: ScoreType | None = None,
         **options: Any,
     ) -> None:
-        check_top_k(top_k)
-        Scoring(score_type, threshold=score_threshold, min_probability=min_probability)  # refuses what is none
+        self._choose(top_k, score_threshold, min_probability, score_type)
         _check_texts(
             query_prefix=query_prefix,
             query_suffix=query_suffix,
@@ -93,31 +90,24 @@ class BlockRankRanker(DescribedModel):
         if not isinstance(explain, bool):
             raise ValueError(f"explain must be True or False, got {explain!r}")
         self._describe(model, device, token, options)
-        self.top_k = operator.index(top_k)
         self.query_prefix, self.query_suffix = query_prefix, query_suffix
         self.document_prefix, self.document_suffix = document_prefix, document_suffix
         self.meta_fields_to_embed = _field_names(meta_fields_to_embed)
         self.embedding_separator = embedding_separator
-        self.score_threshold = None if score_threshold is None else float(score_threshold)
-        self.min_probability = None if min_probability is None else float(min_probability)
-        self.explain, self.score_type = explain, score_type
+        self.explain = explain
 
     def to_dict(self) -> dict[str, Any]:
         """Settings of the component, without secrets and without a device that was not asked for."""
         return default_to_dict(
             self,
-            **self._saved_options(),
-            top_k=self.top_k,
+            **self._saved(),
             query_prefix=self.query_prefix,
             query_suffix=self.query_suffix,
             document_prefix=self.document_prefix,
             document_suffix=self.document_suffix,
             meta_fields_to_embed=list(self.meta_fields_to_embed),
             embedding_separator=self.embedding_separator,
-            score_threshold=self.score_threshold,
-            min_probability=self.min_probability,
             explain=self.explain,
-            score_type=self.score_type,
         )
 
     @component.output_types(documents=list[Document])
@@ -181,12 +171,6 @@ class BlockRankRanker(DescribedModel):
     ) -> dict[str, list[Document]]:
         """As `run`, in a thread that stops when nobody waits for it any more."""
         return await in_executor(self.run, query, documents, top_k, score_threshold)
-
-    def _scoring(self, top_k: int | None, score_threshold: float | None) -> Scoring:
-        top_k = self.top_k if top_k is None else top_k
-        check_top_k(top_k)
-        threshold = self.score_threshold if score_threshold is None else score_threshold
-        return Scoring(self.score_type, top_k, threshold, self.min_probability)
 
     def _asked(self, query: str) -> str:
         return f"{self.query_prefix}{query}{self.query_suffix}"

@@ -1,14 +1,12 @@
 """The retriever component of Haystack."""
 
 # Without `from __future__ import annotations`: haystack-ai 2.20 does not connect inputs whose types are strings.
-import operator
 from typing import Any
 
 from blockrank_rerank.adapters import (
     DEFAULT_MODEL,
     ScoredDocument,
     ScoreType,
-    Scoring,
     UserPath,
     check_store,
     in_executor,
@@ -20,7 +18,7 @@ from blockrank_rerank.adapters import (
 try:
     from haystack import Document, component, default_to_dict
     from haystack.utils import ComponentDevice, Secret
-    from haystack_integrations.components.rankers.blockrank.described_model import DescribedModel, check_top_k
+    from haystack_integrations.components.rankers.blockrank.described_model import DescribedModel
 except ImportError as error:
     raise ImportError(f"BlockRankRetriever needs haystack-ai; {install_line('haystack')}") from error
 
@@ -73,26 +71,14 @@ class BlockRankRetriever(DescribedModel):
         approximate: bool = False,
         **options: Any,
     ) -> None:
-        check_top_k(top_k)
-        Scoring(score_type, threshold=score_threshold, min_probability=min_probability)  # refuses what is none
+        self._choose(top_k, score_threshold, min_probability, score_type)
         check_store(store)
         self._describe(model, device, token, {**options, "store": store})
-        self.top_k = operator.index(top_k)
-        self.score_threshold = None if score_threshold is None else float(score_threshold)
-        self.min_probability = None if min_probability is None else float(min_probability)
-        self.score_type, self.approximate = score_type, approximate
+        self.approximate = approximate
 
     def to_dict(self) -> dict[str, Any]:
         """Settings of the component, without secrets and without a device that was not asked for."""
-        return default_to_dict(
-            self,
-            **self._saved_options(),
-            top_k=self.top_k,
-            score_threshold=self.score_threshold,
-            min_probability=self.min_probability,
-            score_type=self.score_type,
-            approximate=self.approximate,
-        )
+        return default_to_dict(self, **self._saved(), approximate=self.approximate)
 
     @component.output_types(documents=list[Document])
     def run(self, query: str, top_k: int | None = None) -> dict[str, list[Document]]:
@@ -115,10 +101,7 @@ class BlockRankRetriever(DescribedModel):
         ValueError
             For an empty query and a `top_k` below 1, and a store that cannot be searched with the model.
         """
-        top_k = self.top_k if top_k is None else top_k
-        check_top_k(top_k)
-        scoring = Scoring(self.score_type, top_k, self.score_threshold, self.min_probability)
-        found = scoring.search(self._loaded(), self.store, query, self.approximate)
+        found = self._scoring(top_k).search(self._loaded(), self.store, query, self.approximate)
         return {"documents": [_document(document) for document in found]}
 
     @component.output_types(documents=list[Document])
