@@ -11,7 +11,8 @@ neighbours of one title, or else those that BM25 finds most alike.
 BM25's top 20 are cut by `context` and by the simple ways: whole passages in the order of the same ranking, and the best
 sentences of all passages, by BM25 (among the sentences of the list) and by the cosine of all-MiniLM-L6-v2. All count
 tokens with the model's tokenizer, skip what does not fit any more and go on. Printed is the mean share of the evidence
-that survives; the same words in several passages count once. Differences have the interval of a paired bootstrap.
+that survives, in its place or as a copy elsewhere; the same words in several passages count once. Differences have the
+interval of a paired bootstrap.
 --weights tries several weights of the document's score in a sentence's.
 """
 
@@ -122,12 +123,14 @@ def fill(parts: Sequence[Part], cost: Callable[[Part], int], budget: int) -> lis
 
 
 def survives(evidence: Sequence[Part], kept: Sequence[Part], corpus: Mapping[str, dict[str, str]]) -> float:
-    """Share of the evidence's characters that is kept; of the same words in several places, the best counts."""
+    """Share of the evidence's characters that is kept, wherever its words stand: a copy elsewhere serves as well."""
     most: dict[str, float] = {}
+    texts = [corpus[other]["text"][a:b] for other, a, b in kept]
     for name, start, end in evidence:
         inside = {i for other, a, b in kept if other == name for i in range(max(start, a), min(end, b))}
         words = corpus[name]["text"][start:end]
-        most[words] = max(most.get(words, 0), len(inside))
+        copied = any(words.strip() in text for text in texts)
+        most[words] = max(most.get(words, 0), len(words) if copied else len(inside))
     return sum(most.values()) / sum(map(len, most))
 
 
