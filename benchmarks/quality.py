@@ -4,8 +4,8 @@
     python benchmarks/quality.py FOLDER --cosine --model default --cache 4GB [--queries 100] [--depth 100] [--only NAME]
 
 FOLDER holds BEIR folders. A sample of queries is the same for every model, and so are the candidates, shuffled before
-scoring. --quantization int8 measures every model in 8 bits too, and --decode by the answers of language models, which
-takes a prompt that numbers the documents and no --cache. --cache reads a document once and not for every query,
+scoring. --quantization int8 measures every model in 8 bits too, --tuning FILE with each of these tunings, and --decode
+by the answers of language models, which takes a prompt that numbers the documents and no --cache. --cache reads a document once and not for every query,
 which changes scores by rounding alone; for models whose prompt is query-free. --cosine takes folders of embedding
 models; without one it is all-MiniLM-L6-v2.
 """
@@ -41,6 +41,7 @@ def main(
     cache: str | None,
     only: list[str],
     quantization: list[str],
+    tuning: list[str],
     decode: bool,
 ) -> None:
     encoders: list[str | None] = [] if cosine is None else [*cosine] or [None]
@@ -49,6 +50,8 @@ def main(
         rankers[name] = BlockRankReranker.from_pretrained(name, cache=cache)
         for bits in quantization:
             rankers[f"{name} {bits}"] = BlockRankReranker.from_pretrained(name, cache=cache, quantization=bits)
+        for file in tuning:
+            rankers[f"{name} {Path(file).stem}"] = BlockRankReranker.from_pretrained(name, cache=cache, tuning=file)
         if decode:
             rankers[f"{name} decode"] = BlockRankReranker.from_pretrained(name, cache=cache, method="decode")
     print(machine())
@@ -73,6 +76,7 @@ if __name__ == "__main__":
     parser.add_argument("collections", type=Path, help="folder of BEIR folders")
     parser.add_argument("--model", action="append", default=[])
     parser.add_argument("--quantization", action="append", default=[], metavar="NAME", help="int8")
+    parser.add_argument("--tuning", action="append", default=[], metavar="FILE", help="may be repeated")
     parser.add_argument("--decode", action="store_true", help="also rank by the answers that a model would give")
     parser.add_argument("--queries", type=int)
     parser.add_argument("--depth", type=int, default=100)
