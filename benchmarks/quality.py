@@ -5,9 +5,9 @@
 
 FOLDER holds BEIR folders. A sample of queries is the same for every model, and so are the candidates, shuffled before
 scoring. --quantization int8 measures every model in 8 bits too, --tuning FILE with each of these tunings, and --decode
-by the answers of language models, which takes a prompt that numbers the documents and no --cache. --cache reads a document once and not for every query,
-which changes scores by rounding alone; for models whose prompt is query-free. --cosine takes folders of embedding
-models; without one it is all-MiniLM-L6-v2.
+by the answers of language models, which takes a prompt that numbers the documents and no --cache. --cache reads a
+document once and not for every query, which changes scores by rounding alone; for models whose prompt is query-free.
+--cosine takes folders of embedding models; without one it is all-MiniLM-L6-v2.
 """
 
 from __future__ import annotations
