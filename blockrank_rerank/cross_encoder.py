@@ -111,6 +111,11 @@ class BlockRankCrossEncoder:
 
     @max_length.setter
     def max_length(self, tokens: int | None) -> None:
+        if left_behind := self.reranker.left_behind:
+            raise ValueError(
+                f"max_length cannot be set to {tokens} beside {', '.join(left_behind)}, which would be left behind: "
+                f"give max_document_tokens={tokens} where the reranker is made"
+            )
         self.reranker = self.reranker.with_config(max_document_tokens=tokens)
 
     def rank(

@@ -124,6 +124,13 @@ class BlockRankReranker(AsyncRanking, AttentiveRanking, Searching, SavedModel, T
         config = replace(with_scoring_layer(self.config, changes.get("scoring_layer")), **changes)
         return BlockRankReranker(SharedEngine(self._shared.spec.with_config(config)))
 
+    @property
+    def left_behind(self) -> list[str]:
+        """Names of the options in use that :meth:`with_config` does not take along."""
+        kept = {"cache": self.lookup and self.lookup.cache, "store": self.lookup and self.lookup.folder}
+        learnt = [*self._shared.files, *["tuning"] * bool(self.tunings)]
+        return [name for name, value in kept.items() if value is not None] + learnt
+
     def query_free(self) -> BlockRankReranker:
         """Return this reranker with a prompt whose documents can be prepared: it does not repeat the query.
 

@@ -246,6 +246,13 @@ def test_the_longest_document_is_known_and_can_be_set(encoder):
     assert len(own.rank(QUERY, DOCUMENTS)) == 3
 
 
+def test_the_longest_document_is_not_set_where_a_cache_would_be_left_behind():
+    own = BlockRankCrossEncoder(cache="1MB")
+    with pytest.raises(ValueError, match=r"max_length cannot be set to 5 beside cache, .* give max_document_tokens=5"):
+        own.max_length = 5
+    assert own.reranker.lookup is not None
+
+
 def test_lone_pairs_bring_no_warning_where_scores_do_not_depend_on_the_list(encoder, recwarn):
     encoder.predict([("liver", "sugar"), ("artery", "blood"), ("liver", "aspirin")])
     assert not [warning for warning in recwarn if "list" in str(warning.message)]

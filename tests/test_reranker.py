@@ -294,6 +294,16 @@ def test_progress_adds_up_to_the_requests_with_documents_and_all_their_tokens(ra
     assert sum(tokens for _, tokens in calls) == sum(prompt.encode(*request).num_tokens for request in batch[:5])
 
 
+@pytest.mark.parametrize("options", [{"cache": "10MB"}, {"prune": {1: 2}}, {"prune": {1: 2}, "cache": "10MB"}])
+def test_tokens_of_documents_that_are_known_or_dropped_count_too(default, options):
+    batch, plain, calls = [(QUERY, DOCUMENTS), ("liver", [PHRASE * 40, *DOCUMENTS])], [], []
+    default.rank_batch(batch, on_progress=lambda *call: plain.append(call))
+    ranker = BlockRankReranker.from_pretrained(**options)
+    for _ in range(2):
+        ranker.rank_batch(batch, on_progress=lambda *call: calls.append(call))
+    assert sum(tokens for _, tokens in calls) == 2 * sum(tokens for _, tokens in plain)
+
+
 def test_top_k_and_threshold_apply_to_every_request(ranker):
     rankings = ranker.rank_batch(batch_of(4), top_k=1, threshold=0.0)
     assert [len(ranking) for ranking in rankings] == [1, 1, 1, 1]

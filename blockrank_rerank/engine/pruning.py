@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -27,6 +28,7 @@ class Dropped:
     document: int
     raw_score: float
     truncated: bool
+    tokens: int
     layers: int
 
 
@@ -113,13 +115,16 @@ def _read(engine: Engine, layer: int, found: Survivors) -> tuple[Lse, Survivors]
     return stage.score(batch)[0], found
 
 
-def _scores(lse: Lse, found: Survivors) -> list[tuple[float, bool]]:
-    """Raw score of each document's best block, and whether that was cut; copies tie."""
-    raw = with_copies_tied(raw_score(lse.documents).tolist(), found.encoded.documents)
-    return [(raw[block], found.encoded.truncated[block]) for block in found.blocks.best(raw)]
+def _scores(lse: Lse, found: Survivors) -> list[tuple[float, bool, int]]:
+    """Raw score of each document's best block, whether that was cut, and the document's tokens; copies tie."""
+    raw, tokens = with_copies_tied(raw_score(lse.documents).tolist(), found.encoded.documents), Counter[int]()
+    for owner, ids in zip(found.blocks.owners, found.encoded.documents, strict=True):
+        tokens[owner] += len(ids)
+    best = enumerate(found.blocks.best(raw))
+    return [(raw[block], found.encoded.truncated[block], tokens[owner]) for owner, block in best]
 
 
-def _best(found: Survivors, scores: Sequence[tuple[float, bool]], count: int, layer: int) -> Survivors:
+def _best(found: Survivors, scores: Sequence[tuple[float, bool, int]], count: int, layer: int) -> Survivors:
     """Keep so many documents of the best scores."""
     order = sorted(range(len(scores)), key=lambda index: -scores[index][0])
     best = sorted(order[:count])

@@ -82,6 +82,11 @@ class SharedEngine:
     def __reduce__(self) -> tuple[type[SharedEngine], tuple[EngineSpec]]:
         return SharedEngine, (self.spec,)
 
+    @property
+    def files(self) -> list[str]:
+        """Kinds of the files that it is used with beside the model's own."""
+        return []
+
 
 _engines: WeakValueDictionary[Any, Engine] = WeakValueDictionary()
 _loading = ForkLock()
@@ -116,6 +121,11 @@ class EngineWithFile(SharedEngine):
     def config(self) -> BlockRankConfig:
         """Settings in force: the file changes none."""
         return self.base.config
+
+    @property
+    def files(self) -> list[str]:
+        """Kinds of the files that it is used with beside the model's own."""
+        return [*self.base.files, self.kind]
 
     def check_writable(self) -> None:
         """Refuse to be written as a model.

@@ -68,7 +68,7 @@ class AttendedList:
         loaded = engine()
         if lookup is None and loaded.config.prompt.documents_stand_alone and not loaded.prune:
             lookup = StateLookup(None, None)
-        (batch,) = Batches([request], loaded, lookup)
+        (batch,) = Batches([request], loaded, lookup, keep_states=True)
         (candidates,) = batch.candidates
         ((_, ranking),) = batch.rankings(loaded)
         return cls.of_ranked(loaded, lookup, candidates, ranking)

@@ -54,8 +54,9 @@ class Candidates:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens of the query and of the documents, read or not; of states that are read in passing, once they were."""
-        return self.encoded.num_tokens + (sum(map(len, self.ids)) if self.states is not None else 0)
+        """Tokens of the query and of all documents, read or not; of states that are read in passing, once they were."""
+        dropped = sum(document.tokens for document in self.survivors.dropped)
+        return self.encoded.num_tokens + dropped + (sum(map(len, self.ids)) if self.states is not None else 0)
 
     @property
     def goes_alone(self) -> bool:
@@ -74,7 +75,9 @@ class RequestBatch:
 
     numbers: list[int] = field(default_factory=list)
     candidates: list[Candidates] = field(default_factory=list)
+    tokens_to_read: int = 0
     num_tokens: int = 0
+    """Of the requests that are ranked, read or not."""
     state_tokens: dict[int, int] = field(default_factory=dict)
     """Tokens of every different set of states, by identity: queries over the same documents join them once."""
 
@@ -87,7 +90,7 @@ class RequestBatch:
             joined = sum(self.state_tokens.values()) + pack.num_tokens
             if joined > budget_tokens:
                 return False
-        return self.num_tokens + candidates.encoded.num_tokens <= budget_tokens
+        return self.tokens_to_read + candidates.encoded.num_tokens <= budget_tokens
 
     def add(self, number: int, candidates: Candidates) -> None:
         """Take up one more request."""
@@ -95,7 +98,7 @@ class RequestBatch:
             self.state_tokens[id(pack)] = pack.num_tokens
         self.numbers.append(number)
         self.candidates.append(candidates)
-        self.num_tokens += candidates.encoded.num_tokens
+        self.tokens_to_read += candidates.encoded.num_tokens
 
     def rankings(self, engine: Engine) -> Iterator[tuple[int, Ranking]]:
         """Score the batch once, and yield the number and the whole ranking of each request, best document first."""
@@ -105,7 +108,9 @@ class RequestBatch:
             hidden=self.candidates[0].survivors.hidden,
         )
         for number, candidates, lse in zip(self.numbers, self.candidates, engine.score(batch), strict=True):
-            yield number, ranked(candidates, lse, engine)
+            ranking = ranked(candidates, lse, engine)
+            self.num_tokens += candidates.num_tokens
+            yield number, ranking
         self.candidates.clear()
 
 
@@ -120,10 +125,19 @@ class Batches:
         Encodes them.
     lookup : StateLookup, optional
         Knows states of some documents.
+    keep_states : bool
+        Whether a caller wants the states of whole lists that are looked up, whatever their size.
     """
 
-    def __init__(self, requests: Sequence[CheckedRequest], engine: Engine, lookup: StateLookup | None = None) -> None:
-        self._requests, self._engine, self._lookup = requests, engine, lookup
+    def __init__(
+        self,
+        requests: Sequence[CheckedRequest],
+        engine: Engine,
+        lookup: StateLookup | None = None,
+        *,
+        keep_states: bool = False,
+    ) -> None:
+        self._requests, self._engine, self._lookup, self._keep_states = requests, engine, lookup, keep_states
 
     def __iter__(self) -> Iterator[RequestBatch]:
         batch = RequestBatch()
@@ -174,7 +188,8 @@ class Batches:
         found, read = survivors_beside(engine, request.query, blocks, known, tokenised)
         texts = found.blocks.texts
         sources = [source_of[text] for text in texts]
-        if engine.budget.max_memory is None and not self._reads_in_passing(found.blocks):
+        joins = engine.budget.max_memory is None and not self._reads_in_passing(found.blocks)
+        if joins or self._keep_states:
             pack = StatePack(list(states.get(texts, read)))
             return Candidates(request, found, pack.ids, pack.truncated, pack, sources)
         passing = PassingStates(states.get(texts, read, LOOKUP_BATCH))

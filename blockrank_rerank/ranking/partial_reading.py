@@ -299,9 +299,8 @@ class PartialReading:
             layers = min((block.layers for block in blocks), default=0)
             if document not in whole:
                 best = max(blocks, key=lambda block: block.raw_score) if layers else None
-                others.append(
-                    Dropped(document, best.raw_score if best else least, bool(best and best.truncated), layers)
-                )
+                raw, tokens = best.raw_score if best else least, sum(len(block.ids) for block in blocks)
+                others.append(Dropped(document, raw, bool(best and best.truncated), tokens, layers))
         return sorted(others, key=lambda other: (-other.layers, -other.raw_score))
 
 

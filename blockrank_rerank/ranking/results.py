@@ -86,8 +86,8 @@ class Ranking(list[RankedDocument]):
     ----------
     answerable : float or None
         Probability, in 0–1, that some document of the list answers the query, whatever limits have left of it. Of
-        models for which it was learnt, as for the default one; None of others, with a tuning, and where not every
-        document was read to the end.
+        models for which it was learnt, as for the default one; None of others, of a search, with a tuning, and where
+        not every document was read to the end.
     """
 
     def __init__(self, documents: Iterable[RankedDocument] = (), answerable: float | None = None) -> None:

@@ -67,7 +67,7 @@ class Searching:
 
         Returns
         -------
-        list of RankedDocument
+        Ranking
             ``index`` is the place among the store's documents, as iterating over :class:`StoredDocuments` gives them;
             ``score`` is the share of all of them, to about a thousandth, or if ``approximate`` of those looked at.
 

@@ -132,9 +132,10 @@ def _rank_alike(ranker: BlockRankReranker, requests: Sequence[RankRequest]) -> I
             served = Served(found, candidates[number].num_tokens)
             if requests[number].highlights:
                 attended = AttendedList.of_ranked(engine, ranker.lookup, candidates[number], found)
-                highlights = [document.highlights for document in explained(attended, Limits())]
-                served = replace(served, highlights=highlights)
+                served = replace(served, highlights=[one.highlights for one in explained(attended, Limits())])
+                del attended
             yield number, served
+        del candidates  # the states of this batch must not wait beside those of the next
 
 
 def _fitting(ranker: BlockRankReranker, requests: Sequence[RankRequest]) -> list[CheckedRequest]:

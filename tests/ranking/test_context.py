@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from blockrank_rerank import BlockRankReranker, StoredDocuments
 from blockrank_rerank.engine.batch import Batch
+from blockrank_rerank.model import devices
 from blockrank_rerank.model.backbone import Backbone
 from blockrank_rerank.model.scoring_head import ScoringHead
 from blockrank_rerank.ranking.attended import AttendedList
@@ -312,6 +313,8 @@ def test_the_template_counts_towards_the_budget(default):
         ({"template": "{txt}"}, r"^template must have \{text\}, and no other fields than"),
         ({"template": "{"}, "template cannot be read.*twice"),
         ({"template": 3}, "template must be a str, got int"),
+        ({"template": "{number:02d} {text}"}, "template takes fields as they are"),
+        ({"template": "{text!r}"}, "template takes fields as they are"),
         ({"top_k": -1}, "top_k must be"),
     ],
 )
@@ -386,6 +389,15 @@ def test_documents_that_are_not_known_are_read_once(default, tokens_read):
     tokens_read.clear()
     default.context(QUERY, texts)
     assert documents <= sum(tokens_read) < documents + 4 * encoded.num_tokens
+
+
+def test_documents_of_more_than_a_pass_are_read_once(default, tokens_read, monkeypatch):
+    texts = [f"word {number} " * 30 for number in range(9)]
+    documents = sum(map(len, default.engine.prompt.encode(QUERY, texts).documents))
+    monkeypatch.setitem(devices.PROFILES, "cpu", devices.PROFILES["cpu"]._replace(budget_tokens=documents // 3))
+    tokens_read.clear()
+    default.explain(QUERY, texts)
+    assert documents <= sum(tokens_read) < 1.5 * documents
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2"])

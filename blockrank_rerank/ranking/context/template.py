@@ -27,9 +27,12 @@ class Template:
         if not isinstance(words, str):
             raise TypeError(f"template must be a str, got {type(words).__name__}")
         try:
-            self._parts = [part[:2] for part in string.Formatter().parse(words)]
+            parts = [*string.Formatter().parse(words)]
         except ValueError as error:
             raise ValueError(f"template cannot be read: {error}; write literal braces twice") from error
+        if any(specification or conversion for _, _, specification, conversion in parts):
+            raise ValueError(f"template takes fields as they are, without ':' and '!' in the braces, got {words!r}")
+        self._parts = [part[:2] for part in parts]
         named = {name for _, name in self._parts if name is not None}
         if "text" not in named or not named <= set(FIELDS):
             shown = ", ".join(f"{{{name}}}" for name in FIELDS)
