@@ -137,7 +137,7 @@ class Engine:
     def _score(self, batch: Batch) -> list[Lse]:
         if batch.hidden is not None:
             last = self.stage(self.config.scoring_layer)
-            return [_join(in_workers(lambda part: last._read_pass(part)[0], *last._hidden_groups(batch)))]
+            return [Lse.of_groups(in_workers(lambda part: last._read_pass(part)[0], *last._hidden_groups(batch)))]
         if batch.states:
             return self._score_states(batch.requests, batch.states)
         if len(batch.requests) > 1:
@@ -146,7 +146,7 @@ class Engine:
         if self.documents_are_independent:
             groups, workers = self.budget.groups(request)
             passes = in_workers(telling(self._score_pass, len(groups)), [[group] for group in groups], workers)
-            return [_join([lse for (lse,) in passes])]
+            return [Lse.of_groups([lse for (lse,) in passes])]
         if request.num_tokens <= self.budget.tokens:
             return self._score_pass(batch.requests)
         # The groups' states one after the other, then the query over all of them.
@@ -161,7 +161,7 @@ class Engine:
         Of the last stage, that is what the scoring head reads.
         """
         passes = _within_memory(self, lambda: in_workers(self._read_pass, *self._hidden_groups(batch)), _tokens(batch))
-        return _join([lse for lse, _ in passes]), join_hidden([states for _, states in passes])
+        return Lse.of_groups([lse for lse, _ in passes]), join_hidden([states for _, states in passes])
 
     @torch.inference_mode()
     def document_states(
@@ -307,11 +307,6 @@ def _tokens(batch: Batch) -> int:
     """Tokens of a batch's requests, and of the documents that states stand for and that do not come in passing."""
     packs = (states.num_tokens for states in batch.states if isinstance(states, StatePack))
     return sum(request.num_tokens for request in batch.requests) + sum(packs)
-
-
-def _join(groups: Sequence[Lse]) -> Lse:
-    """Groups of one list's documents as one; "none of these" is alike in all of them."""
-    return Lse.join([group.documents for group in groups], groups[0].nothing)
 
 
 def staged_engine(engine: Engine, config: BlockRankConfig) -> Engine:

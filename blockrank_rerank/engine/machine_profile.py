@@ -22,12 +22,16 @@ from blockrank_rerank.system.forks import ForkLock
 
 if TYPE_CHECKING:
     from blockrank_rerank.engine.engine import Engine
+    from blockrank_rerank.text.prompt import EncodedRequest
 
 SAMPLE_DOCUMENTS = (2, 20)
 """Of about 100 tokens, in the two lists of which the time is taken."""
 
 REPEATS = 3
 """Times that each is taken; the shortest counts, since nothing makes a machine faster than it is."""
+
+VERSION = 2
+"""Of how it is measured: what another one has kept is not read."""
 
 
 @dataclass(frozen=True)
@@ -65,11 +69,13 @@ def machine_profile(engine: Engine, *, anew: bool = False) -> MachineProfile:
     Parameters
     ----------
     engine : Engine
-        Loaded; its model's fingerprint, its device, torch's threads and the machine's name tell profiles apart.
+        Loaded; its model's fingerprint, its device, what computes its attention, torch's threads and the machine's name
+        tell profiles apart.
     anew : bool
         Whether to measure in any case.
     """
-    parts = (engine.fingerprint, engine.device, engine.backbone.attention, torch.get_num_threads(), platform.node())
+    machine = (engine.device, engine.backbone.attention, torch.get_num_threads(), platform.node())
+    parts = (VERSION, engine.fingerprint, *machine)
     key = hashlib.blake2b(" ".join(map(str, parts)).encode(), digest_size=16).hexdigest()
     with _measuring:
         found = None if anew else _profiles.get(key) or _read(key)
@@ -105,7 +111,7 @@ def _measured(engine: Engine) -> MachineProfile:
     texts = ["word " * 100] * SAMPLE_DOCUMENTS[1]
     character_s = _shortest(lambda: engine.prompt.encode("word", texts)) / sum(map(len, texts))
     requests = [engine.prompt.encode("word", texts[:count]) for count in SAMPLE_DOCUMENTS]
-    few, many = (_shortest(partial(engine.score, Batch([request]))) for request in requests)
+    few, many = (_shortest(partial(_read_whole, engine, request)) for request in requests)
     # A clock may be too coarse for a model this small.
     per_token = max(many - few, 1e-9) / (requests[1].num_tokens - requests[0].num_tokens)
     return MachineProfile(
@@ -113,6 +119,11 @@ def _measured(engine: Engine) -> MachineProfile:
         token_layer_s=per_token / engine.config.scoring_layer,
         character_s=character_s,
     )
+
+
+def _read_whole(engine: Engine, request: EncodedRequest) -> None:
+    for lse in engine.score(Batch([request])):
+        lse.documents.tolist()  # until its numbers are wanted, a GPU is merely asked for them
 
 
 def _shortest(function: Callable[[], object]) -> float:

@@ -40,6 +40,11 @@ class Lse(NamedTuple):
         blocks = documents if nothing is None else [nothing[..., None], *documents]
         return cls.of_blocks(torch.cat([*blocks], -1), nothing is not None)
 
+    @classmethod
+    def of_groups(cls, groups: Sequence[Lse]) -> Lse:
+        """Put groups of one list's documents side by side; "none of these" is alike in all of them."""
+        return cls.join([group.documents for group in groups], groups[0].nothing)
+
     def select(self, documents: Sequence[int]) -> Lse:
         """Take some of the documents, in this order."""
         chosen = upload(torch.tensor([*documents], dtype=torch.long), self.documents.device)  # also of none

@@ -106,7 +106,8 @@ class PartialReading:
         """Read, and rank every document by what is known of it then."""
         self._unread.extend(self._read_known())
         self._tokenise(self._layers)
-        if self._engine.backbone.encoder is None:  # others compute all layers at one time
+        # An encoder in 8 bits computes all layers at one time.
+        if self._layers > EARLY_LAYERS and self._engine.backbone.encoder is None:
             self._read_through(self._layers, lambda: self._left >= self._seconds_for_all)
             rest = self._left * (1 - EARLY_SHARE)
             self._read_through(EARLY_LAYERS, lambda: self._left > rest and self._has_room)
@@ -126,6 +127,10 @@ class PartialReading:
         """Whether more hidden states may be kept for later layers."""
         kept = (len(block.ids) for blocks in self._blocks.values() for block in blocks if block.hidden is not None)
         return self._engine.budget.holds_hidden(sum(kept))
+
+    @property
+    def _has_cache(self) -> bool:
+        return self._lookup is not None and self._lookup.cache is not None
 
     @property
     def _seconds_for_all(self) -> float:
@@ -165,9 +170,9 @@ class PartialReading:
 
     def _read_on(self) -> None:
         """Let the other layers read what early ones have read, the best by their scores first."""
-        begun = {d: blocks for d, blocks in self._blocks.items() if min(b.layers for b in blocks) == EARLY_LAYERS}
-        order = sorted(begun, key=lambda document: -max(block.raw_score for block in begun[document]))
-        waiting = deque(block for document in order for block in begun[document] if block.layers == EARLY_LAYERS)
+        begun = {document: best for document, best in self._best().items() if best.layers == EARLY_LAYERS}
+        order = sorted(begun, key=lambda document: -begun[document].raw_score)
+        waiting = deque(block for document in order for block in self._blocks[document] if block.layers == EARLY_LAYERS)
         while group := self._group(waiting, self._layers):
             self._read(group, self._layers)
 
@@ -250,6 +255,10 @@ class PartialReading:
             begin = replace(self._ends, documents=states) if self._ends and states else None
             lse, hidden = engine.stage(layers).read(Batch([encoded], hidden=begin))
             self._keep(group, encoded, hidden)
+        elif self._has_cache:
+            made = [*engine.states_of(encoded, engine.dtype)]
+            self._put(group, made)
+            (lse,) = engine.score(Batch([self._alone], [PassingStates(iter(made))]))
         else:
             (lse,) = engine.score(Batch([encoded]))
         self._score(group, lse, layers)
@@ -262,9 +271,13 @@ class PartialReading:
             self._ends = replace(hidden, documents=[])
             for block, states in zip(group, hidden.documents, strict=True):
                 block.hidden = states
-        elif self._lookup is not None and self._lookup.cache is not None:
-            for block, kept in zip(group, final_states(self._engine, encoded, hidden), strict=True):
-                self._lookup.keep(block.text, kept)
+        elif self._has_cache:
+            self._put(group, final_states(self._engine, encoded, hidden))
+
+    def _put(self, group: Sequence[Block], made: Sequence[DocumentStates]) -> None:
+        if self._lookup is not None:
+            for block, states in zip(group, made, strict=True):
+                self._lookup.keep(block.text, states)
 
     def _score(self, blocks: Sequence[Block], lse: Lse, layers: int) -> None:
         if layers == self._layers:
@@ -286,22 +299,32 @@ class PartialReading:
         return ranked(candidates, self._joined().select([block.column or 0 for block in blocks]), self._engine)
 
     def _joined(self) -> Lse:
-        if not self._lse:  # no time for a single document
-            return Lse(torch.zeros(1, 1, 0), torch.zeros(1, 1) if self._engine.config.abstention else None)
-        return Lse.join([part.documents for part in self._lse], self._lse[0].nothing)
+        if self._lse:
+            return Lse.of_groups(self._lse)
+        # No time for a single document.
+        device = self._engine.device
+        nothing = torch.zeros(1, 1, device=device) if self._engine.config.abstention else None
+        return Lse(torch.zeros(1, 1, 0, device=device), nothing)
 
     def _others(self, whole: set[int]) -> list[Dropped]:
         """Documents that were not read to the end, those of more layers first and then the better ones."""
-        scores = [block.raw_score for blocks in self._blocks.values() for block in blocks if block.layers]
-        least, others = min(scores, default=0.0), []
+        read = {document: best for document, best in self._best().items() if best.layers}
+        least = min((best.raw_score for best in read.values()), default=0.0)
+        others = []
         for document in range(len(self._request.texts)):
-            blocks = self._blocks.get(document, [])
-            layers = min((block.layers for block in blocks), default=0)
             if document not in whole:
-                best = max(blocks, key=lambda block: block.raw_score) if layers else None
-                raw, tokens = best.raw_score if best else least, sum(len(block.ids) for block in blocks)
-                others.append(Dropped(document, raw, bool(best and best.truncated), tokens, layers))
+                tokens = sum(len(block.ids) for block in self._blocks.get(document, []))
+                best = read.get(document)
+                scored = (best.raw_score, best.truncated, tokens, best.layers) if best else (least, False, tokens, 0)
+                others.append(Dropped(document, *scored))
         return sorted(others, key=lambda other: (-other.layers, -other.raw_score))
+
+    def _best(self) -> dict[int, Block]:
+        """Each document's best block, of those that fewest layers have read: scores of two layers do not compare."""
+        return {
+            document: max(blocks, key=lambda block: (-block.layers, block.raw_score))
+            for document, blocks in self._blocks.items()
+        }
 
 
 def _taken(queue: deque[T], size: Callable[[T], int], room: float, most: float) -> list[T]:

@@ -25,7 +25,7 @@ class RankedDocument:
         over it, and is 1.0 for a single document.
     raw_score : float
         Mean document log-sum-exp, in the log domain and not normalised over the list; with ``method="decode"`` the
-        log-probability of the document's id.
+        log-probability of the document's id. Of a ``pruned`` document see ``layers_read``.
     text : str
         The document's text as given, without its title.
     truncated : bool
@@ -42,10 +42,12 @@ class RankedDocument:
         document's, whichever is larger. Above a quarter, the probability is lowered by that share.
     pruned : bool
         Whether the document was not read to the end (``prune``, ``deadline_ms``): then it comes after all that were,
-        ``score`` is 0, ``raw_score`` is an early layer's, and there is no probability.
+        ``score`` is 0, and there is no probability.
     layers_read : int or None
-        How many layers read a document that is ``pruned``: 0 where a deadline came before any did, whose ``raw_score``
-        is the least of the list. Nothing of documents that were read to the end.
+        How many layers read all of a document that is ``pruned``: ``raw_score`` is of the last of them, and compares
+        with that of documents which as many have read; of one that was split, it is that of the best passage which no
+        further layer has read. 0 where a deadline came before any layer had read all of it: then ``raw_score`` is the
+        least of the others' in the list, 0.0 where there are none. Nothing of documents that were read to the end.
     document : object
         What was given for the document: the text, mapping or object itself, or its copy of prepared documents.
     id : str or int or None

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from blockrank_rerank import BlockRankReranker
 from blockrank_rerank.engine import machine_profile as profiles
+from blockrank_rerank.engine.engine import Engine
 from blockrank_rerank.engine.machine_profile import MachineProfile, machine_profile
+from tests.pretend_gpu import GpuTensor, pretend_gpu
 from tests.states.test_prepared import save_ranker
 from tests.tiny_models import BERT_CONFIG
 
@@ -38,6 +42,35 @@ def test_a_machine_is_measured_once_and_again_where_that_is_asked_for(engine, me
     machine_profile(engine, anew=True)
     assert len(measured) == 2
     assert len([*own_assets.glob("*.json")]) == 1
+
+
+def test_what_was_measured_in_another_way_is_measured_anew(engine, measured, own_assets, monkeypatch):
+    machine_profile(engine)
+    monkeypatch.setattr(profiles, "VERSION", profiles.VERSION + 1)
+    machine_profile(engine)
+    assert len(measured) == 2
+
+
+def test_a_gpu_is_timed_until_its_numbers_are_there(tmp_path, own_assets, monkeypatch):
+    folder = save_ranker(tmp_path, "bert", BERT_CONFIG)
+    now, asked, score = [0.0], [0.0], Engine.score
+
+    def ask(engine, batch):
+        asked[0] += sum(request.num_tokens for request in batch.requests) * engine.config.scoring_layer * 1e-6
+        return score(engine, batch)
+
+    def wait(tensor):
+        now[0], asked[0] = now[0] + asked[0], 0.0
+        return tensor.held.tolist()
+
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(Engine, "score", ask)
+    monkeypatch.setattr(GpuTensor, "tolist", wait)
+    with pretend_gpu() as gpu:
+        ranker = BlockRankReranker.from_pretrained(folder, device=gpu, dtype="float32", attention="sdpa")
+        found = machine_profile(ranker.engine)
+    assert found.token_layer_s == pytest.approx(1e-6)
+    assert found.pass_s == pytest.approx(0, abs=1e-9)
 
 
 @pytest.mark.parametrize(

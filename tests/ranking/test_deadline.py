@@ -9,10 +9,13 @@ from dataclasses import replace
 import pytest
 
 from blockrank_rerank import BlockRankReranker
+from blockrank_rerank.engine.batch import Batch
 from blockrank_rerank.engine.engine import Engine
 from blockrank_rerank.engine.machine_profile import MachineProfile
 from blockrank_rerank.ranking import deadline, partial_reading
+from blockrank_rerank.text.blocks import Blocks
 from tests.engine.test_pruning import DOCUMENTS, QUERY, by_index, early_order, load
+from tests.pretend_gpu import pretend_gpu
 from tests.states.test_prepared import save_ranker
 from tests.tiny_models import BERT_CONFIG, CONFIG
 
@@ -56,6 +59,11 @@ class Machine:
 @pytest.fixture
 def machine(monkeypatch):
     return Machine(monkeypatch)
+
+
+def passages(blocks):
+    """Blocks of each document."""
+    return [[b for b, of in enumerate(blocks.owners) if of == owner] for owner in sorted({*blocks.owners})]
 
 
 def ms_for(ranker, share, documents=DOCUMENTS):
@@ -122,6 +130,25 @@ def test_without_any_time_the_input_comes_back(folder, machine):
     assert [document.index for document in ranking] == list(range(len(DOCUMENTS)))
     assert {(document.layers_read, document.score, document.raw_score) for document in ranking} == {(0, 0.0, 0.0)}
     assert load(folder).rank(QUERY, DOCUMENTS, deadline_ms=1e-9, top_k=3) == ranking[:3]
+
+
+@pytest.mark.parametrize("share", [1e-9, 0.3, 0.8, 20])
+def test_a_gpu_reads_as_far_as_the_cpu_does(folder, machine, share):
+    ranker = load(folder)
+    ms = ms_for(ranker, share)
+    expected = ranker.rank(QUERY, DOCUMENTS, deadline_ms=ms)
+    with pretend_gpu() as gpu:
+        ranker = BlockRankReranker.from_pretrained(folder, dtype="float32", device=gpu, attention="sdpa")
+        assert ranker.rank(QUERY, DOCUMENTS, deadline_ms=ms) == expected
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_a_model_of_one_layer_reads_to_the_end_or_not_at_all(tmp_path, machine, share):
+    config = replace(BERT_CONFIG, scoring_layer=1, query_documents_from_layer=1)
+    ranker = load(save_ranker(tmp_path, "bert", config))
+    ranking = ranker.rank(QUERY, DOCUMENTS, deadline_ms=ms_for(ranker, share) / LAYERS)
+    assert assert_read_as_ever(ranking, by_index(ranker.rank(QUERY, DOCUMENTS)))
+    assert {document.layers_read for document in ranking} == {None, 0}
 
 
 @pytest.mark.parametrize("share", [0.1, 0.3, 0.5, 0.8, 1.0, 2.0])
@@ -191,6 +218,29 @@ def test_a_long_document_is_read_when_all_of_its_passages_are(encoder, machine):
         assert len(whole) == len(long)
 
 
+@pytest.mark.parametrize("share", [0.25, 0.6])
+def test_a_long_document_has_the_score_of_the_layer_that_all_of_it_was_read_by(encoder, machine, share):
+    ranker = load(encoder, max_document_tokens=14, long_documents="split", cache="1MB")
+    long = [" ".join(DOCUMENTS[start : start + 3]) for start in range(0, 24, 2)]
+    engine = ranker.engine
+    blocks, _ = Blocks.of(QUERY, long, long, engine.prompt)
+    encoded = engine.prompt.encode(QUERY, blocks.texts)
+    early, last = (engine.stage(n).score(Batch([encoded]))[0].documents.mean((0, 1)).tolist() for n in (1, LAYERS))
+    known = {max(found, key=lambda block: last[block]) for found in passages(blocks)}
+    ranker.rank(QUERY, [blocks.texts[block] for block in known])
+    ranking = ranker.rank(QUERY, long, deadline_ms=ms_for(ranker, share, long))
+    expected = [max(early[block] for block in found if block not in known) for found in passages(blocks)]
+    begun = [document for document in ranking if document.layers_read == 1]
+    assert begun
+    for document in begun:
+        assert document.raw_score == pytest.approx(expected[document.index], abs=2e-5)
+    assert begun == sorted(begun, key=lambda document: -expected[document.index])
+    least = min(document.raw_score for document in ranking if document.layers_read != 0)
+    assert {document.raw_score for document in ranking if document.layers_read == 0} <= {least}
+    if share > 0.5:  # early layers have read all, and the best of them went on
+        assert expected[ranking[0].index] == max(expected)
+
+
 def test_hidden_states_take_no_more_memory_than_they_may(encoder, machine):
     ranker = load(encoder, max_memory="20kB")
     ranking = ranker.rank(QUERY, DOCUMENTS, deadline_ms=ms_for(ranker, 0.8))
@@ -238,3 +288,14 @@ def test_in_8_bits_documents_are_read_to_the_end_or_not_at_all(own_assets):
     assert [(document.index, document.layers_read) for document in ranking] == [(d.index, None) for d in expected]
     assert [d.raw_score for d in ranking] == pytest.approx([d.raw_score for d in expected], abs=1e-2)
     assert {document.layers_read for document in ranker.rank(QUERY, DOCUMENTS[:4], deadline_ms=1e-9)} == {0}
+
+
+def test_in_8_bits_what_is_read_is_known_the_next_time(own_assets):
+    pytest.importorskip("openvino")
+    ranker = BlockRankReranker.from_pretrained(quantization="int8", device="cpu", cache="1MB")
+    expected = BlockRankReranker.from_pretrained(quantization="int8", device="cpu").rank(QUERY, DOCUMENTS[:4])
+    for source in ("read", "cached"):
+        ranking = ranker.rank(QUERY, DOCUMENTS[:4], deadline_ms=60_000)
+        assert [(d.index, d.layers_read, d.served_from) for d in ranking] == [(d.index, None, source) for d in expected]
+        assert [d.raw_score for d in ranking] == pytest.approx([d.raw_score for d in expected], abs=1e-2)
+        assert ranker.cache_info.documents == 4
