@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
+import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import BaseFileLock, FileLock, Timeout
 
 from blockrank_rerank.states.document_states import DTYPES
 from blockrank_rerank.states.group_files import GROUPS
@@ -23,6 +24,8 @@ EARLIER_VERSIONS = (4, 5)
 """Are read, and become this one when they are prepared again. Their fingerprint is of the whole config and all weights,
 and 4 holds states without documents."""
 LOCK_NAME = "lock"
+LONG_WAIT_S = 2.0
+"""For another process that writes, before it is said."""
 
 _BEGINNING = re.compile(rf"{LOCK_NAME}|{re.escape(MANIFEST_NAME)}|\.{re.escape(MANIFEST_NAME)}\.\d+\.tmp")
 """Names of what the beginning of a store leaves, also one that was interrupted."""
@@ -100,8 +103,21 @@ def writing(folder: Path) -> Iterator[None]:
     ValueError
         For a lock that is a link.
     """
-    with unforked(), FileLock(check_lock(folder / LOCK_NAME)):
+    lock = FileLock(check_lock(folder / LOCK_NAME))
+    with unforked(), _acquired(lock, folder):
         yield
+
+
+def _acquired(lock: BaseFileLock, folder: Path) -> AbstractContextManager[BaseFileLock]:
+    """Acquire a store's lock, and warn where that takes long: another process may rewrite gigabytes."""
+    try:
+        return lock.acquire(timeout=LONG_WAIT_S)
+    except Timeout:
+        warnings.warn(
+            f"another process is writing to the store {folder}: waiting until it has finished",
+            stacklevel=5,  # whoever writes
+        )
+        return lock.acquire()
 
 
 def changed_ns(folder: Path) -> int | None:

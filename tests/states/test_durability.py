@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from blockrank_rerank.engine import fingerprint as fingerprints
 from blockrank_rerank.errors import DataError
+from blockrank_rerank.states import manifest
 from blockrank_rerank.states import spill as spilled_states
 from blockrank_rerank.states.cache import StateCache
 from blockrank_rerank.states.document_states import SCALE, DocumentStates, compress
@@ -134,6 +135,26 @@ def test_appending_waits_for_the_file_lock(store):
     assert done.wait(120)
     thread.join()
     assert "a" in store
+
+
+def test_a_long_wait_for_another_process_is_said(store, monkeypatch):
+    monkeypatch.setattr(manifest, "LONG_WAIT_S", 0.05)
+    held, done = threading.Event(), threading.Event()
+
+    def hold():
+        with FileLock(store.folder / LOCK_NAME):
+            held.set()
+            done.wait(0.3)
+
+    other = threading.Thread(target=hold)
+    other.start()
+    held.wait()
+    with pytest.warns(UserWarning, match="another process is writing to the store .*: waiting until it has finished"):
+        store.append(["a"], [states_of()])
+    other.join()
+    assert "a" in store
+    store.append(["b"], [states_of()])  # the lock is free again
+    assert "b" in store
 
 
 def spoil_names(path):
