@@ -6,7 +6,8 @@
 ``time``: without --store, documents that are made of the keys of two halves of passages of the sample, under texts that
 nobody reads: reading 50,000 texts would take an hour. With --store, a store of the default model that
 ``blockrank prepare`` made. Asked are the questions of the sample. The first search reads the store, mostly from the
-system's cache of files.
+system's cache of files. Memory is the most that the process had, pages of the store's files included; recall is that of
+the approximate search against the exact one.
 
 ``quality``: BEIR folders, whose corpora are prepared under --stores (a temporary folder if not given), some 10 ms a
 short document. nDCG@10 of searching the whole corpus, exactly and approximately, against BM25's first 100 reranked; of
@@ -79,23 +80,26 @@ def measure_time(folder: Path, queries: Sequence[str], what: str) -> None:
     ranker.search(folder, queries[0], 10)
     cold, memory = time.perf_counter() - started, resident_mb() - before
     ranker.search(folder, queries[0], 10, approximate=True)  # makes the pooled keys
-    cells = []
+    cells, found = [], {}
     for approximate in (False, True):
         for top_k in (10, 100):
-            times = []
+            times, run = [], found.setdefault((approximate, top_k), {})
             for query in queries:
                 started = time.perf_counter()
-                ranker.search(folder, query, top_k, approximate=approximate)
+                ranking = ranker.search(folder, query, top_k, approximate=approximate)
                 times.append(1e3 * (time.perf_counter() - started))
-            cells.append(f"{statistics.median(times):9.1f}")
-    print(f"{what:>20} {cold:9.1f} {memory:10.0f} {' '.join(cells)}", flush=True)
+                run[query] = [document.index for document in ranking]
+            cells.append(statistics.median(times))
+    cells += [100 * recall(found[True, top_k], found[False, top_k], top_k) for top_k in (10, 100)]
+    print(f"{what:>20} {cold:9.1f} {memory:10.0f}", *(f"{cell:9.1f}" for cell in cells), flush=True)
 
 
 def main_time(documents: list[int], queries: int, store: Path | None) -> None:
     require_green("tests/ranking/test_search.py")
     print(machine(), f"{torch.get_num_threads()} threads")
     asked = [*read_collection(SAMPLE).queries.values()][:queries]
-    print(f"{'store':>20} {'first s':>9} {'memory MB':>10} {'top 10 ms':>9} {'top 100':>9} {'approx 10':>9} {'100':>9}")
+    names = ("first s", "memory MB", "top 10 ms", "top 100", "approx 10", "100", "rec.@10", "rec.@100")
+    print(f"{'store':>20}", *(f"{name:>{10 if name == 'memory MB' else 9}}" for name in names))
     if store is not None:
         measure_time(store, asked, store.name)
         return
@@ -125,7 +129,7 @@ def found_share(run: dict, other: dict, qrels: dict, least: int) -> float:
 
 
 def recall(run: dict, exact: dict, depth: int) -> float:
-    """Share of the exact run's first documents that a run has among its first."""
+    """Share of the exact run's first documents that a run has among its first; documents of each query in order."""
     shares = [len({*[*run[q]][:depth]} & {*[*exact[q]][:depth]}) / min(depth, len(exact[q])) for q in exact]
     return statistics.mean(shares)
 
