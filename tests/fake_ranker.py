@@ -3,6 +3,8 @@
 import math
 from types import SimpleNamespace
 
+from blockrank_rerank.ranking.results import Ranking
+
 
 class FakeRanker:
     model = "fake"
@@ -27,7 +29,7 @@ class FakeRanker:
         rankings, self.min_probability = [], min_probability
         for query, documents in requests:
             self.requests.append((query, documents))
-            rankings.append(self._ranking(query, documents, threshold)[:top_k])
+            rankings.append(Ranking(self._ranking(query, documents, threshold)[:top_k]))
             if on_progress:
                 on_progress(1, sum(len(_text(document)) for document in documents))
         return rankings

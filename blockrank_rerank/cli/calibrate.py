@@ -74,7 +74,8 @@ def calibrate(
     """Make probabilities of a model's raw scores, and a threshold with a guarantee, from a few hundred judged lists.
 
     A quarter of the lists makes the probabilities, half choose the threshold, and the last quarter says what both are
-    worth. Judge lists as they come in use: what is promised holds for lists of the same traffic and first stage.
+    worth. Judge lists as they come in use, those without a relevant document too: what is promised holds for lists of
+    the same traffic and first stage.
 
     For example: blockrank calibrate labels.jsonl --recall 0.95 --output faq.json && blockrank rerank "opening hours"
     faq.jsonl --calibration faq.json
@@ -127,11 +128,11 @@ def _beir_lists(folder: Path, run: Path | None, split: str, depth: int, min_rele
     from blockrank_rerank.evaluation.task import TaskSource
 
     require_extra()
-    task = TaskSource(folder=folder, run=run, split=split, depth=depth, min_relevance=min_relevance).read()
+    source = TaskSource(folder=folder, run=run, split=split, depth=depth, min_relevance=min_relevance, all_judged=True)
+    task = source.read()
     lists = lists_of_task(task, depth, min_relevance)
-    without = len(task.collection.without_positive)
-    if left_out := without + len(task.collection.queries) - len(lists):
-        print_note(f"{left_out:,} judged queries have no relevant document, or no candidates: left out")
+    if left_out := len(task.collection.queries) - len(lists):
+        print_note(f"{left_out:,} judged queries have no candidates: left out")
     return lists
 
 
@@ -141,7 +142,7 @@ def _file_lists(file: Path) -> list[JudgedList]:
     from blockrank_rerank.finetune.data.joined_rows import joined
     from blockrank_rerank.finetune.data.reader import read_examples
 
-    examples = joined(read_examples(file, contradictions="refuse"))
+    examples = joined(read_examples(file, judged=True))
     return [
         JudgedList(
             example.source,

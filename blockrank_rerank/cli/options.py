@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -43,12 +44,12 @@ DocumentFiles = Annotated[
         "with .gz, or - for standard input, which is also read where it is a pipe and no file is named.",
     ),
 ]
-TopK = Annotated[int | None, typer.Option("--top-k", "-k", metavar="K", help="Keep the best K documents.")]
+TopK = Annotated[int | None, typer.Option("--top-k", "-k", min=0, metavar="K", help="Keep the best K documents.")]
 
 
 def _share(threshold: float | None) -> float | None:
     """Refuse a threshold that no document can reach."""
-    if threshold is not None and threshold > 1:
+    if threshold is not None and not threshold <= 1:
         raise typer.BadParameter(
             f"scores are shares of the list and at most 1, so {threshold:g} would drop every document; "
             "for what does not depend on the list: --min-probability"
@@ -65,11 +66,40 @@ Threshold = Annotated[
         "so that documents of longer lists have lower ones.",
     ),
 ]
+
+
+def _probability(least: float | None) -> float | None:
+    if least is not None and not 0 <= least <= 1:
+        raise typer.BadParameter(f"probabilities are in 0..1, got {least:g}")
+    return least
+
+
 MinProbability = Annotated[
     float | None,
     typer.Option(
         "--min-probability",
+        callback=_probability,
         help="Drop documents whose probability of relevance is below this, whatever the list; may leave none.",
+    ),
+]
+
+
+def _milliseconds(deadline: float | None) -> float | None:
+    if deadline is not None and not 0 < deadline < math.inf:
+        raise typer.BadParameter(
+            f"expected a number of milliseconds above 0, got {deadline:g}; without it every document is read"
+        )
+    return deadline
+
+
+DeadlineMs = Annotated[
+    float | None,
+    typer.Option(
+        "--deadline-ms",
+        callback=_milliseconds,
+        metavar="MS",
+        help="Print the ranking after this time, of what was read by then; the rest follows, marked as not read to "
+        "the end. Loading the model, and measuring the machine at the first use, come on top.",
     ),
 ]
 DocumentUnit = Annotated[

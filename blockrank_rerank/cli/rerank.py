@@ -29,15 +29,7 @@ def rerank(
     explain: Annotated[
         bool, typer.Option("--explain", help="Show the sentences of each document that the query looked at.")
     ] = False,
-    deadline_ms: Annotated[
-        float | None,
-        typer.Option(
-            "--deadline-ms",
-            metavar="MS",
-            help="Print the ranking after this time, of what was read by then; the rest follows, marked as not read to "
-            "the end. Loading the model, and measuring the machine at the first use, come on top.",
-        ),
-    ] = None,
+    deadline_ms: opt.DeadlineMs = None,
     json: opt.Json = False,
     unit: opt.DocumentUnit = None,
     column: opt.DocumentColumn = None,

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
-from blockrank_rerank.cli.console import is_unicode, literal, print_json, print_line, print_table
+from blockrank_rerank.cli.console import is_unicode, literal, print_json, print_line, print_note, print_table
 from blockrank_rerank.cli.document_files import naming_documents
 from blockrank_rerank.cli.explained import print_explained
 from blockrank_rerank.cli.options import ModelOptions
 from blockrank_rerank.cli.ranker import load_ranker
 from blockrank_rerank.formats import FileDocument
-from blockrank_rerank.ranking.results import Limits
+from blockrank_rerank.ranking.results import Limits, Ranking
 
 if TYPE_CHECKING:
     from blockrank_rerank import RankedDocument
@@ -45,12 +45,14 @@ def rerank_documents(
     wanted = asdict(limits) | ({} if deadline_ms is None else {"deadline_ms": deadline_ms})
     with naming_documents(documents):
         explained = ranker.explain(query, contents, **wanted).documents if explain else []
-        ranking = [e.ranked for e in explained] if explain else ranker.rank(query, contents, **wanted)
+        ranking = Ranking(e.ranked for e in explained) if explain else ranker.rank(query, contents, **wanted)
     if as_json:
         records = [record(rank, ranked, documents[ranked.index]) for rank, ranked in enumerate(ranking, start=1)]
         for entry, document_explained in zip(records, explained, strict=False):
             entry["highlights"] = document_explained.highlights
         print_json(records)
+        for note in _unread(ranking, deadline_ms is not None):
+            print_note(note)
     else:
         print_ranking(ranking, documents, len(documents), deadline_ms is not None)
         print_explained(explained)
@@ -77,9 +79,7 @@ def record(rank: int, ranked: RankedDocument, document: FileDocument) -> dict[st
     }
 
 
-def print_ranking(
-    ranking: Sequence[RankedDocument], documents: Documents, count: int, of_deadline: bool = False
-) -> None:
+def print_ranking(ranking: Ranking, documents: Documents, count: int, of_deadline: bool = False) -> None:
     """Print a ranking of so many documents: as a table, or as lines for a program."""
     whole = _is_read_by_a_program()
     if whole:
@@ -95,9 +95,17 @@ def _is_read_by_a_program() -> bool:
     return not sys.stdout.isatty() and "COLUMNS" not in os.environ
 
 
-def _notes(ranking: Sequence[RankedDocument], count: int, of_deadline: bool) -> Iterator[str]:
+def _unread(ranking: Ranking, of_deadline: bool) -> Iterator[str]:
+    """What became of documents that limits left out, and that nobody has read to the end."""
+    how = "not read to the end by then (--deadline-ms)" if of_deadline else "dropped by early layers (--prune)"
+    if unread := ranking.pruned - sum(ranked.pruned for ranked in ranking):
+        yield f"{unread} of those left out were {how}"
+
+
+def _notes(ranking: Ranking, count: int, of_deadline: bool) -> Iterator[str]:
     if len(ranking) < count:
         yield f"{len(ranking)} of {count} documents shown"
+    yield from _unread(ranking, of_deadline)
     unread = sum(ranked.layers_read == 0 for ranked in ranking)
     early = sum(ranked.pruned for ranked in ranking) - unread
     if early and not of_deadline:

@@ -36,6 +36,8 @@ class TaskSource:
         Candidates per query.
     min_relevance : int
         Least judgement that counts as relevant.
+    all_judged : bool
+        Whether judged queries without a relevant document are among the queries too.
     queries : int, optional
         Most queries, drawn at random; all if not given.
     seed : int
@@ -47,6 +49,7 @@ class TaskSource:
     split: str = "test"
     depth: int = 100
     min_relevance: int = 1
+    all_judged: bool = False
     queries: int | None = None
     seed: int = 0
 
@@ -65,7 +68,7 @@ class TaskSource:
         DataError
             If one is malformed, or they do not belong together.
         """
-        collection = read_collection(self.folder, self.split, self.min_relevance)
+        collection = read_collection(self.folder, self.split, self.min_relevance, all_judged=self.all_judged)
         if self.queries is not None:
             collection = collection.sample(self.queries, self.seed)
         return self._with_bm25(collection) if self.run is None else self._with_run(collection, self.run)

@@ -19,7 +19,7 @@ class Collection:
     Parameters
     ----------
     queries : Queries
-        Only queries with a positive judgement.
+        Those with a positive judgement, or all that are judged where these were asked for.
     qrels : Qrels
         Judgements of these queries.
     without_positive : tuple of str
@@ -42,7 +42,9 @@ class Collection:
         )
 
 
-def read_collection(folder: UserPath, split: str = "test", min_relevance: int = 1) -> Collection:
+def read_collection(
+    folder: UserPath, split: str = "test", min_relevance: int = 1, *, all_judged: bool = False
+) -> Collection:
     """Read the judged queries of a BEIR folder.
 
     Parameters
@@ -53,6 +55,8 @@ def read_collection(folder: UserPath, split: str = "test", min_relevance: int = 
         Name of the judgements.
     min_relevance : int
         Least judgement that counts as positive.
+    all_judged : bool
+        Whether ``queries`` has those without a positive judgement too.
 
     Raises
     ------
@@ -67,9 +71,10 @@ def read_collection(folder: UserPath, split: str = "test", min_relevance: int = 
     if not positive:
         raise DataError(f"no document of split {split!r} is judged {min_relevance} or higher")
     texts = read_queries(folder / "queries.jsonl")
+    wanted = qrels.keys() if all_judged else positive
     return Collection(
-        queries={query: _text(texts, query, folder) for query in qrels if query in positive},
-        qrels={query: judged for query, judged in qrels.items() if query in positive},
+        queries={query: _text(texts, query, folder) for query in qrels if query in wanted},
+        qrels={query: judged for query, judged in qrels.items() if query in wanted},
         without_positive=tuple(query for query in qrels if query not in positive),
     )
 

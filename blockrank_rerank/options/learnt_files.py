@@ -45,7 +45,7 @@ def _tuning_file(file: Any) -> Path:
         raise ValueError(
             f"tuning must be a file that 'blockrank-finetune tune' wrote, or several by name, got {file!r}"
         )
-    path = absolute(file, "tuning")
+    path = _there(absolute(file, "tuning"), "tuning", "blockrank-finetune tune")
     Tuning.load(path)
     return path
 
@@ -66,8 +66,14 @@ def check_calibration(calibration: Any) -> Path | None:
         return None
     if not isinstance(calibration, str | os.PathLike) or not str(calibration).strip():
         raise ValueError(f"calibration must be a file that 'blockrank calibrate' wrote, got {calibration!r}")
-    path = absolute(calibration, "calibration")
+    path = _there(absolute(calibration, "calibration"), "calibration", "blockrank calibrate")
     ProbabilityMap.load(path)
+    return path
+
+
+def _there(path: Path, name: str, command: str) -> Path:
+    if not path.exists():
+        raise FileNotFoundError(f"{name} must be a file that {command!r} wrote, and there is no {path}")
     return path
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blockrank_rerank.config import LONG_DOCUMENTS, LONG_QUERIES, BlockRankConfig, refuse_unknown_names
-from blockrank_rerank.system.files import absolute
+from blockrank_rerank.system.files import absolute, expanded
 
 if TYPE_CHECKING:
     import torch
@@ -206,6 +206,10 @@ def check_config(config: Any) -> BlockRankConfig | None:
     if config is None or isinstance(config, BlockRankConfig):
         return config
     if isinstance(config, str | os.PathLike):
+        if not expanded(config, "config").exists():
+            raise FileNotFoundError(
+                f"config must be a JSON file of settings, or the folder of one, and there is no {config}"
+            )
         return BlockRankConfig.load(config)
     if not isinstance(config, Mapping):
         raise ValueError(

@@ -90,11 +90,20 @@ class Ranking(list[RankedDocument]):
         Probability, in 0–1, that some document of the list answers the query, whatever limits have left of it. Of
         models for which it was learnt, as for the default one; None of others, of a search, with a tuning, and where
         not every document was read to the end.
+    pruned : int
+        How many documents were not read to the end (``prune``, ``deadline_ms``), whatever limits have left of them: as
+        they have no probability, ``min_probability`` and a calibration leave them out.
     """
 
-    def __init__(self, documents: Iterable[RankedDocument] = (), answerable: float | None = None) -> None:
+    def __init__(
+        self,
+        documents: Iterable[RankedDocument] = (),
+        answerable: float | None = None,
+        pruned: int | None = None,
+    ) -> None:
         super().__init__(documents)
         self.answerable = answerable
+        self.pruned = sum(document.pruned for document in self) if pruned is None else pruned
 
 
 @dataclass(frozen=True)
@@ -135,4 +144,4 @@ class Limits:
             if (self.threshold is None or document.score >= self.threshold)
             and (self.min_probability is None or (document.probability or 0.0) >= self.min_probability)
         ]
-        return Ranking(wanted[: self.top_k], ranked.answerable)
+        return Ranking(wanted[: self.top_k], ranked.answerable, ranked.pruned)

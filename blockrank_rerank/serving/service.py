@@ -106,6 +106,7 @@ class Service:
     def info(self) -> dict[str, Any]:
         """What the server is, with the names of text-embeddings-inference where it has them."""
         engine, config, limits = self.ranker.engine, self.ranker.config, self.limits
+        calibration = engine.probability_map
         return {
             "model_id": self.model,
             "model_sha": None,
@@ -118,6 +119,7 @@ class Service:
             "auto_truncate": config.long_documents == "truncate",
             "version": __version__,
             "score": self.score_type,
+            **({} if calibration is None else {"threshold": calibration.threshold}),
             "device": str(engine.device),
             "long_documents": config.long_documents,
             "max_body_bytes": limits.body_bytes,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -46,7 +47,7 @@ def test_a_beir_folder_is_calibrated_and_the_file_works(tmp_path, capsys):
     assert "expected calibration error" in shown
     assert (tmp_path / "c.svg").read_text(encoding="utf-8").startswith("<svg")
     found = ProbabilityMap.load(output)
-    assert found.facts["guarantee"] == {"measure": "recall", "level": 0.7, "confidence": None, "lists": 20}
+    assert found.facts["guarantee"] == {"measure": "recall", "level": 0.7, "confidence": None, "lists": 9}
     assert found.facts["held_out"]["before"]["bins"]
     ranker = BlockRankReranker.from_pretrained(dtype="float32", device="cpu", calibration=output)
     ranking = ranker.rank(
@@ -69,6 +70,48 @@ def relabelled(label):
     return [row | {"label": label} for row in rows()]
 
 
+def unanswered(count):
+    """Lists of two documents of which neither is relevant."""
+    for number in range(count):
+        query = f"what else is known, part {number}"
+        for document in ("concrete hardens", "roads are built"):
+            yield {"query": query, "document": f"{document}, case {number}", "label": 0}
+
+
+def test_judged_lists_without_a_relevant_document_count(tmp_path, capsys):
+    labels = write(tmp_path / "l.jsonl", [*rows(), *unanswered(24)])
+    assert main(words(labels, tmp_path / "c.json", "--precision", "0.6", "--json")) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["guarantee"]["lists"] == 24
+    assert (printed["held_out"]["lists"], printed["held_out"]["documents"]) == (12, 24)
+
+
+def test_of_lists_that_chose_a_recall_those_with_a_relevant_document_are_told(tmp_path, capsys):
+    labels = write(tmp_path / "l.jsonl", [*rows(), *unanswered(24)])
+    assert main(words(labels, tmp_path / "c.json", "--recall", "0.7", "--json")) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert 0 < printed["guarantee"]["lists"] < 24
+
+
+def test_lists_of_one_judged_document_are_calibrated(tmp_path):
+    lines = [row | {"query": f"{row['query']}, {row['label']}"} for row in rows()]
+    assert main(words(write(tmp_path / "l.jsonl", lines), tmp_path / "c.json", "--recall", "0.5")) == 0
+
+
+def test_queries_of_a_folder_without_a_relevant_document_count(tmp_path, capsys):
+    folder = tmp_path / "beir"
+    shutil.copytree(SAMPLE, folder)
+    qrels = folder / "qrels/test.tsv"
+    head, *judged = qrels.read_text(encoding="utf-8").splitlines()
+    first = judged[0].split("\t")[0]
+    others = [line.rpartition("\t")[0] + "\t0" if line.split("\t")[0] == first else line for line in judged]
+    qrels.write_text("\n".join([head, *others]) + "\n", encoding="utf-8")
+    assert main(words(folder, tmp_path / "c.json", "--precision", "0.3", "--depth", "3", "--json", *SHORT)) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["guarantee"]["lists"] == 20
+    assert "left out" not in printed.err
+
+
 FAULTS = {
     "one class": (relabelled(1), [], 5, "labels of one class only: all 48 documents of 24 lists are relevant"),
     "contradiction": (
@@ -77,8 +120,17 @@ FAULTS = {
         5,
         "l.jsonl:49: labels contradict: 'fleas were studied",
     ),
-    "few lists": ([*rows(10)], [], 5, "calibration needs at least 20 judged lists, got 10"),
-    "few for it": ([*rows()], ["--recall", "0.95"], 5, "19 lists with a relevant candidate must choose the threshold"),
+    "none relevant": ([*unanswered(24)], [], 5, "all 48 documents of 24 lists are not relevant"),
+    "few relevant": (
+        [*unanswered(40), next(rows())],
+        ["--precision", "0.5"],
+        5,
+        "documents of 10 lists that make the probabilities are not relevant",
+    ),
+    "few lists": ([*rows(10)], ["--recall", "0.5"], 5, "calibration needs at least 20 judged lists, got 10"),
+    "few of both": ([*rows(10)], [], 5, "and there are 5; judge about 38 lists"),
+    "few for it": ([*rows()], [], 5, "and there are 12; judge about 38 lists"),
+    "half for it": ([*rows(12), *unanswered(12)], [], 5, "judge about 76 lists"),
     "no file": (None, [], 4, "no such file or folder"),
     "empty": ([], [], 5, ""),
     "both": ([*rows()], ["--recall", "0.5", "--precision", "0.5"], 2, "--recall and --precision exclude each other"),

@@ -159,11 +159,36 @@ def test_what_a_deadline_left_unread_is_counted(files, capsys, own_assets):
     assert [document["layers_read"] for document in ranking] == [None] * 3
 
 
+def test_what_a_deadline_left_unread_is_told_where_limits_leave_it_out(files, capsys, own_assets):
+    words = ["rerank", QUERY, *files, "--deadline-ms", "0.000001", "--min-probability", "0.1"]
+    assert main(words) == 0
+    note = "3 of those left out were not read to the end by then (--deadline-ms)"
+    assert capsys.readouterr().out.splitlines() == ["0 of 3 documents shown", note]
+    assert main([*words, "--json"]) == 0
+    printed = capsys.readouterr()
+    assert (json.loads(printed.out), note in printed.err) == ([], True)
+
+
+def test_what_early_layers_dropped_is_told_where_limits_leave_it_out(files, capsys):
+    assert main(["rerank", QUERY, *files, "--prune", "2:1", "--top-k", "2"]) == 0
+    *_, shown, left_out, last = capsys.readouterr().out.splitlines()
+    assert shown == "2 of 3 documents shown"
+    assert left_out == "1 of those left out were dropped by early layers (--prune)"
+    assert last.startswith("the last 1 were dropped by early layers")
+
+
+def test_limits_of_a_list_are_refused_in_the_words_of_the_command_line(fake, files, capsys):
+    found = refusal(capsys, ["rerank", QUERY, *files, "--min-probability", "nan"], code=2)
+    assert "'--min-probability': probabilities are in 0..1, got nan" in found
+    assert "'--top-k'" in refusal(capsys, ["rerank", QUERY, *files, "--top-k", "-1"], code=2)
+    assert not fake.options
+
+
 def test_deadlines_that_cannot_be_kept_are_refused(files, capsys):
     for value in ("0", "-5", "nan", "inf"):
-        assert "deadline_ms must be a number of milliseconds above 0, or None" in refusal(
-            capsys, ["rerank", QUERY, *files, "--deadline-ms", value], code=2
-        )
+        found = refusal(capsys, ["rerank", QUERY, *files, "--deadline-ms", value], code=2)
+        assert "'--deadline-ms': expected a number of milliseconds above 0, got" in found
+        assert "None" not in found
     assert "--deadline-ms cannot go together with --explain" in refusal(
         capsys, ["rerank", QUERY, *files, "--deadline-ms", "80", "--explain"], code=2
     )
@@ -517,7 +542,7 @@ def test_a_run_takes_the_limits_of_a_list_and_says_what_they_left_out(fake, coll
 
 def test_limits_of_a_run_that_mean_nothing_are_refused_before_the_model_is_loaded(fake, collection, capsys):
     found = refusal(capsys, [*TREC, "--output", "out.trec", "--min-probability", "2"], 2)
-    assert found == "min_probability must be in 0..1 or None, got 2.0"
+    assert "'--min-probability': probabilities are in 0..1, got 2" in found
     assert not fake.options
 
 

@@ -256,7 +256,7 @@ def test_names_that_are_none_are_refused(ranker, folder, tmp_path):
         ranker.rank(QUERIES[0], DOCUMENTS, tuning="a")
     with pytest.raises(ValueError, match="tuning must be one of a, b, got 'c'"):
         tuned(folder, {"a": file, "b": file}).rank(QUERIES[0], DOCUMENTS, tuning="c")
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError, match=r"tuning must be a file that .* wrote, and there is no .*absent"):
         tuned(folder, tmp_path / "absent.safetensors")
     for given in (5, "", {"": file}, {"a": 5}):
         with pytest.raises(ValueError, match="tuning must"):

@@ -112,6 +112,8 @@ def test_queries_without_a_positive_judgement_are_reported_and_left_out(folder):
     assert list(collection.queries) == list(collection.qrels) == ["q1", "q2"]
     assert collection.without_positive == ("q3",)
     assert read_collection(folder, min_relevance=2).without_positive == ("q2", "q3")
+    every = read_collection(folder, min_relevance=2, all_judged=True)
+    assert (every.queries, every.qrels, every.without_positive) == (QUERIES, QRELS, ("q2", "q3"))
 
 
 def test_a_split_without_any_positive_judgement_is_refused(folder):

@@ -222,6 +222,7 @@ def test_information_has_model_limits_and_state(client):
     assert info["model_id"] == "default"
     assert info["max_client_batch_size"] == 8
     assert info["score"] == "probability"
+    assert "threshold" not in info
     assert [model["id"] for model in client.get("/v1/models").json()["data"]] == ["default"]
     assert client.get("/health").status_code == client.get("/ready").status_code == 200
     assert client.head("/health").status_code == client.head("/ready").status_code == 200

@@ -129,5 +129,9 @@ def calibrate(
     measured = HeldOut.of(held_out, replace(found, threshold=threshold))
     # Where a folder lies is no business of whoever gets the file.
     name = Path(ranker.model).name if Path(ranker.model).exists() else ranker.model
-    facts = {"model": name, "guarantee": guarantee.facts(len(choosing)), "held_out": asdict(measured)}
+    facts = {
+        "model": name,
+        "guarantee": guarantee.facts([each.is_answered for each in parts.choosing]),
+        "held_out": asdict(measured),
+    }
     return replace(found, threshold=threshold, facts=facts), measured

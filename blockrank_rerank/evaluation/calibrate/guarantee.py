@@ -19,6 +19,8 @@ from blockrank_rerank.evaluation.calibrate.recall import lists_for_recall, recal
 from blockrank_rerank.evaluation.calibrate.scored_list import LikelyList
 from blockrank_rerank.formats import DataError
 
+LEAST_LISTS = 20
+"""Judged lists of which a quarter can make a map, and another can say what it is worth."""
 MOST_TRIED = 100
 """Thresholds that are tested for a precision."""
 
@@ -48,37 +50,46 @@ class Guarantee:
         if not 0 < self.level < 1:
             raise ValueError(f"{self.measure} must be between 0 and 1, both excluded, got {self.level!r}")
 
-    def facts(self, lists: int) -> dict[str, Any]:
-        """What a file tells of it, with the number of lists that chose its threshold."""
+    def facts(self, answered: Sequence[bool]) -> dict[str, Any]:
+        """What a file tells of it: of the lists that chose its threshold, which have a relevant candidate, is given."""
         confidence = None if self.measure == "recall" else CONFIDENCE
+        lists = self._counting(answered)
         return {"measure": self.measure, "level": self.level, "confidence": confidence, "lists": lists}
 
-    def check_enough(self, answered: Sequence[bool], all_lists: int) -> None:
+    def check_enough(self, choosing: Sequence[bool], judged: Sequence[bool]) -> None:
         """Refuse lists that are too few, before anything is ranked.
 
         Parameters
         ----------
-        answered : sequence of bool
+        choosing : sequence of bool
             For each list that would choose the threshold, whether it has a relevant candidate.
-        all_lists : int
-            Judged lists of which they are a part.
+        judged : sequence of bool
+            The same of all judged lists, of which they are half.
 
         Raises
         ------
         DataError
-            Saying how many are needed.
+            Saying how many are needed for the guarantee and for a map.
         """
+        needed, noun = lists_for_precision(self.level) or 0, "lists"
         if self.measure == "recall":
-            needed, have, noun = lists_for_recall(self.level), sum(answered), "lists with a relevant candidate"
-        else:
-            needed, have, noun = lists_for_precision(self.level) or 0, len(answered), "lists"
+            needed, noun = lists_for_recall(self.level), "lists with a relevant candidate"
+        have, share = self._counting(choosing), self._counting(judged) / len(judged) if judged else 1
         if have < needed:
-            share = have / all_lists or 1 / 2
+            total = math.ceil(2 * needed / share)
+            if total <= len(judged):  # the draw has left this part fewer than half of those that count
+                total = math.ceil(needed * len(judged) / max(have, 1))
             raise DataError(
                 f"too few lists to promise {self}: {needed} {noun} must choose the threshold, which half of the "
-                f"{all_lists} judged lists do, and there are {have}; judge about {math.ceil(needed / share)} lists, or "
+                f"{len(judged)} judged lists do, and there are {have}; judge about {max(total, LEAST_LISTS)} lists, or "
                 "ask for less"
             )
+        if len(judged) < LEAST_LISTS:
+            raise DataError(f"calibration needs at least {LEAST_LISTS} judged lists, got {len(judged)}; judge more")
+
+    def _counting(self, answered: Sequence[bool]) -> int:
+        """How many lists say something of it: for a recall those with a relevant candidate, for a precision all."""
+        return sum(answered) if self.measure == "recall" else len(answered)
 
     def threshold(self, lists: Sequence[LikelyList], fitted: Sequence[LikelyList], all_lists: int) -> float:
         """The threshold that keeps it.

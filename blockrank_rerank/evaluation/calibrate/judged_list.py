@@ -34,6 +34,11 @@ class JudgedList:
     documents: tuple[Any, ...]
     relevant: tuple[bool, ...]
 
+    @property
+    def is_answered(self) -> bool:
+        """Whether some candidate is relevant."""
+        return any(self.relevant)
+
 
 def lists_of_task(task: Task, depth: int, min_relevance: int) -> list[JudgedList]:
     """The first stage's candidates of each judged query; one that is not judged counts as not relevant.
@@ -51,19 +56,25 @@ def lists_of_task(task: Task, depth: int, min_relevance: int) -> list[JudgedList
     return [each for each in lists if each.documents]
 
 
-def check_classes(lists: Sequence[JudgedList]) -> None:
+def check_classes(lists: Sequence[JudgedList], noun: str) -> None:
     """Refuse labels that are all alike: nothing tells relevant documents from others.
+
+    Parameters
+    ----------
+    lists : sequence of JudgedList
+        None is for others to refuse.
+    noun : str
+        What they are, for the message.
 
     Raises
     ------
     DataError
         Saying which there are.
     """
-    documents = sum(len(each.documents) for each in lists)
-    relevant = sum(sum(each.relevant) for each in lists)
-    if relevant in (0, documents):
-        alike = "relevant" if relevant else "not relevant"
+    labels = [label for each in lists for label in each.relevant]
+    if len({*labels}) == 1:
+        alike = "relevant" if labels[0] else "not relevant"
         raise DataError(
-            f"labels of one class only: all {documents:,} documents of {len(lists):,} lists are {alike}; "
+            f"labels of one class only: all {len(labels):,} documents of {len(lists):,} {noun} are {alike}; "
             "calibration needs lists as the first stage gives them, with documents of both kinds"
         )

@@ -8,10 +8,6 @@ from typing import NamedTuple
 
 from blockrank_rerank.evaluation.calibrate.guarantee import Guarantee
 from blockrank_rerank.evaluation.calibrate.judged_list import JudgedList, check_classes
-from blockrank_rerank.formats import DataError
-
-LEAST_LISTS = 20
-"""Judged lists of which a quarter can make a map, and another can say what it is worth."""
 
 
 class Parts(NamedTuple):
@@ -35,12 +31,10 @@ def draw_parts(lists: Sequence[JudgedList], guarantee: Guarantee, seed: int) -> 
     DataError
         For lists that are too few for the guarantee, and labels of one class only.
     """
-    if len(lists) < LEAST_LISTS:
-        raise DataError(f"calibration needs at least {LEAST_LISTS} judged lists, got {len(lists)}; judge more queries")
-    check_classes(lists)
+    check_classes(lists, "lists")
     drawn = random.Random(seed).sample(list(lists), len(lists))
     chosen = len(drawn) // 4, len(drawn) // 4 + len(drawn) // 2
     parts = Parts(drawn[: chosen[0]], drawn[chosen[0] : chosen[1]], drawn[chosen[1] :])
-    check_classes(parts.fitting)
-    guarantee.check_enough([any(each.relevant) for each in parts.choosing], len(drawn))
+    guarantee.check_enough([each.is_answered for each in parts.choosing], [each.is_answered for each in drawn])
+    check_classes(parts.fitting, "lists that make the probabilities")
     return parts

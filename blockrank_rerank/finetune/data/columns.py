@@ -57,6 +57,8 @@ class ColumnMapping:
         know are ignored with a warning; without one they are a fault, since a misspelt "neg" would be lost.
     known, required, ignored : tuple of str
         Columns that the format reads, that it cannot do without, and that belong to others' tools.
+    may_be_empty : str, optional
+        One of those it cannot do without, in which a row may have nothing.
 
     Raises
     ------
@@ -70,9 +72,11 @@ class ColumnMapping:
         known: tuple[str, ...],
         required: tuple[str, ...],
         ignored: tuple[str, ...] = (),
+        may_be_empty: str | None = None,
     ) -> None:
         self._columns = dict(columns or {})
         self._known, self._required, self._ignored = known, required, ignored
+        self._may_be_empty = may_be_empty
         self._unread: set[str] = set()
         strange = sorted(set(self._columns) - set(known))
         if strange:
@@ -103,7 +107,8 @@ class ColumnMapping:
     def _check(self, row: Row, values: Mapping[str, Any]) -> None:
         read = {*self._known, *self._ignored, *self._columns.values()}
         unknown = [key for key in row.value if key not in read]
-        missing = [key for key in self._required if values.get(key) is None]
+        there = {key for key, value in values.items() if value is not None or key == self._may_be_empty}
+        missing = [key for key in self._required if key not in there]
         if missing:
             spare = [key for key in row.value if key not in values and key not in self._ignored]
             raise row.fault(

@@ -39,7 +39,7 @@ class TrainingExample:
     query : str
         Never blank.
     candidates : tuple of Candidate
-        At least one is relevant.
+        At least one is relevant, but for rows that were read as `judged`.
     source : str
         ``path:line``, for messages.
     query_id : str, optional

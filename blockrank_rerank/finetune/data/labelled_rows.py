@@ -136,7 +136,7 @@ LABELLED = RowFormat(
 )
 
 
-def judged_queries(rows: Iterable[TrainingExample], name: str, on_fault: OnFault) -> Iterator[TrainingExample]:
+def useful_queries(rows: Iterable[TrainingExample], name: str, on_fault: OnFault) -> Iterator[TrainingExample]:
     """Join the rows of each query, and leave out queries without a relevant document.
 
     Parameters

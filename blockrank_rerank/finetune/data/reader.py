@@ -17,9 +17,9 @@ from blockrank_rerank.finetune.data.joined_rows import agreeing
 from blockrank_rerank.finetune.data.judged_corpus import JudgedCorpus
 from blockrank_rerank.finetune.data.labelled_rows import (
     LABELLED,
-    judged_queries,
     labelled_columns,
     refuse_labels_beside_positives,
+    useful_queries,
 )
 from blockrank_rerank.finetune.data.record import Record
 from blockrank_rerank.finetune.data.retrieval import bm25_ranking, random_ranking
@@ -50,7 +50,7 @@ def read_examples(
     depth: int = 50,
     limit: int | None = None,
     seed: int = 0,
-    contradictions: Literal["join", "refuse"] = "join",
+    judged: bool = False,
 ) -> list[TrainingExample]:
     """Read training data of any format.
 
@@ -78,14 +78,15 @@ def read_examples(
         At most this many examples, drawn at random; they keep their order.
     seed : int
         Seed of that draw and of random negatives.
-    contradictions : {"join", "refuse"}
-        What becomes of a document of rows that is relevant to a query in one place and not in another: where rows of
-        one query are joined it is relevant, or a fault.
+    judged : bool
+        Whether rows are judgements to measure with, and not examples to learn from: then queries without a relevant
+        document stay, and a document that is relevant to a query in one place and not in another is a fault. Rows of
+        one query are not joined.
 
     Returns
     -------
     list of TrainingExample
-        One for each row, or for each query of labelled rows.
+        One for each row, or for each query of labelled rows that are learnt from.
 
     Raises
     ------
@@ -105,7 +106,7 @@ def read_examples(
     if form == "beir":
         corpus = read_judged_corpus(Path(source), split, refuse).sample(limit, seed)
         return _filled(corpus, negatives or "bm25", depth, seed)
-    examples = list(iterate_rows(source, form, split, columns, refuse, contradictions))
+    examples = list(iterate_rows(source, form, split, columns, refuse, judged))
     if limit is not None and limit < len(examples):
         examples = [examples[index] for index in sorted(random.Random(seed).sample(range(len(examples)), limit))]
     return examples if negatives in (None, "none") else _fill_bare(examples, negatives, depth, seed)
@@ -180,7 +181,7 @@ def iterate_rows(
     split: str,
     columns: Mapping[str, str] | None,
     on_fault: OnFault,
-    contradictions: Literal["join", "refuse"] = "join",
+    judged: bool = False,
 ) -> Iterator[TrainingExample]:
     """Read the examples of rows, one by one.
 
@@ -192,10 +193,12 @@ def iterate_rows(
         As `resolve_format` names it.
     split : str
         Split of a dataset.
-    columns, contradictions
+    columns : mapping, optional
         As `read_examples` takes them.
     on_fault : OnFault
         Takes the faults.
+    judged : bool
+        As `read_examples` takes it.
     """
     rows = hub_rows(str(source), split) if form == "hub" else example_rows(Path(source), "example", on_fault)
     first = next(rows, None)
@@ -205,11 +208,13 @@ def iterate_rows(
         known, columns = (ROW_FORMATS[form], columns) if form in ROW_FORMATS else _detect(first, columns)
     except DataError as fault:
         return on_fault(fault)
-    mapping = ColumnMapping(columns, known.known, known.required, known.ignored)
-    examples = _parsed(chain([first], rows), known, mapping, columns, on_fault)
-    if contradictions == "refuse":
-        examples = agreeing(examples)
-    yield from judged_queries(examples, first.name, on_fault) if known is LABELLED else examples
+    may_be_empty = known.relevant if judged else None
+    mapping = ColumnMapping(columns, known.known, known.required, known.ignored, may_be_empty)
+    examples = _parsed(chain([first], rows), known, mapping, columns, on_fault, judged)
+    if judged:
+        yield from agreeing(examples)
+    else:
+        yield from useful_queries(examples, first.name, on_fault) if known is LABELLED else examples
 
 
 def _parsed(
@@ -218,6 +223,7 @@ def _parsed(
     mapping: ColumnMapping,
     columns: Mapping[str, str] | None,
     on_fault: OnFault,
+    judged: bool,
 ) -> Iterator[TrainingExample]:
     texts: dict[str, str] = {}
     for row in rows:
@@ -225,6 +231,10 @@ def _parsed(
             if form is POSITIVES_AND_NEGATIVES:
                 refuse_labels_beside_positives(row, columns)
             example = form.parse(Record(row, mapping.apply(row), texts))
+            if form.relevant and not example.positives and not (judged and example.candidates):
+                raise row.fault(
+                    f'expected "{form.relevant}" to hold at least one relevant document, got none; remove the line'
+                )
         except DataError as fault:
             on_fault(fault)
         else:

@@ -24,6 +24,9 @@ class RowFormat:
         Columns of other tools' files that carry nothing for a reranker.
     parse : callable
         From a record to an example.
+    relevant : str, optional
+        Column that names the relevant documents, of which rows that are learnt from have some; nothing where another
+        row of the query may have them.
     """
 
     name: str
@@ -31,6 +34,7 @@ class RowFormat:
     required: tuple[str, ...]
     ignored: tuple[str, ...]
     parse: Callable[[Record], TrainingExample]
+    relevant: str | None = None
 
 
 def parse_positives_and_negatives(record: Record) -> TrainingExample:
@@ -39,7 +43,7 @@ def parse_positives_and_negatives(record: Record) -> TrainingExample:
     Raises
     ------
     DataError
-        If it has no positive, or numbers that do not fit the documents.
+        If it has numbers that do not fit the documents.
     """
     candidates = [*_positives(record), *_negatives(record)]
     _check_scored_alike(record)
@@ -54,8 +58,8 @@ def parse_answers_among_documents(record: Record) -> TrainingExample:
     Raises
     ------
     DataError
-        If there is no document or no answer, an answer names a document that is not in the list, or two
-        documents have one name, so that an answer would make both relevant.
+        If there is no document, an answer names a document that is not in the list, or two documents have one name,
+        so that an answer would make both relevant.
     """
     texts = record.documents("documents")
     if not texts:
@@ -73,6 +77,7 @@ POSITIVES_AND_NEGATIVES = RowFormat(
     required=("query", "pos"),
     ignored=("prompt", "type", "pos_id", "neg_id"),  # FlagEmbedding's mined files hold these
     parse=parse_positives_and_negatives,
+    relevant="pos",
 )
 ANSWERS_AMONG_DOCUMENTS = RowFormat(
     name="blockrank",
@@ -80,14 +85,13 @@ ANSWERS_AMONG_DOCUMENTS = RowFormat(
     required=("query", "documents", "answer_ids"),
     ignored=(),
     parse=parse_answers_among_documents,
+    relevant="answer_ids",
 )
 ROW_FORMATS = {form.name: form for form in (POSITIVES_AND_NEGATIVES, ANSWERS_AMONG_DOCUMENTS)}
 
 
 def _positives(record: Record) -> list[Candidate]:
     texts = record.documents("pos")
-    if not texts:
-        raise record.fault('expected "pos" to hold at least one relevant document, got none; remove the line')
     grades = record.numbers("pos_grades", len(texts), "pos") or [1.0] * len(texts)
     scores = record.numbers("pos_scores", len(texts), "pos") or [None] * len(texts)
     return [
@@ -137,8 +141,6 @@ def _refuse_repeated(record: Record, names: list[str]) -> None:
 
 def _answers(record: Record, names: list[str]) -> set[str]:
     answers = record.items("answer_ids")
-    if not answers:
-        raise record.fault('expected "answer_ids" to name at least one document, got none; remove the line')
     for answer in answers:
         if isinstance(answer, bool) or not isinstance(answer, str | int):
             raise record.fault(f'expected "answer_ids" to hold strings or integers, got {json_type(answer)}')

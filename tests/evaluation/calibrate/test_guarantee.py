@@ -126,12 +126,30 @@ def test_a_precision_needs_so_many_lists_and_one_less_shows_nothing(level, neede
 
 
 def test_too_few_lists_are_refused_with_how_many_are_needed():
-    with pytest.raises(DataError, match=r"recall 0.99: 99 lists .* 200 judged lists do, and there are 90; judge about"):
-        Guarantee("recall", 0.99).check_enough([True] * 90 + [False] * 10, 200)
+    def check(measure, level, choosing, judged):
+        Guarantee(measure, level).check_enough([True] * choosing + [False] * (100 - choosing), judged)
+
+    half, all_of_them = [True, False] * 100, [True] * 200
+    with pytest.raises(
+        DataError, match=r"recall 0.99: 99 lists .* 200 judged lists do, and there are 60; judge about 396"
+    ):
+        check("recall", 0.99, 60, half)
+    with pytest.raises(DataError, match=r"there are 90; judge about 220 lists"):
+        check("recall", 0.99, 90, all_of_them)
     with pytest.raises(DataError, match=r"precision 0.99: 230 lists .* there are 100; judge about 460 lists"):
-        Guarantee("precision", 0.99).check_enough([True] * 100, 200)
-    Guarantee("recall", 0.99).check_enough([True] * 99, 200)
-    Guarantee("precision", 0.9).check_enough([False] * 22, 44)
+        check("precision", 0.99, 50, half)
+    check("recall", 0.99, 99, half)
+    check("precision", 0.95, 0, half)
+
+
+@pytest.mark.parametrize(("count", "needed"), [(0, 38), (10, 38), (24, 38)])
+def test_the_whole_need_is_named_at_once(count, needed):
+    with pytest.raises(DataError, match=f"judge about {needed} lists"):
+        Guarantee("recall", 0.95).check_enough([True] * (count // 2), [True] * count)
+    with pytest.raises(DataError, match="needs at least 20 judged lists, got 10"):
+        Guarantee("recall", 0.5).check_enough([True] * 5, [True] * 10)
+    with pytest.raises(DataError, match="judge about 20 lists"):
+        Guarantee("recall", 0.85).check_enough([True] * 2, [True] * 4)
 
 
 def test_a_precision_out_of_reach_says_whether_more_lists_would_help():

@@ -82,6 +82,31 @@ def test_queries_without_a_relevant_document_are_left_out_and_counted(put):
     assert "no query has a document labelled as relevant" in refusal(put(rows[-1]))
 
 
+def test_queries_without_a_relevant_document_are_judged_too(put):
+    rows = [*pairs(), {"query": "other", "passage": "x", "label": 0}]
+    *_, last = read_examples(put(*rows), judged=True)
+    assert grades(last) == {"x": 0.0}
+    [example] = read_examples(put({"query": "q", "pos": [], "neg": ["n"]}), judged=True)
+    assert grades(example) == {"n": 0.0}
+    [example] = read_examples(put({"query": "q", "documents": ["n"], "answer_ids": []}), judged=True)
+    assert grades(example) == {"n": 0.0}
+    _, example = read_examples(put(b"query,pos,neg\nq,p,n\nr,,n\n", name="a.csv"), judged=True)
+    assert grades(example) == {"n": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"query": "q", "pos": [], "neg": []}, 'expected "pos" to hold at least one relevant document'),
+        ({"query": "q", "neg": ["n"]}, 'no column "pos"'),
+        ({"query": "q", "documents": ["n"]}, 'no column "answer_ids"'),
+    ],
+    ids=["nothing", "no positives", "no labels"],
+)
+def test_judgements_that_say_nothing_are_refused(put, row, message):
+    assert message in refusal(put(row), judged=True)
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [

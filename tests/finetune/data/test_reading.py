@@ -142,7 +142,7 @@ BAD_ROWS = [
     (GOOD | {"neg_scores": [1]}, 'expected "pos_scores" beside "neg_scores"'),
     (GOOD | {"pos_grades": [0]}, 'expected "pos_grades" above 0, got 0'),
     (GOOD | {"pos_grades": [1, 2]}, 'expected "pos_grades" to hold one number'),
-    (RELEASED | {"answer_ids": []}, 'expected "answer_ids" to name at least one document'),
+    (RELEASED | {"answer_ids": []}, 'expected "answer_ids" to hold at least one relevant'),
     (RELEASED | {"answer_ids": ["b"]}, "\"answer_ids\" names 'b', which is not in \"documents\": 'a', '1'"),
     (RELEASED | {"answer_ids": [0]}, "\"answer_ids\" names '0'"),
     (RELEASED | {"answer_ids": [1.5]}, 'expected "answer_ids" to hold strings or integers, got float'),
