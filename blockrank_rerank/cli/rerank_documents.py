@@ -28,6 +28,8 @@ Documents = Sequence[FileDocument] | Mapping[int, FileDocument]
 
 TRUNCATED_MARK = "*"
 NAME_WIDTH = 32
+UNANSWERED = 0.3
+"""Likelihood that some document answers, below which it is said: of such lists few do (docs/calibration.md)."""
 
 
 def rerank_documents(
@@ -44,14 +46,15 @@ def rerank_documents(
     contents = [document.content for document in documents]
     wanted = asdict(limits) | ({} if deadline_ms is None else {"deadline_ms": deadline_ms})
     with naming_documents(documents):
-        explained = ranker.explain(query, contents, **wanted).documents if explain else []
-        ranking = Ranking(e.ranked for e in explained) if explain else ranker.rank(query, contents, **wanted)
+        explanation = ranker.explain(query, contents, **wanted) if explain else None
+        ranking = ranker.rank(query, contents, **wanted) if explanation is None else explanation.ranking
+    explained = [] if explanation is None else explanation.documents
     if as_json:
         records = [record(rank, ranked, documents[ranked.index]) for rank, ranked in enumerate(ranking, start=1)]
         for entry, document_explained in zip(records, explained, strict=False):
             entry["highlights"] = document_explained.highlights
         print_json(records)
-        for note in _unread(ranking, deadline_ms is not None):
+        for note in (*_unread(ranking, deadline_ms is not None), *_unanswered(ranking)):
             print_note(note)
     else:
         print_ranking(ranking, documents, len(documents), deadline_ms is not None)
@@ -102,6 +105,11 @@ def _unread(ranking: Ranking, of_deadline: bool) -> Iterator[str]:
         yield f"{unread} of those left out were {how}"
 
 
+def _unanswered(ranking: Ranking) -> Iterator[str]:
+    if ranking.answerable is not None and ranking.answerable < UNANSWERED:
+        yield f"maybe none of them answers it: {ranking.answerable:.0%} likely that some document does"
+
+
 def _notes(ranking: Ranking, count: int, of_deadline: bool) -> Iterator[str]:
     if len(ranking) < count:
         yield f"{len(ranking)} of {count} documents shown"
@@ -115,6 +123,7 @@ def _notes(ranking: Ranking, count: int, of_deadline: bool) -> Iterator[str]:
             f"the last {early + unread} were not read to the end by then (--deadline-ms): {early} by early layers "
             f"alone, in the order of their scores there, and {unread} not at all"
         )
+    yield from _unanswered(ranking)
     truncated = sum(ranked.truncated for ranked in ranking)
     if truncated:
         yield (

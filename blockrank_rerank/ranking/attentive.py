@@ -54,7 +54,9 @@ class AttentiveRanking:
         """
         limits = self._limits(top_k, threshold, min_probability)
         attended = self._attended("explain", query, documents)
-        return Explanation(query, [] if attended is None else explained(attended, limits))
+        if attended is None:
+            return Explanation(query, [])
+        return Explanation(query, explained(attended, limits), limits.select(attended.ranking))
 
     def context(
         self,

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from blockrank_rerank.ranking.results import Limits, RankedDocument
+from blockrank_rerank.ranking.results import Limits, RankedDocument, Ranking
 from blockrank_rerank.text.sentences import sentence_spans
 
 if TYPE_CHECKING:
@@ -111,10 +111,13 @@ class Explanation:
         What was asked.
     documents : list of ExplainedDocument
         Best first.
+    ranking : Ranking
+        The same documents as :meth:`BlockRankReranker.rank` returns them, with what it says of the whole list.
     """
 
     query: str
     documents: list[ExplainedDocument]
+    ranking: Ranking = field(default_factory=Ranking)
 
     def __iter__(self) -> Iterator[ExplainedDocument]:
         return iter(self.documents)

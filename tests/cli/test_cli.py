@@ -788,6 +788,17 @@ def test_the_process_ends_with_the_exit_code_and_one_line():
 # Explanations and probabilities, with the model in the package
 
 
+@pytest.mark.parametrize("more", [[], ["--explain"], ["--json"], ["--json", "--explain"]])
+def test_a_list_that_may_hold_no_answer_is_said_to_be_one(tmp_path, capsys, more):
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text("Iron deficiency is treated with tablets.\nBread is baked in an oven.\n")
+    main(["rerank", "how tall is the Eiffel tower", str(corpus), *more])
+    printed = capsys.readouterr()
+    assert "maybe none of them answers it: " in (printed.err if "--json" in more else printed.out)
+    main(["rerank", "how is iron deficiency treated", str(corpus), *more])
+    assert "answers it" not in "".join(capsys.readouterr())
+
+
 def test_explain_prints_the_sentences_that_were_looked_at(tmp_path, capsys):
     path = tmp_path / "a.txt"
     path.write_text("Bread is baked. Aspirin treats a heart attack.\nThe moon is far.\n", encoding="utf-8")
