@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import BatchEncoding, PreTrainedTokenizerFast
 
 pytest.importorskip("hypothesis", reason="makes texts")
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import blockrank_rerank
 from blockrank_rerank import BlockRankReranker, StoredDocuments
 from blockrank_rerank.engine.batch import Batch
 from blockrank_rerank.model import devices
@@ -20,6 +26,7 @@ from blockrank_rerank.model.backbone import Backbone
 from blockrank_rerank.model.scoring_head import ScoringHead
 from blockrank_rerank.ranking.attended import AttendedList
 from blockrank_rerank.ranking.context.context import build_context
+from blockrank_rerank.ranking.context.counter import token_counter
 from blockrank_rerank.ranking.context.selection import NEAR_DUPLICATE, select
 from blockrank_rerank.ranking.context.sentence import Sentence
 from blockrank_rerank.ranking.context.settings import ContextSettings
@@ -27,6 +34,7 @@ from blockrank_rerank.states.pack import StatePack
 from tests.model.test_families import global_layers
 from tests.tiny_models import BERT_CONFIG, CONFIG, PHRASE, PROMPT, randomise, save_model
 
+FOLDER = Path(blockrank_rerank.__file__).parent / "default_model"
 QUERY = "what treats a heart attack"
 DOCUMENTS = [
     "  The liver stores sugar. Aspirin treats a heart attack!\nBread is baked. ",
@@ -279,6 +287,52 @@ def test_tokens_are_counted_by_whatever_tokenizer_is_given(default):
     assert default.context(QUERY, DOCUMENTS, 12, slow).pieces == default.context(QUERY, DOCUMENTS, 12).pieces
 
 
+def stored(length):
+    """A tokenizer as embedding models save it: it pads and truncates."""
+    tokenizer = Tokenizer.from_file(str(FOLDER / "tokenizer.json"))
+    tokenizer.enable_padding(length=length)
+    tokenizer.enable_truncation(length)
+    return tokenizer
+
+
+def of_transformers(length):
+    return PreTrainedTokenizerFast(tokenizer_object=stored(length))
+
+
+@pytest.mark.parametrize("kind", [stored, of_transformers])
+def test_padding_and_truncation_that_a_tokenizer_has_stored_count_for_nothing(kind):
+    tokenizer = kind(128)
+    count = token_counter(tokenizer)
+    assert [count("word " * number) for number in (0, 1, 300)] == [0, 1, 300]
+    if kind is stored:  # whose settings are its owner's
+        assert (tokenizer.padding["length"], tokenizer.truncation["max_length"]) == (128, 128)
+
+
+def test_a_budget_holds_for_a_tokenizer_that_pads_and_truncates(default):
+    with pytest.warns(UserWarning, match="max_tokens=130 leaves room for no sentence.* takes 300 tokens"):
+        context = default.context(QUERY, ["word " * 300], 130, stored(128))
+    assert (context.text, context.num_tokens) == ("", 0)
+
+
+@pytest.mark.parametrize(
+    "tokens",
+    [
+        lambda text: tuple(text.split()),
+        lambda text: np.array(text.split()),
+        lambda text: np.zeros([1, len(text.split())]),
+        lambda text: torch.zeros(len(text.split())),
+        lambda text: np.array(len(text.split())),
+        lambda text: np.int64(len(text.split())),
+        lambda text: {"input_ids": text.split(), "attention_mask": None},
+        lambda text: BatchEncoding({"input_ids": torch.zeros(1, len(text.split()))}),
+        lambda text: [text.split()],
+        lambda text: Tokenizer(WordLevel({"x": 0}, "x")).encode(text.split(), is_pretokenized=True),
+    ],
+)
+def test_tokens_are_counted_in_whatever_holds_them(tokens):
+    assert [token_counter(tokens)(text) for text in ("", "a", "a b c")] == [0, 1, 3]
+
+
 # The template
 
 
@@ -309,6 +363,8 @@ def test_the_template_counts_towards_the_budget(default):
         ({"max_tokens": True}, "max_tokens must be a whole number"),
         ({"diversity": -0.1}, r"^diversity must be a number in 0..1, got -0.1$"),
         ({"diversity": float("nan")}, "diversity must be a number"),
+        ({"tokenizer": "gpt2"}, r"^tokenizer must be a tokenizer itself, got the str 'gpt2'; load it first, e.g. "),
+        ({"tokenizer": b"gpt2"}, "got the bytes b'gpt2'; load it first"),
         ({"tokenizer": 7}, "^tokenizer must be a Hugging Face or tiktoken tokenizer, or a callable.* got int$"),
         ({"template": "{txt}"}, r"^template must have \{text\}, and no other fields than"),
         ({"template": "{"}, "template cannot be read.*twice"),
@@ -329,8 +385,15 @@ def test_settings_that_cannot_be_used_are_refused_before_the_model_is_loaded(mon
     ("tokenizer", "message"),
     [
         (lambda text: 1 / 0, r"^tokenizer function failed on '.*': ZeroDivisionError: division by zero$"),
-        (lambda text: "many", "^tokenizer must give a number of tokens that is not negative, got 'many'$"),
-        (lambda text: -1, "got -1"),
+        (
+            lambda text: "many",
+            "^tokenizer must give the tokens of a text, or their number, which is not negative, got str 'many'$",
+        ),
+        (lambda text: -1, "got int -1$"),
+        (lambda text: True, "got bool True$"),
+        (lambda text: 2.0, "got float 2.0$"),
+        (lambda text: {"tokens": [7] * 900}, r"got dict \{'tokens': \[7, 7, 7, 7, 7, 7, \.\.\.\]\}$"),
+        (lambda text: np.array(0.5), "^tokenizer function failed on .*TypeError: only integer scalar arrays"),
     ],
 )
 def test_a_tokenizer_that_fails_is_named(default, tokenizer, message):
