@@ -247,6 +247,15 @@ def test_diversity_prefers_what_is_unlike_the_sentences_before():
 # The budget
 
 
+def test_room_that_is_left_is_not_filled_with_punctuation_and_numbers(default):
+    text = "1. Aspirin treats a heart attack. 2. - 3. Bread is baked by Dr. Smith."
+    with pytest.warns(UserWarning, match="leaves room for no sentence"):
+        assert default.context(QUERY, [text], 3, words(1)).text == ""
+    context = default.context(QUERY, [text], 8, words(1))
+    assert context.text == "1. Aspirin treats a heart attack."
+    assert [piece.text for piece in context.dropped] == ["2. - 3. Bread is baked by Dr. Smith."]
+
+
 def test_where_no_sentence_fits_the_context_is_empty_and_a_warning_names_what_the_shortest_takes(default):
     with pytest.warns(UserWarning, match=r"max_tokens=2 leaves room for no sentence.* shortest of 7 takes 20 tokens"):
         context = default.context(QUERY, DOCUMENTS, 2, words(10))
