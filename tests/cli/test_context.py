@@ -40,7 +40,7 @@ def test_json_names_documents_and_reasons(files, capsys):
     assert (found["text"], found["tokens"]) == (ANSWER, 8)
     (piece,) = found["pieces"]
     assert (piece["index"], piece["source"].rpartition("/")[2], piece["start"]) == (0, "a.txt:1", 16)
-    assert {"budget", "below threshold"} == {one["reason"] for one in found["dropped"]}
+    assert {"budget", "beyond top_k"} == {one["reason"] for one in found["dropped"]}
 
 
 def test_templates_name_documents_and_no_control_character_leaves_raw(files, capsys):

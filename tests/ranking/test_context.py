@@ -185,6 +185,12 @@ def test_documents_below_a_threshold_are_dropped_whole(default):
         d.index: own_text(DOCUMENTS[d.index]) for d in ranking[1:] if own_text(DOCUMENTS[d.index])
     }
     assert set(default.context(QUERY, DOCUMENTS, top_k=2).texts) <= {d.index for d in ranking[:2]}
+    both = default.context(QUERY, DOCUMENTS, threshold=ranking[1].score, top_k=1).dropped
+    assert {(piece.index, piece.reason) for piece in both} == {
+        (d.index, "beyond top_k" if place == 1 else "below threshold")
+        for place, d in enumerate(ranking)
+        if place and own_text(DOCUMENTS[d.index])
+    }
     assert default.context(QUERY, DOCUMENTS, min_probability=1.0).pieces == []
 
 
@@ -261,6 +267,13 @@ def test_where_no_sentence_fits_the_context_is_empty_and_a_warning_names_what_th
         context = default.context(QUERY, DOCUMENTS, 2, words(10))
     assert (context.pieces, context.text, context.num_tokens) == ([], "", 0)
     assert {piece.reason for piece in context.dropped} == {"budget"}
+
+
+def test_a_best_sentence_that_is_longer_than_the_budget_is_named_though_others_fit(default):
+    text = "Aspirin treats a heart attack of whoever has one. Bread is baked."
+    with pytest.warns(UserWarning, match=r"^max_tokens=4 leaves no room for the best sentence, which takes 9 tokens"):
+        context = default.context(QUERY, [text], 4, words(1))
+    assert context.text == "Bread is baked."
 
 
 def test_no_documents_give_an_empty_context_and_load_nothing(monkeypatch):
@@ -491,5 +504,14 @@ def test_a_context_is_narrowed_to_a_part_of_a_text(default):
     text = "topic: heart attack\nAspirin treats a heart attack. Bread is baked."
     start = text.index("Aspirin")
     attended = AttendedList.of(default._shared.get, None, QUERY, [text])
-    context = build_context(attended, attended.ranking, ContextSettings(), {0: (start, len(text) - 3)})
+    context = build_context(attended, attended.ranking, ContextSettings(), within={0: (start, len(text) - 3)})
     assert context.texts == {0: text[start:-3]}
+
+
+def test_a_document_that_is_not_wanted_is_dropped_as_narrow_as_it_was_looked_at(default):
+    texts = ["topic: heart attack\n", "topic: bread\nIt is baked."]
+    within = {0: (len(texts[0]), len(texts[0])), 1: (texts[1].index("It"), len(texts[1]))}
+    attended = AttendedList.of(default._shared.get, None, QUERY, texts)
+    likely = [ranked for ranked in attended.ranking if ranked.index == 0]
+    context = build_context(attended, likely, ContextSettings(), within=within)
+    assert [(piece.text, piece.reason) for piece in context.dropped] == [("It is baked.", "below threshold")]
