@@ -340,10 +340,8 @@ def test_nodes_are_cut_to_the_sentences_that_fit_a_budget_and_metadata_are_not_c
 
 
 def test_all_nodes_may_be_in_a_budget_unless_top_n_is_given():
-    given = [
-        NodeWithScore(node=TextNode(text=f"{word} is baked."))
-        for word in ["Bread", "Clay", "Cake", "Pie", "Fish", "Soil", "Salt"]
-    ]
+    foods = ["Bread", "Clay", "Cake", "Pie", "Fish", "Soil", "Salt"]
+    given = [NodeWithScore(node=TextNode(text=f"{food} is baked.")) for food in foods]
     reranker = BlockRankRerank(max_tokens=100, diversity=0.2)
     assert len(reranker.postprocess_nodes(given, query_str=QUESTION)) == 7
     again = BlockRankRerank.from_dict(reranker.to_dict())
