@@ -87,7 +87,7 @@ def _number_of(found: Any) -> int | None:
         return None
     shape = getattr(found, "shape", None)
     if shape:  # of an array, which may have an axis for its one text
-        return math.prod(shape)
+        return int(math.prod(shape))
     if isinstance(found, list) and all(isinstance(part, list) for part in found):  # of one text, as if of several
         return sum(map(len, found))
     if isinstance(found, Sized) and shape is None:  # an array without axes is a number
