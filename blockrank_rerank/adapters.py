@@ -240,16 +240,20 @@ class Scoring:
         if attended is None:
             return empty_context(), []
         likely = reranker._limits(None, None, self.min_probability).select(attended.ranking)
-        wanted = self._wanted(reranker, likely)
-        context = build_context(attended, [document.ranked for document in wanted], settings, within)
-        return context, [document for document in wanted if document.ranked.index in context.texts]
+        above = self._above(reranker, likely)
+        context = build_context(attended, [document.ranked for document in above], settings, self.top_k, within)
+        return context, [document for document in above if document.ranked.index in context.texts]
 
     def _wanted(self, reranker: BlockRankReranker, ranking: Sequence[RankedDocument]) -> list[ScoredDocument]:
+        return self._above(reranker, ranking)[: self.top_k]
+
+    def _above(self, reranker: BlockRankReranker, ranking: Sequence[RankedDocument]) -> list[ScoredDocument]:
+        """Documents that reach the threshold."""
         if not ranking:
             return []
         score_type = resolve_score_type(self.score_type, reranker.gives_probabilities, reranker.model)
         ordered = scored(ranking, score_type)
-        return [d for d in ordered if self.threshold is None or d.score >= self.threshold][: self.top_k]
+        return [d for d in ordered if self.threshold is None or d.score >= self.threshold]
 
 
 def metadata_of(ranked: RankedDocument, start: int = 0, end: int | None = None) -> dict[str, Any]:

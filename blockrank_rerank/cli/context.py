@@ -14,7 +14,7 @@ from blockrank_rerank.cli.console import print_json, print_line, print_note
 from blockrank_rerank.cli.document_files import files_or_pipe, naming_documents
 from blockrank_rerank.cli.ranker import load_ranker
 from blockrank_rerank.formats import FileDocument, read_documents
-from blockrank_rerank.ranking.context.settings import MAX_TOKENS, TEMPLATE
+from blockrank_rerank.ranking.context.settings import MAX_TOKENS, TEMPLATE, ContextSettings
 
 if TYPE_CHECKING:
     from blockrank_rerank import Context, Piece
@@ -66,13 +66,16 @@ def context(
     if query is None or not files:
         raise ValueError("a context needs QUERY FILE; see: blockrank context --help")
     documents = read_documents(files, unit=unit, columns=opt.parse_columns(column, "text=abstract"))
+    # What cannot be used is refused before a model is loaded.
+    given = None if tokenizer is None else _read_tokenizer(tokenizer)
+    ContextSettings(max_tokens, given, diversity, template)
     ranker = load_ranker(model_options)
     with naming_documents(documents):
         found = ranker.context(
             query,
             [_with_id(document) for document in documents],
             max_tokens,
-            None if tokenizer is None else _read_tokenizer(tokenizer),
+            given,
             top_k=top_k,
             threshold=threshold,
             min_probability=min_probability,
@@ -98,8 +101,8 @@ def _read_tokenizer(name: str) -> Any:
 
     from blockrank_rerank.model.checkpoint import Checkpoint, readable
 
+    path = Checkpoint(model=name).file("tokenizer.json")  # whose errors name it
     with readable(name, "the tokenizer"):
-        path = Checkpoint(model=name).file("tokenizer.json")
         if path is None:
             raise FileNotFoundError("it has no tokenizer.json")
         return Tokenizer.from_file(str(path))

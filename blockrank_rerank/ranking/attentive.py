@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from blockrank_rerank.ranking.attended import AttendedList
@@ -110,7 +111,8 @@ class AttentiveRanking:
         attended = self._attended("context", query, documents)
         if attended is None:
             return empty_context()
-        return build_context(attended, limits.select(attended.ranking), settings)
+        likely = replace(limits, top_k=None).select(attended.ranking)
+        return build_context(attended, likely, settings, top_k)
 
     def _attended(self, what: str, query: str, documents: Iterable[GivenDocument]) -> AttendedList | None:
         """Rank a list for what only attention can give; nothing for one without documents."""

@@ -26,6 +26,7 @@ from blockrank_rerank.adapters import (
 )
 
 RELEVANCE_SCORE = "relevance_score"
+TOP_N = 3
 THE_SETTING = -1
 """As in LangChain's own rerankers."""
 
@@ -38,7 +39,9 @@ class BlockRankRerank(PydanticOptions, BaseDocumentCompressor):
     split. Threads may share an instance.
     """
 
-    top_n: int | None = Field(default=3, ge=0, description="Documents to return; None for all.")
+    top_n: int | None = Field(
+        default=TOP_N, ge=0, description="Documents to return; None for all, which is the default with `max_tokens`."
+    )
     score_threshold: float | None = Field(
         default=None, allow_inf_nan=False, description="Least score of a returned document, before top_n."
     )
@@ -59,10 +62,18 @@ class BlockRankRerank(PydanticOptions, BaseDocumentCompressor):
         exclude=True,
         description="Counts `max_tokens`: of Hugging Face or tiktoken, or a callable; the model's own if not given.",
     )
+    diversity: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="With `max_tokens`: what a sentence loses for being like one that was taken before.",
+    )
 
     @model_validator(mode="after")
     def _check_cutting(self) -> Self:
         self._cutting()
+        if "top_n" not in self.model_fields_set:  # a budget says how much is returned, so all may be in it
+            vars(self)["top_n"] = TOP_N if self.max_tokens is None else None
         return self
 
     def compress_documents(
@@ -109,7 +120,7 @@ class BlockRankRerank(PydanticOptions, BaseDocumentCompressor):
         return Scoring(self.score_type, top_n, self.score_threshold, self.min_probability)
 
     def _cutting(self) -> ContextSettings | None:
-        return ContextSettings.of_adapter(self.max_tokens, self.tokenizer, self.explain)
+        return ContextSettings.of_adapter(self.max_tokens, self.tokenizer, self.diversity, self.explain)
 
     def _compress(self, inputs: dict[str, Any]) -> list[Document]:
         documents, query = _checked(inputs["documents"]), inputs["query"]

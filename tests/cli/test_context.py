@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer
 
+import blockrank_rerank
 from blockrank_rerank.cli.app import main
 from tests.cli.test_cli import refusal
 
+FOLDER = Path(blockrank_rerank.__file__).parent / "default_model"
 QUERY = "what treats a heart attack"
 ANSWER = "Aspirin treats a heart attack."
 SETTINGS = ["--device", "cpu", "--dtype", "float32"]
@@ -36,7 +40,7 @@ def test_json_names_documents_and_reasons(files, capsys):
     assert (found["text"], found["tokens"]) == (ANSWER, 8)
     (piece,) = found["pieces"]
     assert (piece["index"], piece["source"].rpartition("/")[2], piece["start"]) == (0, "a.txt:1", 16)
-    assert {"budget", "below threshold"} == {one["reason"] for one in found["dropped"]}
+    assert {"budget", "beyond top_k"} == {one["reason"] for one in found["dropped"]}
 
 
 def test_templates_name_documents_and_no_control_character_leaves_raw(files, capsys):
@@ -51,3 +55,20 @@ def test_what_is_missing_or_wrong_is_one_line(files, capsys, tmp_path):
     assert "template must have {text}" in refusal(capsys, ["context", QUERY, *files, "--template", "x", *SETTINGS], 2)
     missing = ["context", QUERY, *files, "--tokenizer", str(tmp_path), *SETTINGS]
     assert "it has no tokenizer.json" in refusal(capsys, missing, 4)
+
+
+def test_settings_are_refused_in_one_line_before_a_model_is_loaded(files, capsys, monkeypatch):
+    monkeypatch.setattr("blockrank_rerank.cli.context.load_ranker", None)
+    refused = refusal(capsys, ["context", QUERY, *files, "--tokenizer", "nope"], 4)
+    assert refused.count("There is no folder of that name either.") == 1
+    assert "template must have {text}" in refusal(capsys, ["context", QUERY, *files, "--template", "x"], 2)
+
+
+def test_a_tokenizer_that_pads_and_truncates_counts_what_is_there(files, capsys):
+    stored = Tokenizer.from_file(str(FOLDER / "tokenizer.json"))
+    assert stored.padding["length"] == stored.truncation["max_length"] == 128
+    chosen = ["--tokenizer", str(FOLDER), "--max-tokens", "9"]
+    assert main(["context", QUERY, *files, *chosen, *SETTINGS]) == 0
+    printed = capsys.readouterr()
+    assert printed.out == f"{ANSWER}\n"
+    assert printed.err.startswith("8 of 9 tokens")

@@ -17,9 +17,11 @@ haystack = pytest.importorskip("haystack", reason="needs the haystack extra")
 
 from haystack import Document, Pipeline
 from haystack.components.retrievers.in_memory import InMemoryBM25Retriever
+from haystack.core.errors import SerializationError
 from haystack.document_stores.in_memory import InMemoryDocumentStore
 from haystack.utils import ComponentDevice, Secret
 from haystack_integrations.components.rankers.blockrank import BlockRankContext, BlockRankRanker
+from tokenizers import Tokenizer
 
 import blockrank_rerank
 from blockrank_rerank.engine.engine import Engine
@@ -338,7 +340,10 @@ def test_documents_are_cut_to_the_sentences_that_fit_a_budget():
     assert 0 < document.meta["probability"] < 1
     assert given[0].content == text
     assert context.run(QUESTION, given, max_tokens=100)["documents"][0].content == text
-    assert context.run(QUESTION, []) == {"documents": [], "text": ""}
+    assert context.run(QUESTION, []) == {"documents": [], "text": "", "dropped": []}
+    assert {(one["id"], text[one["start"] : one["end"]], one["text"], one["reason"]) for one in found["dropped"]} == {
+        ("a", sentence, sentence, "budget") for sentence in ("Bread is baked.", "The moon is far.")
+    }
     assert asyncio.run(context.run_async(QUESTION, given)) == found
 
 
@@ -352,10 +357,29 @@ def test_a_context_stands_between_a_retriever_and_a_prompt_in_a_saved_pipeline(m
     built.get_component("retriever").document_store.write_documents(documents())
     loaded = Pipeline.loads(built.dumps())
     context = loaded.get_component("context")
-    assert (context.settings, context.top_k) == (built.get_component("context").settings, 10)
+    assert (context.settings, context.top_k) == (built.get_component("context").settings, None)
     loaded.get_component("retriever").document_store.write_documents(documents(), policy="overwrite")
     asked = {"retriever": {"query": QUESTION}, "context": {"query": QUESTION}}
     assert loaded.run(asked)["context"]["text"].startswith("- A heart attack is treated with aspirin")
+
+
+def test_all_documents_may_be_in_a_context_and_what_is_left_out_is_named_by_ids():
+    given = [Document(id=f"d{number}", content=f"Aspirin treats a heart attack of {number}.") for number in range(12)]
+    given += [Document(id="d0", content=given[0].content), Document(id="e", content=given[3].content)]
+    found = BlockRankContext(meta_fields_to_embed=["topic"]).run(QUESTION, given)
+    dropped = {one["id"]: one["reason"] for one in found["dropped"]}
+    assert len(found["documents"]) + len(dropped) == 13
+    assert {"d3": "near-duplicate of e", "e": "near-duplicate of d3"}.items() & dropped.items()
+    some = BlockRankContext(top_k=2).run(QUESTION, given[:4])
+    assert [one["reason"] for one in some["dropped"]].count("beyond top_k") == 2
+    assert BlockRankContext.from_dict(BlockRankContext().to_dict()).top_k is None
+    assert len(BlockRankRanker(top_k=None).run(QUESTION, given)["documents"]) == 13
+
+
+def test_a_tokenizer_without_a_name_cannot_be_saved_and_says_so():
+    tokenizer = Tokenizer.from_file(str(FOLDER / "tokenizer.json"))
+    with pytest.raises(SerializationError, match="a saved pipeline needs a named function as tokenizer, got an object"):
+        BlockRankContext(tokenizer=tokenizer).to_dict()
 
 
 def test_a_contexts_settings_are_checked_when_it_is_built():

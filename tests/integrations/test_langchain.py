@@ -20,6 +20,7 @@ from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import RunnableParallel, RunnablePassthrough
 
 import blockrank_rerank
+from blockrank_rerank.adapters import Scoring
 from blockrank_rerank.engine.engine import Engine
 from blockrank_rerank.errors import install_line
 from tests.integrations.conftest import CUT, QUESTION, TEXTS
@@ -110,6 +111,31 @@ def test_a_cut_document_has_pieces_instead_of_highlights():
         reranker.max_tokens = 50
     with pytest.raises(TypeError, match="tokenizer must be a Hugging Face or tiktoken tokenizer"):
         BlockRankRerank(max_tokens=50, tokenizer=7)
+
+
+def test_all_documents_may_be_in_a_budget_unless_top_n_is_given():
+    assert len(BlockRankRerank(max_tokens=100).compress_documents(documents(), QUESTION)) == 5  # one is empty
+    assert len(BlockRankRerank(max_tokens=100, top_n=3).compress_documents(documents(), QUESTION)) == 3
+    reranker = BlockRankRerank()
+    assert reranker.top_n == 3
+    reranker.max_tokens = 100
+    assert reranker.top_n is None
+    assert BlockRankRerank(**reranker.model_dump()).top_n is None
+    reranker.max_tokens = None
+    assert reranker.top_n == 3
+
+
+def test_diversity_reaches_the_context(monkeypatch):
+    seen = []
+    monkeypatch.setattr(Scoring, "context", lambda *given: seen.append(given[4]) or (None, []))
+    BlockRankRerank(max_tokens=100, diversity=0.5).compress_documents(documents(), QUESTION)
+    assert [settings.diversity for settings in seen] == [0.5]
+
+
+@pytest.mark.parametrize(("name", "value"), [("tokenizer", words), ("diversity", 0.5)])
+def test_what_means_nothing_without_a_budget_is_refused(name, value):
+    with pytest.raises(ValueError, match=f"{name} is for documents that are cut to max_tokens, got max_tokens=None"):
+        BlockRankRerank(**{name: value})
 
 
 def test_a_budget_is_saved_and_a_tokenizer_is_not():

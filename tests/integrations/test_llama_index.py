@@ -335,3 +335,16 @@ def test_nodes_are_cut_to_the_sentences_that_fit_a_budget_and_metadata_are_not_c
     assert "tokenizer" not in reranker.to_dict()
     with pytest.raises(ValueError, match="explain and max_tokens do not go together"):
         BlockRankRerank(max_tokens=5, explain=True)
+    with pytest.raises(ValueError, match="diversity is for documents that are cut to max_tokens"):
+        BlockRankRerank(diversity=0.5)
+
+
+def test_all_nodes_may_be_in_a_budget_unless_top_n_is_given():
+    foods = ["Bread", "Clay", "Cake", "Pie", "Fish", "Soil", "Salt"]
+    given = [NodeWithScore(node=TextNode(text=f"{food} is baked.")) for food in foods]
+    reranker = BlockRankRerank(max_tokens=100, diversity=0.2)
+    assert len(reranker.postprocess_nodes(given, query_str=QUESTION)) == 7
+    again = BlockRankRerank.from_dict(reranker.to_dict())
+    assert (again.top_n, again.max_tokens, again.diversity) == (None, 100, 0.2)
+    assert len(BlockRankRerank(max_tokens=100, top_n=5).postprocess_nodes(given, query_str=QUESTION)) == 5
+    assert BlockRankRerank().top_n == 5

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import BatchEncoding, PreTrainedTokenizerFast
 
 pytest.importorskip("hypothesis", reason="makes texts")
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import blockrank_rerank
 from blockrank_rerank import BlockRankReranker, StoredDocuments
 from blockrank_rerank.engine.batch import Batch
 from blockrank_rerank.model import devices
@@ -20,6 +26,7 @@ from blockrank_rerank.model.backbone import Backbone
 from blockrank_rerank.model.scoring_head import ScoringHead
 from blockrank_rerank.ranking.attended import AttendedList
 from blockrank_rerank.ranking.context.context import build_context
+from blockrank_rerank.ranking.context.counter import token_counter
 from blockrank_rerank.ranking.context.selection import NEAR_DUPLICATE, select
 from blockrank_rerank.ranking.context.sentence import Sentence
 from blockrank_rerank.ranking.context.settings import ContextSettings
@@ -27,6 +34,7 @@ from blockrank_rerank.states.pack import StatePack
 from tests.model.test_families import global_layers
 from tests.tiny_models import BERT_CONFIG, CONFIG, PHRASE, PROMPT, randomise, save_model
 
+FOLDER = Path(blockrank_rerank.__file__).parent / "default_model"
 QUERY = "what treats a heart attack"
 DOCUMENTS = [
     "  The liver stores sugar. Aspirin treats a heart attack!\nBread is baked. ",
@@ -177,6 +185,12 @@ def test_documents_below_a_threshold_are_dropped_whole(default):
         d.index: own_text(DOCUMENTS[d.index]) for d in ranking[1:] if own_text(DOCUMENTS[d.index])
     }
     assert set(default.context(QUERY, DOCUMENTS, top_k=2).texts) <= {d.index for d in ranking[:2]}
+    both = default.context(QUERY, DOCUMENTS, threshold=ranking[1].score, top_k=1).dropped
+    assert {(piece.index, piece.reason) for piece in both} == {
+        (d.index, "beyond top_k" if place == 1 else "below threshold")
+        for place, d in enumerate(ranking)
+        if place and own_text(DOCUMENTS[d.index])
+    }
     assert default.context(QUERY, DOCUMENTS, min_probability=1.0).pieces == []
 
 
@@ -239,11 +253,27 @@ def test_diversity_prefers_what_is_unlike_the_sentences_before():
 # The budget
 
 
+def test_room_that_is_left_is_not_filled_with_punctuation_and_numbers(default):
+    text = "1. Aspirin treats a heart attack. 2. - 3. Bread is baked by Dr. Smith."
+    with pytest.warns(UserWarning, match="leaves room for no sentence"):
+        assert default.context(QUERY, [text], 3, words(1)).text == ""
+    context = default.context(QUERY, [text], 8, words(1))
+    assert context.text == "1. Aspirin treats a heart attack."
+    assert [piece.text for piece in context.dropped] == ["2. - 3. Bread is baked by Dr. Smith."]
+
+
 def test_where_no_sentence_fits_the_context_is_empty_and_a_warning_names_what_the_shortest_takes(default):
     with pytest.warns(UserWarning, match=r"max_tokens=2 leaves room for no sentence.* shortest of 7 takes 20 tokens"):
         context = default.context(QUERY, DOCUMENTS, 2, words(10))
     assert (context.pieces, context.text, context.num_tokens) == ([], "", 0)
     assert {piece.reason for piece in context.dropped} == {"budget"}
+
+
+def test_a_best_sentence_that_is_longer_than_the_budget_is_named_though_others_fit(default):
+    text = "Aspirin treats a heart attack of whoever has one. Bread is baked."
+    with pytest.warns(UserWarning, match=r"^max_tokens=4 leaves no room for the best sentence, which takes 9 tokens"):
+        context = default.context(QUERY, [text], 4, words(1))
+    assert context.text == "Bread is baked."
 
 
 def test_no_documents_give_an_empty_context_and_load_nothing(monkeypatch):
@@ -279,6 +309,52 @@ def test_tokens_are_counted_by_whatever_tokenizer_is_given(default):
     assert default.context(QUERY, DOCUMENTS, 12, slow).pieces == default.context(QUERY, DOCUMENTS, 12).pieces
 
 
+def stored(length):
+    """A tokenizer as embedding models save it: it pads and truncates."""
+    tokenizer = Tokenizer.from_file(str(FOLDER / "tokenizer.json"))
+    tokenizer.enable_padding(length=length)
+    tokenizer.enable_truncation(length)
+    return tokenizer
+
+
+def of_transformers(length):
+    return PreTrainedTokenizerFast(tokenizer_object=stored(length))
+
+
+@pytest.mark.parametrize("kind", [stored, of_transformers])
+def test_padding_and_truncation_that_a_tokenizer_has_stored_count_for_nothing(kind):
+    tokenizer = kind(128)
+    count = token_counter(tokenizer)
+    assert [count("word " * number) for number in (0, 1, 300)] == [0, 1, 300]
+    if kind is stored:  # whose settings are its owner's
+        assert (tokenizer.padding["length"], tokenizer.truncation["max_length"]) == (128, 128)
+
+
+def test_a_budget_holds_for_a_tokenizer_that_pads_and_truncates(default):
+    with pytest.warns(UserWarning, match="max_tokens=130 leaves room for no sentence.* takes 300 tokens"):
+        context = default.context(QUERY, ["word " * 300], 130, stored(128))
+    assert (context.text, context.num_tokens) == ("", 0)
+
+
+@pytest.mark.parametrize(
+    "tokens",
+    [
+        lambda text: tuple(text.split()),
+        lambda text: np.array(text.split()),
+        lambda text: np.zeros([1, len(text.split())]),
+        lambda text: torch.zeros(len(text.split())),
+        lambda text: np.array(len(text.split())),
+        lambda text: np.int64(len(text.split())),
+        lambda text: {"input_ids": text.split(), "attention_mask": None},
+        lambda text: BatchEncoding({"input_ids": torch.zeros(1, len(text.split()))}),
+        lambda text: [text.split()],
+        lambda text: Tokenizer(WordLevel({"x": 0}, "x")).encode(text.split(), is_pretokenized=True),
+    ],
+)
+def test_tokens_are_counted_in_whatever_holds_them(tokens):
+    assert [token_counter(tokens)(text) for text in ("", "a", "a b c")] == [0, 1, 3]
+
+
 # The template
 
 
@@ -309,6 +385,8 @@ def test_the_template_counts_towards_the_budget(default):
         ({"max_tokens": True}, "max_tokens must be a whole number"),
         ({"diversity": -0.1}, r"^diversity must be a number in 0..1, got -0.1$"),
         ({"diversity": float("nan")}, "diversity must be a number"),
+        ({"tokenizer": "gpt2"}, r"^tokenizer must be a tokenizer itself, got the str 'gpt2'; load it first, e.g. "),
+        ({"tokenizer": b"gpt2"}, "got the bytes b'gpt2'; load it first"),
         ({"tokenizer": 7}, "^tokenizer must be a Hugging Face or tiktoken tokenizer, or a callable.* got int$"),
         ({"template": "{txt}"}, r"^template must have \{text\}, and no other fields than"),
         ({"template": "{"}, "template cannot be read.*twice"),
@@ -329,8 +407,15 @@ def test_settings_that_cannot_be_used_are_refused_before_the_model_is_loaded(mon
     ("tokenizer", "message"),
     [
         (lambda text: 1 / 0, r"^tokenizer function failed on '.*': ZeroDivisionError: division by zero$"),
-        (lambda text: "many", "^tokenizer must give a number of tokens that is not negative, got 'many'$"),
-        (lambda text: -1, "got -1"),
+        (
+            lambda text: "many",
+            "^tokenizer must give the tokens of a text, or their number, which is not negative, got str 'many'$",
+        ),
+        (lambda text: -1, "got int -1$"),
+        (lambda text: True, "got bool True$"),
+        (lambda text: 2.0, "got float 2.0$"),
+        (lambda text: {"tokens": [7] * 900}, r"got dict \{'tokens': \[7, 7, 7, 7, 7, 7, \.\.\.\]\}$"),
+        (lambda text: np.array(0.5), "^tokenizer function failed on .*TypeError: only integer scalar arrays"),
     ],
 )
 def test_a_tokenizer_that_fails_is_named(default, tokenizer, message):
@@ -419,5 +504,14 @@ def test_a_context_is_narrowed_to_a_part_of_a_text(default):
     text = "topic: heart attack\nAspirin treats a heart attack. Bread is baked."
     start = text.index("Aspirin")
     attended = AttendedList.of(default._shared.get, None, QUERY, [text])
-    context = build_context(attended, attended.ranking, ContextSettings(), {0: (start, len(text) - 3)})
+    context = build_context(attended, attended.ranking, ContextSettings(), within={0: (start, len(text) - 3)})
     assert context.texts == {0: text[start:-3]}
+
+
+def test_a_document_that_is_not_wanted_is_dropped_as_narrow_as_it_was_looked_at(default):
+    texts = ["topic: heart attack\n", "topic: bread\nIt is baked."]
+    within = {0: (len(texts[0]), len(texts[0])), 1: (texts[1].index("It"), len(texts[1]))}
+    attended = AttendedList.of(default._shared.get, None, QUERY, texts)
+    likely = [ranked for ranked in attended.ranking if ranked.index == 0]
+    context = build_context(attended, likely, ContextSettings(), within=within)
+    assert [(piece.text, piece.reason) for piece in context.dropped] == [("It is baked.", "below threshold")]

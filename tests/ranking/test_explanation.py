@@ -11,7 +11,6 @@ from blockrank_rerank.cli.app import main
 from blockrank_rerank.ranking.explanation import ExplainedDocument, Explanation, Span, word_spans
 from blockrank_rerank.ranking.results import RankedDocument
 from blockrank_rerank.states.pack import StatePack
-from blockrank_rerank.text.sentences import sentence_spans
 from tests.tiny_models import BERT_CONFIG, CONFIG, PHRASE, save_model
 
 QUERY = "what treats a heart attack"
@@ -153,22 +152,6 @@ def test_html_shades_words_so_that_they_are_read_on_any_page():
     assert html.count("style=") == len(styles) == 5  # two in the best sentences, three in the whole text
     for colour in styles:  # contrast as WCAG defines it; 7 is its strictest level
         assert (luminance(*map(int, colour)) + 0.05) / (luminance(0x11, 0x11, 0x11) + 0.05) > 7
-
-
-@pytest.mark.parametrize(
-    ("text", "sentences"),
-    [
-        ("", []),
-        (" \n ", []),
-        ("One", ["One"]),
-        ("One. Two!  Three?", ["One.", "Two!", "Three?"]),
-        ('He said "no." Then 3.5 left.', ['He said "no."', "Then 3.5 left."]),
-        ("a\n\nb", ["a", "b"]),
-        ("你好。再见", ["你好。", "再见"]),
-    ],
-)
-def test_sentences_end_with_punctuation_or_lines(text, sentences):
-    assert [text[start:end] for start, end in sentence_spans(text)] == sentences
 
 
 def test_the_terminal_shows_a_window_of_an_endless_sentence(tmp_path, capsys, monkeypatch):

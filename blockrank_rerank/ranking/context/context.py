@@ -9,8 +9,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from blockrank_rerank.ranking.context.piece import DroppedPiece, Piece, joined
-from blockrank_rerank.ranking.context.selection import BUDGET, select
-from blockrank_rerank.ranking.context.sentence import Span, read_sentences
+from blockrank_rerank.ranking.context.selection import BUDGET, Selection, select
+from blockrank_rerank.ranking.context.sentence import Sentence, Span, read_sentences
 from blockrank_rerank.ranking.context.writer import Writer
 from blockrank_rerank.ranking.results import RankedDocument, Ranking
 
@@ -56,37 +56,49 @@ def empty_context() -> Context:
 
 def build_context(
     attended: AttendedList,
-    wanted: Sequence[RankedDocument],
+    likely: Sequence[RankedDocument],
     settings: ContextSettings,
+    top_k: int | None = None,
     within: Mapping[int, Span] | None = None,
 ) -> Context:
-    """Cut the wanted documents of a ranked list to the sentences that fit the budget; warns where none does.
+    """Cut the wanted documents of a ranked list to the sentences that fit the budget; warns where the best does not.
 
     Parameters
     ----------
     attended : AttendedList
         The list.
-    wanted : sequence of RankedDocument
-        Those that may be in the context.
+    likely : sequence of RankedDocument
+        Those that no threshold leaves out, best first.
     settings : ContextSettings
         The budget, and how the context is written.
+    top_k : int, optional
+        How many of them may be in the context; all if not given.
     within : mapping of int to (int, int), optional
         Code points to which a document's text is narrowed, by index, where it has other text around it.
     """
-    writer = Writer(attended, settings)
-    sentences = read_sentences(attended, [ranked.index for ranked in wanted if not ranked.pruned], within or {})
+    writer, within = Writer(attended, settings), within or {}
+    sentences = read_sentences(attended, [one.index for one in likely[:top_k] if not one.pruned], within)
     selection = select(sentences, settings.max_tokens, writer.cost, settings.diversity)
     # Joined, texts may have more tokens than by themselves.
     while (tokens := writer.count(text := writer.text(selection.taken))) > settings.max_tokens and selection.taken:
         selection.reasons[selection.taken.pop()] = BUDGET
-    if not selection.taken and BUDGET in selection.reasons.values():
-        _warn_of_no_room(settings.max_tokens, [writer.cost(sentence, True) for sentence in sentences])
-    return Context(writer.pieces(selection.taken), writer.dropped(sentences, selection), attended.ranking, text, tokens)
+    if BUDGET in selection.reasons.values() and (lack := _lack_of_room(selection, sentences, writer, settings)):
+        warnings.warn(f"{lack} tokens with its template; raise max_tokens", stacklevel=3)  # whoever called context
+    dropped = writer.dropped(sentences, selection, {one.index for one in likely}, within)
+    return Context(writer.pieces(selection.taken), dropped, attended.ranking, text, tokens)
 
 
-def _warn_of_no_room(max_tokens: int, costs: Sequence[int]) -> None:
-    warnings.warn(
-        f"max_tokens={max_tokens} leaves room for no sentence, so the context is empty: the shortest of {len(costs)} "
-        f"takes {min(costs)} tokens with its template; raise max_tokens",
-        stacklevel=4,  # whoever called context
-    )
+def _lack_of_room(
+    selection: Selection, sentences: Sequence[Sentence], writer: Writer, settings: ContextSettings
+) -> str | None:
+    """What takes more than the budget: all sentences, or the best of them; nothing where the best has room."""
+    if not selection.taken:
+        costs = [writer.cost(sentence, True) for sentence in sentences]
+        return (
+            f"max_tokens={settings.max_tokens} leaves room for no sentence, so the context is empty: the shortest of "
+            f"{len(costs)} takes {min(costs)}"
+        )
+    best = max((one for one in sentences if one.score is not None), key=lambda one: one.score or 0.0)
+    if (cost := writer.cost(best, True)) <= settings.max_tokens:
+        return None
+    return f"max_tokens={settings.max_tokens} leaves no room for the best sentence, which takes {cost}"

@@ -43,8 +43,8 @@ class DroppedPiece(Piece):
     ----------
     reason : str
         Of a sentence: ``budget``; ``near-duplicate of N``, the index of the document that has the other one; or
-        ``not read``, as the end of its document was cut off. Of a whole document: ``below threshold``, also where it
-        is beyond ``top_k``; or ``pruned`` by early layers.
+        ``not read``, as the end of its document was cut off. Of a whole document: ``below threshold``, of score or
+        probability; ``beyond top_k``; or ``pruned`` by early layers.
     """
 
     reason: str

@@ -43,19 +43,27 @@ class ContextSettings:
         _ = self.written
 
     @classmethod
-    def of_adapter(cls, max_tokens: int | None, tokenizer: Any, explain: bool) -> ContextSettings | None:
+    def of_adapter(
+        cls, max_tokens: int | None, tokenizer: Any, diversity: float, explain: bool
+    ) -> ContextSettings | None:
         """Return how an adapter cuts documents where it is told a budget; nothing where it returns them whole.
 
         Raises
         ------
         TypeError, ValueError
-            Naming what cannot be used; for a budget beside ``explain``, whose highlights are of whole documents.
+            Naming what cannot be used; for a budget beside ``explain``, whose highlights are of whole documents, and
+            for what means nothing without one.
         """
         if max_tokens is None:
+            for name, given in (("tokenizer", tokenizer is not None), ("diversity", diversity)):
+                if given:
+                    raise ValueError(
+                        f"{name} is for documents that are cut to max_tokens, got max_tokens=None; give both"
+                    )
             return None
         if explain:
             raise ValueError("explain and max_tokens do not go together: what is cut has `pieces`; choose one")
-        return cls(max_tokens, tokenizer)
+        return cls(max_tokens, tokenizer, diversity)
 
     @cached_property
     def written(self) -> Template:

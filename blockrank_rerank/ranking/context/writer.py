@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import TYPE_CHECKING
 
 from blockrank_rerank.ranking.context.piece import BETWEEN_PIECES, DroppedPiece, Piece, joined
@@ -11,12 +11,11 @@ from blockrank_rerank.text.document import given_text
 if TYPE_CHECKING:
     from blockrank_rerank.ranking.attended import AttendedList
     from blockrank_rerank.ranking.context.selection import Selection
-    from blockrank_rerank.ranking.context.sentence import Sentence
+    from blockrank_rerank.ranking.context.sentence import Sentence, Span
     from blockrank_rerank.ranking.context.settings import ContextSettings
-    from blockrank_rerank.ranking.results import RankedDocument
 
 BETWEEN_DOCUMENTS = "\n\n"
-BELOW_THRESHOLD, PRUNED = "below threshold", "pruned"
+BELOW_THRESHOLD, BEYOND_TOP_K, PRUNED = "below threshold", "beyond top_k", "pruned"
 """Why a document is not in a context."""
 
 
@@ -64,15 +63,22 @@ class Writer:
             return self.count(BETWEEN_PIECES + sentence.text)
         return self.count(BETWEEN_DOCUMENTS + self._written(len(self._ranked), sentence.index, sentence.text))
 
-    def dropped(self, sentences: Sequence[Sentence], selection: Selection) -> list[DroppedPiece]:
-        """Every sentence that was not taken, and every document that was not wanted."""
+    def dropped(
+        self, sentences: Sequence[Sentence], selection: Selection, likely: Set[int], within: Mapping[int, Span]
+    ) -> list[DroppedPiece]:
+        """Every sentence that was not taken, and every document that was not wanted, but for empty ones.
+
+        ``likely`` are the documents that no threshold leaves out, and ``within`` what counts of a document's text.
+        """
         dropped, taken = [], set(selection.taken)
         of_document: dict[int, list[Sentence]] = {}
         for sentence in sentences:
             of_document.setdefault(sentence.index, []).append(sentence)
         for index, ranked in self._ranked.items():
-            if index not in of_document and ranked.text.strip():
-                dropped.append(_unwanted(ranked))
+            start, end = within.get(index, (0, len(ranked.text)))
+            if index not in of_document and (text := ranked.text[start:end]).strip():
+                reason = PRUNED if ranked.pruned else BEYOND_TOP_K if index in likely else BELOW_THRESHOLD
+                dropped.append(DroppedPiece(index, start, end, text, None, ranked.probability, reason))
             for one in of_document.get(index, ()):
                 if one not in taken:
                     place = index, one.start, one.end, one.text, one.score, ranked.probability
@@ -84,9 +90,3 @@ class Writer:
         title = document.get("title") if isinstance(document, Mapping) else None
         identifier = self._ranked[index].id
         return self._template.render({"text": text, "title": title, "number": number, "index": index, "id": identifier})
-
-
-def _unwanted(ranked: RankedDocument) -> DroppedPiece:
-    """A document as a whole that was left out by its score, or by early layers."""
-    text, reason = ranked.text, PRUNED if ranked.pruned else BELOW_THRESHOLD
-    return DroppedPiece(ranked.index, 0, len(text), text, None, ranked.probability, reason)

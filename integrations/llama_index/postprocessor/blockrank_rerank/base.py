@@ -35,6 +35,7 @@ except ImportError as error:
     ) from error
 
 RETRIEVAL_SCORE = "retrieval_score"
+TOP_N = 5
 
 dispatcher = get_dispatcher(__name__)
 
@@ -47,7 +48,9 @@ class BlockRankRerank(PydanticOptions, BaseNodePostprocessor):
     Instances with the same settings share one loaded model, and threads may share an instance.
     """
 
-    top_n: int | None = Field(default=5, ge=0, description="Nodes to return; None for all.")
+    top_n: int | None = Field(
+        default=TOP_N, ge=0, description="Nodes to return; None for all, which is the default with `max_tokens`."
+    )
     score_threshold: float | None = Field(
         default=None, allow_inf_nan=False, description="Least score of a returned node, before top_n."
     )
@@ -70,10 +73,18 @@ class BlockRankRerank(PydanticOptions, BaseNodePostprocessor):
         exclude=True,
         description="Counts `max_tokens`: of Hugging Face or tiktoken, or a callable; the model's own if not given.",
     )
+    diversity: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="With `max_tokens`: what a sentence loses for being like one that was taken before.",
+    )
 
     @model_validator(mode="after")
     def _check_cutting(self) -> Self:
         self._cutting()
+        if "top_n" not in self.model_fields_set:  # a budget says how much is returned, so all may be in it
+            vars(self)["top_n"] = TOP_N if self.max_tokens is None else None
         return self
 
     @model_validator(mode="before")
@@ -120,7 +131,7 @@ class BlockRankRerank(PydanticOptions, BaseNodePostprocessor):
         return await in_executor(self._postprocess_nodes, nodes, query_bundle)
 
     def _cutting(self) -> ContextSettings | None:
-        return ContextSettings.of_adapter(self.max_tokens, self.tokenizer, self.explain)
+        return ContextSettings.of_adapter(self.max_tokens, self.tokenizer, self.diversity, self.explain)
 
     def _ranked(self, nodes: list[NodeWithScore], query: str) -> list[NodeWithScore]:
         texts = [node.node.get_content(metadata_mode=self.metadata_mode) for node in nodes]

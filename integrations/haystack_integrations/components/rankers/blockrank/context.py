@@ -2,13 +2,15 @@
 
 # Without `from __future__ import annotations`: haystack-ai 2.20 does not connect inputs whose types are strings.
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from haystack import Document, component, default_from_dict
+from haystack.core.errors import SerializationError
 from haystack.utils import deserialize_callable, serialize_callable
 from haystack_integrations.components.rankers.blockrank.ranker import BlockRankRanker, _unique
 
+from blockrank_rerank import DroppedPiece
 from blockrank_rerank.adapters import (
     MAX_TOKENS,
     TEMPLATE,
@@ -39,6 +41,8 @@ class BlockRankContext(BlockRankRanker):
         In 0–1: how much a sentence loses for being like one that was taken before.
     template : str
         How a document is written into `text`: see `BlockRankReranker.context`.
+    top_k : int, optional
+        Documents that may be in the context; all if not given.
     **settings
         As of `BlockRankRanker`, but `explain`.
     """
@@ -49,13 +53,14 @@ class BlockRankContext(BlockRankRanker):
         tokenizer: Callable[[str], Any] | None = None,
         diversity: float = 0.0,
         template: str = TEMPLATE,
+        top_k: int | None = None,
         **settings: Any,
     ) -> None:
         if "explain" in settings:
             raise TypeError("BlockRankContext has no explain: the meta of its documents have `pieces`")
         self.settings = ContextSettings(max_tokens, tokenizer, diversity, template)
         # The decorator makes another class of this one, which `super()` would not know.
-        BlockRankRanker.__init__(self, **settings)
+        BlockRankRanker.__init__(self, top_k=top_k, **settings)
 
     def to_dict(self) -> dict[str, Any]:
         """Settings of the component, without secrets and without a device that was not asked for."""
@@ -64,7 +69,7 @@ class BlockRankContext(BlockRankRanker):
         del parameters["explain"]
         mine = self.settings
         parameters |= {"max_tokens": mine.max_tokens, "diversity": mine.diversity, "template": mine.template}
-        parameters["tokenizer"] = None if mine.tokenizer is None else serialize_callable(mine.tokenizer)
+        parameters["tokenizer"] = None if mine.tokenizer is None else _named(mine.tokenizer)
         return saved
 
     @classmethod
@@ -75,7 +80,7 @@ class BlockRankContext(BlockRankRanker):
             parameters["tokenizer"] = deserialize_callable(parameters["tokenizer"])
         return default_from_dict(cls, {**data, "init_parameters": cls._read(parameters)})
 
-    @component.output_types(documents=list[Document], text=str)
+    @component.output_types(documents=list[Document], text=str, dropped=list[dict[str, Any]])
     def run(
         self,
         query: str,
@@ -96,7 +101,8 @@ class BlockRankContext(BlockRankRanker):
         Returns
         -------
         dict
-            `documents`: copies of what is left, best first; `text`: the same as one context.
+            `documents`: copies of what is left, best first; `text`: the same as one context; `dropped`: the rest, as
+            `id` of the document, `start`, `end` and `text` in its content, `score`, `probability` and `reason`.
 
         Raises
         ------
@@ -107,15 +113,16 @@ class BlockRankContext(BlockRankRanker):
         settings = self.settings if max_tokens is None else replace(self.settings, max_tokens=max_tokens)
         check_query(query)
         if not documents:
-            return {"documents": [], "text": ""}
+            return {"documents": [], "text": "", "dropped": []}
         candidates = _unique(documents)
         texts = [self._text(document) for document in candidates]
         within = {n: self._own_text(*pair) for n, pair in enumerate(zip(candidates, texts, strict=True))}
         context, found = scoring.context(self._loaded(), self._asked(query), texts, settings, within)
         cut = [self._cut(candidates[one.ranked.index], one, context) for one in found]
-        return {"documents": cut, "text": context.text}
+        dropped = [_left_out(piece, candidates, within[piece.index][0]) for piece in context.dropped]
+        return {"documents": cut, "text": context.text, "dropped": dropped}
 
-    @component.output_types(documents=list[Document], text=str)
+    @component.output_types(documents=list[Document], text=str, dropped=list[dict[str, Any]])
     async def run_async(
         self,
         query: str,
@@ -131,3 +138,22 @@ class BlockRankContext(BlockRankRanker):
         start, _ = self._own_text(document, found.ranked.text)
         meta = document.meta | metadata_of_cut(found.ranked, context, -start)
         return replace(document, content=context.texts[found.ranked.index], score=found.score, meta=meta)
+
+
+def _named(tokenizer: Callable[[str], Any]) -> str:
+    """The name by which a saved pipeline finds a function."""
+    if not hasattr(tokenizer, "__qualname__"):
+        raise SerializationError(
+            f"a saved pipeline needs a named function as tokenizer, got an object of class {type(tokenizer).__name__}; "
+            "define one in a module, from a text to its tokens or their number, that calls it"
+        )
+    return serialize_callable(tokenizer)
+
+
+def _left_out(piece: DroppedPiece, documents: list[Document], start: int) -> dict[str, Any]:
+    """What was left out of a document, whose content starts there in what the model read; documents by their ids."""
+    why, duplicate, number = piece.reason.partition("near-duplicate of ")
+    found = {"id": documents[piece.index].id} | asdict(piece)
+    del found["index"]
+    reason = why + duplicate + (documents[int(number)].id if duplicate else "")
+    return found | {"start": piece.start - start, "end": piece.end - start, "reason": reason}

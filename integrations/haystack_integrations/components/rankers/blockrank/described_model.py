@@ -26,7 +26,7 @@ class DescribedModel:
 
     device: ComponentDevice | None
     token: Secret | None
-    top_k: int
+    top_k: int | None
     score_threshold: float | None
     min_probability: float | None
     score_type: ScoreType | None
@@ -46,12 +46,16 @@ class DescribedModel:
         self.device, self.token, self._reranker = device, token, None
 
     def _choose(
-        self, top_k: int, score_threshold: float | None, min_probability: float | None, score_type: ScoreType | None
+        self,
+        top_k: int | None,
+        score_threshold: float | None,
+        min_probability: float | None,
+        score_type: ScoreType | None,
     ) -> None:
         """Keep which documents are wanted, and by which score; refuses what cannot be used."""
         check_top_k(top_k)
         Scoring(score_type, threshold=score_threshold, min_probability=min_probability)  # refuses what is none
-        self.top_k, self.score_type = operator.index(top_k), score_type
+        self.top_k, self.score_type = None if top_k is None else operator.index(top_k), score_type
         self.score_threshold = None if score_threshold is None else float(score_threshold)
         self.min_probability = None if min_probability is None else float(min_probability)
 
@@ -120,8 +124,10 @@ class DescribedModel:
         return {name: getattr(self, name) for name in OPTIONS} | {"device": device, "token": token}
 
 
-def check_top_k(top_k: int) -> None:
-    """Refuse what is no whole number of at least 1; raises ValueError."""
+def check_top_k(top_k: int | None) -> None:
+    """Refuse what is no whole number of at least 1, nor None for all; raises ValueError."""
+    if top_k is None:
+        return
     # Integers of numpy have an index, as Python's do; floats have none.
     if isinstance(top_k, bool) or not hasattr(top_k, "__index__"):
         raise ValueError(f"top_k must be a whole number of at least 1, got {top_k!r}")

@@ -39,8 +39,8 @@ class BlockRankRanker(DescribedModel):
         CUDA where there is one, if not given; a saved pipeline does not pin it then.
     token : Secret, optional
         For private and gated models on the Hub.
-    top_k : int
-        Documents to return, at least 1.
+    top_k : int, optional
+        Documents to return, at least 1; None for all.
     query_prefix, query_suffix, document_prefix, document_suffix : str
         Written around the texts.
     meta_fields_to_embed : list of str, optional
@@ -66,7 +66,7 @@ class BlockRankRanker(DescribedModel):
         model: UserPath = DEFAULT_MODEL,
         device: ComponentDevice | None = None,
         token: Secret | None = Secret.from_env_var(["HF_API_TOKEN", "HF_TOKEN"], strict=False),
-        top_k: int = 10,
+        top_k: int | None = 10,
         query_prefix: str = "",
         query_suffix: str = "",
         document_prefix: str = "",
