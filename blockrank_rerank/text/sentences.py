@@ -13,7 +13,7 @@ _ABBREVIATION = (
     r"|(?:etc|et al|Inc|Ltd|Co|Corp|Jr|Sr|Ph\.D|approx|[A-Za-z](?:\.[A-Za-z]){1,3})\.(?=\s+[(a-z]))"
 )
 # A sentence ends with its punctuation and closing quotes before white space, or with a line.
-_END = re.compile(_ABBREVIATION + r"|([.!?…。！？][\"'”’)\]]*(?=\s)|[。！？]|\n+)")
+_END = re.compile(_ABBREVIATION + r"|([.!?…。！？؟۔।][\"'”’)\]]*(?=\s)|[。！？]|\n+)")
 
 _LETTERED = re.compile(r"\W*[A-Za-z][.)]\s*")
 """The letter of a list, such as ``a)``, which is no more a sentence than its number is."""
