@@ -169,9 +169,56 @@ def test_a_file_that_is_no_gguf_file_is_called_so(tmp_path, content, said):
     assert said in refusal(tmp_path / "model.gguf")
 
 
-def test_a_gguf_file_that_is_cut_short_is_refused(path):
-    path.write_bytes(path.read_bytes()[:-2000])
-    assert "cannot read" in refusal(path)
+@pytest.mark.parametrize("share", [0.001, 0.1, 0.5, 0.99])
+def test_a_gguf_file_that_is_cut_short_is_called_so(path, share):
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(share * len(whole))])
+    assert f"cannot read the settings of model '{path}': {path.name} is cut short or damaged: download" in refusal(path)
+
+
+def test_a_gguf_file_of_another_architecture_is_called_so(path):
+    path.write_bytes(path.read_bytes().replace(b"qwen2", b"mamba"))
+    said = refusal(path)
+    assert "mamba" in said
+    assert "damaged" not in said
+
+
+def test_a_gguf_file_that_is_not_there_is_no_hub_id():
+    with pytest.raises(FileNotFoundError, match=r"^model file 'models/absent\.gguf' does not exist$"):
+        BlockRankReranker.from_pretrained("models/absent.gguf")
+
+
+def test_a_gguf_file_that_reads_images_is_no_language_model(path):
+    path.rename(path.with_name("mmproj-tiny.gguf"))
+    said = refusal(path.parent)
+    assert "the folder's GGUF file mmproj-tiny.gguf reads images" in said
+    assert "config.json" not in said
+
+
+def test_a_folder_of_folders_with_gguf_files_is_called_so(path):
+    (path.parent / "q4").mkdir()
+    inner = path.rename(path.parent / "q4" / path.name)
+    assert f"give the path of one, such as {inner}" in refusal(path.parent, FileNotFoundError)
+
+
+def test_nothing_is_drawn_while_a_gguf_file_is_read(path, capfd):
+    ranking(path)
+    out, err = capfd.readouterr()
+    assert "GGUF tensors" not in out + err
+
+
+def test_a_gguf_file_is_unpacked_once_to_be_saved(path, tmp_path, monkeypatch):
+    # Of another model, in the dtype that the file would be read in.
+    (path.parent / "model.safetensors").write_bytes(b"")
+    dtypes, truncated_model = [], Checkpoint.truncated_model
+
+    def counted(self, config, layers, dtype, attention):
+        dtypes.append(dtype)
+        return truncated_model(self, config, layers, dtype, attention)
+
+    monkeypatch.setattr(Checkpoint, "truncated_model", counted)
+    ranker(path).save_pretrained(tmp_path / "saved")
+    assert dtypes == [torch.float32]
 
 
 def test_what_reads_gguf_files_is_named_where_it_is_missing(path, monkeypatch):
