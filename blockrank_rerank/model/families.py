@@ -115,7 +115,8 @@ def check_fits(config: BlockRankConfig, model_config: Any) -> None:
             f"query_offset must be below the model's limit of {limit} positions, got {config.query_offset}; lower it "
             f"in the model's {CONFIG_NAME}, or where it has none save one into a local folder of it, "
             f"BlockRankConfig(scoring_layer={config.scoring_layer}, query_offset={limit // 2}).save(FOLDER), or pass "
-            "that one as config= (its file as --config)"
+            "that one as config= (its file as --config); training has no such setting, and takes the folder that "
+            "'blockrank export FOLDER --model MODEL --config FILE' makes"
         )
 
 
