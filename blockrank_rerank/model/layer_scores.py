@@ -107,7 +107,7 @@ def refuse_window(
         Naming layer, window and distance, and the ``others`` without a window where they are known.
     """
     if (distance := window_hides(window, layout, abstention)) is not None:
-        known = f", which are {', '.join(map(str, others))}" if others else ""
+        known = f" ({', '.join(map(str, others))})" if others else ""
         choose = f", or choose a layer with global attention{known}" if others != [] else ""
         raise SettingsError(
             f"{layer} has a sliding window of {window} positions, but queries and what they score are "
