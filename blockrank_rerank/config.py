@@ -268,6 +268,11 @@ def placeholders(template: str, name: str) -> set[str]:
 
 def _build(cls: Any, values: Mapping[str, Any], where: str) -> Any:
     refuse_unknown_names(values, [f.name for f in fields(cls)], where)
+    if cls is BlockRankConfig and "scoring_layer" not in values:
+        raise ValueError(
+            f'{where}: scoring_layer is missing, which has no default: add "scoring_layer": N, the number of a layer '
+            "(blockrank detect finds one)"
+        )
     try:
         return cls(**values)
     except (TypeError, ValueError) as error:

@@ -50,6 +50,10 @@ def request_name(number: int | str) -> str:
     return f"requests[{number}]" if isinstance(number, int) else f"query {number!r}"
 
 
+class SettingsError(ValueError):
+    """Settings with which a model ranks nothing; the message has no text of a query or document, so that logs may."""
+
+
 class DocumentError(Transferable, ValueError):
     """One document of a request cannot be ranked.
 

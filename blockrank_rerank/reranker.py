@@ -16,6 +16,7 @@ from blockrank_rerank.engine.shared import SharedEngine, checked_engine
 from blockrank_rerank.engine.state_lookup import StateLookup
 from blockrank_rerank.engine.store_preparation import Preparation, prepare_store
 from blockrank_rerank.engine.tuned import TunedRanking
+from blockrank_rerank.model.decode_config import CALIBRATE_DECODING
 from blockrank_rerank.model.devices import describe_choices, resolve_device
 from blockrank_rerank.model.names import DEFAULT_MODEL, shown_model
 from blockrank_rerank.options import Options, check_stand_alone, typed_as, with_options
@@ -135,7 +136,9 @@ class BlockRankReranker(AsyncRanking, AttentiveRanking, Searching, SavedModel, T
         """Return this reranker with a prompt whose documents can be prepared: it does not repeat the query.
 
         Models that were not trained for it lose some quality; the default model is query-free already.
+        With ``method="decode"``, whose prompt numbers documents, it raises ValueError.
         """
+        self._shared.spec.refuse_decoding("query_free")
         return self.with_config(prompt=self.config.prompt.without_query())
 
     @property
@@ -332,9 +335,10 @@ class BlockRankReranker(AsyncRanking, AttentiveRanking, Searching, SavedModel, T
         if min_probability is None:
             return limits if calibration is None else replace(limits, min_probability=calibration.threshold)
         if min_probability and not self.gives_probabilities:
+            ways = "calibrate it with 'blockrank calibrate', or train one with abstention_weight"
             raise ValueError(
                 f"min_probability needs a model that gives probabilities, and {self.model} does not; use threshold, "
-                "calibrate it with 'blockrank calibrate', or train one with abstention_weight"
+                + (CALIBRATE_DECODING if self._shared.spec.decodes else ways)
             )
         return limits
 

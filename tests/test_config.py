@@ -159,6 +159,12 @@ def test_an_unknown_setting_in_a_file_is_refused_with_the_file_and_the_known_one
         BlockRankConfig.load(saved(tmp_path, size=1, colour="red"))
 
 
+def test_a_file_without_a_scoring_layer_is_refused_with_what_to_add(tmp_path):
+    (tmp_path / CONFIG_NAME).write_text('{"version": 1, "signal_tokens": "all"}')
+    with pytest.raises(ValueError, match=r'blockrank_config\.json: scoring_layer is missing.* add "scoring_layer": N'):
+        BlockRankConfig.load(tmp_path)
+
+
 def test_an_unknown_prompt_setting_in_a_file_is_refused_with_the_file(tmp_path):
     with pytest.raises(ValueError, match=r"blockrank_config\.json: prompt: unknown settings tone; "):
         BlockRankConfig.load(saved(tmp_path, prompt={"tone": "kind"}))

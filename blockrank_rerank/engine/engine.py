@@ -20,7 +20,8 @@ from blockrank_rerank.engine.workers import computing, in_workers, telling, tell
 from blockrank_rerank.model.answer_decoder import AnswerDecoder
 from blockrank_rerank.model.backbone import Backbone
 from blockrank_rerank.model.devices import resolve_device, resolve_dtype
-from blockrank_rerank.model.families import head_counts, head_dim
+from blockrank_rerank.model.families import head_counts, head_dim, window_of
+from blockrank_rerank.model.layer_scores import refuse_window
 from blockrank_rerank.model.layout import Layout, build_layout
 from blockrank_rerank.model.probability_map import ProbabilityMap
 from blockrank_rerank.model.scores import Lse
@@ -80,6 +81,8 @@ class Engine:
         checkpoint = spec.checkpoint
         model_config, config = resolve_config(spec)
         prompt = read_prompt(spec, model_config, config)
+        if not spec.decodes and not config.scoring_head:
+            _refuse_windows(model_config, config, prompt, spec.prune)
         device = resolve_device(spec.device)
         dtype = resolve_dtype(spec.dtype, device)
         if spec.attention == "triton":
@@ -332,6 +335,18 @@ def warm_up(engine: Engine) -> None:
         lists.append(replace(request, query=unread, documents=[unread]))
     for one in lists:
         engine.score(Batch([one]))
+
+
+def _refuse_windows(model_config: Any, config: BlockRankConfig, prompt: PromptEncoder, prune: Prune) -> None:
+    """Refuse layers that score and whose windows hide documents from the shortest of queries."""
+    windows = [window_of(model_config, layer) for layer in range(model_config.num_hidden_layers)]
+    scoring = config.scoring_layer
+    cases = [(f"scoring_layer {scoring}", scoring, config.abstention, range(len(windows)))]
+    cases += [(f"prune: layer {layer}", layer, False, range(1, scoring)) for layer, _ in prune]
+    for name, layer, abstention, choice in cases:
+        if windows[layer] is not None:
+            layout = build_layout([prompt.encode("?", [""])], config.query_offset)
+            refuse_window(name, windows[layer], layout, abstention, [n for n in choice if windows[n] is None])
 
 
 def _refuse_triton_where_it_cannot_run(model_config: Any, device: torch.device, dtype: torch.dtype) -> None:

@@ -98,7 +98,9 @@ def _positions(config: BlockRankConfig, prompt: PromptEncoder) -> int:
 
 
 def _weights(backbone: Backbone) -> list[tuple[str, Tensor]]:
-    return [(name, parameter.detach()) for name, parameter in sorted(backbone.named_parameters())]
+    # An LM head that is tied to the embeddings counts: with it, scores are others.
+    parameters = backbone.named_parameters(remove_duplicate=False)
+    return [(name, parameter.detach()) for name, parameter in sorted(parameters)]
 
 
 def _reads_documents(name: str) -> bool:

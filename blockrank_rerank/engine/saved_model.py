@@ -122,10 +122,11 @@ def _read_network(spec: EngineSpec, model_config: Any, layers: int) -> Any:
     if checkpoint.adapter is not None:  # merging rounds, to the dtype in use
         dtype = resolve_dtype(spec.dtype, resolve_device(spec.device))
         return checkpoint.truncated_model(model_config, layers, dtype, "eager")
-    network: Any = checkpoint.truncated_model(model_config, layers, "auto", "eager")
-    if _stored_dtypes(checkpoint) == {network.dtype}:
-        return network
-    # It was rounded, or may have been: fp32 holds every other dtype exactly.
+    if checkpoint.gguf is None:
+        network: Any = checkpoint.truncated_model(model_config, layers, "auto", "eager")
+        if _stored_dtypes(checkpoint) == {network.dtype}:
+            return network
+    # It is packed, it was rounded, or may have been: fp32 holds every other dtype exactly.
     return checkpoint.truncated_model(model_config, layers, torch.float32, "eager")
 
 

@@ -153,8 +153,10 @@ def read_prompt(spec: EngineSpec, model_config: Any, config: BlockRankConfig) ->
     Raises
     ------
     ValueError
-        For a tokenizer that cannot be read, or is not the model's.
+        For a tokenizer that cannot be read, or is not the model's, and a content-free query that does not fit.
     """
     tokenizer = spec.checkpoint.tokenizer(model_config.vocab_size)
     encoder = AnsweringPromptEncoder if spec.decodes else PromptEncoder
-    return encoder(tokenizer, config, position_limit(config, model_config), spec.long_queries)
+    prompt = encoder(tokenizer, config, position_limit(config, model_config), spec.long_queries)
+    _ = prompt.content_free  # else every request would refuse it
+    return prompt

@@ -72,7 +72,7 @@ def _attention(
         if window_hides(sliding_window, layout) is None:
             blockrank.readings[layer] = read_layer(query, key, blockrank, scaling, softcap)
     elif layer == config.scoring_layer and blockrank.new_states is None:
-        refuse_window(layer, sliding_window, layout, config.abstention)
+        refuse_window(f"scoring_layer {layer}", sliding_window, layout, config.abstention)
         score = partial(score_layer, layer, query, key, scale=scaling, softcap=softcap)
         score(blockrank) if blockrank.scoring is None else blockrank.scoring.append(score)
     if layer == config.scoring_layer and blockrank.stop:

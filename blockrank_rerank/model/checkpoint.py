@@ -32,6 +32,7 @@ from blockrank_rerank.model.gguf import (
     gguf_config,
     gguf_in,
     is_gguf,
+    use_bars_that_can_be_disabled,
     without_quantizer,
 )
 from blockrank_rerank.model.linear import chunk_feed_forward
@@ -74,8 +75,11 @@ class Checkpoint:
             return
         if path.exists() and not path.is_dir():
             raise FileNotFoundError(
-                f"model folder {given!r} does not exist or is not a folder: it is a file; give the folder that holds it"
+                f"model folder {given!r} does not exist or is not a folder: it is a file; give the folder that holds "
+                "it, or a GGUF file, whose name ends in .gguf"
             )
+        if path.suffix.lower() == ".gguf" and not path.exists():
+            raise FileNotFoundError(f"model file {given!r} does not exist")
         if (looks_local(self.model) or given.endswith("/")) and not path.is_dir():
             raise FileNotFoundError(f"model folder {given!r} does not exist or is not a folder")
 
@@ -210,8 +214,10 @@ class Checkpoint:
         from transformers import AutoConfig
 
         base = self.base
-        with readable(base.model, foreign.MODEL_CONFIG):
-            if (path := base.gguf) is not None:
+        with readable(base.model, "the files"):
+            path = base.gguf
+        with readable(base.model, foreign.MODEL_CONFIG if path is None else "the settings"):
+            if path is not None:
                 config = gguf_config(path)
                 foreign.check_settings(config.to_dict(), ENCODERS | DECODERS)
             else:
@@ -302,6 +308,8 @@ class Checkpoint:
 
         base, own = self.base, {"attn_implementation": attention, **loading_options(model_config)}
         with readable(base.model, "the weights"), quiet(), base._source() as (folder, in_gguf):
+            if in_gguf:
+                use_bars_that_can_be_disabled()
             # Names of fused projections are found in a GGUF file for a whole language model alone.
             loader = AutoModelForCausalLM if language_model or in_gguf else AutoModel
             stored = base._weights()

@@ -8,6 +8,12 @@ from typing import Any
 from blockrank_rerank.config import BlockRankConfig, placeholders
 from blockrank_rerank.model.families import DECODERS
 
+CALIBRATE_DECODING = (
+    "or calibrate its log-probabilities with 'blockrank calibrate --method decode': these, and probabilities made of "
+    "them, depend on the list"
+)
+"""How documents get a probability where nothing was trained to give one."""
+
 
 def check_decodes(config: BlockRankConfig, model_config: Any, model: str) -> None:
     """Refuse settings with which no answer of a model names a document.

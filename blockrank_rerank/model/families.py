@@ -49,6 +49,16 @@ def head_dim(model_config: Any) -> int:
     return int(getattr(model_config, "head_dim", None) or model_config.hidden_size // head_counts(model_config)[0])
 
 
+def window_of(model_config: Any, layer: int) -> int | None:
+    """Exclusive bound on the distance of positions that a layer's attention reaches; nothing for a global one."""
+    kinds = getattr(model_config, "layer_types", None)
+    if kinds is not None and kinds[layer] != "sliding_attention":
+        return None
+    if model_config.model_type == "modernbert":  # its name is of half a window, inclusive
+        return None if kinds is None else int(model_config.local_attention) // 2 + 1
+    return getattr(model_config, "sliding_window", None)
+
+
 def layers_of(model: Any) -> Any:
     """The layers of a base model of a supported family."""
     owner, name = layers_place(model)
@@ -105,7 +115,8 @@ def check_fits(config: BlockRankConfig, model_config: Any) -> None:
             f"query_offset must be below the model's limit of {limit} positions, got {config.query_offset}; lower it "
             f"in the model's {CONFIG_NAME}, or where it has none save one into a local folder of it, "
             f"BlockRankConfig(scoring_layer={config.scoring_layer}, query_offset={limit // 2}).save(FOLDER), or pass "
-            "that one as config= (its file as --config)"
+            "that one as config= (its file as --config); training has no such setting, and takes the folder that "
+            "'blockrank export FOLDER --model MODEL --config FILE' makes"
         )
 
 

@@ -63,7 +63,7 @@ NO_TOKENIZER = (
     "that it was made of into its folder"
 )
 OTHER_FORMATS = {
-    "*.gguf": "GGUF", "*.onnx": "ONNX", "openvino_*.xml": "OpenVINO", "*.h5": "TensorFlow",
+    "*.onnx": "ONNX", "openvino_*.xml": "OpenVINO", "*.h5": "TensorFlow",
     "*.msgpack": "Flax", "*.tflite": "TensorFlow Lite", "*.mlpackage": "Core ML",
     "consolidated*": "Mistral's or Llama's own",
 }  # fmt: skip
@@ -275,15 +275,17 @@ def check_settings(config: Mapping[str, Any], architectures: Iterable[str]) -> N
     check_numbers(config)
 
 
-def _instead(folder: Path) -> str:
+def _instead(folder: Path, others: Mapping[str, str] = OTHER_FORMATS) -> str:
     """What a folder holds that is no model of Transformers, and what to do."""
     if not any(folder.iterdir()):
         return "the folder is empty: download the model again"
-    for pattern, name in OTHER_FORMATS.items():
+    for pattern, name in others.items():
         if found := [*folder.glob(pattern), *folder.glob(f"*/{pattern}")]:
             return (
                 f"the folder holds {name} weights ({found[0].relative_to(folder)}), which are not read here; {WANTED}"
             )
+    if inner_files := sorted(folder.glob("*/*.gguf")):
+        return f"this is a folder of folders with GGUF files: give the path of one, such as {inner_files[0]}"
     for pattern in (f"*/{MODEL_CONFIG}", f"snapshots/*/{MODEL_CONFIG}"):
         if inner := sorted(str(found.parent.relative_to(folder)) for found in folder.glob(pattern)):
             kind = "the folder of a sentence-transformers model" if (folder / "modules.json").is_file() else "a folder"
@@ -305,7 +307,8 @@ def check_embedding_folder(folder: Path) -> None:
     """
     listed = folder / "modules.json"
     if not listed.is_file() and not (folder / MODEL_CONFIG).is_file() and not (folder / ADAPTER_CONFIG).is_file():
-        raise FileNotFoundError(f"{MODEL_CONFIG} is missing; {_instead(folder)}")
+        others = {"*.gguf": "GGUF", **OTHER_FORMATS}
+        raise FileNotFoundError(f"{MODEL_CONFIG} is missing; {_instead(folder, others)}")
     modules = _modules(listed) if listed.is_file() else []
     for part in (folder, *(folder / name for name in modules)):
         for path in (part / name for name in (*SMALL_FILES, *WHOLE_WEIGHTS, *listed_weights(part))):

@@ -31,12 +31,18 @@ def gguf_in(folder: Path) -> Path | None:
     Raises
     ------
     ValueError
-        For several.
+        For several, and for one that is no language model.
     """
-    # What llama.cpp calls mmproj reads images.
-    found = sorted(path for path in folder.iterdir() if is_gguf(path) and not path.name.startswith("mmproj"))
-    if not found or listed_weights(folder):
+    files = sorted(path for path in folder.iterdir() if is_gguf(path))
+    if not files or listed_weights(folder):
         return None
+    # So llama.cpp names it.
+    found = [path for path in files if not path.name.startswith("mmproj")]
+    if not found:
+        raise ValueError(
+            f"the folder's GGUF file {files[0].name} reads images, and the language model's is not there: download "
+            "that too, or give its path as the model"
+        )
     whole = [path for path in found if not _is_part(path)] or found[:1]
     if len(whole) > 1:
         names = ", ".join(path.name for path in whole[:5])
@@ -77,7 +83,7 @@ def gguf_config(path: Path) -> Any:
     Raises
     ------
     ImportError, ValueError
-        As :func:`check_gguf`, and for an architecture that Transformers does not read.
+        As :func:`check_gguf`, for a damaged file, and for an architecture that Transformers does not read.
     """
     check_gguf(path)
     stat = path.stat()
@@ -89,7 +95,34 @@ def _config(path: Path, size: int, modified: int) -> Any:
     """Read once: the vocabulary stands before everything else, and one of 262,144 takes some ten seconds."""
     from transformers import AutoConfig
 
-    return AutoConfig.from_pretrained(str(path.parent), gguf_file=path.name)
+    try:
+        return AutoConfig.from_pretrained(str(path.parent), gguf_file=path.name)
+    except Exception as error:
+        if _is_whole(path):
+            raise
+        raise ValueError(
+            f"{path.name} is cut short or damaged: download it again; or newer than the package gguf: pip install -U "
+            "gguf"
+        ) from error
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether everything is there of which a GGUF file's beginning tells."""
+    from gguf import GGUFReader
+
+    try:
+        GGUFReader(path)
+    except Exception:  # whatever numpy makes of bytes that are not there
+        return False
+    return True
+
+
+def use_bars_that_can_be_disabled() -> None:
+    """Give Transformers' reader of GGUF files the bars of the rest of it, which know when nobody wants them."""
+    from transformers import modeling_gguf_pytorch_utils
+    from transformers.utils import logging
+
+    modeling_gguf_pytorch_utils.tqdm = logging.tqdm
 
 
 def without_quantizer(model: Any) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any
 
@@ -11,6 +11,7 @@ from blockrank_kernels import document_lse
 from blockrank_kernels.gpu import upload
 from torch import Tensor
 
+from blockrank_rerank.errors import SettingsError
 from blockrank_rerank.model.forward_pass import Pass
 from blockrank_rerank.model.layout import Layout, content_free_rows, scored_offsets, signal_rows
 from blockrank_rerank.model.scores import LayerReading, Lse, corrected
@@ -95,17 +96,20 @@ def window_hides(window: int | None, layout: Layout, abstention: bool = False) -
     return distance if distance >= window else None
 
 
-def refuse_window(layer: int, window: int | None, layout: Layout, abstention: bool) -> None:
-    """Refuse a scoring layer whose window hides documents from the query.
+def refuse_window(
+    layer: str, window: int | None, layout: Layout, abstention: bool, others: Sequence[int] | None = None
+) -> None:
+    """Refuse a layer, by setting and number, that scores and whose window hides documents from the query.
 
     Raises
     ------
-    ValueError
-        Naming layer, window and distance.
+    SettingsError
+        Naming layer, window and distance, and the ``others`` without a window where they are known.
     """
     if (distance := window_hides(window, layout, abstention)) is not None:
-        raise ValueError(
-            f"scoring_layer {layer} has a sliding window of {window} positions, but queries and what they score are "
-            f"up to {distance} apart: lower query_offset in the config, or choose a scoring_layer with "
-            "global attention"
+        known = f" ({', '.join(map(str, others))})" if others else ""
+        choose = f", or choose a layer with global attention{known}" if others != [] else ""
+        raise SettingsError(
+            f"{layer} has a sliding window of {window} positions, but queries and what they score are "
+            f"up to {distance} apart: lower query_offset in the config{choose}"
         )

@@ -12,6 +12,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from blockrank_rerank.errors import SettingsError
 from blockrank_rerank.ranking.terminal import print_line
 
 
@@ -26,9 +27,11 @@ def log(event: str, level: str = "info", **facts: Any) -> None:
 
 
 def fault(error: BaseException) -> dict[str, str]:
-    """What a line says of an error: its kind and its place, and not its message, which may hold a text."""
+    """What a line says of an error: its kind and its place; its message, which may hold a text, of settings alone."""
     frames = traceback.extract_tb(error.__traceback__)[-3:]
-    return {"error": type(error).__name__, "at": " ".join(f"{Path(f.filename).name}:{f.lineno}" for f in frames)}
+    said = {"reason": str(error)} if isinstance(error, SettingsError) else {}
+    place = " ".join(f"{Path(f.filename).name}:{f.lineno}" for f in frames)
+    return {"error": type(error).__name__, "at": place} | said
 
 
 class _LogHandler(logging.Handler):

@@ -12,7 +12,7 @@ from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from blockrank_rerank.config import NO_INSTRUCTION, BlockRankConfig
-from blockrank_rerank.errors import DocumentError
+from blockrank_rerank.errors import DocumentError, SettingsError
 from blockrank_rerank.text.chat_template import chat_wrapping
 from blockrank_rerank.text.document import text_and_shift
 from blockrank_rerank.text.passages import SLACK, cut_into_passages
@@ -120,17 +120,17 @@ class PromptEncoder:
         if self._fault(instruction, query_block) is not None:
             instruction, query_block = self._heads(self.fitting(query))
         request = self._request(instruction, query_block, self._blocks(documents, tokenised or {}))
-        return replace(request, content_free=self._content_free)
+        return replace(request, content_free=self.content_free)
 
     @cached_property
-    def _content_free(self) -> list[int]:
-        """The block of the content-free query; empty where there is none."""
+    def content_free(self) -> list[int]:
+        """The block of the content-free query; empty where there is none. Refuses one that does not fit."""
         query = self._config.content_free_query
         if query is None:
             return []
         instruction, block = self._heads(query)
-        if (fault := self._fault(instruction, block)) is not None:
-            raise ValueError(f"content_free_query: {fault}")
+        if (fault := self._fault(instruction, block, can_be_cut=False)) is not None:
+            raise SettingsError(f"content_free_query: {fault}")
         return block
 
     def fitting(self, query: str) -> str:
@@ -246,7 +246,7 @@ class PromptEncoder:
 
     def _request(self, instruction: list[int], query: list[int], documents: Iterable[EncodedBlock]) -> EncodedRequest:
         if self._config.abstention and not instruction:
-            raise ValueError(NO_INSTRUCTION)
+            raise SettingsError(NO_INSTRUCTION)
         cap = self._document_cap(len(instruction))
         blocks, truncated = [], []
         for block in documents:
@@ -319,12 +319,13 @@ class PromptEncoder:
         instruction, ending, answer = self._tokenizer.encode([_fill(part, values) for part in parts])
         return instruction.ids, ending.ids + answer.ids
 
-    def _fault(self, instruction: Sequence[int], block: Sequence[int]) -> str | None:
+    def _fault(self, instruction: Sequence[int], block: Sequence[int], can_be_cut: bool = True) -> str | None:
         """What is wrong with a query of these tokens, and what to do."""
         offset, limit = self._config.query_offset, self._position_limit
         if not block:
             return "query must contain text that the model's tokenizer knows; it came to no tokens"
-        cut = "" if self._long_queries == "truncate" else ', or set long_queries="truncate" (--long-queries truncate)'
+        can_be_cut &= self._long_queries != "truncate"
+        cut = ', or set long_queries="truncate" (--long-queries truncate)' if can_be_cut else ""
         if len(block) > self.longest_query:
             lower = ", lower query_offset in the config" if offset > 1 else ""
             return (
@@ -368,7 +369,7 @@ def _cut(tokens: list[T], tail: int, cap: int) -> list[T]:
         return tokens
     room = cap - tail
     if room < 1:
-        raise ValueError(
+        raise SettingsError(
             f"a document must have room for more than the {tail} tokens with which its template ends, got {cap}: raise "
             "max_document_tokens, or shorten the query where the instruction repeats it"
         )

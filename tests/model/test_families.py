@@ -14,9 +14,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, GPT2Config, GPT2LMHeadModel
 
 from blockrank_rerank import BlockRankReranker, PromptTemplate
+from blockrank_rerank.errors import SettingsError
 from blockrank_rerank.model import checkpoint
 from blockrank_rerank.model.checkpoint import Checkpoint
-from blockrank_rerank.model.families import truncate
+from blockrank_rerank.model.families import truncate, window_of
 from blockrank_rerank.model.layout import build_layout
 from blockrank_rerank.model.scoring_head import ScoringHead
 from tests import oracle
@@ -49,7 +50,8 @@ class Family:
         self.layers = FAMILIES[name][1]["num_hidden_layers"]
         prompt = BERT_PROMPT if name in ENCODERS else CONFIG.prompt
         self.config = replace(CONFIG, query_offset=FAR, prompt=prompt)
-        self.requests = [self.engine(0).prompt.encode(*request) for request in REQUESTS]
+        prompt = self.engine(self.layers, scoring_head=True).prompt  # no window hides anything from a head
+        self.requests = [prompt.encode(*request) for request in REQUESTS]
         self.oracle = cache(lambda offset: oracle.run(folder, self.requests, offset, DTYPE))
 
     def ranker(self, layer, **changes):
@@ -236,8 +238,9 @@ def test_the_instruction_has_the_states_of_a_run_of_its_own(family):
         torch.testing.assert_close(together[: len(separate)], separate, **CLOSE)
 
 
-def test_only_the_layers_up_to_the_scoring_layer_are_there(family):
-    layer = max(1, *global_layers(family.name)[:1], 1)
+def test_only_the_layers_up_to_the_scoring_layer_are_there(family_with_global_layers):
+    family = family_with_global_layers
+    layer = next(layer for layer in global_layers(family.name) if layer)
     model = family.engine(layer).backbone.model
     assert len(oracle.layers_of(model)) == layer + 1
     names = [name for name, _ in model.named_parameters()]
@@ -333,13 +336,44 @@ def test_a_sliding_window_at_the_scoring_layer_is_refused_when_the_query_is_too_
     prompt = BERT_PROMPT if name == "modernbert" else CONFIG.prompt
     config = replace(CONFIG, scoring_layer=local, prompt=prompt)
     ranker = BlockRankReranker.from_pretrained(tmp_path, config=config)
-    with pytest.raises(ValueError, match=rf"scoring_layer {local} has a sliding window.*lower query_offset"):
-        ranker.rank(*REQUESTS[0])
+    for weights in tmp_path.glob("*.safetensors"):
+        weights.unlink()  # it is refused before they are read
+    choice = ", ".join(map(str, global_layers(name)))
+    said = rf", or choose a layer with global attention \({choice}\)$" if choice else "$"
+    with pytest.raises(SettingsError, match=rf"scoring_layer {local} has a sliding window.*lower query_offset.*{said}"):
+        _ = ranker.engine
+
+
+def test_a_layer_that_prunes_must_see_the_documents_too(tmp_path):
+    save_model(tmp_path, "gemma2")
+    config = replace(CONFIG, scoring_layer=3)
+    assert load(tmp_path, config=config, prune={1: 2})
+    with pytest.raises(SettingsError, match=r"prune: layer 2 has a sliding window of 12 .* attention \(1\)$"):
+        load(tmp_path, config=config, prune={2: 2})
+
+
+def test_a_window_that_the_shortest_query_and_document_fit_is_refused_for_longer_ones(tmp_path):
+    prompt = replace(PROMPT, instruction="Documents:", document="|{text}", query="{query}", answer="")
+    ranker = BlockRankReranker.from_pretrained(
+        save_model(tmp_path, "mistral-window"), config=replace(CONFIG, query_offset=12, prompt=prompt), device="cpu"
+    )
+    assert ranker.rank("heart", ["sugar"])
+    with pytest.raises(SettingsError, match="scoring_layer 2 has a sliding window of 12 positions"):
+        ranker.rank("heart", ["the liver stores sugar " * 9])
+
+
+def test_the_window_of_every_layer_is_the_one_that_its_attention_has(family):
+    config = family.engine(family.layers, scoring_head=True).backbone.model.config
+    windows = [window_of(config, layer) for layer in range(family.layers)]
+    assert [layer for layer, window in enumerate(windows) if window is None] == global_layers(family.name)
+    assert {*windows} - {None} <= {oracle.window_of(config)}
 
 
 def test_a_query_offset_beyond_the_models_positions_is_refused(llama):
     for offset in (256, 16384):
-        with pytest.raises(ValueError, match=f"query_offset must be below the model's limit of 256.*got {offset}"):
+        with pytest.raises(
+            ValueError, match=f"query_offset must be below the model's limit of 256.*got {offset}.*training .* export"
+        ):
             load(llama, config=replace(CONFIG, query_offset=offset))
 
 

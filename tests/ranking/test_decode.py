@@ -11,10 +11,12 @@ from transformers import AutoModelForCausalLM
 from blockrank_rerank import BlockRankReranker
 from blockrank_rerank.adapters import ContextSettings, Scoring
 from blockrank_rerank.cli.app import main
+from blockrank_rerank.engine.calibrated import calibration_bases
 from blockrank_rerank.finetune.settings import FinetuneSettings
 from blockrank_rerank.finetune.training_model import TrainingModel
 from blockrank_rerank.model.answer_decoder import AnswerDecoder
 from blockrank_rerank.model.checkpoint import Checkpoint
+from blockrank_rerank.model.probability_map import ProbabilityMap
 from blockrank_rerank.serving.turn import RankRequest, Refused, rank_together
 from tests import oracle
 from tests.states.test_prepared import save_ranker
@@ -236,6 +238,7 @@ def test_what_needs_attention_is_refused(llama, tmp_path):
         "prepare": lambda: ranker.prepare(DOCUMENTS),
         "prepare_store": lambda: ranker.prepare_store(tmp_path / "store", DOCUMENTS),
         "save_pretrained": lambda: ranker.save_pretrained(tmp_path / "saved"),
+        "query_free": ranker.query_free,
     }
     for name, call in calls.items():
         with pytest.raises(ValueError, match=f"^{name} needs the attention of a scoring layer, and this"):
@@ -244,8 +247,29 @@ def test_what_needs_attention_is_refused(llama, tmp_path):
         Scoring().context(ranker, QUERY, DOCUMENTS, ContextSettings())
     with pytest.raises(Refused, match=r"^highlights needs the attention"):
         list(rank_together(ranker, [RankRequest(QUERY, DOCUMENTS, highlights=True)]))
-    with pytest.raises(ValueError, match="min_probability needs a model that gives probabilities"):
+    with pytest.raises(ValueError, match=r"use threshold, or calibrate its log-probabilities with .* --method decode"):
         ranker.rank(QUERY, DOCUMENTS, min_probability=0.5)
+
+
+def calibration(ranker, path):
+    bases = calibration_bases(ranker.engine, ranker._shared.spec)
+    ProbabilityMap(slope=0.5, intercept=4.0, threshold=0.0, bases=bases, tuning=None, facts={}).save(path)
+    return path
+
+
+def test_log_probabilities_are_calibrated_as_scores_of_attention_are(llama, tmp_path):
+    path = calibration(load(llama), tmp_path / "decode.json")
+    ranking = load(llama, calibration=path).rank(QUERY, DOCUMENTS)
+    odds = 0.5 * torch.tensor([document.raw_score for document in ranking]) + 4.0
+    assert [document.probability for document in ranking] == pytest.approx(odds.sigmoid().tolist(), abs=1e-6)
+
+
+def test_a_calibration_of_attention_is_none_of_decoding_where_all_weights_are_the_same(tmp_path):
+    folder = save_model(tmp_path / "tied", "llama", tie_word_embeddings=True)
+    config = replace(DECODE, scoring_layer=3)
+    path = calibration(load(folder, config=config, method="attention"), tmp_path / "attention.json")
+    with pytest.raises(ValueError, match="was made for another model"):
+        load(folder, config=config, calibration=path).rank(QUERY, DOCUMENTS)
 
 
 def test_a_query_leaves_room_for_the_answer(llama):

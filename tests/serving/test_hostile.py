@@ -19,6 +19,8 @@ import httpx
 from pydantic import TypeAdapter, ValidationError
 from starlette.testclient import TestClient
 
+from blockrank_rerank import BlockRankReranker
+from blockrank_rerank.errors import SettingsError
 from blockrank_rerank.ranking.results import RankedDocument, Ranking
 from blockrank_rerank.serving import limits as limits_module
 from blockrank_rerank.serving import log as log_module
@@ -31,6 +33,7 @@ from blockrank_rerank.serving.protocols.tei import TeiOrRerankRequest
 from blockrank_rerank.serving.scheduler import Closed, Job, Lane, Overloaded, Scheduler
 from blockrank_rerank.serving.turn import RankRequest, Served
 from tests.serving.conftest import DOCUMENTS, QUERY, on_loopback
+from tests.tiny_models import CONFIG, PROMPT, save_model
 
 BODY = {"query": QUERY, "documents": DOCUMENTS}
 
@@ -127,6 +130,28 @@ def test_a_fault_of_the_server_is_logged_and_not_told(ranker, monkeypatch, capsy
     output = capsys.readouterr().err
     assert "some text" not in answer.text + output
     assert f'"event": "failure", "request_id": "{answer.headers["x-request-id"]}"' in output
+
+
+def test_a_server_does_not_begin_with_settings_that_rank_nothing(tmp_path):
+    config = replace(CONFIG, scoring_layer=0)
+    ranker = BlockRankReranker.from_pretrained(save_model(tmp_path, "gemma2"), config=config, device="cpu")
+    with (
+        pytest.raises(SettingsError, match="scoring_layer 0 has a sliding window of 12"),
+        TestClient(create_app(ranker)),
+    ):
+        pass
+
+
+def test_the_log_says_which_settings_a_request_does_not_fit(tmp_path, capsys):
+    prompt = replace(PROMPT, instruction="Documents:", document="|{text}", query="{query}", answer="")
+    config = replace(CONFIG, query_offset=12, prompt=prompt)
+    folder = save_model(tmp_path, "mistral-window")
+    with TestClient(create_app(BlockRankReranker.from_pretrained(folder, config=config, device="cpu"))) as client:
+        answer = client.post("/v2/rerank", json={"query": "heart", "documents": ["liver " * 50]})
+    assert (answer.status_code, "SettingsError; the log says more" in answer.text) == (424, True)
+    output = capsys.readouterr().err
+    assert '"reason": "scoring_layer 2 has a sliding window of 12 positions' in output
+    assert "liver" not in output
 
 
 @pytest.mark.parametrize("value", ["1e999", "NaN", "[-1e999]", '{"a": NaN}'])
