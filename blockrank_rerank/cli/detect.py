@@ -163,6 +163,8 @@ def _gain(row: Row) -> str:
 
 
 def _sentences(found: Detection, reader: LayerReader, output: Path) -> Iterator[str]:
+    from blockrank_rerank.finetune.detect.detection import IN_USE
+
     choice = found.choice
     correction = f"corrected by {reader.corrected.content_free_query!r}" if choice.corrected else "not corrected"
     yield (
@@ -178,7 +180,10 @@ def _sentences(found: Detection, reader: LayerReader, output: Path) -> Iterator[
         yield "noise: the 95 % interval of the difference holds 0, so that these queries do not tell the two apart"
     if any(row.choice is not None and row.choice.corrected for row in found.rows):
         yield f"*: corrected by {reader.corrected.content_free_query!r}"
+    if reader.today.prompt != reader.corrected.prompt:
+        yield f"{IN_USE} are read with the query-free prompt, not with the model's own, which repeats the query"
     yield f"{output} has the settings, for --config and config=, with the query-free prompt they were found with"
+    yield found.verdict()
 
 
 def _spec(model_options: opt.ModelOptions) -> EngineSpec:

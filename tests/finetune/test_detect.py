@@ -15,8 +15,9 @@ from blockrank_rerank import BlockRankConfig, BlockRankReranker
 from blockrank_rerank.cli.app import main
 from blockrank_rerank.engine.batch import Batch
 from blockrank_rerank.evaluation.measures import measure_queries
+from blockrank_rerank.evaluation.paired import Difference, Interval
 from blockrank_rerank.finetune.detect.choice import Choice
-from blockrank_rerank.finetune.detect.detection import find_heads
+from blockrank_rerank.finetune.detect.detection import FIRST_STAGE, IN_USE, Detection, Row, find_heads
 from blockrank_rerank.finetune.detect.heat_map import shaded
 from blockrank_rerank.finetune.detect.readings import WAYS, LayerReader, ListReading, _head_scores
 from tests.model.test_families import global_layers
@@ -147,7 +148,7 @@ def test_a_head_that_knows_is_chosen_and_its_gain_is_no_noise(criterion):
     assert found.choice == Choice(1, (2,), "softmax_of_mean", True)
     rows = {row.name: row for row in found.rows}
     assert rows["chosen"].ndcg.mean == pytest.approx(1)
-    assert rows["in use today"].gain.low > 0
+    assert rows[IN_USE].gain.low > 0
     assert rows["this half's choice"].choice == found.choice
     assert found.heat[1][1, 2] == pytest.approx(1)
 
@@ -161,8 +162,56 @@ def test_halves_share_no_list_and_depend_on_the_seed_alone():
 
 def test_where_nobody_knows_the_difference_is_noise():
     found = find_heads(planted(40, 0), Choice(0, (0, 1, 2, 3), "softmax_of_mean", False), "ndcg", seed=0)
-    gain = {row.name: row for row in found.rows}["in use today"].gain
+    gain = {row.name: row for row in found.rows}[IN_USE].gain
     assert gain.low <= 0 <= gain.high
+
+
+def told(mean, low, high):
+    return Difference(mean, low, high, 1, 1, 1)
+
+
+BETTER, WORSE, NOISE = told(0.2, 0.1, 0.3), told(-0.2, -0.3, -0.1), told(0.1, -0.1, 0.3)
+
+
+@pytest.mark.parametrize(
+    ("in_use", "first_stage", "said"),
+    [
+        (BETTER, WORSE, "the first stage is better, beyond chance: do not use what was found"),
+        (WORSE, WORSE, "the first stage is better, beyond chance: do not use what was found"),
+        (
+            BETTER,
+            BETTER,
+            "better than the layer and heads in use, beyond chance; better than the first stage, beyond chance",
+        ),
+        (
+            WORSE,
+            BETTER,
+            "worse than the layer and heads in use, beyond chance: keep those; better than the first stage, beyond "
+            "chance",
+        ),
+        (
+            NOISE,
+            NOISE,
+            "these queries cannot tell it from the layer and heads in use (the interval holds 0): keep those; these "
+            "queries cannot tell it from the first stage (the interval holds 0)",
+        ),
+        (
+            None,
+            BETTER,
+            "the layer and heads in use are the best that was found; better than the first stage, beyond chance",
+        ),
+        ("not read", BETTER, "better than the first stage, beyond chance"),
+    ],
+)
+def test_the_verdict_goes_by_what_is_in_use_and_by_the_first_stage(in_use, first_stage, said):
+    gains = {IN_USE: in_use, FIRST_STAGE: first_stage}
+    rows = [
+        Row(name=name, choice=None, ndcg=Interval(0.5, 0.4, 0.6), gain=gain)
+        for name, gain in gains.items()
+        if gain != "not read"
+    ]
+    found = Detection(choice=Choice(0, (0,), "softmax_of_mean", False), rows=rows, heat={}, choosing=10, reporting=10)
+    assert found.verdict() == said == found.numbers()["verdict"]
 
 
 def test_all_heads_of_a_layer_stand_as_none_in_the_config():
@@ -193,6 +242,7 @@ def test_the_command_writes_settings_with_which_the_model_ranks(collection, llam
     shown = capsys.readouterr().out
     assert "chosen on 12 queries: layer" in shown
     assert "12 other queries" in shown
+    assert "the first stage is better, beyond chance: do not use what was found" in shown.splitlines()[-1]
     config = BlockRankConfig.load(tmp_path / "found.json")
     assert config.prompt == QUERY_FREE
     assert (tmp_path / "found.png").read_bytes().startswith(b"\x89PNG")
@@ -203,7 +253,7 @@ def test_the_command_writes_settings_with_which_the_model_ranks(collection, llam
     assert numbers["choice"]["layer"] == config.scoring_layer
     assert numbers["choice"]["reduction"] == config.reduction
     assert numbers["choice"]["corrected"] == (config.content_free_query is not None)
-    assert {row["name"] for row in numbers["rows"]} >= {"chosen", "in use today", "first stage"}
+    assert {row["name"] for row in numbers["rows"]} >= {"chosen", IN_USE, FIRST_STAGE}
 
 
 @pytest.mark.parametrize(
