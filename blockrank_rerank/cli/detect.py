@@ -73,9 +73,11 @@ def detect(
 
     Every list is read once for all layers, with and without the correction by a content-free query. Half of the
     queries choose; the other half tell what the choice is worth. Use judgements that nobody measures with later.
+    Heads are read at the tokens that the config says (signal_tokens): the one of --config, or the model's own
+    blockrank_config.json; at all tokens of the query block where the model has none, as a bare GGUF file.
 
-    For example: blockrank detect data/nq-train --model gemma.gguf && blockrank rerank "flea life" corpus.txt --model
-    gemma.gguf --config detected.json
+    For example: blockrank detect data/nq --split train --model gemma.gguf && blockrank rerank "flea life" corpus.txt
+    --model gemma.gguf --config detected.json
     """
     from blockrank_rerank.finetune.detect.choice import CRITERIA
     from blockrank_rerank.finetune.detect.detection import find_heads
@@ -169,7 +171,7 @@ def _sentences(found: Detection, reader: LayerReader, output: Path) -> Iterator[
     correction = f"corrected by {reader.corrected.content_free_query!r}" if choice.corrected else "not corrected"
     yield (
         f"chosen on {found.choosing} queries: layer {choice.layer} of {reader.layers}, heads "
-        f"{','.join(map(str, choice.heads))} alike, {correction}, reduction {choice.reduction}"
+        f"{','.join(map(str, choice.heads))} alike, at {_signals(reader)}, {correction}, reduction {choice.reduction}"
     )
     if hidden := reader.layers - len(found.heat):
         yield (
@@ -184,6 +186,11 @@ def _sentences(found: Detection, reader: LayerReader, output: Path) -> Iterator[
         yield f"{IN_USE} are read with the query-free prompt, not with the model's own, which repeats the query"
     yield f"{output} has the settings, for --config and config=, with the query-free prompt they were found with"
     yield found.verdict()
+
+
+def _signals(reader: LayerReader) -> str:
+    signals = reader.config.signal_tokens
+    return "all tokens of the query" if signals == "all" else f"the query's last {signals} tokens"
 
 
 def _spec(model_options: opt.ModelOptions) -> EngineSpec:

@@ -23,7 +23,7 @@ from blockrank_rerank.finetune.detect.readings import WAYS, LayerReader, ListRea
 from tests.model.test_families import global_layers
 from tests.ranking.test_content_free import DOCUMENTS, QUERY, QUERY_FREE
 from tests.states.test_prepared import save_ranker
-from tests.tiny_models import BERT_CONFIG, CONFIG, WORDS
+from tests.tiny_models import BERT_CONFIG, CONFIG, WORDS, save_model
 
 SETTINGS = replace(CONFIG, prompt=QUERY_FREE, signal_tokens=3)
 
@@ -72,6 +72,21 @@ def test_one_pass_reads_what_a_ranker_at_each_layer_would(family, tmp_path):
             engine = BlockRankReranker.from_pretrained(folder, device="cpu", dtype="float32", **options).engine
             (lse,) = engine.score(Batch([engine.prompt.encode(QUERY, DOCUMENTS)]))
             torch.testing.assert_close(lse.documents, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_a_model_without_settings_is_read_at_all_tokens_of_the_query(tmp_path):
+    bare = save_model(tmp_path / "bare", "llama", max_position_embeddings=32_768)
+    with pytest.warns(UserWarning, match="no settings of its own: every layer and head is read at all tokens"):
+        reader = LayerReader(spec_of(bare), "N/A")
+    assert (reader.corrected.signal_tokens, reader.today.signal_tokens) == ("all", 2)
+    query = reader.prompt.encode(QUERY, DOCUMENTS).query
+    assert reader.read(QUERY, DOCUMENTS)[0].documents.shape == (len(query), 4, len(DOCUMENTS))
+
+
+def test_settings_that_a_model_or_its_user_has_keep_their_signals(llama, tmp_path):
+    bare = save_model(tmp_path / "bare", "llama")
+    for spec in (spec_of(llama), spec_of(bare, config=SETTINGS)):
+        assert LayerReader(spec, "N/A").corrected.signal_tokens == 3
 
 
 def test_the_mass_is_the_attention_of_a_causal_run_over_one_document(llama):
@@ -242,6 +257,7 @@ def test_the_command_writes_settings_with_which_the_model_ranks(collection, llam
     shown = capsys.readouterr().out
     assert "chosen on 12 queries: layer" in shown
     assert "12 other queries" in shown
+    assert "at the query's last 3 tokens" in shown
     assert "the first stage is better, beyond chance: do not use what was found" in shown.splitlines()[-1]
     config = BlockRankConfig.load(tmp_path / "found.json")
     assert config.prompt == QUERY_FREE

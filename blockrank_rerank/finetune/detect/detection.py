@@ -12,7 +12,6 @@ from blockrank_rerank.evaluation.paired import Difference, Interval, mean_interv
 from blockrank_rerank.finetune.detect.choice import Choice, best, candidates, head_ndcg
 from blockrank_rerank.finetune.detect.readings import Array, ListReading, check_lists
 
-
 IN_USE, FIRST_STAGE = "layer and heads in use", "first stage"
 """Rows by which the verdict goes."""
 

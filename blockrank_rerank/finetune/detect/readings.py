@@ -94,8 +94,17 @@ class LayerReader:
                 f"detect looks for heads of a model's own layers, and model {shown_model(spec.checkpoint.model)!r} has "
                 "a trained scoring layer after them (scoring_head): give it a language model"
             )
+        given = self.today
+        if spec.config is None and spec.checkpoint.own_config() is None:
+            given = replace(self.today, signal_tokens="all")
+            warnings.warn(
+                f"model {shown_model(spec.checkpoint.model)!r} has no settings of its own: every layer and head is "
+                'read at all tokens of the query block, and the settings found say so (signal_tokens "all"); the '
+                f"released last {self.today.signal_tokens} are for the model that was trained there",
+                stacklevel=2,
+            )
         # What is found goes by the query-free prompt, corrected or not: both were read with it.
-        self.corrected = with_content_free_query(self.today, content_free_query)
+        self.corrected = with_content_free_query(given, content_free_query)
         self.layers = int(model_config.num_hidden_layers)
         # Every layer is read, by all of its heads.
         self.config = replace(self.corrected, scoring_layer=self.layers - 1, heads=None, abstention=False)
