@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +14,7 @@ from transformers import AutoModel
 
 from blockrank_rerank import BlockRankConfig, BlockRankReranker
 from blockrank_rerank.cli.app import main
+from blockrank_rerank.cli.failures import BAD_DATA
 from blockrank_rerank.engine.batch import Batch
 from blockrank_rerank.evaluation.measures import measure_queries
 from blockrank_rerank.evaluation.paired import Difference, Interval
@@ -300,6 +302,37 @@ def test_windows_of_all_layers_that_hide_documents_are_refused(collection, tmp_p
     folder = save_ranker(tmp_path / "model", "mistral-window", SETTINGS)
     assert run(collection, folder, tmp_path) != 0
     assert "no layer can be read: the sliding window of each hides documents" in capsys.readouterr().err
+
+
+def changed(collection, folder, name, change):
+    """The collection with one of its files' lines changed, by number and content."""
+    shutil.copytree(collection, folder)
+    lines = [json.loads(line) for line in (collection / name).read_text().splitlines()]
+    texts = [line | {"text": change(number, line["text"])} for number, line in enumerate(lines)]
+    (folder / name).write_text("".join(json.dumps(line) + "\n" for line in texts))
+    return folder
+
+
+def test_a_query_that_cannot_be_read_is_named_before_anything_is_read(collection, llama, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(LayerReader, "read", None)
+    long = "sugar " * 200
+    folder = changed(collection, tmp_path / "c", "queries.jsonl", lambda number, text: long if number == 20 else text)
+    assert run(folder, llama, tmp_path) == BAD_DATA
+    assert "query 'q20': query must have at most 128 tokens" in capsys.readouterr().err
+
+
+def test_a_long_query_is_cut_where_that_is_asked_for(collection, llama, tmp_path, capsys):
+    long = "sugar " * 200
+    folder = changed(collection, tmp_path / "c", "queries.jsonl", lambda number, text: long if number == 20 else text)
+    assert run(folder, llama, tmp_path, "--long-queries", "truncate") == 0
+    assert "1 of 24 queries have more than the 128 tokens" in capsys.readouterr().err
+
+
+def test_documents_that_are_cut_are_told_once(collection, llama, tmp_path, capsys):
+    folder = changed(collection, tmp_path / "c", "corpus.jsonl", lambda number, text: text * (1 + 50 * (number == 5)))
+    assert run(folder, llama, tmp_path) == 0
+    (said,) = [line for line in capsys.readouterr().err.splitlines() if "longer than a block" in line]
+    assert "documents of 4 of 24 lists are longer than a block (max_document_tokens 64); their beginnings alone" in said
 
 
 def test_queries_whose_candidates_are_all_alike_are_counted(collection, llama, tmp_path, capsys):

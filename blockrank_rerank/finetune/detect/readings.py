@@ -13,14 +13,16 @@ from numpy.typing import NDArray
 
 from blockrank_rerank.config import CORRECTED_REDUCTION
 from blockrank_rerank.engine.spec import EngineSpec, read_prompt, resolve_config, with_content_free_query
+from blockrank_rerank.errors import DataError, RequestError
 from blockrank_rerank.evaluation.measures import shuffled
 from blockrank_rerank.evaluation.task import Task
-from blockrank_rerank.formats import DataError, Run
+from blockrank_rerank.formats import Run
 from blockrank_rerank.model.backbone import Backbone
 from blockrank_rerank.model.devices import resolve_device, resolve_dtype
 from blockrank_rerank.model.layout import build_layout
 from blockrank_rerank.model.names import shown_model
 from blockrank_rerank.model.scores import RULES, LayerReading
+from blockrank_rerank.ranking.request import fitting_queries
 from blockrank_rerank.text.document import document_text
 from blockrank_rerank.text.prompt import PromptEncoder
 
@@ -113,11 +115,14 @@ class LayerReader:
         device = resolve_device(spec.device)
         dtype = resolve_dtype(spec.dtype, device)
         self._backbone = Backbone.load(spec.checkpoint, model_config, self.config, device, dtype, spec.attention)
+        self.cut = 0
+        """Lists read by now of which a document was longer than its block."""
 
     @torch.inference_mode()
     def read(self, query: str, documents: list[str]) -> dict[int, LayerReading]:
         """Read one list; layers whose window hides documents from the query are not there."""
         request = self.prompt.encode(query, documents)
+        self.cut += any(request.truncated)
         return self._backbone.layer_readings(build_layout([request], self.config.query_offset))
 
 
@@ -164,18 +169,24 @@ def judged_lists(task: Task, depth: int) -> Run:
 def read_lists(
     reader: LayerReader, task: Task, lists: Run, seed: int, advance: Callable[[int, int], None]
 ) -> list[ListReading]:
-    """Read every list once, in all layers.
+    """Read every list once, in all layers; warns where documents were cut.
 
     Raises
     ------
+    DataError
+        For a query that the model cannot read, before the first list is read.
     ValueError
         Where the windows of all layers hide documents from the query.
     """
+    try:
+        queries = fitting_queries({query: task.collection.queries[query] for query in lists}, reader.prompt)
+    except RequestError as error:
+        raise DataError(str(error)) from error
     readings = []
     # No layer may profit from the order of the first stage.
     for query, mixed in shuffled(lists, seed).items():
         texts = [document_text(task.corpus[document], index) for index, document in enumerate(mixed)]
-        layers = reader.read(task.collection.queries[query], texts)
+        layers = reader.read(queries[query], texts)
         if not layers:
             raise ValueError(
                 "no layer can be read: the sliding window of each hides documents from the query at query_offset "
@@ -184,6 +195,13 @@ def read_lists(
         reading = _reading(task.collection.qrels[query], [*lists[query]], [*mixed], layers)
         readings.append(reading)
         advance(1, 0)
+    if reader.cut:
+        warnings.warn(
+            f"documents of {reader.cut} of {len(lists)} lists are longer than a block (max_document_tokens "
+            f"{reader.config.max_document_tokens}); their beginnings alone are read: raise --max-document-tokens, or "
+            "cut them into passages, so that the relevant ones are those that answer",
+            stacklevel=2,
+        )
     return readings
 
 
