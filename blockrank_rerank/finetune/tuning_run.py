@@ -40,11 +40,14 @@ class TuneResult:
         nDCG@10 before and after, on queries that nothing was learnt from.
     step : int
         Whose tuning was kept; after step 0 it changes nothing.
+    learnt : int
+        Queries that it was learnt from, those included that chose the step.
     """
 
     file: Path
     held_out: HeldOutMeasures
     step: int
+    learnt: int
 
     def verdict(self) -> str:
         """Say in one line what the difference tells."""
@@ -91,7 +94,7 @@ def tune(settings: TuneSettings) -> TuneResult:
     engine = shared.get()
     data.check_queries(engine.prompt)
     learnt, measured = (FrozenLists(engine, some, parse_bytes("cache", settings.cache) // 2) for some in drawn)
-    _check_enough(len(learnt), len(measured))
+    _check_enough(len(learnt), len(measured), settings)
     learnt.read("lists to learn from")
     measured.read("lists to measure")
     found, step = Learning(engine, learnt, settings).result()
@@ -103,7 +106,7 @@ def tune(settings: TuneSettings) -> TuneResult:
     facts |= {"queries": {"learnt": len(learnt), "measured": len(measured)}}
     facts |= {"ndcg@10": dict(zip(("before", "after"), measures.means, strict=True))}
     Tuning(found.tensors, facts | {"difference": asdict(measures.difference)}).save(output)
-    return TuneResult(output, measures, step)
+    return TuneResult(output, measures, step, len(learnt))
 
 
 def _spec(settings: TuneSettings) -> EngineSpec:
@@ -121,17 +124,22 @@ def _drawn(data: TrainingData, settings: TuneSettings) -> tuple[HeldOut, HeldOut
     """Draw one list for each query to learn from, and have those that are held out."""
     keys = sorted({query_key(example.query) for collection in data.trained for example in collection})
     held_out = data.held_out or HeldOut({}, {}, {})
-    _check_enough(len(keys), len(held_out.queries))
+    _check_enough(min(len(keys), settings.queries), len(held_out.queries), settings)
     random.Random(f"{settings.seed}:learnt").shuffle(keys)
     return HeldOut.draw(data.collections, frozenset(keys[: settings.queries]), settings.lists()), held_out
 
 
-def _check_enough(learnt: int, measured: int) -> None:
-    if min(learnt, measured) < LEAST:
-        raise ValueError(
-            f"a tuning needs at least {LEAST} queries to learn from and {LEAST} to measure on, each with a relevant "
-            f"document and another, got {learnt} and {measured}: add queries, or raise queries and held_out"
-        )
+def _check_enough(learnt: int, measured: int, settings: TuneSettings) -> None:
+    if min(learnt, measured) >= LEAST:
+        return
+    few = [name for name, count in (("queries", learnt), ("held_out", measured)) if count < LEAST]
+    advice = [f"raise {name}" for name in few if getattr(settings, name) < LEAST]
+    if len(advice) < len(few):
+        advice.append("add queries to the data, of which at most every second one is measured on")
+    raise ValueError(
+        f"a tuning needs at least {LEAST} queries to learn from and {LEAST} to measure on, each with a relevant "
+        f"document and another, got {learnt} and {measured}: {', and '.join(advice)}"
+    )
 
 
 @torch.no_grad()
