@@ -87,7 +87,7 @@ def detect(
     require_extra()
     if criterion not in CRITERIA:
         raise typer.BadParameter(f"--criterion must be one of {', '.join(CRITERIA)}, got {criterion!r}")
-    picture, spec = opt.picture_beside(output, ".png", run), _spec(model_options)
+    picture, spec = opt.picture_beside(output, ".png", run, *model_options.files()), _spec(model_options)
     task = TaskSource(
         folder=folder, run=run, split=split, depth=depth, min_relevance=min_relevance, queries=queries, seed=seed
     ).read()

@@ -20,8 +20,11 @@ from blockrank_rerank.finetune.held_out import LEAST, HeldOut, HeldOutMeasures
 from blockrank_rerank.finetune.learning import Learning
 from blockrank_rerank.finetune.training_data import TrainingData
 from blockrank_rerank.finetune.tune_settings import TuneSettings
+from blockrank_rerank.model.foreign_files import ADAPTER_WEIGHTS, listed_weights
 from blockrank_rerank.model.frozen_scoring import untuned
+from blockrank_rerank.model.int8 import SCALES_NAME
 from blockrank_rerank.model.scores import RULES
+from blockrank_rerank.model.scoring_head import SCORING_HEAD_NAME
 from blockrank_rerank.model.tuning import Tuning
 from blockrank_rerank.options import Options
 from blockrank_rerank.states.cache import parse_bytes
@@ -82,7 +85,7 @@ def tune(settings: TuneSettings) -> TuneResult:
         Where the loss becomes NaN.
     """
     output = Path(settings.output)
-    check_output_path(output)
+    check_output_path(output, *_weights(Path(settings.model)))
     import_extra("ir_measures")  # measures need it, at the end
     shared = SharedEngine(_spec(settings))
     if settings.query_rank and not shared.config.scoring_head:
@@ -107,6 +110,11 @@ def tune(settings: TuneSettings) -> TuneResult:
     facts |= {"ndcg@10": dict(zip(("before", "after"), measures.means, strict=True))}
     Tuning(found.tensors, facts | {"difference": asdict(measures.difference)}).save(output)
     return TuneResult(output, measures, step, len(learnt))
+
+
+def _weights(model: Path) -> list[Path]:
+    """The files of a model's folder that end as a tuning's does."""
+    return [model / name for name in (*listed_weights(model), ADAPTER_WEIGHTS, SCORING_HEAD_NAME, SCALES_NAME)]
 
 
 def _spec(settings: TuneSettings) -> EngineSpec:

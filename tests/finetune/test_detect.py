@@ -14,7 +14,7 @@ from transformers import AutoModel
 
 from blockrank_rerank import BlockRankConfig, BlockRankReranker
 from blockrank_rerank.cli.app import main
-from blockrank_rerank.cli.failures import BAD_DATA
+from blockrank_rerank.cli.failures import ARGUMENTS, BAD_DATA
 from blockrank_rerank.engine.batch import Batch
 from blockrank_rerank.evaluation.measures import measure_queries
 from blockrank_rerank.evaluation.paired import Difference, Interval
@@ -290,6 +290,23 @@ def test_what_cannot_be_found_is_refused_in_one_line(collection, llama, tmp_path
     assert len(errors) == 1
     assert said in errors[0]
     assert not (tmp_path / "found.json").exists()
+
+
+@pytest.mark.parametrize("name", ["blockrank_config.json", "config.json", "tokenizer_config.json"])
+def test_files_of_the_model_are_not_replaced(collection, llama, tmp_path, capsys, name):
+    before = (llama / name).read_bytes()
+    assert run(collection, llama, tmp_path, "--output", llama / name) == ARGUMENTS
+    assert f"the output would replace {llama / name}, which is read" in capsys.readouterr().err
+    assert (llama / name).read_bytes() == before
+
+
+def test_the_config_that_is_read_is_not_replaced(collection, llama, tmp_path, capsys):
+    config = tmp_path / "blockrank_config.json"
+    for given in (config, tmp_path):
+        config.write_text(SETTINGS.to_json())
+        assert run(collection, llama, tmp_path, "--config", given, "--output", config) == ARGUMENTS
+        assert f"the output would replace {config}, which is read" in capsys.readouterr().err
+        assert config.read_text() == SETTINGS.to_json()
 
 
 def test_a_model_with_a_trained_scoring_layer_is_refused(tmp_path):

@@ -201,6 +201,14 @@ def test_settings_that_cannot_be_used_are_refused_by_name(changes, message):
         TuneSettings(**{"output": "t.safetensors", "data": "d.jsonl", **changes})
 
 
+def test_weights_of_the_model_are_not_replaced(decoder, encoder, training_data):
+    for file in (decoder / "model.safetensors", encoder / "scoring_head.safetensors"):
+        before = file.read_bytes()
+        with pytest.raises(ValueError, match="the output would replace"):
+            tune(settings(file.parent, training_data, file))
+        assert file.read_bytes() == before
+
+
 def test_settings_of_a_training_that_a_tuning_has_not_are_named(capsys):
     assert main(["tune", "output=t.safetensors", "data=d.jsonl", "lora_rank=4"]) == ARGUMENTS
     assert "unknown settings lora_rank; " in capsys.readouterr().err
