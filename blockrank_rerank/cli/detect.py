@@ -156,6 +156,14 @@ def _heads(choice: Choice, found: Detection) -> str:
     return ",".join(map(str, choice.heads)) if len(choice.heads) <= MOST_SHOWN else f"{len(choice.heads)} heads"
 
 
+def _all_heads(choice: Choice, found: Detection) -> str:
+    """Every head by its number, as the sentence has them."""
+    if len(choice.heads) == 1:
+        return f"head {choice.heads[0]}"
+    every = _heads(choice, found) == "all"
+    return f"{'all heads' if every else 'heads ' + ','.join(map(str, choice.heads))} alike"
+
+
 def _gain(row: Row) -> str:
     """The difference, and whether it is more than noise."""
     if row.gain is None:
@@ -170,13 +178,18 @@ def _sentences(found: Detection, reader: LayerReader, output: Path) -> Iterator[
     choice = found.choice
     correction = f"corrected by {reader.corrected.content_free_query!r}" if choice.corrected else "not corrected"
     yield (
-        f"chosen on {found.choosing} queries: layer {choice.layer} of {reader.layers}, heads "
-        f"{','.join(map(str, choice.heads))} alike, at {_signals(reader)}, {correction}, reduction {choice.reduction}"
+        f"chosen on {found.choosing} queries: layer {choice.layer} of {reader.layers}, "
+        f"{_all_heads(choice, found)}, at {_signals(reader)}, {correction}, reduction {choice.reduction}"
     )
     if hidden := reader.layers - len(found.heat):
         yield (
             f"{hidden} of {reader.layers} layers are not read: their sliding window hides documents from the query at "
             f"query_offset {reader.config.query_offset}; a lower one in a config (--config) reads more"
+        )
+    if reader.was_cut:
+        yield (
+            f"the model ends at layer {reader.layers - 1}, the scoring layer with which it was exported or trained: "
+            "layers after it are in the original alone, and are not read"
         )
     if any(row.gain is not None and row.gain.low <= 0 <= row.gain.high for row in found.rows):
         yield "noise: the 95 % interval of the difference holds 0, so that these queries do not tell the two apart"

@@ -14,6 +14,7 @@ from transformers import AutoModel
 
 from blockrank_rerank import BlockRankConfig, BlockRankReranker
 from blockrank_rerank.cli.app import main
+from blockrank_rerank.cli.detect import _all_heads
 from blockrank_rerank.cli.failures import ARGUMENTS, BAD_DATA
 from blockrank_rerank.engine.batch import Batch
 from blockrank_rerank.evaluation.measures import measure_queries
@@ -307,6 +308,22 @@ def test_the_config_that_is_read_is_not_replaced(collection, llama, tmp_path, ca
         assert run(collection, llama, tmp_path, "--config", given, "--output", config) == ARGUMENTS
         assert f"the output would replace {config}, which is read" in capsys.readouterr().err
         assert config.read_text() == SETTINGS.to_json()
+
+
+def test_a_model_that_was_cut_when_it_was_exported_says_so(collection, llama, tmp_path, capsys):
+    BlockRankReranker.from_pretrained(llama, device="cpu", dtype="float32").save_pretrained(tmp_path / "cut")
+    said = f"the model ends at layer {SETTINGS.scoring_layer}, the scoring layer with which it was exported"
+    for folder, is_cut in ((tmp_path / "cut", True), (llama, False)):
+        assert run(collection, folder, tmp_path) == 0
+        assert (said in capsys.readouterr().out) is is_cut
+
+
+@pytest.mark.parametrize(
+    ("heads", "said"), [((0,), "head 0"), ((0, 2), "heads 0,2 alike"), ((0, 1, 2, 3), "all heads alike")]
+)
+def test_heads_of_the_choice_are_named_as_many_as_there_are(heads, said):
+    found = replace(find_heads(planted(20, 1), None, "ndcg", seed=0), choice=Choice(1, heads, "softmax_of_mean", True))
+    assert _all_heads(found.choice, found) == said
 
 
 def test_a_model_with_a_trained_scoring_layer_is_refused(tmp_path):

@@ -20,6 +20,7 @@ from blockrank_rerank.formats import Run
 from blockrank_rerank.model.backbone import Backbone
 from blockrank_rerank.model.devices import resolve_device, resolve_dtype
 from blockrank_rerank.model.layout import build_layout
+from blockrank_rerank.model.model_folder import NO_CLASSIFIER
 from blockrank_rerank.model.names import shown_model
 from blockrank_rerank.model.scores import RULES, LayerReading
 from blockrank_rerank.ranking.request import fitting_queries
@@ -108,6 +109,8 @@ class LayerReader:
         # What is found goes by the query-free prompt, corrected or not: both were read with it.
         self.corrected = with_content_free_query(given, content_free_query)
         self.layers = int(model_config.num_hidden_layers)
+        self.was_cut = getattr(model_config, "sentence_transformers", None) == {"version": NO_CLASSIFIER}
+        """Whether this package wrote the model, without the layers after its scoring layer."""
         # Every layer is read, by all of its heads.
         self.config = replace(self.corrected, scoring_layer=self.layers - 1, heads=None, abstention=False)
         whole = spec.with_config(self.config)
