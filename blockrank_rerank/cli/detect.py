@@ -196,7 +196,10 @@ def _sentences(found: Detection, reader: LayerReader, output: Path) -> Iterator[
     if any(row.choice is not None and row.choice.corrected for row in found.rows):
         yield f"*: corrected by {reader.corrected.content_free_query!r}"
     if reader.today.prompt != reader.corrected.prompt:
-        yield f"{IN_USE} are read with the query-free prompt, not with the model's own, which repeats the query"
+        yield (
+            f"{IN_USE} are read with the query-free prompt too, and not with that in use, which repeats the query or "
+            "numbers documents"
+        )
     yield f"{output} has the settings, for --config and config=, with the query-free prompt they were found with"
     yield found.verdict()
 

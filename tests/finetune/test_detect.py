@@ -310,6 +310,14 @@ def test_the_config_that_is_read_is_not_replaced(collection, llama, tmp_path, ca
         assert config.read_text() == SETTINGS.to_json()
 
 
+def test_a_prompt_in_use_that_repeats_the_query_is_not_what_was_read(collection, llama, tmp_path, capsys):
+    own = tmp_path / "own.json"
+    for prompt, is_said in ((CONFIG.prompt, True), (QUERY_FREE, False)):
+        own.write_text(replace(SETTINGS, prompt=prompt).to_json())
+        assert run(collection, llama, tmp_path, "--config", own) == 0
+        assert ("and not with that in use" in capsys.readouterr().out) is is_said
+
+
 def test_a_model_that_was_cut_when_it_was_exported_says_so(collection, llama, tmp_path, capsys):
     BlockRankReranker.from_pretrained(llama, device="cpu", dtype="float32").save_pretrained(tmp_path / "cut")
     said = f"the model ends at layer {SETTINGS.scoring_layer}, the scoring layer with which it was exported"
