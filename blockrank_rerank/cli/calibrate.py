@@ -93,7 +93,7 @@ def calibrate(
     if precision is not None:
         guarantee = Guarantee("precision", precision)
     require_scikit_learn()
-    picture = opt.picture_beside(output, ".svg", run, labels)
+    picture = opt.picture_beside(output, ".svg", run, labels, *model_options.files())
     lists = _beir_lists(labels, run, split, depth, min_relevance) if labels.is_dir() else []
     if not labels.is_dir():
         _refuse_beir_options(labels, run, split, depth, min_relevance)

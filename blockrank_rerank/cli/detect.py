@@ -73,9 +73,11 @@ def detect(
 
     Every list is read once for all layers, with and without the correction by a content-free query. Half of the
     queries choose; the other half tell what the choice is worth. Use judgements that nobody measures with later.
+    Heads are read at the tokens that the config says (signal_tokens): the one of --config, or the model's own
+    blockrank_config.json; at all tokens of the query block where the model has none, as a bare GGUF file.
 
-    For example: blockrank detect data/nq-train --model gemma.gguf && blockrank rerank "flea life" corpus.txt --model
-    gemma.gguf --config detected.json
+    For example: blockrank detect data/nq --split train --model gemma.gguf && blockrank rerank "flea life" corpus.txt
+    --model gemma.gguf --config detected.json
     """
     from blockrank_rerank.finetune.detect.choice import CRITERIA
     from blockrank_rerank.finetune.detect.detection import find_heads
@@ -85,7 +87,7 @@ def detect(
     require_extra()
     if criterion not in CRITERIA:
         raise typer.BadParameter(f"--criterion must be one of {', '.join(CRITERIA)}, got {criterion!r}")
-    picture, spec = opt.picture_beside(output, ".png", run), _spec(model_options)
+    picture, spec = opt.picture_beside(output, ".png", run, *model_options.files()), _spec(model_options)
     task = TaskSource(
         folder=folder, run=run, split=split, depth=depth, min_relevance=min_relevance, queries=queries, seed=seed
     ).read()
@@ -154,6 +156,14 @@ def _heads(choice: Choice, found: Detection) -> str:
     return ",".join(map(str, choice.heads)) if len(choice.heads) <= MOST_SHOWN else f"{len(choice.heads)} heads"
 
 
+def _all_heads(choice: Choice, found: Detection) -> str:
+    """Every head by its number, as the sentence has them."""
+    if len(choice.heads) == 1:
+        return f"head {choice.heads[0]}"
+    every = _heads(choice, found) == "all"
+    return f"{'all heads' if every else 'heads ' + ','.join(map(str, choice.heads))} alike"
+
+
 def _gain(row: Row) -> str:
     """The difference, and whether it is more than noise."""
     if row.gain is None:
@@ -163,22 +173,40 @@ def _gain(row: Row) -> str:
 
 
 def _sentences(found: Detection, reader: LayerReader, output: Path) -> Iterator[str]:
+    from blockrank_rerank.finetune.detect.detection import IN_USE
+
     choice = found.choice
     correction = f"corrected by {reader.corrected.content_free_query!r}" if choice.corrected else "not corrected"
     yield (
-        f"chosen on {found.choosing} queries: layer {choice.layer} of {reader.layers}, heads "
-        f"{','.join(map(str, choice.heads))} alike, {correction}, reduction {choice.reduction}"
+        f"chosen on {found.choosing} queries: layer {choice.layer} of {reader.layers}, "
+        f"{_all_heads(choice, found)}, at {_signals(reader)}, {correction}, reduction {choice.reduction}"
     )
     if hidden := reader.layers - len(found.heat):
         yield (
             f"{hidden} of {reader.layers} layers are not read: their sliding window hides documents from the query at "
             f"query_offset {reader.config.query_offset}; a lower one in a config (--config) reads more"
         )
+    if reader.was_cut:
+        yield (
+            f"the model ends at layer {reader.layers - 1}, the scoring layer with which it was exported or trained: "
+            "layers after it are in the original alone, and are not read"
+        )
     if any(row.gain is not None and row.gain.low <= 0 <= row.gain.high for row in found.rows):
         yield "noise: the 95 % interval of the difference holds 0, so that these queries do not tell the two apart"
     if any(row.choice is not None and row.choice.corrected for row in found.rows):
         yield f"*: corrected by {reader.corrected.content_free_query!r}"
+    if reader.today.prompt != reader.corrected.prompt:
+        yield (
+            f"{IN_USE} are read with the query-free prompt too, and not with that in use, which repeats the query or "
+            "numbers documents"
+        )
     yield f"{output} has the settings, for --config and config=, with the query-free prompt they were found with"
+    yield found.verdict()
+
+
+def _signals(reader: LayerReader) -> str:
+    signals = reader.config.signal_tokens
+    return "all tokens of the query" if signals == "all" else f"the query's last {signals} tokens"
 
 
 def _spec(model_options: opt.ModelOptions) -> EngineSpec:

@@ -63,7 +63,7 @@ def evaluate(
 def _evaluate(asked: TaskSource, output: Path | None, as_json: bool, model_options: opt.ModelOptions) -> None:
     require_extra()
     if output:
-        check_output_path(output, asked.run)
+        check_output_path(output, asked.run, *model_options.files())
     collection, corpus, first_stage = asked.read()
     if output:
         check_ids(first_stage)

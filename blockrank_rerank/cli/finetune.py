@@ -6,7 +6,7 @@ import os
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,6 +15,10 @@ from blockrank_rerank.cli.failures import DEBUG_VARIABLE
 from blockrank_rerank.cli.finetune_data import mine_negatives_command, validate_data
 from blockrank_rerank.cli.finetune_init import init
 from blockrank_rerank.cli.run import new_app, run_app
+from blockrank_rerank.model.names import DEFAULT_MODEL
+
+if TYPE_CHECKING:
+    from blockrank_rerank.finetune.tune_settings import TuneSettings
 
 app = new_app("blockrank-finetune")
 app.command("init")(init)
@@ -121,9 +125,23 @@ def tune(settings: Settings, overrides: Overrides = None, dry_run: DryRun = Fals
     from blockrank_rerank.finetune.tuning_run import tune as run
 
     result = run(resolved)
+    asked = f" ({resolved.queries} asked)" if result.learnt < resolved.queries else ""
+    print_line(f"learnt from {result.learnt} queries{asked}")
     print_line(result.held_out.line())
     print_line(result.verdict())
-    print_line(f"written to {result.file}: use it with --tuning {result.file}")
+    print_line(f"written to {result.file}: use it with {_tuned_model(resolved, result.file)}")
+
+
+def _tuned_model(settings: TuneSettings, file: Path) -> str:
+    """The options of a model that takes a tuning: with others than it was learnt with, it is refused."""
+    options = {
+        "--model": None if settings.model == DEFAULT_MODEL else settings.model,
+        "--config": settings.config,
+        "--scoring-layer": settings.scoring_layer,
+        "--dtype": "bfloat16" if settings.bf16 else None,
+        "--tuning": file,
+    }
+    return shlex.join(word for name, value in options.items() if value is not None for word in (name, str(value)))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

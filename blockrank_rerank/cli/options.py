@@ -12,7 +12,9 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
+from blockrank_rerank.config import CONFIG_NAME
 from blockrank_rerank.formats import Unit, check_output_path
+from blockrank_rerank.model.foreign_files import SMALL_FILES
 from blockrank_rerank.options import OPTIONS, Option
 from blockrank_rerank.system.files import expanded
 
@@ -202,6 +204,11 @@ class ModelOptions:
         return isinstance(other, ModelOptions) and vars(self) == vars(other)
 
     __hash__ = None  # type: ignore[assignment]
+
+    def files(self) -> list[Path]:
+        """The files of settings that are read for the model, which no output may replace."""
+        named = [expanded(word, "the path") for word in (self.words["config"], self.words["model"]) if word]
+        return [path / name for path in named for name in ("", CONFIG_NAME, *SMALL_FILES)]
 
     def values(self) -> dict[str, Any]:
         """The options as Python takes them.

@@ -69,7 +69,7 @@ def report(
 
     require_extra()
     require_report()
-    _check_output(output, json_path(output), run)
+    _check_output(output, json_path(output), run, *model_options.files())
     source = TaskSource(
         folder=folder,
         run=run,
@@ -95,11 +95,11 @@ def _progress(what: str, total: int) -> Iterator[Callable[[int, int], None]]:
         yield lambda items, tokens: advance(items, 0)
 
 
-def _check_output(page: Path, numbers: Path, run: Path | None) -> None:
+def _check_output(page: Path, numbers: Path, *read: Path | None) -> None:
     if page.suffix not in (".html", ".htm"):
         raise typer.BadParameter(f"--output must be a file that ends in .html, got {page}")
     for path in (page, numbers):
-        check_output_path(path, run)
+        check_output_path(path, *read)
 
 
 def _contestants(model_options: opt.ModelOptions, against: list[str]) -> tuple[list[Contestant], list[str]]:

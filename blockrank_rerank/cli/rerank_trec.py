@@ -50,7 +50,7 @@ def rerank_trec(
 ) -> None:
     """Rerank a TREC run into another one, in this process or on a fleet."""
     # Everything that can be refused is refused before a model is loaded.
-    check_output_path(paths.output, paths.run, paths.queries, paths.corpus)
+    check_output_path(paths.output, paths.run, paths.queries, paths.corpus, *model_options.files())
     first_stage = read_run(paths.run)
     check_ids(first_documents(first_stage, depth))
     queries = read_queries(paths.queries)

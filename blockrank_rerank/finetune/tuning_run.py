@@ -20,8 +20,11 @@ from blockrank_rerank.finetune.held_out import LEAST, HeldOut, HeldOutMeasures
 from blockrank_rerank.finetune.learning import Learning
 from blockrank_rerank.finetune.training_data import TrainingData
 from blockrank_rerank.finetune.tune_settings import TuneSettings
+from blockrank_rerank.model.foreign_files import ADAPTER_WEIGHTS, listed_weights
 from blockrank_rerank.model.frozen_scoring import untuned
+from blockrank_rerank.model.int8 import SCALES_NAME
 from blockrank_rerank.model.scores import RULES
+from blockrank_rerank.model.scoring_head import SCORING_HEAD_NAME
 from blockrank_rerank.model.tuning import Tuning
 from blockrank_rerank.options import Options
 from blockrank_rerank.states.cache import parse_bytes
@@ -40,11 +43,14 @@ class TuneResult:
         nDCG@10 before and after, on queries that nothing was learnt from.
     step : int
         Whose tuning was kept; after step 0 it changes nothing.
+    learnt : int
+        Queries that it was learnt from, those included that chose the step.
     """
 
     file: Path
     held_out: HeldOutMeasures
     step: int
+    learnt: int
 
     def verdict(self) -> str:
         """Say in one line what the difference tells."""
@@ -79,7 +85,7 @@ def tune(settings: TuneSettings) -> TuneResult:
         Where the loss becomes NaN.
     """
     output = Path(settings.output)
-    check_output_path(output)
+    check_output_path(output, *_weights(Path(settings.model)))
     import_extra("ir_measures")  # measures need it, at the end
     shared = SharedEngine(_spec(settings))
     if settings.query_rank and not shared.config.scoring_head:
@@ -91,7 +97,7 @@ def tune(settings: TuneSettings) -> TuneResult:
     engine = shared.get()
     data.check_queries(engine.prompt)
     learnt, measured = (FrozenLists(engine, some, parse_bytes("cache", settings.cache) // 2) for some in drawn)
-    _check_enough(len(learnt), len(measured))
+    _check_enough(len(learnt), len(measured), settings)
     learnt.read("lists to learn from")
     measured.read("lists to measure")
     found, step = Learning(engine, learnt, settings).result()
@@ -103,7 +109,12 @@ def tune(settings: TuneSettings) -> TuneResult:
     facts |= {"queries": {"learnt": len(learnt), "measured": len(measured)}}
     facts |= {"ndcg@10": dict(zip(("before", "after"), measures.means, strict=True))}
     Tuning(found.tensors, facts | {"difference": asdict(measures.difference)}).save(output)
-    return TuneResult(output, measures, step)
+    return TuneResult(output, measures, step, len(learnt))
+
+
+def _weights(model: Path) -> list[Path]:
+    """The files of a model's folder that end as a tuning's does."""
+    return [model / name for name in (*listed_weights(model), ADAPTER_WEIGHTS, SCORING_HEAD_NAME, SCALES_NAME)]
 
 
 def _spec(settings: TuneSettings) -> EngineSpec:
@@ -121,17 +132,22 @@ def _drawn(data: TrainingData, settings: TuneSettings) -> tuple[HeldOut, HeldOut
     """Draw one list for each query to learn from, and have those that are held out."""
     keys = sorted({query_key(example.query) for collection in data.trained for example in collection})
     held_out = data.held_out or HeldOut({}, {}, {})
-    _check_enough(len(keys), len(held_out.queries))
+    _check_enough(min(len(keys), settings.queries), len(held_out.queries), settings)
     random.Random(f"{settings.seed}:learnt").shuffle(keys)
     return HeldOut.draw(data.collections, frozenset(keys[: settings.queries]), settings.lists()), held_out
 
 
-def _check_enough(learnt: int, measured: int) -> None:
-    if min(learnt, measured) < LEAST:
-        raise ValueError(
-            f"a tuning needs at least {LEAST} queries to learn from and {LEAST} to measure on, each with a relevant "
-            f"document and another, got {learnt} and {measured}: add queries, or raise queries and held_out"
-        )
+def _check_enough(learnt: int, measured: int, settings: TuneSettings) -> None:
+    if min(learnt, measured) >= LEAST:
+        return
+    few = [name for name, count in (("queries", learnt), ("held_out", measured)) if count < LEAST]
+    advice = [f"raise {name}" for name in few if getattr(settings, name) < LEAST]
+    if len(advice) < len(few):
+        advice.append("add queries to the data, of which at most every second one is measured on")
+    raise ValueError(
+        f"a tuning needs at least {LEAST} queries to learn from and {LEAST} to measure on, each with a relevant "
+        f"document and another, got {learnt} and {measured}: {', and '.join(advice)}"
+    )
 
 
 @torch.no_grad()

@@ -257,6 +257,11 @@ class Checkpoint:
             )
         return tokenizer
 
+    def own_config(self) -> BlockRankConfig | None:
+        """The settings that come with the model, or with the released one's name."""
+        path = self.file(CONFIG_NAME)
+        return BlockRankConfig.load(path) if path else PRESETS.get(self.base.model)
+
     def blockrank_config(self, model_config: Any, scoring_layer: int | None, decodes: bool = False) -> BlockRankConfig:
         """The model's own settings, or the released prompt for a decoder that has none.
 
@@ -267,8 +272,7 @@ class Checkpoint:
         ValueError
             For an encoder without ``blockrank_config.json``.
         """
-        path = self.file(CONFIG_NAME)
-        config = BlockRankConfig.load(path) if path else PRESETS.get(self.base.model)
+        config = self.own_config()
         if config is None and model_config.model_type in ENCODERS:
             raise ValueError(
                 f"model {self.model!r} is an encoder without {CONFIG_NAME}; pass config=BlockRankConfig(...) if it has "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -101,6 +102,8 @@ def check_output_path(path: Path, *read: Path | None) -> None:
         If the path is a folder.
     PermissionError
         If the folder is not writable.
+    OSError
+        If the folder takes no file of this name for another reason: it is too long, or the folder is the system's.
     ValueError
         If the path is a device or a pipe, which cannot be replaced, ``-``, or one of the files read.
     """
@@ -117,6 +120,11 @@ def check_output_path(path: Path, *read: Path | None) -> None:
         raise PermissionError(f"the folder {folder} is not writable")
     if path.exists() and any(source and source.exists() and path.samefile(source) for source in read):
         raise ValueError(f"the output would replace {path}, which is read; write to another file")
+    try:  # access is no promise, least of all to root
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=f".{path.resolve().name}.", suffix=".tmp"):
+            pass
+    except OSError as error:
+        raise OSError(error.errno, f"cannot write the output: {error.strerror}", str(path)) from error
 
 
 def check_lock(path: Path) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import shlex
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +13,9 @@ import pytest
 import torch
 
 from blockrank_rerank import BlockRankReranker
+from blockrank_rerank.cli.app import main as blockrank
 from blockrank_rerank.cli.failures import ARGUMENTS
-from blockrank_rerank.cli.finetune import main
+from blockrank_rerank.cli.finetune import _tuned_model, main
 from blockrank_rerank.finetune import TuneSettings, tune
 from blockrank_rerank.finetune import learning as learning_module
 from blockrank_rerank.finetune.frozen_lists import FrozenLists
@@ -155,15 +157,28 @@ def few(path, count):
     return write_jsonl(path, rows)
 
 
-@pytest.mark.parametrize(("count", "learnt", "measured"), [(5, 5, 0), (19, 19, 0)])
-def test_too_few_queries_are_refused_before_a_model_is_loaded(encoder, tmp_path, count, learnt, measured, monkeypatch):
+ADD = "add queries to the data, of which at most every second one is measured on"
+
+
+@pytest.mark.parametrize(
+    ("count", "changes", "got", "advice"),
+    [
+        (5, {}, "5 and 0", ADD),
+        (19, {}, "19 and 0", ADD),
+        (5, {"queries": 4}, "4 and 0", f"raise queries, and {ADD}"),
+        (60, {"queries": 9}, "9 and 30", "raise queries"),
+        (60, {"held_out": 9}, "51 and 9", "raise held_out"),
+        (60, {"queries": 9, "held_out": 9}, "9 and 9", "raise queries, and raise held_out"),
+    ],
+)
+def test_too_few_queries_are_refused_before_a_model_is_loaded(
+    encoder, tmp_path, count, changes, got, advice, monkeypatch
+):
     monkeypatch.setattr("blockrank_rerank.engine.shared.SharedEngine.get", None)
     data = few(tmp_path / "few.jsonl", count)
-    message = (
-        f"a tuning needs at least 10 queries to learn from and 10 to measure on, .*, got {learnt} and {measured}: add"
-    )
+    message = f"a tuning needs at least 10 queries to learn from and 10 to measure on, .*, got {got}: {advice}$"
     with pytest.raises(ValueError, match=message):
-        tune(settings(encoder, data, tmp_path / "t.safetensors"))
+        tune(settings(encoder, data, tmp_path / "t.safetensors", **changes))
 
 
 @pytest.mark.parametrize(
@@ -184,6 +199,14 @@ def test_too_few_queries_are_refused_before_a_model_is_loaded(encoder, tmp_path,
 def test_settings_that_cannot_be_used_are_refused_by_name(changes, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         TuneSettings(**{"output": "t.safetensors", "data": "d.jsonl", **changes})
+
+
+def test_weights_of_the_model_are_not_replaced(decoder, encoder, training_data):
+    for file in (decoder / "model.safetensors", encoder / "scoring_head.safetensors"):
+        before = file.read_bytes()
+        with pytest.raises(ValueError, match="the output would replace"):
+            tune(settings(file.parent, training_data, file))
+        assert file.read_bytes() == before
 
 
 def test_settings_of_a_training_that_a_tuning_has_not_are_named(capsys):
@@ -210,8 +233,33 @@ def test_the_command_prints_settings_measures_and_what_to_do_next(encoder, train
     printed = capsys.readouterr().out
     assert "query_rank: 0" in printed
     assert " held-out queries (difference " in printed
-    assert f"written to {file}: use it with --tuning {file}" in printed.replace("\n", " ")
+    assert f"written to {file}: use it with --model {encoder} --tuning {file}\n" in printed
+    learnt = Tuning.load(file).facts["queries"]["learnt"]
+    assert f"learnt from {learnt} queries (200 asked)\n" in printed
     file.unlink()
     assert main(["tune", f"data={training_data}", f"output={file}", "--dry-run"]) == 0
     assert not file.exists()
     assert "queries: 200" in capsys.readouterr().out
+
+
+def test_the_options_that_the_command_prints_take_its_tuning(decoder, training_data, tmp_path, capsys):
+    other = replace(CONFIG, prompt=CONFIG.prompt.without_query(), scoring_layer=2)
+    config, file = tmp_path / "my settings.json", tmp_path / "t.safetensors"
+    config.write_text(other.to_json())
+    changes = VALUES | {"queries": 10, "config": config, "scoring_layer": 1, "bf16": True}
+    words = [f"{name}={value}" for name, value in changes.items()]
+    assert main(["tune", f"model={decoder}", f"data={training_data}", f"output={file}", *words]) == 0
+    printed = capsys.readouterr().out
+    assert "learnt from 10 queries\n" in printed
+    options = shlex.split(printed.rpartition("use it with ")[2])
+    assert options == [
+        *("--model", str(decoder), "--config", str(config), "--scoring-layer", "1"),
+        *("--dtype", "bfloat16", "--tuning", str(file)),
+    ]
+    (tmp_path / "documents.txt").write_text("sugar\nblood\n")
+    assert blockrank(["rerank", "sugar", str(tmp_path / "documents.txt"), "--device", "cpu", *options]) == 0
+
+
+def test_the_default_model_needs_no_option_but_its_tuning():
+    chosen = TuneSettings(output="t.safetensors", data="d.jsonl")
+    assert _tuned_model(chosen, Path("t.safetensors")) == "--tuning t.safetensors"

@@ -25,3 +25,17 @@ def test_a_disk_that_is_full_while_writing_is_named_by_the_file(tmp_path):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert stopped.value.filename == str(path)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs a folder that takes no file of anybody")
+def test_a_folder_that_takes_no_file_is_found_beforehand_by_root_too(tmp_path):
+    with pytest.raises(OSError, match="cannot write the output: ") as refused:
+        check_output_path(type(tmp_path)("/proc/out.json"))
+    assert refused.value.filename == "/proc/out.json"
+
+
+def test_a_name_that_is_too_long_while_it_is_written_is_found_beforehand(tmp_path):
+    with pytest.raises(OSError, match="cannot write the output: "):
+        check_output_path(tmp_path / f"{'a' * 245}.json")
+    check_output_path(tmp_path / f"{'a' * 200}.json")
+    assert not any(tmp_path.iterdir())

@@ -12,6 +12,9 @@ from blockrank_rerank.evaluation.paired import Difference, Interval, mean_interv
 from blockrank_rerank.finetune.detect.choice import Choice, best, candidates, head_ndcg
 from blockrank_rerank.finetune.detect.readings import Array, ListReading, check_lists
 
+IN_USE, FIRST_STAGE = "layer and heads in use", "first stage"
+"""Rows by which the verdict goes."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
@@ -68,9 +71,24 @@ class Detection:
             content_free_query=corrected.content_free_query if self.choice.corrected else None,
         )
 
+    def verdict(self) -> str:
+        """Say in one line what the differences tell."""
+        gains = {row.name: row.gain for row in self.rows}
+        first_stage = gains[FIRST_STAGE]
+        if first_stage is not None and first_stage.high < 0:
+            return f"the {FIRST_STAGE} is better, beyond chance: do not use what was found"
+        told = _told(first_stage, FIRST_STAGE)
+        if IN_USE not in gains:
+            return told
+        gain = gains[IN_USE]
+        if gain is None:
+            return f"the {IN_USE} are the best that was found; {told}"
+        return f"{_told(gain, IN_USE)}{'' if gain.low > 0 else ': keep those'}; {told}"
+
     def numbers(self) -> dict[str, Any]:
         """What JSON holds of it."""
         return {
+            "verdict": self.verdict(),
             "choice": asdict(self.choice),
             "choosing": self.choosing,
             "reporting": self.reporting,
@@ -104,7 +122,7 @@ def find_heads(readings: Sequence[ListReading], today: Choice | None, criterion:
     found = candidates(choosing, criterion)
     choice = best(choosing, found)
     other = best(reporting, candidates(reporting, criterion))
-    named = {"chosen": choice} | ({} if today is None else {"in use today": today})
+    named = {"chosen": choice} | ({} if today is None else {IN_USE: today})
     for corrected, name in ((False, "best layer, plain"), (True, "best layer, corrected")):
         named[name] = best(choosing, [each for each in _whole(found) if each.corrected is corrected])
     named["this half's choice"] = other
@@ -141,4 +159,13 @@ def _rows(named: dict[str, Choice], choice: Choice, readings: Sequence[ListReadi
 def _first_stage(choice: Choice, readings: Sequence[ListReading]) -> Row:
     values = [reading.first_stage for reading in readings]
     gain = paired_difference(choice.ndcg(readings), values)
-    return Row(name="first stage", choice=None, ndcg=mean_interval(values), gain=gain)
+    return Row(name=FIRST_STAGE, choice=None, ndcg=mean_interval(values), gain=gain)
+
+
+def _told(gain: Difference | None, other: str) -> str:
+    """What the choice is beside another, as far as the queries tell."""
+    if gain is not None and gain.low > 0:
+        return f"better than the {other}, beyond chance"
+    if gain is not None and gain.high < 0:
+        return f"worse than the {other}, beyond chance"
+    return f"these queries cannot tell it from the {other} (the interval holds 0)"

@@ -13,14 +13,17 @@ from numpy.typing import NDArray
 
 from blockrank_rerank.config import CORRECTED_REDUCTION
 from blockrank_rerank.engine.spec import EngineSpec, read_prompt, resolve_config, with_content_free_query
+from blockrank_rerank.errors import DataError, RequestError
 from blockrank_rerank.evaluation.measures import shuffled
 from blockrank_rerank.evaluation.task import Task
-from blockrank_rerank.formats import DataError, Run
+from blockrank_rerank.formats import Run
 from blockrank_rerank.model.backbone import Backbone
 from blockrank_rerank.model.devices import resolve_device, resolve_dtype
 from blockrank_rerank.model.layout import build_layout
+from blockrank_rerank.model.model_folder import NO_CLASSIFIER
 from blockrank_rerank.model.names import shown_model
 from blockrank_rerank.model.scores import RULES, LayerReading
+from blockrank_rerank.ranking.request import fitting_queries
 from blockrank_rerank.text.document import document_text
 from blockrank_rerank.text.prompt import PromptEncoder
 
@@ -94,9 +97,20 @@ class LayerReader:
                 f"detect looks for heads of a model's own layers, and model {shown_model(spec.checkpoint.model)!r} has "
                 "a trained scoring layer after them (scoring_head): give it a language model"
             )
+        given = self.today
+        if spec.config is None and spec.checkpoint.own_config() is None:
+            given = replace(self.today, signal_tokens="all")
+            warnings.warn(
+                f"model {shown_model(spec.checkpoint.model)!r} has no settings of its own: every layer and head is "
+                'read at all tokens of the query block, and the settings found say so (signal_tokens "all"); the '
+                f"released last {self.today.signal_tokens} are for the model that was trained there",
+                stacklevel=2,
+            )
         # What is found goes by the query-free prompt, corrected or not: both were read with it.
-        self.corrected = with_content_free_query(self.today, content_free_query)
+        self.corrected = with_content_free_query(given, content_free_query)
         self.layers = int(model_config.num_hidden_layers)
+        self.was_cut = getattr(model_config, "sentence_transformers", None) == {"version": NO_CLASSIFIER}
+        """Whether this package wrote the model, without the layers after its scoring layer."""
         # Every layer is read, by all of its heads.
         self.config = replace(self.corrected, scoring_layer=self.layers - 1, heads=None, abstention=False)
         whole = spec.with_config(self.config)
@@ -104,11 +118,14 @@ class LayerReader:
         device = resolve_device(spec.device)
         dtype = resolve_dtype(spec.dtype, device)
         self._backbone = Backbone.load(spec.checkpoint, model_config, self.config, device, dtype, spec.attention)
+        self.cut = 0
+        """Lists read by now of which a document was longer than its block."""
 
     @torch.inference_mode()
     def read(self, query: str, documents: list[str]) -> dict[int, LayerReading]:
         """Read one list; layers whose window hides documents from the query are not there."""
         request = self.prompt.encode(query, documents)
+        self.cut += any(request.truncated)
         return self._backbone.layer_readings(build_layout([request], self.config.query_offset))
 
 
@@ -155,18 +172,24 @@ def judged_lists(task: Task, depth: int) -> Run:
 def read_lists(
     reader: LayerReader, task: Task, lists: Run, seed: int, advance: Callable[[int, int], None]
 ) -> list[ListReading]:
-    """Read every list once, in all layers.
+    """Read every list once, in all layers; warns where documents were cut.
 
     Raises
     ------
+    DataError
+        For a query that the model cannot read, before the first list is read.
     ValueError
         Where the windows of all layers hide documents from the query.
     """
+    try:
+        queries = fitting_queries({query: task.collection.queries[query] for query in lists}, reader.prompt)
+    except RequestError as error:
+        raise DataError(str(error)) from error
     readings = []
     # No layer may profit from the order of the first stage.
     for query, mixed in shuffled(lists, seed).items():
         texts = [document_text(task.corpus[document], index) for index, document in enumerate(mixed)]
-        layers = reader.read(task.collection.queries[query], texts)
+        layers = reader.read(queries[query], texts)
         if not layers:
             raise ValueError(
                 "no layer can be read: the sliding window of each hides documents from the query at query_offset "
@@ -175,6 +198,13 @@ def read_lists(
         reading = _reading(task.collection.qrels[query], [*lists[query]], [*mixed], layers)
         readings.append(reading)
         advance(1, 0)
+    if reader.cut:
+        warnings.warn(
+            f"documents of {reader.cut} of {len(lists)} lists are longer than a block (max_document_tokens "
+            f"{reader.config.max_document_tokens}); their beginnings alone are read: raise --max-document-tokens, or "
+            "cut them into passages, so that the relevant ones are those that answer",
+            stacklevel=2,
+        )
     return readings
 
 
