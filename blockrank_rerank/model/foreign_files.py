@@ -290,8 +290,8 @@ def _instead(folder: Path, others: Mapping[str, str] = OTHER_FORMATS) -> str:
         if inner := sorted(str(found.parent.relative_to(folder)) for found in folder.glob(pattern)):
             kind = "the folder of a sentence-transformers model" if (folder / "modules.json").is_file() else "a folder"
             return f"this is {kind} that holds the model in {', '.join(inner[:5])}: give {folder / inner[0]}"
-    if others := sorted(path.name for path in (*folder.glob("*.safetensors"), *folder.glob("*.bin"))):
-        return f"the folder holds weights of other names ({', '.join(others[:5])}); rename or save them anew"
+    if names := sorted(path.name for path in (*folder.glob("*.safetensors"), *folder.glob("*.bin"))):
+        return f"the folder holds weights of other names ({', '.join(names[:5])}); rename or save them anew"
     return WANTED
 
 
