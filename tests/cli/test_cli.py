@@ -19,6 +19,7 @@ from blockrank_rerank.cli import rerank_trec as rerank_trec_module
 from blockrank_rerank.cli.app import main
 from blockrank_rerank.cli.options import ModelOptions
 from blockrank_rerank.cli.ranker import load_ranker
+from blockrank_rerank.ranking.results import Ranking
 from tests.fake_ranker import FakeRanker
 
 needs_extra = pytest.mark.skipif(find_spec("ir_measures") is None or find_spec("bm25s") is None, reason="eval extra")
@@ -485,7 +486,7 @@ def test_an_interrupt_ends_with_its_own_code(fake, files, monkeypatch, capsys):
 def test_a_warning_is_one_line_on_stderr(fake, files, monkeypatch, capsys):
     def rank(*_, **__):
         warnings.warn("scoring_layer was\nguessed", UserWarning, stacklevel=2)
-        return []
+        return Ranking()
 
     monkeypatch.setattr(fake, "rank", rank)
     before = warnings.showwarning

@@ -251,7 +251,7 @@ def test_eight_bits_are_divided_by_the_scale_that_is_kept(size):
 
 def test_a_fingerprint_has_the_tokenizer_in_it(monkeypatch):
     monkeypatch.setattr(fingerprints, "_architecture", lambda backbone: "")
-    backbone = SimpleNamespace(named_parameters=list)
+    backbone = SimpleNamespace(named_parameters=lambda **_: [])
     prints = {
         fingerprints.fingerprint(
             CONFIG, SimpleNamespace(tokenizer_digest=digest, beginning=beginning, longest_query=9), backbone
