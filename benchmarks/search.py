@@ -91,7 +91,7 @@ def measure_time(folder: Path, queries: Sequence[str], what: str) -> None:
                 run[query] = [document.index for document in ranking]
             cells.append(statistics.median(times))
     cells += [100 * recall(found[True, top_k], found[False, top_k], top_k) for top_k in (10, 100)]
-    print(f"{what:>20} {cold:9.1f} {memory:10.0f}", *(f"{cell:9.1f}" for cell in cells), flush=True)
+    print(f"{what:>20} {cold:9.1f} {memory:9.0f}", *(f"{cell:9.1f}" for cell in cells), flush=True)
 
 
 def main_time(documents: list[int], queries: int, store: Path | None) -> None:
@@ -99,7 +99,7 @@ def main_time(documents: list[int], queries: int, store: Path | None) -> None:
     print(machine(), f"{torch.get_num_threads()} threads")
     asked = [*read_collection(SAMPLE).queries.values()][:queries]
     names = ("first s", "memory MB", "top 10 ms", "top 100", "approx 10", "100", "rec.@10", "rec.@100")
-    print(f"{'store':>20}", *(f"{name:>{10 if name == 'memory MB' else 9}}" for name in names))
+    print(f"{'store':>20}", *(f"{name:>9}" for name in names))
     if store is not None:
         measure_time(store, asked, store.name)
         return

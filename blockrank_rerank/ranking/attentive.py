@@ -57,7 +57,8 @@ class AttentiveRanking:
         attended = self._attended("explain", query, documents)
         if attended is None:
             return Explanation(query, [])
-        return Explanation(query, explained(attended, limits), limits.select(attended.ranking))
+        ranking = limits.select(attended.ranking)
+        return Explanation(query, explained(attended, ranking), ranking)
 
     def context(
         self,

@@ -10,7 +10,7 @@ from functools import cached_property
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from blockrank_rerank.ranking.results import Limits, RankedDocument, Ranking
+from blockrank_rerank.ranking.results import RankedDocument, Ranking
 from blockrank_rerank.text.sentences import sentence_spans
 
 if TYPE_CHECKING:
@@ -128,12 +128,11 @@ class Explanation:
         return f"<p><b>{escape(self.query)}</b></p><ol>{rows}</ol>"
 
 
-def explained(attended: AttendedList, limits: Limits) -> list[ExplainedDocument]:
-    """Show where in each of the wanted documents of a ranked list the query looked, best document first.
+def explained(attended: AttendedList, ranking: Sequence[RankedDocument]) -> list[ExplainedDocument]:
+    """Show where in each of the wanted documents of a ranked list the query looked, in their order.
 
     Of a document that was split, the passage that won is shown.
     """
-    ranking = limits.select(attended.ranking)
     blocks = [attended.block_of(ranked) for ranked in ranking]
     attention = attended.engine.token_attention(attended.encoded, attended.states)
     return [

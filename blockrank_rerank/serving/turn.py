@@ -10,7 +10,7 @@ from blockrank_rerank.ranking.attended import AttendedList
 from blockrank_rerank.ranking.batches import CHARACTERS_PER_TOKEN, Batches
 from blockrank_rerank.ranking.explanation import explained
 from blockrank_rerank.ranking.request import CheckedRequest, check_request, fitting_requests
-from blockrank_rerank.ranking.results import Limits, Ranking
+from blockrank_rerank.ranking.results import Ranking
 from blockrank_rerank.ranking.score_type import ScoreType
 from blockrank_rerank.reranker import BlockRankReranker
 from blockrank_rerank.text.document import GivenDocument, given_text, part_of
@@ -132,7 +132,7 @@ def _rank_alike(ranker: BlockRankReranker, requests: Sequence[RankRequest]) -> I
             served = Served(found, candidates[number].num_tokens)
             if requests[number].highlights:
                 attended = AttendedList.of_ranked(engine, ranker.lookup, candidates[number], found)
-                served = replace(served, highlights=[one.highlights for one in explained(attended, Limits())])
+                served = replace(served, highlights=[one.highlights for one in explained(attended, found)])
                 del attended
             yield number, served
         del candidates  # the states of this batch must not wait beside those of the next
