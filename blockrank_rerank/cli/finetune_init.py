@@ -30,11 +30,18 @@ def init(
         ),
     ],
     query_prefix: Annotated[
-        str, typer.Option("--query-prefix", metavar="TEXT", help="What the encoder expects before a query.")
-    ] = "",
+        str | None,
+        typer.Option(
+            "--query-prefix",
+            metavar="TEXT",
+            show_default=False,
+            help="What the encoder expects before a query. Default: the prompt that comes with it, if any.",
+        ),
+    ] = None,
     document_prefix: Annotated[
-        str, typer.Option("--document-prefix", metavar="TEXT", help="What the encoder expects before a document.")
-    ] = "",
+        str | None,
+        typer.Option("--document-prefix", metavar="TEXT", show_default=False, help="The same before a document."),
+    ] = None,
     start_token: Annotated[
         str,
         typer.Option(
@@ -70,7 +77,7 @@ def init(
     """
     from blockrank_rerank.finetune.starting_model import write_starting_model
 
-    write_starting_model(
+    config = write_starting_model(
         encoder,
         folder,
         query_prefix=query_prefix,
@@ -80,4 +87,5 @@ def init(
         length_weight=length_weight,
         dtype=dtype,
     )
+    print_line(f"it reads {config.prompt.query} and {config.prompt.document}")
     print_line(f"written to {folder}: rank with --model {folder}, or train with model={folder}")

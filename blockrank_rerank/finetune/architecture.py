@@ -108,6 +108,27 @@ def check_plain_encoder(checkpoint: Checkpoint, model_config: Any) -> None:
         )
 
 
+def own_prefixes(checkpoint: Checkpoint) -> tuple[str, str]:
+    """Return what an embedding model was trained to see before a query and before a document, as its files say.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+        Where it is read from.
+
+    Returns
+    -------
+    tuple of str
+        Empty where the files name none.
+    """
+    prompts = _record(checkpoint, "config_sentence_transformers.json").get("prompts")
+    found = prompts if isinstance(prompts, dict) else {}
+    named = {name: text for name, text in found.items() if isinstance(text, str)}
+    # The names that sentence-transformers looks for, in its order.
+    document = next((named[name] for name in ("document", "passage", "corpus") if name in named), "")
+    return named.get("query", ""), document
+
+
 def check_trained_architecture(model: str, architectures: Sequence[str] | None, language_model: bool) -> None:
     """Say that the head of a classifier is left out in training; refuse one where a language model is needed.
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 
 from blockrank_rerank.config import BlockRankConfig, PromptTemplate, escaped
-from blockrank_rerank.finetune.architecture import check_plain_encoder
+from blockrank_rerank.finetune.architecture import check_plain_encoder, own_prefixes
 from blockrank_rerank.finetune.settings import DTYPES
 from blockrank_rerank.model.checkpoint import Checkpoint
 from blockrank_rerank.model.families import check_fits, position_limit
@@ -25,8 +25,8 @@ def write_starting_model(
     encoder: UserPath,
     folder: UserPath,
     *,
-    query_prefix: str = "",
-    document_prefix: str = "",
+    query_prefix: str | None = None,
+    document_prefix: str | None = None,
     start_token: StartToken = "shared",
     temperature: float = 0.05,
     length_weight: float = -0.3,
@@ -40,8 +40,9 @@ def write_starting_model(
         Folder or Hub id of an encoder, such as an embedding model.
     folder : str or path-like
         New or empty; whole or not there.
-    query_prefix, document_prefix : str
-        What the encoder was trained to see before a query and before a document.
+    query_prefix, document_prefix : str, optional
+        What the encoder was trained to see before a query and before a document. The prompts that come with it (in
+        its ``config_sentence_transformers.json``) if not given, so that an empty text leaves them out.
     start_token : str
         Whose is the first token of a sentence, such as [CLS]: ``shared`` by all blocks as their instruction, or
         ``each`` has its own. Without an instruction there are no probabilities.
@@ -75,7 +76,12 @@ def write_starting_model(
     model_config = checkpoint.model_config()
     check_plain_encoder(checkpoint, model_config)
     tokenizer = checkpoint.tokenizer(model_config.vocab_size)
-    prompt = _prompt(checkpoint.model, tokenizer, query_prefix, document_prefix, start_token)
+    own_query, own_document = own_prefixes(checkpoint)
+    prefixes = (
+        own_query if query_prefix is None else query_prefix,
+        own_document if document_prefix is None else document_prefix,
+    )
+    prompt = _prompt(checkpoint.model, tokenizer, *prefixes, start_token)
     config = _config(model_config.num_hidden_layers, prompt, start_token)
     check_fits(config, model_config)
     # What cannot rank is refused before anything is written.

@@ -135,6 +135,34 @@ def test_the_defaults_keep_the_encoders_weights_as_they_are(bert, tmp_path):
     assert float(head["length_weight"]) == pytest.approx(-0.3)
 
 
+def written(prompt):
+    return prompt.query, prompt.document
+
+
+@pytest.mark.parametrize(
+    ("prompts", "query", "document"),
+    [
+        ({"query": "ask {x}: "}, "ask {{x}}: {query}[SEP]", "{text}[SEP]"),
+        ({"query": "query: ", "passage": "passage: "}, "query: {query}[SEP]", "passage: {text}[SEP]"),
+        ({"passage": "p: ", "document": "d: "}, "{query}[SEP]", "d: {text}[SEP]"),
+        ({"query": None, "document": 3}, "{query}[SEP]", "{text}[SEP]"),
+        (["query: "], "{query}[SEP]", "{text}[SEP]"),
+    ],
+)
+def test_prefixes_that_come_with_the_encoder_are_taken_unless_others_are_given(
+    bert, tmp_path, capsys, prompts, query, document
+):
+    encoder = shutil.copytree(bert, tmp_path / "encoder")
+    (encoder / "config_sentence_transformers.json").write_text(json.dumps({"prompts": prompts}))
+    assert init(encoder, tmp_path / "own") == 0
+    assert written(BlockRankConfig.load(tmp_path / "own").prompt) == (query, document)
+    assert f"it reads {query} and {document}" in " ".join(capsys.readouterr().out.split())
+    none = write_starting_model(encoder, tmp_path / "none", query_prefix="", document_prefix="")
+    assert written(none.prompt) == ("{query}[SEP]", "{text}[SEP]")
+    other = write_starting_model(encoder, tmp_path / "other", query_prefix="q: ", document_prefix="t: ")
+    assert written(other.prompt) == ("q: {query}[SEP]", "t: {text}[SEP]")
+
+
 # The advice
 
 

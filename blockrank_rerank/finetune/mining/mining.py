@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Literal
@@ -113,6 +114,8 @@ def mine_negatives(
     check_device(device)
     check_dtype(dtype)
     searched, judged = _named(model), _named(teacher)
+    made = {"pooling": pooling, "query_prefix": query_prefix, "document_prefix": document_prefix}
+    _check_named(made, searched, judged)
 
     def encoder(named: str | Encode) -> Encode:
         if callable(named):
@@ -155,6 +158,20 @@ def _named(model: UserPath | Encode | None) -> str | Encode | None:
     from blockrank_rerank.model.checkpoint import Checkpoint
 
     return Checkpoint(model=path_text(model)).model
+
+
+def _check_named(settings: dict[str, str | None], model: str | Encode | None, teacher: str | Encode | None) -> None:
+    """Refuse settings of embedding models where none is given by name, and warn where two that differ share them."""
+    given = " and ".join(name for name, value in settings.items() if value is not None)
+    named = list(dict.fromkeys(one for one in (model, teacher) if isinstance(one, str)))
+    if given and not named:
+        raise ValueError(f"{given} must come with an embedding model given by name, as model or teacher; got none")
+    if given and len(named) > 1:
+        warnings.warn(
+            f"{given} is used for {named[0]!r} and {named[1]!r}, which may have been trained with others: leave out "
+            "what comes with the models, or mine with one and score with the other",
+            stacklevel=3,
+        )
 
 
 def _corpus(

@@ -1,6 +1,7 @@
 """Negatives mined from rankings, with a teacher and without."""
 
 import json
+import warnings
 from importlib.util import find_spec
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 
 from blockrank_rerank.finetune.data import Candidate, TrainingExample, read_examples, write_examples
 from blockrank_rerank.finetune.mining import is_false_negative, mine_negatives, sentence_transformer
+from blockrank_rerank.finetune.mining import mining as mining_module
 from blockrank_rerank.finetune.mining.embeddings import EmbeddingTable, nearest
 from blockrank_rerank.formats import DataError
 from tests.finetune.data_files import DOCUMENTS, write_folder
@@ -417,6 +419,25 @@ def test_pooling_and_prefixes_change_what_an_embedding_model_sees(embedder):
     assert cosine(embed("on fleas", "document"), embed("fleas", "document", document_prefix="on ")) == pytest.approx(
         1, abs=1e-5
     )
+
+
+@pytest.mark.parametrize("setting", ["pooling", "query_prefix", "document_prefix"])
+def test_settings_of_embedding_models_are_refused_where_none_is_given_by_name(folder, setting):
+    message = f"{setting} must come with an embedding model given by name"
+    with pytest.raises(ValueError, match=message):
+        mine_negatives(folder, **{setting: "cls"})
+    with pytest.raises(ValueError, match=message):
+        mine_negatives(folder, teacher=FakeModel(), **{setting: "cls"})
+
+
+def test_prefixes_that_two_models_share_are_told(folder, monkeypatch):
+    monkeypatch.setattr(mining_module, "sentence_transformer", lambda name, **settings: FakeModel())
+    asked = {"method": "embeddings", "model": "some/searcher", "query_prefix": "query: "}
+    with pytest.warns(UserWarning, match="query_prefix is used for 'some/searcher' and 'a/teacher'"):
+        mine_negatives(folder, teacher="a/teacher", **asked)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        mine_negatives(folder, teacher="some/searcher", **asked)
 
 
 def test_a_pooling_that_there_is_not_is_refused_before_anything_is_loaded(folder):
