@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from blockrank_rerank.formats import Collection, read_collection, read_corpus
 from blockrank_rerank.text.document import document_text
-from recipes.ensemble.vectors import Vectors
+from recipes.ensemble.vectors import Vectors, vectors_file
 
 Scores = NDArray[np.float32]
 
@@ -40,23 +40,13 @@ class Pool:
 
     @classmethod
     def read(cls, folder: Path, split: str, vectors: Path, encoders: Sequence[str]) -> Pool:
-        """Read a pool.
-
-        Raises
-        ------
-        FileNotFoundError
-            Naming an encoder whose vectors are missing, before anything is computed.
-        """
-        paths = {encoder: vectors / encoder / f"{folder.name}.npz" for encoder in encoders}
-        for encoder, path in paths.items():
-            if not path.exists():
-                raise FileNotFoundError(f"no vectors of {encoder} in {path}: recipes/ensemble/vectors.py makes them")
+        """Read a pool; `check_vectors` has seen that its vectors are there."""
         corpus = read_corpus(folder / "corpus.jsonl")
         return cls(
             name=folder.name,
             collection=read_collection(folder, split),
             texts={name: document_text(one, 0) for name, one in corpus.items()},
-            vectors={encoder: Vectors(path) for encoder, path in paths.items()},
+            vectors={encoder: Vectors(vectors_file(vectors, encoder, folder)) for encoder in encoders},
         )
 
 

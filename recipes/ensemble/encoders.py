@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import yaml
 
 from blockrank_rerank.finetune.mining.embeddings import Encode, sentence_transformer
+from blockrank_rerank.model.checkpoint import Checkpoint
 from blockrank_rerank.model.devices import resolve_dtype
+from blockrank_rerank.model.names import model_folder
+from recipes.ensemble.settings import HERE, read_settings
 
-SETTINGS = Path(__file__).with_name("encoders.yaml")
+SETTINGS = "encoders.yaml"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +24,7 @@ class EncoderSettings:
     Parameters
     ----------
     folder : str
-        Of the model.
+        Of the model, or its Hub id.
     pooling : str
         ``cls`` or ``mean``.
     query_prefix, document_prefix : str
@@ -46,22 +48,27 @@ class EncoderSettings:
         )
 
 
-def read_encoders(folders: Mapping[str, str]) -> dict[str, EncoderSettings]:
-    """Settings of the encoders whose folders are given.
+def read_encoders(given: Sequence[str], settings: Path = HERE) -> dict[str, EncoderSettings]:
+    """Settings of the encoders that are given as NAME=FOLDER or NAME=HUB_ID.
 
     Raises
     ------
     ValueError
-        For an encoder without settings.
+        For an encoder without settings, and for what is not of this form.
     FileNotFoundError
-        For a folder without a model.
+        For a folder without a model, or an id that is not found.
     """
-    known = yaml.safe_load(SETTINGS.read_text(encoding="utf-8"))
-    for name, folder in folders.items():
-        if name not in known:
-            raise ValueError(f"encoder must be one of {', '.join(known)}, got {name!r}; add others to {SETTINGS.name}")
-        if not (Path(folder) / "config.json").exists():
-            raise FileNotFoundError(
-                f"no model for {name} in {folder}: config.json is missing; {SETTINGS.name} says what it is"
+    known = read_settings(settings, SETTINGS)
+    encoders = {}
+    for one in given:
+        name, _, folder = one.partition("=")
+        if name not in known or not folder:
+            raise ValueError(
+                f"encoder must be NAME=FOLDER with one of {', '.join(known)}, got {one!r}; add others to {SETTINGS}"
             )
-    return {name: EncoderSettings(folder=folder, **known[name]) for name, folder in folders.items()}
+        if Checkpoint(model=model_folder(folder)).file("config.json") is None:
+            raise FileNotFoundError(
+                f"no model for {name} in {folder}: config.json is missing; {SETTINGS} says what it is"
+            )
+        encoders[name] = EncoderSettings(folder=folder, **known[name])
+    return encoders

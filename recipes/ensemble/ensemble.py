@@ -7,42 +7,19 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import yaml
 
 from blockrank_rerank import BlockRankReranker, PreparedDocuments
 from blockrank_rerank.evaluation.measures import evaluate_run
 from recipes.ensemble.candidates import Pool, Scores, candidates, lexical_scores
+from recipes.ensemble.pools import pool_folders
+from recipes.ensemble.settings import HERE, EnsembleSettings
+from recipes.ensemble.vectors import check_vectors
 
-SETTINGS = Path(__file__).with_name("ensemble.yaml")
 DEPTH, DENSE_DEPTH = 40, 10
 """Development candidates per query: of BM25, and of each encoder."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class EnsembleSettings:
-    """Weights of the teachers by kind of collection; see ensemble.yaml."""
-
-    web: dict[str, float]
-    other: dict[str, float]
-    collections_of_web_questions: list[str]
-    spread: float
-
-    @classmethod
-    def read(cls, path: Path = SETTINGS) -> EnsembleSettings:
-        """Read ensemble.yaml, or another file like it."""
-        return cls(**yaml.safe_load(path.read_text(encoding="utf-8")))
-
-    def weights(self, collection: str) -> dict[str, float]:
-        """Weights of a collection's teachers."""
-        return self.web if collection in self.collections_of_web_questions else self.other
-
-    def encoders(self, collection: str) -> list[str]:
-        """Teachers that are embedding models."""
-        return [name for name in self.weights(collection) if name not in ("student", "bm25")]
 
 
 class Ensemble:
@@ -56,18 +33,26 @@ class Ensemble:
         The model that training starts from.
     settings : EnsembleSettings
         Weights.
+    prepared : PreparedDocuments, optional
+        The pool's documents, where another split of it has read them.
     """
 
-    def __init__(self, pool: Pool, student: BlockRankReranker, settings: EnsembleSettings) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        student: BlockRankReranker,
+        settings: EnsembleSettings,
+        prepared: PreparedDocuments | None = None,
+    ) -> None:
         self._pool, self._student, self._settings = pool, student, settings
-        self._prepared = student.prepare(list(pool.texts.values()))
+        self.prepared = student.prepare(list(pool.texts.values())) if prepared is None else prepared
         self._places = {name: place for place, name in enumerate(pool.texts)}
         self._lexical = lexical_scores(pool)
 
     def opinions(self, query: str, documents: Sequence[str]) -> dict[str, Scores]:
         """Every teacher's scores of one list."""
         places = [self._places[name] for name in documents]
-        student = raw_scores(self._student, self._pool.collection.queries[query], self._prepared.select(places))
+        student = raw_scores(self._student, self._pool.collection.queries[query], self.prepared.select(places))
         return {"student": student, **self.first_stages(query, documents)}
 
     def first_stages(self, query: str, documents: Sequence[str]) -> dict[str, Scores]:
@@ -97,24 +82,25 @@ def standardised(scores: Scores) -> Scores:
     return (scores - scores.mean()) / (scores.std() + 1e-9)
 
 
-def measure(ensemble: Ensemble, pool: Pool) -> dict[str, float]:
-    """nDCG@10 of every teacher and of all together."""
+def quality(ensemble: Ensemble, pool: Pool) -> str:
+    """nDCG@10 of every teacher and of all together on the pool's queries, as a line."""
     runs: dict[str, dict[str, dict[str, float]]] = {}
     for query, documents in candidates(pool, DEPTH, DENSE_DEPTH).items():
         opinions = ensemble.opinions(query, documents)
         for name, scores in {**opinions, "ensemble": ensemble.total(opinions)}.items():
             order = np.argsort(-scores, kind="stable")
             runs.setdefault(name, {})[query] = {documents[place]: float(scores[place]) for place in order}
-    return {name: evaluate_run(pool.collection.qrels, run)["nDCG@10"] for name, run in runs.items()}
+    measured = {name: evaluate_run(pool.collection.qrels, run)["nDCG@10"] for name, run in runs.items()}
+    return "  ".join([pool.name, *(f"{name} {100 * value:.1f}" for name, value in measured.items())])
 
 
-def main(pools: Path, vectors: Path, student: str, weights: Path = SETTINGS) -> None:
+def main(pools: Path, vectors: Path, student: str, settings: Path = HERE) -> None:
     """Print the quality of each teacher and of their ensemble on every development set."""
-    settings, ranker = EnsembleSettings.read(weights), BlockRankReranker.from_pretrained(student)
-    for folder in sorted(path for path in pools.iterdir() if path.is_dir()):
-        pool = Pool.read(folder, "test", vectors, settings.encoders(folder.name))
-        measured = measure(Ensemble(pool, ranker, settings), pool)
-        print(folder.name, "  ".join(f"{name} {100 * value:.1f}" for name, value in measured.items()), flush=True)
+    check_vectors(pools, vectors, settings)
+    ensembles, ranker = EnsembleSettings.read(settings), BlockRankReranker.from_pretrained(student)
+    for folder in pool_folders(pools):
+        pool = Pool.read(folder, "test", vectors, ensembles.encoders(folder.name))
+        print(quality(Ensemble(pool, ranker, ensembles), pool), flush=True)
 
 
 if __name__ == "__main__":
@@ -122,5 +108,5 @@ if __name__ == "__main__":
     parser.add_argument("pools", type=Path)
     parser.add_argument("vectors", type=Path)
     parser.add_argument("--student", required=True)
-    parser.add_argument("--weights", type=Path, default=SETTINGS, help="settings; ensemble.yaml by default")
+    parser.add_argument("--settings", type=Path, default=HERE, help="folder of settings; the recipe's by default")
     main(**vars(parser.parse_args()))

@@ -17,7 +17,10 @@ import numpy as np
 from blockrank_rerank import BlockRankReranker
 from blockrank_rerank.finetune.data import Candidate, TrainingExample, write_examples
 from recipes.ensemble.candidates import Pool, candidates
-from recipes.ensemble.ensemble import SETTINGS, Ensemble, EnsembleSettings, Scores
+from recipes.ensemble.ensemble import Ensemble, Scores, quality
+from recipes.ensemble.pools import pool_folders
+from recipes.ensemble.settings import HERE, EnsembleSettings
+from recipes.ensemble.vectors import check_vectors
 
 DOCUMENTS, POSITIVES, HARD_EACH, HARDEST, DEPTH = 14, 2, 3, 12, 50
 """Of a list: documents, relevant ones at most, hard ones of each teacher, drawn from its best so many of so many."""
@@ -62,16 +65,20 @@ def _example(pool: Pool, query: str, relevant: Sequence[str], others: Sequence[s
     return TrainingExample(pool.collection.queries[query], tuple(documents), pool.name, query)
 
 
-def main(pools: Path, vectors: Path, output: Path, student: str, weights: Path = SETTINGS) -> None:
-    """Write the training lists of every pool."""
+def main(pools: Path, vectors: Path, output: Path, student: str, settings: Path = HERE) -> None:
+    """Write the training lists of every pool, after a line of its teachers' quality on its development queries."""
+    check_vectors(pools, vectors, settings)
     output.mkdir(parents=True, exist_ok=True)
-    settings, ranker = EnsembleSettings.read(weights), BlockRankReranker.from_pretrained(student)
-    for folder in sorted(path for path in pools.iterdir() if path.is_dir()):
+    ensembles, ranker = EnsembleSettings.read(settings), BlockRankReranker.from_pretrained(student)
+    for folder in pool_folders(pools):
         if (path := output / f"{folder.name}.jsonl").exists():
             continue
-        pool = Pool.read(folder, "train", vectors, settings.encoders(folder.name))
-        write_examples(path, scored_lists(pool, Ensemble(pool, ranker, settings)))
-        print(folder.name, flush=True)
+        development, training = (
+            Pool.read(folder, split, vectors, ensembles.encoders(folder.name)) for split in ("test", "train")
+        )
+        teachers = Ensemble(development, ranker, ensembles)
+        print(quality(teachers, development), flush=True)
+        write_examples(path, scored_lists(training, Ensemble(training, ranker, ensembles, teachers.prepared)))
 
 
 if __name__ == "__main__":
@@ -80,5 +87,5 @@ if __name__ == "__main__":
     parser.add_argument("vectors", type=Path)
     parser.add_argument("output", type=Path)
     parser.add_argument("--student", required=True)
-    parser.add_argument("--weights", type=Path, default=SETTINGS, help="settings; ensemble.yaml by default")
+    parser.add_argument("--settings", type=Path, default=HERE, help="folder of settings; the recipe's by default")
     main(**vars(parser.parse_args()))

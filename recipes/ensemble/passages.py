@@ -2,8 +2,9 @@
 
     python -m recipes.ensemble.passages build/pools build/vectors build/lists/passages.jsonl --student build/start
 
-The beginning of a document is the query, its neighbours are the candidates, and the student that training starts from
-is the only teacher: these lists keep what it knows. Its best document counts as the relevant one.
+The beginning of a document is the query, its neighbours by the first encoder of the collection's ensemble are the
+candidates, and the student that training starts from is the only teacher: these lists keep what it knows. Its best
+document counts as the relevant one. collections.yaml says how many each collection lends.
 """
 
 from __future__ import annotations
@@ -19,11 +20,12 @@ from blockrank_rerank import BlockRankReranker
 from blockrank_rerank.finetune.data import Candidate, TrainingExample, write_examples
 from blockrank_rerank.formats import read_corpus
 from blockrank_rerank.text.document import document_text
-from recipes.ensemble.ensemble import EnsembleSettings, raw_scores, standardised
-from recipes.ensemble.vectors import Vectors
+from recipes.ensemble.ensemble import raw_scores, standardised
+from recipes.ensemble.pools import COLLECTIONS, pool_folders
+from recipes.ensemble.settings import HERE, EnsembleSettings, read_settings
+from recipes.ensemble.vectors import Vectors, check_vectors, vectors_file
 
-QUERIES = {"scitldr": 170, "covid-qa": 130, "openstax": 100, "stackexchange": 120, "medquad": 60}
-ENCODER, NEAREST, FURTHER, DEPTH = "arctic", 8, 6, 60
+NEAREST, FURTHER, DEPTH = 8, 6, 60
 WORDS = (20, 60)
 """Of a query; a passage that is shorter than half of the longest is none."""
 
@@ -55,14 +57,18 @@ def lists(
         yield TrainingExample(query, tuple(documents), f"{name} passages", document)
 
 
-def main(pools: Path, vectors: Path, output: Path, student: str) -> None:
+def main(pools: Path, vectors: Path, output: Path, student: str, settings: Path = HERE) -> None:
     """Write the lists of all pools into one file."""
-    ranker, spread = BlockRankReranker.from_pretrained(student, cache="4GB"), EnsembleSettings.read().spread
+    check_vectors(pools, vectors, settings)
+    ensembles, asked = EnsembleSettings.read(settings), read_settings(settings, COLLECTIONS)["collections"]
+    ranker = BlockRankReranker.from_pretrained(student, cache="4GB")
     examples = []
-    for name, count in QUERIES.items():
-        corpus = read_corpus(pools / name / "corpus.jsonl")
-        texts = {one: document_text(document, 0) for one, document in corpus.items()}
-        examples += lists(name, texts, Vectors(vectors / ENCODER / f"{name}.npz"), count, ranker, spread)
+    for pool in pool_folders(pools):
+        if count := asked.get(pool.name, {}).get("passages", 0):
+            corpus = read_corpus(pool / "corpus.jsonl")
+            texts = {one: document_text(document, 0) for one, document in corpus.items()}
+            near = Vectors(vectors_file(vectors, ensembles.encoders(pool.name)[0], pool))
+            examples += lists(pool.name, texts, near, count, ranker, ensembles.spread)
     write_examples(output, examples)
 
 
@@ -72,4 +78,5 @@ if __name__ == "__main__":
     parser.add_argument("vectors", type=Path)
     parser.add_argument("output", type=Path)
     parser.add_argument("--student", required=True)
+    parser.add_argument("--settings", type=Path, default=HERE, help="folder of settings; the recipe's by default")
     main(**vars(parser.parse_args()))

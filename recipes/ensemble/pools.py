@@ -15,14 +15,13 @@ import re
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from blockrank_rerank.formats import Corpus, Queries, read_collection, read_corpus, read_queries
 from blockrank_rerank.text.document import document_text
 from recipes.beir_folder import write_corpus, write_judged_queries, write_lines
+from recipes.ensemble.settings import HERE, read_settings, settings_file
 
 ROOT = Path(__file__).parents[2]
-COLLECTIONS = Path(__file__).with_name("collections.yaml")
+COLLECTIONS = "collections.yaml"
 SEED = 28
 WORD = re.compile(r"\S+\s*")
 
@@ -71,18 +70,31 @@ def _sample_queries(collection: str) -> set[str]:
     return set(read_queries(ROOT / "examples/data/medquad-sample/queries.jsonl")) if collection == "medquad" else set()
 
 
-def main(source: Path, output: Path, collections: Path = COLLECTIONS) -> None:
-    """Write a pool of every collection that the settings name.
+def pool_folders(pools: Path) -> list[Path]:
+    """The pools that are there, by name."""
+    return sorted(path for path in pools.iterdir() if path.is_dir())
+
+
+def source_folders(source: Path, settings: Path) -> dict[str, Path]:
+    """The folder of each collection that the settings name.
 
     Raises
     ------
     FileNotFoundError
-        Naming collections that are not there, before anything is written.
+        Naming collections that are not there.
     """
-    asked = yaml.safe_load(collections.read_text(encoding="utf-8"))
-    folders = {name: source / numbers.get("source", name) for name, numbers in asked["collections"].items()}
+    asked = read_settings(settings, COLLECTIONS)["collections"]
+    folders = {name: source / numbers.get("source", name) for name, numbers in asked.items()}
     if missing := [name for name, folder in folders.items() if not (folder / "corpus.jsonl").exists()]:
-        raise FileNotFoundError(f"no collection {', '.join(missing)} in {source}; {collections} says what is read")
+        raise FileNotFoundError(
+            f"no collection {', '.join(missing)} in {source}; {settings_file(settings, COLLECTIONS)} says what is read"
+        )
+    return folders
+
+
+def main(source: Path, output: Path, settings: Path = HERE) -> None:
+    """Write a pool of every collection that the settings name; what is missing is named before anything is written."""
+    folders, asked = source_folders(source, settings), read_settings(settings, COLLECTIONS)
     chosen = json.loads((ROOT / "recipes/default_model/development_queries.json").read_text(encoding="utf-8"))
     for collection, numbers in asked["collections"].items():
         if not (output / collection / "corpus.jsonl").exists():
@@ -93,5 +105,5 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", type=Path)
     parser.add_argument("output", type=Path)
-    parser.add_argument("--collections", type=Path, default=COLLECTIONS, help="settings; collections.yaml by default")
+    parser.add_argument("--settings", type=Path, default=HERE, help="folder of settings; the recipe's by default")
     main(**vars(parser.parse_args()))

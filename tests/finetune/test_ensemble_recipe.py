@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import json
+import math
 import random
+import re
+import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
+from safetensors.torch import load_file
 
-import blockrank_rerank
 from blockrank_rerank import BlockRankReranker
 from blockrank_rerank.finetune import FinetuneSettings, finetune
 from blockrank_rerank.finetune.data import Candidate, TrainingExample, read_examples
-from recipes.ensemble import ensemble, lists, opposites, passages, pools, variants, vectors
+from recipes.ensemble import ensemble, lists, opposites, passages, pools, run, variants, vectors
+from recipes.ensemble.settings import HERE
 from recipes.ensemble.start import write_start
 from recipes.ensemble.vectors import Vectors
 from tests.tiny_models import save_model
@@ -41,29 +47,46 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory):
-    """Which collections there are, and what teachers weigh."""
+    """Which collections there are, what teachers weigh, and how a model is trained."""
     folder = tmp_path_factory.mktemp("settings")
     numbers = {"train": 5, "development": 2, "documents": 12}
-    asked = {"cut": {"words": 5, "characters": 60}, "collections": {"web": numbers, "manual": numbers}}
-    (folder / "collections.yaml").write_text(yaml.safe_dump(asked))
+    collections = {"web": numbers, "manual": numbers}
     weights = {"web": {"student": 1.0, "minilm": 1.0}, "other": {"student": 1.0}}
     weights |= {"collections_of_web_questions": ["web"], "spread": 3.0}
-    (folder / "weights.yaml").write_text(yaml.safe_dump(weights))
+    paths = {"train": "varied/web varied/manual lists/opposites", "calibrate": "lists/web"}
+    for name, of in paths.items():
+        data = [{"path": f"build/{one}.jsonl", "weight": 1.0} for one in of.split()]
+        weights_of = {"contrastive_weight": 0.0, "abstention_weight": 1.0, "empty_share": 0.5}
+        first = {"model": "build/start", "output": "build/trained"}
+        second = {"model": "build/trained", "output": "build/calibrated"} | weights_of
+        shared = {"steps": 2, "save_every": 1, "lists_per_step": 2, "documents_per_list": 4, "device": "cpu"}
+        write(folder, name, shared | (first if name == "train" else second) | {"data": data})
+    write(folder, "collections", {"cut": {"words": 5, "characters": 60}, "collections": collections})
+    write(folder, "ensemble", weights)
     return folder
 
 
+def write(folder, name, settings):
+    (folder / f"{name}.yaml").write_text(yaml.safe_dump(settings))
+
+
 @pytest.fixture(scope="module")
-def made(data, settings, tmp_path_factory):
-    """Everything up to the lists."""
+def embedder(tmp_path_factory):
     library = pytest.importorskip("sentence_transformers")
+    folder = tmp_path_factory.mktemp("embedder")
+    library.SentenceTransformer(str(save_model(folder / "bert", "bert")), device="cpu").save(str(folder / "minilm"))
+    return folder / "minilm"
+
+
+@pytest.fixture(scope="module")
+def made(data, settings, embedder, tmp_path_factory):
+    """Everything up to the lists."""
     pytest.importorskip("bm25s")
     folder = tmp_path_factory.mktemp("made")
-    library.SentenceTransformer(str(save_model(folder / "bert", "bert")), device="cpu").save(str(folder / "minilm"))
-    write_start(folder / "start", Path(blockrank_rerank.__file__).parent / "default_model", 0.05, -0.3)
-    pools.main(data, folder / "pools", settings / "collections.yaml")
-    vectors.main(folder / "pools", folder / "vectors", [f"minilm={folder / 'minilm'}"], ["web"])
-    arguments = (folder / "pools", folder / "vectors")
-    lists.main(*arguments, folder / "lists", str(folder / "start"), settings / "weights.yaml")
+    write_start(folder / "start", "default", 0.05, -0.3)
+    pools.main(data, folder / "pools", settings)
+    vectors.main(folder / "pools", folder / "vectors", [f"minilm={embedder}"], settings)
+    lists.main(folder / "pools", folder / "vectors", folder / "lists", str(folder / "start"), settings)
     return folder
 
 
@@ -96,12 +119,20 @@ def test_lists_hold_the_answer_and_the_teachers_opinions(made):
 
 
 def test_the_ensemble_is_measured_before_anything_is_trained(made, settings, capsys):
-    ensemble.main(made / "pools", made / "vectors", str(made / "start"), settings / "weights.yaml")
+    places = (made / "pools", made / "vectors")
+    ensemble.main(*places, str(made / "start"), settings)
     rows = capsys.readouterr().out.splitlines()
     assert [row.split()[0] for row in rows] == ["manual", "web"]
     assert "ensemble" in rows[0]
     assert "minilm" in rows[1]
     assert "minilm" not in rows[0]
+    # Those who write lists are shown the same.
+    lists.main(*places, made / "again", str(made / "start"), settings)
+    assert capsys.readouterr().out.splitlines() == rows
+
+
+def test_each_encoder_reads_the_pools_whose_ensemble_it_is_in_and_no_others(made):
+    assert [str(path.relative_to(made / "vectors")) for path in (made / "vectors").rglob("*.npz")] == ["minilm/web.npz"]
 
 
 def test_variants_of_the_lists_train_a_model_that_ranks(made):
@@ -129,21 +160,97 @@ def test_variants_of_the_lists_train_a_model_that_ranks(made):
 
 def test_a_second_run_goes_on_where_the_first_one_stopped(made, data, settings):
     before = {path: path.stat().st_mtime_ns for path in (made / "pools").rglob("*.jsonl")}
-    pools.main(data, made / "pools", settings / "collections.yaml")
+    pools.main(data, made / "pools", settings)
     assert {path: path.stat().st_mtime_ns for path in (made / "pools").rglob("*.jsonl")} == before
 
 
-def test_a_missing_collection_or_teacher_is_named_before_anything_is_written(data, settings, tmp_path):
-    asked = yaml.safe_load((settings / "collections.yaml").read_text())
-    asked["collections"]["absent"] = asked["collections"]["web"]
-    (tmp_path / "collections.yaml").write_text(yaml.safe_dump(asked))
-    with pytest.raises(FileNotFoundError, match="no collection absent in"):
-        pools.main(data, tmp_path / "pools", tmp_path / "collections.yaml")
-    assert not (tmp_path / "pools").exists()
-    with pytest.raises(FileNotFoundError, match=r"no model for arctic in .*config\.json is missing"):
-        vectors.main(tmp_path / "pools", tmp_path / "vectors", [f"arctic={tmp_path}"], [])
-    with pytest.raises(ValueError, match="encoder must be one of"):
-        vectors.main(tmp_path / "pools", tmp_path / "vectors", [f"nobody={tmp_path}"], [])
+def test_vectors_that_are_missing_are_named_before_the_student_is_loaded(made, settings, tmp_path):
+    message = r"no vectors in .*nowhere by minilm of web"
+    for step in (ensemble.main, lambda *places: lists.main(*places[:2], tmp_path / "lists", *places[2:])):
+        with pytest.raises(FileNotFoundError, match=message):
+            step(made / "pools", tmp_path / "nowhere", "./no/student", settings)
+    assert not list(tmp_path.iterdir())
+
+
+# All steps in one command
+
+
+def asked(data, embedder, settings, /, **changes):
+    given = {"base": "default", "student": None, "temperature": None, "length_weight": None}
+    return run.Asked(**given | {"data": data, "encoder": [f"minilm={embedder}"], "settings": settings} | changes)
+
+
+def test_one_command_makes_a_calibrated_model_of_an_encoder_and_goes_on_where_it_was(
+    data, settings, embedder, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    whole = asked(data, embedder, settings, base=str(embedder), student="default", temperature=0.02)
+    run.main(whole)
+    told = capsys.readouterr().out
+    assert re.search(r"^web  student .* minilm .* ensemble ", told, re.MULTILINE)
+    steps = re.findall(r"^(\S+): \d+\.\d minutes$", told, re.MULTILINE)
+    assert steps == ["start", "pools", "vectors", "lists", "opposites", "variants", "train.yaml", "calibrate.yaml"]
+    head = load_file("build/start/scoring_head.safetensors")
+    assert [float(head[name]) for name in ("log_temperature", "length_weight")] == pytest.approx([math.log(0.02), -0.3])
+    assert BlockRankReranker.from_pretrained("./build/calibrated").rank("fleas", ["bread"])[0].probability is not None
+    kept = {path: path.stat().st_mtime_ns for path in Path("build").rglob("*.safetensors")}
+    # The second training is cut off, and goes on.
+    shutil.rmtree("build/calibrated")
+    Path("build/calibrated.training/finished").unlink(missing_ok=True)
+    resumed = []
+    monkeypatch.setattr(run, "finetune", lambda settings, resume: resumed.append((settings.output, resume)))
+    run.main(whole)
+    assert resumed == [(str(tmp_path / "build/calibrated"), True)]
+    assert all(path.stat().st_mtime_ns == time for path, time in kept.items() if path.exists())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"base": "./nowhere"}, "nowhere"),
+        ({"student": "./nobody"}, "nobody"),
+        ({"encoder": []}, "no model for minilm, by .*ensemble.yaml: give --encoder NAME=FOLDER"),
+        ({"encoder": ["minilm"]}, "encoder must be NAME=FOLDER"),
+        ({"encoder": ["nobody=x"]}, "with one of minilm, arctic, e5, got 'nobody=x'"),
+        ({"encoder": ["minilm=./nowhere"]}, "nowhere"),
+        ({"data": Path("nowhere")}, "no collection manual, web in nowhere"),
+        ({"settings": Path("nowhere")}, "no folder of settings nowhere"),
+    ],
+)
+def test_what_is_missing_is_named_before_anything_is_computed(
+    data, settings, embedder, tmp_path, monkeypatch, changes, message
+):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=message):
+        run.main(asked(data, embedder, settings, **changes))
+    assert not list(tmp_path.iterdir())
+
+
+def test_all_that_is_missing_is_named_at_once_packages_and_lists_included(
+    data, settings, embedder, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "accelerate", None)
+    other = shutil.copytree(settings, tmp_path / "settings")
+    write(other, "train", {"model": "build/start", "output": "build/trained", "data": ["build/varied/absent.jsonl"]})
+    with pytest.raises(FileNotFoundError) as error:
+        run.main(asked(data, embedder, other, base="./nowhere"))
+    lines = zip(("accelerate", "nowhere", "absent.jsonl"), str(error.value).splitlines(), strict=True)
+    assert all(name in line for name, line in lines)
+    assert not Path("build").exists()
+
+
+def test_the_recipes_own_settings_train_on_what_they_make():
+    for name in run.TRAININGS:
+        run._check_training(HERE, name)
+
+
+def test_a_start_keeps_the_numbers_that_are_not_given(tmp_path):
+    write_start(tmp_path / "as it is", "default")
+    write_start(tmp_path / "shorter", "default", length_weight=-0.3)
+    whole, changed = (load_file(tmp_path / name / "scoring_head.safetensors") for name in ("as it is", "shorter"))
+    assert {name for name in whole if not torch.equal(whole[name], changed[name])} == {"length_weight"}
+    assert [path.name for path in tmp_path.iterdir() if path.name.endswith("partial")] == []
 
 
 def test_passages_are_queries_of_lists_without_themselves_and_the_student_teaches(made, tmp_path):
