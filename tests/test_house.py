@@ -94,6 +94,11 @@ def test_a_newcomer_meets_few_entries():
     assert len(entries) <= 20
 
 
+def test_the_package_stays_below_50_mb():
+    files = [path for path in PACKAGE.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    assert sum(path.stat().st_size for path in files) < 50_000_000
+
+
 @pytest.mark.parametrize("path", FILES, ids=module_of)
 def test_files_and_functions_are_short(path):
     text = path.read_text(encoding="utf-8")
