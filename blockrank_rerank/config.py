@@ -190,7 +190,7 @@ class BlockRankConfig:
             if isinstance(getattr(self, name), list):
                 object.__setattr__(self, name, tuple(getattr(self, name)))
         if isinstance(self.prompt, Mapping):
-            object.__setattr__(self, "prompt", _build(PromptTemplate, self.prompt, "prompt"))
+            object.__setattr__(self, "prompt", from_settings(PromptTemplate, self.prompt, "prompt"))
         _check_types(self)
         _check_ranges(self)
 
@@ -237,7 +237,7 @@ class BlockRankConfig:
                 f"{path} has format version {version!r}, this release of blockrank-rerank reads version "
                 f"{FORMAT_VERSION}: {_version_advice(version)}"
             )
-        config: BlockRankConfig = _build(cls, values, str(path))
+        config: BlockRankConfig = from_settings(cls, values, str(path))
         return config
 
 
@@ -266,7 +266,8 @@ def placeholders(template: str, name: str) -> set[str]:
         raise ValueError(f"prompt.{name} is not a template: {error}; write literal braces twice") from error
 
 
-def _build(cls: Any, values: Mapping[str, Any], where: str) -> Any:
+def from_settings(cls: Any, values: Mapping[str, Any], where: str) -> Any:
+    """Build a config or a prompt from its settings by name; errors begin with where these were given."""
     refuse_unknown_names(values, [f.name for f in fields(cls)], where)
     if cls is BlockRankConfig and "scoring_layer" not in values:
         raise ValueError(

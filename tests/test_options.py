@@ -164,7 +164,7 @@ def test_a_config_may_be_a_mapping_or_a_file(folder, tmp_path):
     ("config", "found"),
     [
         ({"scoring_layr": 2}, r"config: unknown settings scoring_layr; did you mean scoring_layer\?"),
-        ({}, "config: .*missing 1 required keyword-only argument: 'scoring_layer'"),
+        ({"query_offset": 128}, 'config: scoring_layer is missing, which has no default: add "scoring_layer": N'),
         ({"scoring_layer": -1}, "config: scoring_layer must not be negative, got -1"),
         ({"scoring_layer": 1, "version": 2}, "config: version must be 1"),
     ],

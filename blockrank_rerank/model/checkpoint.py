@@ -372,8 +372,9 @@ def readable(model: str, part: str) -> Iterator[None]:
         if not isinstance(error, OSError):
             raise ValueError(f"cannot read {part} of model {model!r}: {first}") from error
         # A mistyped folder looks like a Hub id, and the Hub's error says nothing about folders.
-        nowhere = "" if Path(model).exists() else " There is no folder of that name either."
-        raise FileNotFoundError(f"cannot read {part} of model {model!r}: {first}{nowhere}") from error
+        if not Path(model).exists():
+            first = f"{first.rstrip('.')}. There is no folder of that name either."
+        raise FileNotFoundError(f"cannot read {part} of model {model!r}: {first}") from error
     except Exception as error:
         # safetensors and tokenizers raise bare Exception subclasses for damaged files.
         raise ValueError(f"cannot read {part} of model {model!r}: {error}") from error

@@ -6,11 +6,10 @@ import json
 import operator
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blockrank_rerank.config import LONG_DOCUMENTS, LONG_QUERIES, BlockRankConfig, refuse_unknown_names
+from blockrank_rerank.config import LONG_DOCUMENTS, LONG_QUERIES, BlockRankConfig, from_settings
 from blockrank_rerank.system.files import absolute, expanded
 
 if TYPE_CHECKING:
@@ -216,11 +215,8 @@ def check_config(config: Any) -> BlockRankConfig | None:
             f"config must be a BlockRankConfig, got {type(config).__name__}; a mapping of its settings will do too, "
             "and a JSON file of them"
         )
-    refuse_unknown_names(config, [setting.name for setting in fields(BlockRankConfig)], "config")
-    try:
-        return BlockRankConfig(**config)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"config: {error}") from error
+    found: BlockRankConfig = from_settings(BlockRankConfig, config, "config")
+    return found
 
 
 def check_attention(attention: Any) -> str:

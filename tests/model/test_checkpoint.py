@@ -193,7 +193,8 @@ def test_what_is_neither_folder_nor_hub_id_is_refused(model):
 def test_a_hub_model_that_is_not_cached_is_refused_offline(model, tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     message = refusal(model, FileNotFoundError, local_files_only=True)
-    assert message.endswith(" There is no folder of that name either.")
+    assert message.endswith(". There is no folder of that name either.")
+    assert ".. " not in message
 
 
 @pytest.mark.parametrize("model", ["no spaces allowed", "a/../b", "ends-with-dash-/x y"])
