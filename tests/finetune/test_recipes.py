@@ -57,6 +57,19 @@ def test_a_frozen_backbone_stays_and_its_scoring_layer_learns(encoder, training_
     }
 
 
+def test_an_encoder_can_be_trained_whose_query_sees_the_documents_below_its_scoring_layer(
+    encoder, training_data, tmp_path
+):
+    seeing = BlockRankReranker.from_pretrained(encoder).with_config(query_documents_from_layer=1)
+    seeing.save_pretrained(tmp_path / "start")
+    finetune(settings(tmp_path / "start", training_data, tmp_path / "out", steps=2))
+    ranker = BlockRankReranker.from_pretrained(tmp_path / "out", dtype="float32")
+    assert ranker.config.query_documents_from_layer == 1
+    alone, beside = (ranker.rank("heart", ["a blocked artery", *others]) for others in ([], ["sugar and snow"] * 3))
+    # What the query has seen of the others changes how it looks at the first.
+    assert abs(alone[0].raw_score - next(d.raw_score for d in beside if d.index == 0)) > 1e-3
+
+
 def test_a_frozen_backbone_without_a_scoring_layer_is_refused(decoder, training_data, tmp_path):
     with pytest.raises(ValueError, match="freeze_backbone needs a model with an appended scoring layer"):
         finetune(settings(decoder, training_data, tmp_path / "out", freeze_backbone=True))
