@@ -21,8 +21,8 @@ from blockrank_rerank.finetune.data import Candidate, TrainingExample, write_exa
 from blockrank_rerank.formats import read_corpus
 from blockrank_rerank.text.document import document_text
 from recipes.ensemble.ensemble import raw_scores, standardised
-from recipes.ensemble.pools import COLLECTIONS, pool_folders
-from recipes.ensemble.settings import HERE, EnsembleSettings, read_settings
+from recipes.ensemble.pools import pool_folders
+from recipes.ensemble.settings import HERE, EnsembleSettings, read_collections
 from recipes.ensemble.vectors import Vectors, check_vectors, vectors_file
 
 NEAREST, FURTHER, DEPTH = 8, 6, 60
@@ -60,7 +60,7 @@ def lists(
 def main(pools: Path, vectors: Path, output: Path, student: str, settings: Path = HERE) -> None:
     """Write the lists of all pools into one file."""
     check_vectors(pools, vectors, settings)
-    ensembles, asked = EnsembleSettings.read(settings), read_settings(settings, COLLECTIONS)["collections"]
+    ensembles, asked = EnsembleSettings.read(settings), read_collections(settings)
     ranker = BlockRankReranker.from_pretrained(student, cache="4GB")
     examples = []
     for pool in pool_folders(pools):

@@ -18,10 +18,9 @@ from typing import Any
 from blockrank_rerank.formats import Corpus, Queries, read_collection, read_corpus, read_queries
 from blockrank_rerank.text.document import document_text
 from recipes.beir_folder import write_corpus, write_judged_queries, write_lines
-from recipes.ensemble.settings import HERE, read_settings, settings_file
+from recipes.ensemble.settings import COLLECTIONS, HERE, read_collections, read_settings, settings_file
 
 ROOT = Path(__file__).parents[2]
-COLLECTIONS = "collections.yaml"
 SEED = 28
 WORD = re.compile(r"\S+\s*")
 
@@ -83,7 +82,7 @@ def source_folders(source: Path, settings: Path) -> dict[str, Path]:
     FileNotFoundError
         Naming collections that are not there.
     """
-    asked = read_settings(settings, COLLECTIONS)["collections"]
+    asked = read_collections(settings)
     folders = {name: source / numbers.get("source", name) for name, numbers in asked.items()}
     if missing := [name for name, folder in folders.items() if not (folder / "corpus.jsonl").exists()]:
         raise FileNotFoundError(
@@ -94,11 +93,11 @@ def source_folders(source: Path, settings: Path) -> dict[str, Path]:
 
 def main(source: Path, output: Path, settings: Path = HERE) -> None:
     """Write a pool of every collection that the settings name; what is missing is named before anything is written."""
-    folders, asked = source_folders(source, settings), read_settings(settings, COLLECTIONS)
+    folders, cut_at = source_folders(source, settings), read_settings(settings, COLLECTIONS)["cut"]
     chosen = json.loads((ROOT / "recipes/default_model/development_queries.json").read_text(encoding="utf-8"))
-    for collection, numbers in asked["collections"].items():
+    for collection, numbers in read_collections(settings).items():
         if not (output / collection / "corpus.jsonl").exists():
-            write_pool(folders[collection], output / collection, numbers, asked["cut"], set(chosen.get(collection, ())))
+            write_pool(folders[collection], output / collection, numbers, cut_at, set(chosen.get(collection, ())))
 
 
 if __name__ == "__main__":

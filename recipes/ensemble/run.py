@@ -24,7 +24,7 @@ from blockrank_rerank.finetune.run_folder import RunFolder
 from blockrank_rerank.finetune.settings import SETTINGS_NAME
 from blockrank_rerank.model.checkpoint import Checkpoint
 from blockrank_rerank.model.names import DEFAULT_MODEL, model_folder
-from recipes.ensemble.settings import HERE, EnsembleSettings, read_settings, settings_file
+from recipes.ensemble.settings import ENSEMBLE, HERE, EnsembleSettings, read_collections, settings_file
 
 BUILD = Path("build")
 START, POOLS, VECTORS, LISTS, VARIED = (BUILD / name for name in ("start", "pools", "vectors", "lists", "varied"))
@@ -72,12 +72,12 @@ def check(asked: Asked) -> None:
     """
     if not asked.settings.is_dir():
         raise FileNotFoundError(f"no folder of settings {asked.settings}")
-    faults = []
+    faults: dict[str, None] = {}  # a file that is wrong is found by several
     for look in _checks(asked):
         try:
             look()
         except (ImportError, OSError, ValueError) as error:
-            faults.append(str(error))
+            faults[str(error)] = None
     if faults:
         raise FileNotFoundError("\n".join(faults))
 
@@ -105,16 +105,16 @@ def _check_encoders(asked: Asked) -> None:
     from recipes.ensemble.encoders import read_encoders
 
     given, ensembles = read_encoders(asked.encoder, asked.settings), EnsembleSettings.read(asked.settings)
-    wanted = {name: None for pool in _collections(asked.settings) for name in ensembles.encoders(pool)}
+    wanted = {name: None for pool in read_collections(asked.settings) for name in ensembles.encoders(pool)}
     if missing := [name for name in wanted if name not in given]:
         raise FileNotFoundError(
-            f"no model for {', '.join(missing)}, by {settings_file(asked.settings, 'ensemble.yaml')}: give --encoder "
+            f"no model for {', '.join(missing)}, by {settings_file(asked.settings, ENSEMBLE)}: give --encoder "
             "NAME=FOLDER; README.md beside the recipe says where each comes from"
         )
 
 
 def _check_training(settings: Path, name: str) -> None:
-    path, collections = settings_file(settings, name), _collections(settings)
+    path, collections = settings_file(settings, name), read_collections(settings)
     made = {folder / f"{collection}.jsonl" for folder in (LISTS, VARIED) for collection in collections}
     made |= {OPPOSITES} | ({PASSAGES} if _passages(settings) else set())
     known = {str(Path.cwd() / one) for one in made}
@@ -123,12 +123,8 @@ def _check_training(settings: Path, name: str) -> None:
         raise FileNotFoundError(f"{path} trains on {', '.join(missing)}, which collections.yaml does not make")
 
 
-def _collections(settings: Path) -> dict[str, dict[str, Any]]:
-    return dict(read_settings(settings, "collections.yaml")["collections"])
-
-
 def _passages(settings: Path) -> bool:
-    return any(numbers.get("passages") for numbers in _collections(settings).values())
+    return any(numbers.get("passages") for numbers in read_collections(settings).values())
 
 
 def steps(asked: Asked) -> Iterator[tuple[str, Callable[[], Any]]]:

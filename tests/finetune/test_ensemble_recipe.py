@@ -240,6 +240,27 @@ def test_all_that_is_missing_is_named_at_once_packages_and_lists_included(
     assert not Path("build").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("collections", {"cut": None}, "must hold cut with characters and words"),
+        ("collections", {"collections": {"web": {"train": 5}}}, "each with development, documents, train, got"),
+        ("ensemble", {"spraed": 3.0}, "unexpected keyword argument 'spraed'"),
+        ("train", {"stepss": 3}, "stepss"),
+    ],
+)
+def test_settings_that_are_wrong_are_told_once_with_their_file(
+    data, settings, embedder, tmp_path, monkeypatch, name, changes, message
+):
+    monkeypatch.chdir(tmp_path)
+    other = shutil.copytree(settings, tmp_path / "settings")
+    write(other, name, yaml.safe_load((other / f"{name}.yaml").read_text()) | changes)
+    with pytest.raises(FileNotFoundError, match=message) as error:
+        run.main(asked(data, embedder, other))
+    assert f"{name}.yaml" in str(error.value)
+    assert len(str(error.value).splitlines()) == 1
+
+
 def test_the_recipes_own_settings_train_on_what_they_make():
     for name in run.TRAININGS:
         run._check_training(HERE, name)
