@@ -17,11 +17,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from blockrank_rerank.finetune import FinetuneSettings, finetune
 from blockrank_rerank.finetune.data import write_examples
 from blockrank_rerank.finetune.data.hub import require
 from blockrank_rerank.finetune.run_folder import RunFolder
-from blockrank_rerank.finetune.settings import SETTINGS_NAME
+from blockrank_rerank.finetune.settings import SETTINGS_NAME, FinetuneSettings
 from blockrank_rerank.model.checkpoint import Checkpoint
 from blockrank_rerank.model.names import DEFAULT_MODEL, model_folder
 from recipes.ensemble.settings import ENSEMBLE, HERE, EnsembleSettings, read_collections, settings_file
@@ -29,6 +28,7 @@ from recipes.ensemble.settings import ENSEMBLE, HERE, EnsembleSettings, read_col
 BUILD = Path("build")
 START, POOLS, VECTORS, LISTS, VARIED = (BUILD / name for name in ("start", "pools", "vectors", "lists", "varied"))
 PACKAGES = ("accelerate", "bm25s", "ir_measures", "sentence_transformers")
+"""What the steps import: these are imported after the check alone."""
 TRAININGS = ("train.yaml", "calibrate.yaml")
 PASSAGES, OPPOSITES = LISTS / "passages.jsonl", LISTS / "opposites.jsonl"
 
@@ -148,6 +148,8 @@ def steps(asked: Asked) -> Iterator[tuple[str, Callable[[], Any]]]:
 
 def train(path: Path) -> None:
     """Train by a file of settings, from the last checkpoint of a run that was cut off."""
+    from blockrank_rerank.finetune import finetune
+
     settings = FinetuneSettings.read(path, {})
     if not Path(settings.output).exists():
         finetune(settings, resume=(RunFolder(settings.output).work / SETTINGS_NAME).exists())

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import random
 import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -17,7 +19,7 @@ import yaml
 from safetensors.torch import load_file
 
 from blockrank_rerank import BlockRankReranker
-from blockrank_rerank.finetune import FinetuneSettings, finetune
+from blockrank_rerank.finetune import FinetuneSettings, finetune, training_run
 from blockrank_rerank.finetune.data import Candidate, TrainingExample, read_examples
 from recipes.ensemble import ensemble, lists, opposites, passages, pools, run, variants, vectors
 from recipes.ensemble.settings import HERE
@@ -198,7 +200,7 @@ def test_one_command_makes_a_calibrated_model_of_an_encoder_and_goes_on_where_it
     shutil.rmtree("build/calibrated")
     Path("build/calibrated.training/finished").unlink(missing_ok=True)
     resumed = []
-    monkeypatch.setattr(run, "finetune", lambda settings, resume: resumed.append((settings.output, resume)))
+    monkeypatch.setattr(training_run, "finetune", lambda settings, resume: resumed.append((settings.output, resume)))
     run.main(whole)
     assert resumed == [(str(tmp_path / "build/calibrated"), True)]
     assert all(path.stat().st_mtime_ns == time for path, time in kept.items() if path.exists())
@@ -226,16 +228,29 @@ def test_what_is_missing_is_named_before_anything_is_computed(
     assert not list(tmp_path.iterdir())
 
 
-def test_all_that_is_missing_is_named_at_once_packages_and_lists_included(
-    data, settings, embedder, tmp_path, monkeypatch
-):
+def test_the_command_names_every_package_that_is_missing(data, settings, tmp_path):
+    words = ["run", str(data), "--encoder", "minilm=./nowhere", "--settings", str(settings)]
+    script = f"import runpy, sys; sys.argv = {words}; sys.modules |= dict.fromkeys({run.PACKAGES}); "
+    script += "runpy.run_module('recipes.ensemble.run', run_name='__main__')"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    *packages, model = done.stderr.splitlines()[-len(run.PACKAGES) - 1 :]
+    assert all(f"the recipe needs {name}" in line for name, line in zip(run.PACKAGES, packages, strict=True))
+    assert "pip install '.[train]'" in packages[0]
+    assert "nowhere" in model
+    assert done.returncode == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_all_that_is_missing_is_named_at_once_lists_included(data, settings, embedder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(sys.modules, "accelerate", None)
     other = shutil.copytree(settings, tmp_path / "settings")
     write(other, "train", {"model": "build/start", "output": "build/trained", "data": ["build/varied/absent.jsonl"]})
     with pytest.raises(FileNotFoundError) as error:
         run.main(asked(data, embedder, other, base="./nowhere"))
-    lines = zip(("accelerate", "nowhere", "absent.jsonl"), str(error.value).splitlines(), strict=True)
+    lines = zip(("nowhere", "absent.jsonl"), str(error.value).splitlines(), strict=True)
     assert all(name in line for name, line in lines)
     assert not Path("build").exists()
 
