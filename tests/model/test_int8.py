@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from blockrank_rerank import BlockRankReranker
 from blockrank_rerank.formats import read_documents
@@ -103,6 +104,22 @@ def test_scales_of_another_model_are_refused(folder, tmp_path):
         load_scales(tmp_path / SCALES_NAME, model)
     (tmp_path / SCALES_NAME).write_bytes(b"{}")
     with pytest.raises(ValueError, match="is damaged"):
+        load_scales(tmp_path / SCALES_NAME, model)
+
+
+@pytest.mark.parametrize(
+    ("part", "numbers"),
+    [("zero", torch.tensor(number)) for number in ([1, 2], [], [256], [-1], [1.5], [float("nan")])]
+    + [("scale", torch.full((32,), number)) for number in (0.0, -1.0, float("nan"), float("inf"), 1)],
+    ids=str,
+)
+def test_scales_that_cannot_be_are_refused(part, numbers, folder, tmp_path):
+    model = load(folder, quantization=None).engine.backbone.model
+    tensors = load_file(folder / SCALES_NAME) | {f"1.feed_forward.{part}": numbers}
+    save_file(tensors, tmp_path / SCALES_NAME)
+    with pytest.raises(
+        ValueError, match=rf"{SCALES_NAME} is damaged: 1\.feed_forward needs scales that are .* 0 to 255"
+    ):
         load_scales(tmp_path / SCALES_NAME, model)
 
 
