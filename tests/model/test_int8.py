@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -139,6 +141,25 @@ def request(*lengths, instruction=1, query=3):
         return torch.randint(5, 60, (length,), generator=generator).tolist()
 
     return EncodedRequest(block(instruction), [block(n) for n in lengths], block(query), [False] * len(lengths))
+
+
+def test_openvino_reports_to_nobody(tmp_path):
+    needs_openvino()
+    code = """if True:
+        import socket, sys
+        def connect(*address):
+            raise AssertionError(address)
+        socket.socket.connect = socket.getaddrinfo = connect
+        from blockrank_rerank.model import openvino_encoder
+        import openvino
+        print("openvino_telemetry" in sys.modules, callable(openvino.convert_model))
+    """
+    # In CI it sends nothing of its own accord.
+    environment = {name: value for name, value in os.environ.items() if name not in {"CI", "TF_BUILD", "JENKINS_URL"}}
+    environment |= {"HOME": str(tmp_path), "LOCALAPPDATA": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    assert done.stdout.split() == ["False", "True"], done.stderr
+    assert not [path for path in tmp_path.rglob("*") if "intel" in path.name.lower()]
 
 
 @pytest.mark.parametrize(
