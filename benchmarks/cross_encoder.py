@@ -55,14 +55,20 @@ def cross_encoder(folder: str, dtype: str) -> CrossEncoder:
     return CrossEncoder(folder, device="cpu", max_length=MAX_TOKENS, model_kwargs={"dtype": getattr(torch, dtype)})
 
 
-def ours(documents: list[str], dtypes: list[str]) -> Contestants:
-    """The default model in some dtypes and, with OpenVINO, in 8 bits beside the machine's own."""
+def own_settings(dtypes: list[str]) -> dict[str, dict[str, Any]]:
+    """Options of the default model in some dtypes and, with OpenVINO, in 8 bits beside the machine's own, by name."""
     settings: dict[str, dict[str, Any]] = {dtype: {"dtype": dtype} for dtype in dtypes}
     if importlib.util.find_spec("openvino") is None:
         print("no quantization int8: pip install openvino")
     else:
         settings["int8"] = {"quantization": "int8"}
-    rankers = {name: BlockRankReranker.from_pretrained(device="cpu", **chosen) for name, chosen in settings.items()}
+    return settings
+
+
+def ours(documents: list[str], dtypes: list[str]) -> Contestants:
+    """The default model in all of these."""
+    own = own_settings(dtypes).items()
+    rankers = {name: BlockRankReranker.from_pretrained(device="cpu", **chosen) for name, chosen in own}
     return {(OURS, name, ""): lambda ranker=ranker: ranker.rank(QUERY, documents) for name, ranker in rankers.items()}
 
 

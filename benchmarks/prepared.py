@@ -2,7 +2,8 @@
 
     python benchmarks/prepared.py [--documents 100] [--repeats 7] [--corpus 10000 [--max-memory 400MB]]
 
-One query over documents of about 120 words with the default model on the CPU. With --corpus, also the throughput of
+One query over documents of about 120 words with the default model on the CPU, in fp32, in bf16 and, where OpenVINO is
+installed, with quantization="int8" beside the machine's own dtype. With --corpus, also the throughput of
 preparing that many passages into a store, within a budget where one is given, against ranking them cold without one, in
 turns, and the anonymous memory that preparing takes above the loaded model (Linux).
 """
@@ -13,9 +14,10 @@ import argparse
 import tempfile
 import threading
 from pathlib import Path
+from typing import Any
 
 from common import median_ms, require_green
-from cross_encoder import QUERY, cross_encoder, save_cross_encoder
+from cross_encoder import QUERY, cross_encoder, own_settings, save_cross_encoder
 from scaling import passages
 
 from blockrank_rerank import BlockRankReranker
@@ -24,24 +26,25 @@ from blockrank_rerank.evaluation.machine import machine
 FEW = 5
 
 
-def contestants(count: int, dtype: str, folder: Path) -> dict[str, object]:
-    """Functions that rank once."""
+def contestants(count: int, name: str, settings: dict[str, Any], folder: Path) -> dict[str, object]:
+    """Functions that rank once, with these options."""
     documents = passages(count)
-    ranker = BlockRankReranker.from_pretrained(dtype=dtype)
-    kept = {name: ranker.prepare(documents, dtype=name) for name in (dtype, "int8")}
-    ranker.prepare_store(folder / dtype, documents)
+    ranker = BlockRankReranker.from_pretrained(device="cpu", **settings)
+    dtype = str(ranker.engine.dtype).removeprefix("torch.")
+    kept = {kind: ranker.prepare(documents, dtype=kind) for kind in (dtype, "int8")}
+    ranker.prepare_store(folder / name, documents)
     save_cross_encoder(str(folder / "peer"))
     peer = cross_encoder(str(folder / "peer"), dtype)
     pairs = [(QUERY, document) for document in documents[:FEW]]
 
     def from_disk() -> None:
         # A new ranker opens the store anew; the model stays loaded, as the other one holds it.
-        BlockRankReranker.from_pretrained(dtype=dtype, store=folder / dtype).rank(QUERY, documents)
+        BlockRankReranker.from_pretrained(device="cpu", store=folder / name, **settings).rank(QUERY, documents)
 
     return {
         "cold": lambda: ranker.rank(QUERY, documents),
         "prepared": lambda: ranker.rank(QUERY, kept[dtype]),
-        "prepared, int8": lambda: ranker.rank(QUERY, kept["int8"]),
+        "prepared, states in int8": lambda: ranker.rank(QUERY, kept["int8"]),
         "prepared, from disk": from_disk,
         f"CrossEncoder, {FEW} documents": lambda: peer.predict(pairs, show_progress_bar=False),
     }
@@ -126,10 +129,10 @@ def main(documents: int, repeats: int, passages_in_corpus: int, max_memory: str 
         if passages_in_corpus:
             # First, while the process is young: what others leave in its heap would hide what this takes.
             corpus(passages_in_corpus, max_memory, Path(folder))
-        for dtype in ("float32", "bfloat16"):
-            times = median_ms(contestants(documents, dtype, Path(folder)), repeats)
+        for model, settings in own_settings(["float32", "bfloat16"]).items():
+            times = median_ms(contestants(documents, model, settings, Path(folder)), repeats)
             for name, ms in times.items():
-                print(f"{dtype:9} {name:28} {ms:9.1f} ms {times['cold'] / ms:8.1f} x cold")
+                print(f"{model:9} {name:28} {ms:9.1f} ms {times['cold'] / ms:8.1f} x cold")
         same_rankings(documents)
 
 

@@ -71,7 +71,7 @@ def earlier_fingerprint(config: BlockRankConfig, prompt: PromptEncoder, backbone
 def base_fingerprint(config: BlockRankConfig, prompt: PromptEncoder, backbone: Backbone, dtype: torch.dtype) -> str:
     """Digest what a tuning is a change of: all weights in a dtype, and the settings by which queries read with them."""
     settings = {name: value for name, value in _settings(config).items() if name not in READING_SETTINGS}
-    return _digest(settings, prompt, backbone, [(name, tensor.to(dtype)) for name, tensor in _weights(backbone)])
+    return _digest(settings, prompt, backbone, _weights(backbone), dtype)
 
 
 def named_settings(config: BlockRankConfig, prompt: PromptEncoder, backbone: Backbone) -> dict[str, Any]:
@@ -108,16 +108,22 @@ def _reads_documents(name: str) -> bool:
 
 
 def _digest(
-    settings: dict[str, Any], prompt: PromptEncoder, backbone: Backbone, weights: list[tuple[str, Tensor]]
+    settings: dict[str, Any],
+    prompt: PromptEncoder,
+    backbone: Backbone,
+    weights: list[tuple[str, Tensor]],
+    dtype: torch.dtype | None = None,
 ) -> str:
     digest = hashlib.blake2b(digest_size=16)
     digest.update(json.dumps(settings, sort_keys=True).encode())
     digest.update(_architecture(backbone).encode())
     digest.update(prompt.tokenizer_digest.encode())
     digest.update(prompt.beginning.encode("utf-8", "surrogatepass"))
-    is_small = sum(tensor.nbytes for _, tensor in weights) <= LARGEST_COPIED
+    nbytes = sum(tensor.numel() * (dtype or tensor.dtype).itemsize for _, tensor in weights)
+    parts = tensor_bytes if nbytes <= LARGEST_COPIED else tensor_sums
     for name, tensor in weights:
-        for part in tensor_bytes(name, tensor) if is_small else tensor_sums(name, tensor):
+        # One after the other: in another dtype, all weights would take their room once more.
+        for part in parts(name, tensor.to(dtype or tensor.dtype)):
             digest.update(part)
     return digest.hexdigest()
 

@@ -160,7 +160,7 @@ def has_vnni() -> bool:
 def int8_on(device: torch.device) -> Verdict:
     """Whether an encoder's linear layers can be computed in 8-bit integers on a device."""
     if device.type != "cpu":
-        return Verdict(False, "needs a CPU")
+        return Verdict(False, "it needs device='cpu'")
     if importlib.util.find_spec("openvino") is None:
         return Verdict(False, f"openvino is not installed ({install_line('openvino')})")
     return Verdict(True, "8-bit products by OpenVINO, for encoders, by quantization='int8'; pays with VNNI")

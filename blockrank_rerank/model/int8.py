@@ -228,8 +228,9 @@ def save_scales(scales: Scales, folder: Path) -> None:
     share_like(folder / SCALES_NAME, folder / "config.json")
 
 
-def _usable(scale: Tensor) -> Tensor:
-    return (scale > 0) & scale.isfinite()
+def _usable(scale: Tensor, zero: Tensor) -> bool:
+    steps = scale.is_floating_point() and bool(((scale > 0) & scale.isfinite()).all())
+    return steps and zero.numel() == 1 and float(zero) in range(STEPS + 1)
 
 
 def load_scales(path: Path, model: Any) -> Scales:
@@ -248,7 +249,12 @@ def load_scales(path: Path, model: Any) -> Scales:
     for name, layers in linear_inputs(model):
         width = getattr(*layers[0]).in_features
         scale, zero = tensors.get(f"{name}.scale"), tensors.get(f"{name}.zero")
-        if scale is None or zero is None or scale.shape != (width,) or not bool(_usable(scale).all()):
+        if scale is None or zero is None or scale.shape != (width,):
             raise ValueError(f"{path} has no scales for the {width} channels of {name}: it is of another model")
+        if not _usable(scale, zero):
+            raise ValueError(
+                f"{path} is damaged: {name} needs scales that are floating numbers above 0, and as its zero one whole "
+                f"number from 0 to {STEPS}; measure them again"
+            )
         scales[name] = ActivationScale(scale.float(), int(zero))
     return scales

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-import openvino
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from blockrank_rerank.model.layout import Layout, RequestBounds
 from blockrank_rerank.model.openvino_graph import encoder_graph
+from blockrank_rerank.model.quiet_openvino import openvino
 from blockrank_rerank.system.forks import ForkLock
 
 BATCH_TOKENS, LEAST_BATCH_TOKENS = 1024, 256

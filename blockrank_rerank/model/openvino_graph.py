@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import openvino
-from openvino import opset13 as ops
 from torch import Tensor
 
 from blockrank_rerank.model.families import layers_of
 from blockrank_rerank.model.int8 import STEPS, Int8Linear
+from blockrank_rerank.model.quiet_openvino import openvino
+
+ops = openvino.opset13
 
 Node = Any
 """What every function of a graph returns; OpenVINO's own class has another place in every release."""

@@ -84,8 +84,10 @@ def triton_on(device: torch.device) -> Verdict:
         return Verdict(False, "Triton kernels need a GPU (or TRITON_INTERPRET=1 to test them on a CPU)")
     if device.type != "cuda":
         return Verdict(False, f"Triton kernels do not run on {device.type}")
+    if torch.version.hip is not None:
+        return Verdict(False, "Triton kernels are compiled and checked for NVIDIA's GPUs, and this torch is for AMD's")
     capability = torch.cuda.get_device_capability(device)
-    if torch.version.hip is None and capability < CAPABILITY:
+    if capability < CAPABILITY:
         return Verdict(False, f"compute capability {capability[0]}.{capability[1]} is below 8.0")
     if problem := _launch_problem():
         return Verdict(False, f"Triton cannot start: {problem}")

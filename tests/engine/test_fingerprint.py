@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import fields, replace
 
 import pytest
@@ -47,6 +48,26 @@ def test_what_is_copied_of_a_large_model_is_little(folder, monkeypatch):
     engine = BlockRankReranker.from_pretrained(folder, device="cpu", dtype="float32").engine
     assert engine.fingerprint
     assert sum(copied) == 8 * len([*engine.backbone.parameters()])
+
+
+@pytest.mark.parametrize("largest", [0, 1 << 30], ids=["large", "small"])
+def test_in_another_dtype_weights_are_digested_one_at_a_time(folder, monkeypatch, largest):
+    monkeypatch.setattr(fingerprints, "LARGEST_COPIED", largest)
+    engine, made, most = BlockRankReranker.from_pretrained(folder, device="cpu", dtype="float32").engine, [], []
+
+    def watched(parts):
+        def watch(name, tensor):
+            made.append(weakref.ref(tensor))
+            most.append(sum(one() is not None for one in made))
+            yield from parts(name, tensor)
+
+        return watch
+
+    for name in ("tensor_bytes", "tensor_sums"):
+        monkeypatch.setattr(fingerprints, name, watched(getattr(fingerprints, name)))
+    fingerprints.base_fingerprint(engine.config, engine.prompt, engine.backbone, torch.bfloat16)
+    assert len(made) == len([*engine.backbone.parameters()])
+    assert max(most) <= 2
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.int8, torch.float64])

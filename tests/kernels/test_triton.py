@@ -192,6 +192,15 @@ def test_without_a_gpu_triton_is_refused_with_a_reason_and_auto_takes_torch(monk
         document_lse(zeros, zeros, torch.tensor([0, 5]), implementation="triton")
 
 
+def test_on_gpus_that_kernels_were_never_compiled_for_auto_takes_torch(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 4))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "MI300")
+    monkeypatch.setattr(torch.version, "hip", "6.4")
+    verdict = triton_on(torch.device("cuda"))
+    assert not verdict.usable
+    assert "NVIDIA's GPUs" in verdict.reason
+
+
 @pytest.mark.parametrize("spelling", ["1", "true", "ON"])
 def test_whatever_triton_takes_for_yes_interprets(monkeypatch, spelling):
     monkeypatch.setenv("TRITON_INTERPRET", spelling)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from blockrank_rerank import BlockRankReranker
 from blockrank_rerank.formats import read_documents
@@ -106,6 +109,22 @@ def test_scales_of_another_model_are_refused(folder, tmp_path):
         load_scales(tmp_path / SCALES_NAME, model)
 
 
+@pytest.mark.parametrize(
+    ("part", "numbers"),
+    [("zero", torch.tensor(number)) for number in ([1, 2], [], [256], [-1], [1.5], [float("nan")])]
+    + [("scale", torch.full((32,), number)) for number in (0.0, -1.0, float("nan"), float("inf"), 1)],
+    ids=str,
+)
+def test_scales_that_cannot_be_are_refused(part, numbers, folder, tmp_path):
+    model = load(folder, quantization=None).engine.backbone.model
+    tensors = load_file(folder / SCALES_NAME) | {f"1.feed_forward.{part}": numbers}
+    save_file(tensors, tmp_path / SCALES_NAME)
+    with pytest.raises(
+        ValueError, match=rf"{SCALES_NAME} is damaged: 1\.feed_forward needs scales that are .* 0 to 255"
+    ):
+        load_scales(tmp_path / SCALES_NAME, model)
+
+
 def test_scales_of_nothing_are_refused(folder):
     model = load(folder, quantization=None).engine.backbone.model
     with pytest.raises(ValueError, match="nothing was read"), measured_scales(model):
@@ -122,6 +141,25 @@ def request(*lengths, instruction=1, query=3):
         return torch.randint(5, 60, (length,), generator=generator).tolist()
 
     return EncodedRequest(block(instruction), [block(n) for n in lengths], block(query), [False] * len(lengths))
+
+
+def test_openvino_reports_to_nobody(tmp_path):
+    needs_openvino()
+    code = """if True:
+        import socket, sys
+        def connect(*address):
+            raise AssertionError(address)
+        socket.socket.connect = socket.getaddrinfo = connect
+        from blockrank_rerank.model import openvino_encoder
+        import openvino
+        print("openvino_telemetry" in sys.modules, callable(openvino.convert_model))
+    """
+    # In CI it sends nothing of its own accord.
+    environment = {name: value for name, value in os.environ.items() if name not in {"CI", "TF_BUILD", "JENKINS_URL"}}
+    environment |= {"HOME": str(tmp_path), "LOCALAPPDATA": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    assert done.stdout.split() == ["False", "True"], done.stderr
+    assert not [path for path in tmp_path.rglob("*") if "intel" in path.name.lower()]
 
 
 @pytest.mark.parametrize(

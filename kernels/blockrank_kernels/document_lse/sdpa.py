@@ -11,6 +11,10 @@ GROUP_ELEMENTS = 1 << 22
 """Logits held at once (16 MiB in fp32): the temporary does not grow with the number of documents."""
 
 
+WITHOUT_SEGMENTS = frozenset({"mps"})
+"""Kinds of devices for which torch has no sum over segments (pytorch/pytorch#197880)."""
+
+
 def document_lse(query: Tensor, key: Tensor, offsets: Tensor, scale: float, softcap: float | None) -> Tensor:
     """Return the log-sum-exp of each document; see :func:`blockrank_kernels.document_lse`."""
     dtype = torch.promote_types(query.dtype, torch.float32)
@@ -47,5 +51,11 @@ def _segment_logsumexp(logits: Tensor, offsets: Tensor) -> Tensor:
     index = document.expand_as(logits)
     peak = logits.new_full(shape, float("-inf")).scatter_reduce(-1, index, logits.detach(), "amax")
     weights = (logits - peak.gather(-1, index)).exp().movedim(-1, 0).contiguous()
-    total = torch.segment_reduce(weights, "sum", offsets=offsets, unsafe=True).movedim(0, -1)
-    return peak + total.log()
+    return peak + _segment_sums(weights, offsets).movedim(0, -1).log()
+
+
+def _segment_sums(values: Tensor, offsets: Tensor) -> Tensor:
+    """Reduce ``[T, ...]`` to ``[N, ...]`` by the sum between offsets, in a fixed order: copies have equal scores."""
+    if values.device.type in WITHOUT_SEGMENTS:
+        return _segment_sums(values.cpu(), offsets.cpu()).to(values.device)
+    return torch.segment_reduce(values, "sum", offsets=offsets, unsafe=True)
