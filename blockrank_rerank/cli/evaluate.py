@@ -14,6 +14,7 @@ from blockrank_rerank.cli.ranker import load_ranker
 from blockrank_rerank.evaluation.measures import Evaluation, evaluate_ranker, require_extra
 from blockrank_rerank.evaluation.task import TaskSource
 from blockrank_rerank.formats import Collection, check_ids, check_output_path, write_run
+from blockrank_rerank.formats.collection import collection_files
 from blockrank_rerank.ranking.progress import progress_bar
 
 
@@ -63,7 +64,8 @@ def evaluate(
 def _evaluate(asked: TaskSource, output: Path | None, as_json: bool, model_options: opt.ModelOptions) -> None:
     require_extra()
     if output:
-        check_output_path(output, asked.run, *model_options.files())
+        read = collection_files(asked.folder, asked.split)
+        check_output_path(output, asked.run, *read, *model_options.files())
     collection, corpus, first_stage = asked.read()
     if output:
         check_ids(first_stage)

@@ -79,6 +79,12 @@ def read_collection(
     )
 
 
+def collection_files(folder: UserPath, split: str) -> list[Path]:
+    """Return the files that are read of a BEIR folder, which no output may replace."""
+    folder = expanded(folder, "folder")
+    return [folder / "corpus.jsonl", folder / "queries.jsonl", folder / "qrels" / f"{split}.tsv"]
+
+
 def qrels_path(folder: Path, split: str) -> Path:
     """Return the file of a split's judgements.
 

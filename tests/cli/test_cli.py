@@ -634,6 +634,23 @@ def test_evaluation_never_replaces_the_run_it_reads(fake, collection, capsys):
 
 
 @needs_extra
+@pytest.mark.parametrize("name", ["corpus.jsonl", "queries.jsonl", "qrels/test.tsv"])
+def test_evaluation_never_replaces_the_collection_it_reads(fake, collection, capsys, name):
+    before = (collection / name).read_bytes()
+    assert f"would replace {name}, which is read" in refusal(capsys, ["evaluate", ".", "--output", name], 2)
+    assert (collection / name).read_bytes() == before
+    assert not fake.options
+
+
+@pytest.mark.parametrize("option", ["--tuning", "--tuning=a", "--calibration"])
+def test_what_was_learnt_for_a_model_is_never_replaced(fake, collection, capsys, option):
+    (collection / "learnt").write_text("days of work")
+    words = [f"{option}=learnt"] if "=" in option else [option, "learnt"]
+    assert "would replace learnt, which is read" in refusal(capsys, [*TREC, "--output", "learnt", *words], 2)
+    assert (collection / "learnt").read_text() == "days of work"
+
+
+@needs_extra
 def test_evaluation_reports_measures_before_and_after(fake, collection, capsys):
     assert main(["evaluate", ".", "--run", "first.trec"]) == 0
     lines = capsys.readouterr().out.splitlines()
