@@ -274,6 +274,8 @@ def _print_mining(report: MiningReport, output: Path) -> None:
             report.queries_in_corpus,
             "queries are documents of the collection themselves, which are never their negatives",
         ),
+        (report.queries_excluded, "queries were left out, as asked or because no relevant document is left"),
+        (report.documents_excluded, "documents were left out with those of --exclude-documents"),
     ):
         if count:
             print_line(f"{count:,} {sentence}")

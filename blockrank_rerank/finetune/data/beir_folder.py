@@ -161,6 +161,7 @@ def _judged_corpus(
             query: [name for name, g in grades[query].items() if g <= 0 and name != own.get(query)] for query in trained
         },
         negatives_are_judged=True,
+        documents_have_ids=True,
         teacher_scores={},
         own=own,
     )
