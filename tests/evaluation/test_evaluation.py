@@ -92,6 +92,13 @@ def test_ties_count_in_the_order_of_the_run_and_not_by_document_id():
         assert evaluate_run({"q": {order[0]: 1}}, {"q": dict.fromkeys(order, 0.0)})["RR@10"] == 1.0
 
 
+@pytest.mark.parametrize("names", [("a\ud800", "a\ud801"), ("a\0b", "a\0c"), ("\0", "")], ids=ascii)
+def test_ids_that_are_no_text_of_c_are_measured_as_any(names):
+    first, second = names
+    measured = measure_queries({first: {first: 0, second: 1}, second: {first: 2}}, {first: {first: 1.0, second: 0.5}})
+    assert measured["RR@10"] == {first: 0.5, second: 0.0}
+
+
 def test_a_recall_depth_of_ten_is_reported_once():
     assert list(evaluate_run({"q": {"a": 1}}, {}, depth=10)) == ["nDCG@10", "RR@10", "AP", "R@10"]
 
