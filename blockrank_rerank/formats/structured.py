@@ -171,6 +171,8 @@ def table_records(
             raise DataError(f"not a row of a table: {error}", name, place.line) from None
         if row is None:
             return
+        if not row:
+            continue  # a blank line between rows
         if not names:
             names = [_key(cell, kept) for cell in row]
             if len(set(names)) < len(names):
@@ -193,6 +195,10 @@ class _Place:
 
     def following(self, lines: Lines) -> Iterator[str]:
         for number, text in lines:
+            # Blank lines, of which only the numbers tell, may be part of a cell.
+            while self.line < number - 1:
+                self.line += 1
+                yield "\n"
             self.line = number
             yield text + "\n"
 

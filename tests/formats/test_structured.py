@@ -49,6 +49,13 @@ def test_titles_ids_and_other_columns_of_a_table_are_kept(put):
     assert document.source == f"{path}:2"
 
 
+def test_blank_lines_in_a_cell_are_part_of_it_and_others_are_counted(put):
+    path = put("a.csv", '\nid,text\r\n1,"one\r\n\r\n \r\ntwo"\r\n\r\n2,three\r\n')
+    first, second = read_documents(path)
+    assert (first.text, first.source) == ("one\n\n\ntwo", f"{path}:3")
+    assert (second.text, second.source) == ("three", f"{path}:8")
+
+
 def test_elements_of_an_array_say_on_which_line_they_begin(stdin):
     stdin('\n[\n {"text": "a"},\n\n {"text":\n "b"}\n]')
     assert [document.source for document in read_documents([Path("-")])] == ["<stdin>:3", "<stdin>:5"]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,10 +50,17 @@ def read_judged_corpus(folder: Path, split: str, on_fault: OnFault) -> JudgedCor
     titles: dict[str, str] = {}
     documents = _read_texts(folder / "corpus.jsonl", "document", on_fault, titles)
     queries = _read_texts(folder / "queries.jsonl", "query", on_fault)
-    known = _known(_judgements(path_of_qrels, on_fault), queries, documents, folder, on_fault)
+    known = [*_known(_judgements(path_of_qrels, on_fault), queries, documents, folder, on_fault)]
     corpus = _judged_corpus(documents, queries, known, _own_documents(queries, documents, titles))
+    judged = len({judgement.query for judgement in known})
     if not corpus.queries:
         on_fault(DataError(f"no query of split {split!r} has a document judged above 0", str(path_of_qrels)))
+    elif len(corpus.queries) < judged:
+        warnings.warn(
+            f"{path_of_qrels}: {judged - len(corpus.queries):,} of {judged:,} judged queries have no document judged "
+            "above 0 and are left out",
+            stacklevel=2,
+        )
     return corpus
 
 
@@ -136,7 +144,7 @@ def _own_documents(queries: dict[str, str], documents: dict[str, str], titles: d
 
 
 def _judged_corpus(
-    documents: dict[str, str], queries: dict[str, str], judgements: Iterator[Judgement], itself: frozenset[str]
+    documents: dict[str, str], queries: dict[str, str], judgements: Iterable[Judgement], itself: frozenset[str]
 ) -> JudgedCorpus:
     only = {text: name for name, text in reversed(documents.items())}  # the first id of every text
     grades: dict[str, dict[str, int]] = {}

@@ -84,6 +84,10 @@ def table_rows(path: Path, noun: str, on_fault: OnFault) -> Iterator[Row]:
     def lines() -> Iterator[str]:
         nonlocal last
         for row in text_rows(path, noted):
+            # Blank lines, of which only the numbers tell, may be part of a cell.
+            while 0 < last < row.line - 1:
+                last += 1
+                yield "\n"
             last = row.line
             yield row.value + "\n"
 
@@ -108,6 +112,8 @@ def table_rows(path: Path, noun: str, on_fault: OnFault) -> Iterator[Row]:
             continue
         if cells is None:
             return
+        if not cells:
+            continue  # a blank line between rows
         if not names:
             names = [cell.strip() for cell in cells]
             if len(set(names)) < len(names):

@@ -20,6 +20,13 @@ def test_a_folder_gives_positives_with_grades_and_judged_negatives(folder):
     assert examples[1].source == f"{folder / 'qrels' / 'train.tsv'}:4"
 
 
+def test_queries_without_a_relevant_document_are_left_out_and_counted(tmp_path):
+    judgements = [("q1", "d1", 1), ("q2", "d2", 0), ("q2", "d3", -1)]
+    with pytest.warns(UserWarning, match=r"train\.tsv: 1 of 2 judged queries have no document judged above 0 and are"):
+        examples = read_examples(write_folder(tmp_path / "data", judgements=judgements), negatives="none")
+    assert [example.query_id for example in examples] == ["q1"]
+
+
 @needs_bm25
 def test_negatives_of_a_folder_come_from_bm25_and_are_never_judged_or_copies(folder):
     fleas, concrete = read_examples(folder, depth=5)

@@ -62,6 +62,11 @@ def test_a_cell_may_have_several_lines(put):
     assert (first.candidates[0].text, first.source, second.source) == ("p\nmore", "a.csv:2", "a.csv:4")
 
 
+def test_blank_lines_in_a_cell_are_part_of_it_and_others_are_counted(put):
+    first, second = read_examples(put("a.csv", '\nquery,pos\n\nq,"p\n\n \nmore"\n\nr,s\n'))
+    assert (first.candidates[0].text, first.source, second.source) == ("p\n\n\nmore", "a.csv:4", "a.csv:9")
+
+
 @pytest.mark.parametrize(
     ("content", "found"),
     [
