@@ -2,6 +2,7 @@ import io
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import warnings
@@ -801,6 +802,17 @@ def test_the_process_ends_with_the_exit_code_and_one_line():
     assert result.returncode == 4
     assert result.stderr == b"blockrank: error: No such file or directory: absent-\\udcff.txt\n"
     assert result.stdout == b""
+
+
+@pytest.mark.parametrize(("streams", "code"), [(">&-", 4), ("2>&-", 4), (">&- 2>&-", 4), ("2>/dev/full", 4)])
+def test_streams_that_take_nothing_change_no_exit_code(streams, code):
+    command = shlex.join([sys.executable, "-m", "blockrank_rerank.cli", "rerank", "q", "absent.txt"])
+    assert subprocess.run(["sh", "-c", f"{command} {streams}"], capture_output=True, timeout=300).returncode == code
+
+
+def test_what_is_printed_into_a_closed_stream_goes_nowhere(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    assert main(["--version"]) == 0
 
 
 # Explanations and probabilities, with the model in the package
