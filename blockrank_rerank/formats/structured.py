@@ -120,9 +120,10 @@ def table_delimiter(first: str, is_table: bool, columns: Mapping[str, str], name
         )
     delimiter = next((mark for mark in "\t,;" if mark in first), ",")
     names = _names(first, delimiter)
-    texts = PLAIN_TEXT_NAMES | {plain_name(columns["text"])} if "text" in columns else PLAIN_TEXT_NAMES
+    told = {plain_name(columns["text"])} if "text" in columns else set()
+    texts = PLAIN_TEXT_NAMES | told
     known = set(names) & (texts | OTHER_NAMES)
-    looks_like_names = len(names) > 1 and known & texts and (len(known) > 1 or delimiter == "\t")
+    looks_like_names = len(names) > 1 and known & texts and (len(known) > 1 or delimiter == "\t" or known & told)
     if not is_table and not looks_like_names:
         return None
     if names.count("text") > 1 or not (known & texts or "text" in columns):
