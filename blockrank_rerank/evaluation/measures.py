@@ -22,6 +22,7 @@ from blockrank_rerank.evaluation.rerank_run import (
 )
 from blockrank_rerank.evaluation.words import PATTERN, spaced
 from blockrank_rerank.formats import Collection, Corpus, DataError, Qrels, Queries, Run, read_corpus
+from blockrank_rerank.formats.collection import beir_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -305,7 +306,7 @@ def read_candidates(folder: Path, run: Run, also: Iterable[str] = ()) -> Corpus:
     DataError
         If one of the run is missing; names the first few.
     """
-    corpus = read_corpus(folder / "corpus.jsonl", keep=document_ids(run).union(also))
+    corpus = read_corpus(beir_file(folder, "corpus.jsonl"), keep=document_ids(run).union(also))
     check_run(run, dict.fromkeys(run, ""), corpus)
     return corpus
 

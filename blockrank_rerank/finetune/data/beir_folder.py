@@ -11,7 +11,7 @@ from blockrank_rerank.evaluation.own_documents import own_documents
 from blockrank_rerank.finetune.data.judged_corpus import JudgedCorpus, relevant_by_text
 from blockrank_rerank.finetune.data.row import Noted, OnFault, Row, jsonl_rows, text_rows
 from blockrank_rerank.formats import Corpus, DataError
-from blockrank_rerank.formats.collection import qrels_path
+from blockrank_rerank.formats.collection import beir_file, qrels_path
 from blockrank_rerank.formats.jsonl import identifier_field, json_type, optional_string_field, string_field
 from blockrank_rerank.formats.qrels import JudgementLines
 from blockrank_rerank.text.document import document_text
@@ -48,8 +48,8 @@ def read_judged_corpus(folder: Path, split: str, on_fault: OnFault) -> JudgedCor
     """
     path_of_qrels = qrels_path(folder, split)
     titles: dict[str, str] = {}
-    documents = _read_texts(folder / "corpus.jsonl", "document", on_fault, titles)
-    queries = _read_texts(folder / "queries.jsonl", "query", on_fault)
+    documents = _read_texts(beir_file(folder, "corpus.jsonl"), "document", on_fault, titles)
+    queries = _read_texts(beir_file(folder, "queries.jsonl"), "query", on_fault)
     known = [*_known(_judgements(path_of_qrels, on_fault), queries, documents, folder, on_fault)]
     corpus = _judged_corpus(documents, queries, known, _own_documents(queries, documents, titles))
     judged = len({judgement.query for judgement in known})
