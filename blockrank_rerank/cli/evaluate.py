@@ -82,10 +82,12 @@ def _evaluate(asked: TaskSource, output: Path | None, as_json: bool, model_optio
             seed=asked.seed,
             on_progress=advance,
         )
-    if output:
-        write_run(output, evaluation.reranked.run)
     report = _report(asked, collection, evaluation, str(ranker.model))
-    print_json(report) if as_json else _print_report(report)
+    try:
+        if output:
+            write_run(output, evaluation.reranked.run)
+    finally:  # a disk that is full by now does not cost the measures
+        print_json(report) if as_json else _print_report(report)
 
 
 def _report(asked: TaskSource, collection: Collection, evaluation: Evaluation, model: str) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
+import blockrank_rerank.cli.evaluate
 import blockrank_rerank.reranker
 from blockrank_rerank.cli import doctor as doctor_module
 from blockrank_rerank.cli import evaluate as evaluate_module
@@ -632,6 +633,15 @@ def test_evaluation_never_replaces_the_run_it_reads(fake, collection, capsys):
     assert "the output would replace first.trec" in refusal(capsys, arguments, 2)
     assert (collection / "first.trec").read_bytes() == before
     assert not fake.options
+
+
+@needs_extra
+def test_a_run_that_cannot_be_written_does_not_cost_the_measures(fake, collection, monkeypatch, capsys):
+    monkeypatch.setattr(blockrank_rerank.cli.evaluate, "write_run", _raise(OSError(28, "No space left", "out.trec")))
+    assert main(["evaluate", ".", "--run", "first.trec", "--output", "out.trec"]) == 6
+    captured = capsys.readouterr()
+    assert "nDCG@10" in captured.out
+    assert "No space left: out.trec" in captured.err
 
 
 @needs_extra
