@@ -22,6 +22,8 @@ OTHER_NAMES = {"id", "docid", "pid", "index", "title", "url", "source", "metadat
 """Names of columns, without case and punctuation."""
 LONGEST_NAMES = 1000
 """Characters of a first line that are looked at."""
+LARGEST_CELL = (1 << 31) - 1
+"""Characters; Python's own limit is 131,072."""
 SPACE = re.compile(r"\s*,?\s*")
 JSON_ADVICE = "; write one document per line: jq -c '.[]' FILE writes an array so, jq -c . FILE objects"
 
@@ -161,7 +163,7 @@ def table_records(
         If a row has more or fewer cells than the first, or cannot be read.
     """
     place = _Place()
-    rows = csv.reader(place.following(lines), delimiter=delimiter, strict=True)
+    rows = csv_rows(place.following(lines), delimiter)
     names: list[str] = []
     kept = {*columns.values()}
     while True:
@@ -186,6 +188,12 @@ def table_records(
             raise DataError(message, name, place.line)
         else:
             yield start + 1, {key: cell for key, cell in zip(names, row, strict=True) if cell or key in kept}
+
+
+def csv_rows(lines: Iterable[str], delimiter: str) -> Iterator[list[str]]:
+    """Split lines into the cells of rows; a cell may be a document of any length."""
+    csv.field_size_limit(LARGEST_CELL)
+    return csv.reader(lines, delimiter=delimiter, strict=True)
 
 
 class _Place:

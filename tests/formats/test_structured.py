@@ -1,5 +1,6 @@
 """Documents in JSON over several lines, in tables, and in what must not be ranked as text."""
 
+import csv
 import json
 import os
 import shutil
@@ -54,6 +55,12 @@ def test_blank_lines_in_a_cell_are_part_of_it_and_others_are_counted(put):
     first, second = read_documents(path)
     assert (first.text, first.source) == ("one\n\n\ntwo", f"{path}:3")
     assert (second.text, second.source) == ("three", f"{path}:8")
+
+
+def test_a_cell_may_be_a_document_of_any_length(put):
+    csv.field_size_limit(131_072)
+    [found] = read_documents(put("a.csv", f"id,text\n1,{'word ' * 30000}\n"))
+    assert len(found.text) == 150_000
 
 
 def test_elements_of_an_array_say_on_which_line_they_begin(stdin):

@@ -14,7 +14,7 @@ from blockrank_rerank.formats import DataError
 from blockrank_rerank.formats.folder import suffix_of
 from blockrank_rerank.formats.jsonl import parse_jsonl
 from blockrank_rerank.formats.lines import decode, raw_lines
-from blockrank_rerank.formats.structured import TABLE_SUFFIXES
+from blockrank_rerank.formats.structured import TABLE_SUFFIXES, csv_rows
 from blockrank_rerank.system.files import check_readable
 
 OnFault = Callable[[DataError], None]
@@ -101,7 +101,7 @@ def table_rows(path: Path, noun: str, on_fault: OnFault) -> Iterator[Row]:
                 )
             )
         return
-    rows = csv.reader(chain([head], every), delimiter=next((mark for mark in "\t,;" if mark in head), ","), strict=True)
+    rows = csv_rows(chain([head], every), next((mark for mark in "\t,;" if mark in head), ","))
     names: list[str] = []
     while True:
         start = last if not names else last + 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 
 import pytest
@@ -75,6 +76,12 @@ def test_compressed_rows_are_read_as_what_they_are(put, name, content):
 def test_rows_that_are_no_whole_gzip_file_are_refused(put):
     with pytest.raises(DataError, match=r"a\.jsonl\.gz: expected a whole gzip file"):
         read_examples(put("a.jsonl.gz", gzip.compress(b"x")[:12]))
+
+
+def test_a_cell_may_be_a_document_of_any_length(put):
+    csv.field_size_limit(131_072)
+    [example] = read_examples(put("a.csv", f"query,pos\nq,{'word ' * 30000}\n"))
+    assert len(example.positives[0].text) > 131_072
 
 
 def test_blank_lines_in_a_cell_are_part_of_it_and_others_are_counted(put):
