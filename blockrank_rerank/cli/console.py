@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Iterable, Iterator
@@ -70,10 +71,13 @@ def guarded_streams() -> Iterator[None]:
 
 
 def harden_streams() -> None:
-    """Let no character crash the output.
+    """Let no character crash the output, nor a stream that whoever started the process has closed.
 
     Lone surrogates cannot be encoded at all, and an ASCII terminal lacks nearly everything.
     """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # what is printed then goes nowhere, as in Python itself
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8"))
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

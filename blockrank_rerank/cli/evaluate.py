@@ -14,6 +14,7 @@ from blockrank_rerank.cli.ranker import load_ranker
 from blockrank_rerank.evaluation.measures import Evaluation, evaluate_ranker, require_extra
 from blockrank_rerank.evaluation.task import TaskSource
 from blockrank_rerank.formats import Collection, check_ids, check_output_path, write_run
+from blockrank_rerank.formats.collection import collection_files
 from blockrank_rerank.ranking.progress import progress_bar
 
 
@@ -63,7 +64,8 @@ def evaluate(
 def _evaluate(asked: TaskSource, output: Path | None, as_json: bool, model_options: opt.ModelOptions) -> None:
     require_extra()
     if output:
-        check_output_path(output, asked.run, *model_options.files())
+        read = collection_files(asked.folder, asked.split)
+        check_output_path(output, asked.run, *read, *model_options.files())
     collection, corpus, first_stage = asked.read()
     if output:
         check_ids(first_stage)
@@ -80,10 +82,12 @@ def _evaluate(asked: TaskSource, output: Path | None, as_json: bool, model_optio
             seed=asked.seed,
             on_progress=advance,
         )
-    if output:
-        write_run(output, evaluation.reranked.run)
     report = _report(asked, collection, evaluation, str(ranker.model))
-    print_json(report) if as_json else _print_report(report)
+    try:
+        if output:
+            write_run(output, evaluation.reranked.run)
+    finally:  # a disk that is full by now does not cost the measures
+        print_json(report) if as_json else _print_report(report)
 
 
 def _report(asked: TaskSource, collection: Collection, evaluation: Evaluation, model: str) -> dict[str, Any]:

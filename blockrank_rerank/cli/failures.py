@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import traceback
+from contextlib import suppress
 
 import typer
 
@@ -43,10 +44,11 @@ def report(error: Exception, debug: bool) -> int:
         Exit code.
     """
     code = exit_code(error)
-    if debug:
-        traceback.print_exception(error)
     hint = "" if debug or code != RUN_TIME else f" ({DEBUG_VARIABLE}=1 shows the traceback)"
-    print_error(message(error) + hint)
+    with suppress(OSError):  # where nothing can be told, the code still tells
+        if debug:
+            traceback.print_exception(error)
+        print_error(message(error) + hint)
     return code
 
 

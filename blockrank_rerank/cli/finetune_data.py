@@ -20,6 +20,7 @@ from blockrank_rerank.finetune.mining.report import MiningReport
 from blockrank_rerank.finetune.validation.report import DataReport
 from blockrank_rerank.finetune.validation.validation import validate
 from blockrank_rerank.formats import DataError, check_output_path
+from blockrank_rerank.formats.collection import collection_files
 
 KEPT_FAULTS = 10_000
 """Faults of which equal ones are found."""
@@ -177,7 +178,8 @@ def mine_negatives_command(
     blockrank-finetune mine-negatives data/scifact --teacher sentence-transformers/all-MiniLM-L6-v2 --output train.jsonl
     """
     # It holds less than the data: other columns, and negatives beyond --per-query, are not in it.
-    check_output_path(output, Path(expanded_source(source)), exclude_queries, exclude_documents)
+    data = Path(expanded_source(source))
+    check_output_path(output, data, *collection_files(data, split), exclude_queries, exclude_documents)
     with stage_progress() as show:
         mining = mine_negatives(
             source,
@@ -272,6 +274,8 @@ def _print_mining(report: MiningReport, output: Path) -> None:
             report.queries_in_corpus,
             "queries are documents of the collection themselves, which are never their negatives",
         ),
+        (report.queries_excluded, "queries were left out, as asked or because no relevant document is left"),
+        (report.documents_excluded, "documents were left out with those of --exclude-documents"),
     ):
         if count:
             print_line(f"{count:,} {sentence}")

@@ -206,9 +206,12 @@ class ModelOptions:
     __hash__ = None  # type: ignore[assignment]
 
     def files(self) -> list[Path]:
-        """The files of settings that are read for the model, which no output may replace."""
+        """The files of settings, and of what was learnt, that are read for the model: no output may replace them."""
         named = [expanded(word, "the path") for word in (self.words["config"], self.words["model"]) if word]
-        return [path / name for path in named for name in ("", CONFIG_NAME, *SMALL_FILES)]
+        tuning = OPTIONS["tuning"].parse(self.words["tuning"])
+        tunings = [*tuning.values()] if isinstance(tuning, dict) else [tuning]
+        learnt = [expanded(word, "the path") for word in (*tunings, self.words["calibration"]) if word]
+        return learnt + [path / name for path in named for name in ("", CONFIG_NAME, *SMALL_FILES)]
 
     def values(self) -> dict[str, Any]:
         """The options as Python takes them.

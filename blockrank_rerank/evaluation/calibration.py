@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from blockrank_rerank.evaluation.measures import shuffled
 from blockrank_rerank.evaluation.rerank_run import BatchRanker, first_documents
 from blockrank_rerank.evaluation.task import Task
+from blockrank_rerank.formats import Corpus
+from blockrank_rerank.text.document import document_text
 
 if TYPE_CHECKING:
     from blockrank_rerank.ranking.results import RankedDocument
@@ -116,12 +118,14 @@ def measure_calibration(
         Called with the lists and tokens done since the last call.
     """
     collection = task.collection.sample(QUERIES, seed)
-    relevant = {
-        query: {name for name, grade in judged.items() if grade >= min_relevance and name in task.corpus}
-        for query, judged in collection.qrels.items()
+    # Lists, which have an order of their own: the seed alone is to decide on another.
+    judged = {
+        query: [name for name, grade in grades.items() if grade >= min_relevance and name in task.corpus]
+        for query, grades in collection.qrels.items()
     }
     found = first_documents({query: task.first_stage.get(query, {}) for query in collection.queries}, DEPTH)
-    full = shuffled({query: found[query] | dict.fromkeys(relevant[query], 0.0) for query in found}, seed)
+    full = shuffled({query: found[query] | dict.fromkeys(judged[query], 0.0) for query in found}, seed)
+    relevant = {query: alike(names, judged[query], task.corpus) for query, names in full.items()}
     asked = ranker.fitting_queries(collection.queries)
     lists = [[*names] for names in full.values()]
     without = [[name for name in names if name not in relevant[query]] for query, names in full.items()]
@@ -133,6 +137,12 @@ def measure_calibration(
 
     truths = [[name in relevant[query] for name in names] for query, names in zip(full, lists, strict=True)]
     return calibration(ranked(lists), ranked(without), truths)
+
+
+def alike(names: Iterable[str], judged: Iterable[str], corpus: Corpus) -> set[str]:
+    """Return those of some documents that are among the judged ones, or copies of them under other ids."""
+    texts = {document_text(corpus[name], 0) for name in judged}
+    return {name for name in names if document_text(corpus[name], 0) in texts}
 
 
 def calibration(

@@ -22,6 +22,7 @@ from blockrank_rerank.evaluation.rerank_run import (
 )
 from blockrank_rerank.evaluation.words import PATTERN, spaced
 from blockrank_rerank.formats import Collection, Corpus, DataError, Qrels, Queries, Run, read_corpus
+from blockrank_rerank.formats.collection import beir_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,10 +167,17 @@ def measure_queries(qrels: Qrels, run: Run, min_relevance: int = 1, *, depth: in
         "R@10": ir_measures.R(rel=min_relevance) @ 10,
         f"R@{depth}": ir_measures.R(rel=min_relevance) @ depth,
     }
-    ranked = {query: _by_order(ranking) for query, ranking in run.items() if query in qrels}
+    # By numbers: trec_eval ends the process at ids that are no UTF-8, and cuts them at a zero byte.
+    judged, ranked = {}, {}
+    for number, (query, grades) in enumerate(qrels.items()):
+        ranking = run.get(query, {})
+        names = {document: str(place) for place, document in enumerate(dict.fromkeys((*grades, *ranking)))}
+        judged[str(number)] = {names[document]: grade for document, grade in grades.items()}
+        ranked[str(number)] = {names[document]: -float(rank) for rank, document in enumerate(ranking)}
+    queries = list(qrels)
     values = {measure: dict.fromkeys(qrels, 0.0) for measure in measures.values()}
-    for metric in ir_measures.iter_calc(list(values), qrels, ranked):
-        values[metric.measure][metric.query_id] = metric.value
+    for metric in ir_measures.iter_calc(list(values), judged, ranked):
+        values[metric.measure][queries[int(metric.query_id)]] = metric.value
     return {name: values[measure] for name, measure in measures.items()}
 
 
@@ -298,7 +306,7 @@ def read_candidates(folder: Path, run: Run, also: Iterable[str] = ()) -> Corpus:
     DataError
         If one of the run is missing; names the first few.
     """
-    corpus = read_corpus(folder / "corpus.jsonl", keep=document_ids(run).union(also))
+    corpus = read_corpus(beir_file(folder, "corpus.jsonl"), keep=document_ids(run).union(also))
     check_run(run, dict.fromkeys(run, ""), corpus)
     return corpus
 
@@ -330,10 +338,6 @@ def _searched(document: str | dict[str, str]) -> str:
 
 def _is_unranked(ranking: dict[str, float]) -> bool:
     return len(ranking) > 1 and len(set(ranking.values())) == 1
-
-
-def _by_order(ranking: dict[str, float]) -> dict[str, float]:
-    return {document: -float(rank) for rank, document in enumerate(ranking)}
 
 
 def _shuffled_items(ranking: dict[str, float], seed: str) -> Iterator[tuple[str, float]]:

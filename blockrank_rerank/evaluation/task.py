@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from blockrank_rerank.evaluation.measures import bm25_run, check_candidates, check_judged, read_candidates
 from blockrank_rerank.formats import Collection, Corpus, DataError, Run, read_collection, read_corpus, read_run
+from blockrank_rerank.formats.collection import beir_file
 
 BM25_ADVICE = "BM25 needs documents that share a word with a query; give the run of another first stage with --run"
 
@@ -74,7 +75,7 @@ class TaskSource:
         return self._with_bm25(collection) if self.run is None else self._with_run(collection, self.run)
 
     def _with_bm25(self, collection: Collection) -> Task:
-        corpus = read_corpus(self.folder / "corpus.jsonl")
+        corpus = read_corpus(beir_file(self.folder, "corpus.jsonl"))
         check_judged(collection, corpus, self.folder, self.split, self.min_relevance)
         found = bm25_run(collection.queries, corpus, self.depth)
         check_candidates(found, collection.queries, BM25_ADVICE)

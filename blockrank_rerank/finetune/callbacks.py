@@ -1,4 +1,4 @@
-"""What is done between the steps of a run: checkpoints are marked, and weights measured."""
+"""What is done between the steps of a run: checkpoints are kept, and weights measured."""
 
 from __future__ import annotations
 
@@ -12,18 +12,32 @@ from transformers import TrainerCallback, TrainingArguments
 
 from blockrank_rerank.finetune.checkpoint_mark import mark_complete
 from blockrank_rerank.finetune.evaluation_sets import means
-from blockrank_rerank.finetune.run_folder import read_history
+from blockrank_rerank.finetune.run_folder import RunFolder, read_history
 from blockrank_rerank.ranking.terminal import print_line
 from blockrank_rerank.system.files import replacing
 
 
-class MarkComplete(TrainerCallback):
-    """Marks checkpoints after their last byte is written."""
+class KeepCheckpoints(TrainerCallback):
+    """Marks checkpoints after their last byte is written, and then deletes those that nothing needs any more.
+
+    The trainer would delete by the time of a folder, which a copy of a run does not keep.
+
+    Parameters
+    ----------
+    folder : RunFolder
+        Where they are.
+    most : int
+        So many are kept, and two at least: the newest could be found damaged.
+    """
+
+    def __init__(self, folder: RunFolder, most: int) -> None:
+        self._folder, self._most = folder, max(2, most)
 
     def on_save(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
         """Mark the checkpoint that has just been written."""
         if state.is_world_process_zero:
             mark_complete(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+            self._folder.delete_old(self._most)
 
 
 class Evaluate(TrainerCallback):

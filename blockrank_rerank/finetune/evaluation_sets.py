@@ -10,6 +10,7 @@ from pathlib import Path
 from blockrank_rerank.evaluation.measures import bm25_run, check_candidates, check_judged, evaluate_ranker
 from blockrank_rerank.finetune.sources import EvaluationSource
 from blockrank_rerank.formats import Collection, Corpus, Run, read_collection, read_corpus, read_run
+from blockrank_rerank.formats.collection import beir_file
 from blockrank_rerank.reranker import BlockRankReranker
 
 MEASURES = {"nDCG@10": "ndcg@10", "MRR@10": "mrr@10"}
@@ -56,7 +57,7 @@ class EvaluationSet:
         """
         folder = Path(source.path)
         collection = read_collection(folder, source.split).sample(source.queries, seed)
-        corpus = read_corpus(folder / "corpus.jsonl")
+        corpus = read_corpus(beir_file(folder, "corpus.jsonl"))
         check_judged(collection, corpus, folder, source.split)
         run = read_run(Path(source.run)) if source.run else bm25_run(collection.queries, corpus, source.depth)
         run = {query: ranking for query, ranking in run.items() if query in collection.queries}

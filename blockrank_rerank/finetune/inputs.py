@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
 
 from blockrank_rerank.finetune.data import TrainingExample
+from blockrank_rerank.finetune.evaluation_sets import EvaluationSet
 from blockrank_rerank.finetune.run_records import read_record
 from blockrank_rerank.system.files import replacing
 
@@ -26,6 +27,8 @@ class Inputs:
     ----------
     data : str
         Digest of the training lists.
+    evaluation : str
+        Digest of the queries that are measured on, with their judgements and candidates.
     model : str
         Digest of the files of the starting model, where it is a folder.
     processes : int
@@ -33,16 +36,21 @@ class Inputs:
     """
 
     data: str
+    evaluation: str
     model: str
     processes: int
 
     @classmethod
-    def of(cls, model: str, collections: Sequence[Sequence[TrainingExample]]) -> Inputs:
-        """Digest the model's files and all training lists."""
-        lists = hashlib.blake2b(digest_size=16)
-        for example in chain.from_iterable(collections):
-            lists.update(repr((example.query, example.candidates)).encode("utf-8", "surrogatepass"))
-        return cls(lists.hexdigest(), _digest(Path(model)), int(os.environ.get("WORLD_SIZE", "1")))
+    def of(
+        cls, model: str, collections: Sequence[Sequence[TrainingExample]], evaluation_sets: Sequence[EvaluationSet]
+    ) -> Inputs:
+        """Digest the model's files, all training lists, and what is measured on."""
+        return cls(
+            data=_digest((example.query, example.candidates) for example in chain.from_iterable(collections)),
+            evaluation=_digest(map(_measured_on, evaluation_sets)),
+            model=_digest_of_files(Path(model)),
+            processes=int(os.environ.get("WORLD_SIZE", "1")),
+        )
 
     def save(self, path: Path) -> None:
         """Write the digests to a file."""
@@ -66,7 +74,20 @@ class Inputs:
             )
 
 
-def _digest(folder: Path) -> str:
+def _measured_on(measured: EvaluationSet) -> object:
+    # Without the first stage's scores, which may round otherwise on another machine.
+    order = {query: [*ranking] for query, ranking in measured.run.items()}
+    return measured.collection, order, measured.corpus
+
+
+def _digest(values: Iterable[object]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for value in values:
+        digest.update(repr(value).encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
+
+
+def _digest_of_files(folder: Path) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         if path.is_file():

@@ -97,6 +97,8 @@ class RunFolder:
         complete = self._set_damaged_aside(complete)
         if self.first:
             self._remove_incomplete()
+        if self.first and not complete:
+            self._forget()
         return str(complete[-1]) if complete else None
 
     def release(self) -> None:
@@ -107,6 +109,12 @@ class RunFolder:
         """List the complete checkpoints, oldest first."""
         complete = [path for path in self.work.glob("checkpoint-*") if (path / COMPLETE).exists()]
         return sorted(complete, key=lambda path: int(path.name.rpartition("-")[2]))
+
+    def delete_old(self, most: int) -> None:
+        """Delete all but the newest complete checkpoints, by their steps."""
+        for path in self.checkpoints()[:-most]:
+            (path / COMPLETE).unlink()  # first: what is half deleted is no damage to tell of
+            shutil.rmtree(path, ignore_errors=True)
 
     def best_measures(self) -> dict[str, float]:
         """Return the measures of the best weights, with their ``step``."""
@@ -183,12 +191,15 @@ class RunFolder:
             raise FileExistsError(f"an interrupted run is in {self.work}; go on with --resume, or remove it")
 
     def _begin(self, settings: FinetuneSettings) -> None:
-        """Make a folder without measures of another run, one that never came to weights."""
+        """Write the settings down."""
         self.work.mkdir(parents=True, exist_ok=True)
-        for path in (self.before, self.history, self.held_out, self.work / FINISHED):
-            path.unlink(missing_ok=True)
         with replacing(self.work / SETTINGS_NAME) as file:
             file.write(settings.to_yaml())
+
+    def _forget(self) -> None:
+        """Delete measures of a run that never came to a checkpoint: what begins now may be of other data."""
+        for path in (self.before, self.history, self.held_out, self.work / FINISHED):
+            path.unlink(missing_ok=True)
 
     def _check_same(self, settings: FinetuneSettings) -> None:
         saved = self.work / SETTINGS_NAME

@@ -139,7 +139,6 @@ def training_arguments(settings: FinetuneSettings, folder: Path) -> TrainingArgu
         use_cpu=settings.device == "cpu" or not torch.cuda.is_available(),
         save_strategy="steps" if settings.save_every else "no",
         save_steps=settings.save_every or settings.steps,
-        save_total_limit=max(2, settings.average_last),
         logging_steps=min(10, settings.steps),
         report_to="none",
         seed=settings.seed,

@@ -20,7 +20,7 @@ from blockrank_rerank.engine.spec import resolve_config
 from blockrank_rerank.errors import install_line
 from blockrank_rerank.finetune.averaging import averaged, averages, check_average
 from blockrank_rerank.finetune.batches import Collator, TrainingLists
-from blockrank_rerank.finetune.callbacks import Evaluate, MarkComplete
+from blockrank_rerank.finetune.callbacks import Evaluate, KeepCheckpoints
 from blockrank_rerank.finetune.card import write_card
 from blockrank_rerank.finetune.evaluation_sets import MEASURES, weights_name
 from blockrank_rerank.finetune.held_out import HeldOutMeasures
@@ -119,7 +119,7 @@ class TrainingRun:
         self.data = TrainingData.read(settings)
         self._load()
         self.data.check_queries(self.prompt)
-        inputs = Inputs.of(self.spec.checkpoint.model, self.data.collections)
+        inputs = Inputs.of(self.spec.checkpoint.model, self.data.collections, self.data.evaluation_sets)
         self.data.warn_of_known_queries()
         self._settle_inputs(inputs, resume)
         if self.folder.first and settings.held_out and not self.data.evaluation_sets and not self.data.held_out:
@@ -178,7 +178,7 @@ class TrainingRun:
             self.folder.history,
         )
         progress = ShowProgress()
-        trainer = self._trainer([MarkComplete(), evaluate, progress])
+        trainer = self._trainer([KeepCheckpoints(self.folder, self.settings.average_last), evaluate, progress])
         writes = trainer.is_world_process_zero()
         before = self._before() if writes else {}
         held_before = self._held_out_before() if writes else {}

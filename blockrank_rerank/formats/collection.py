@@ -50,7 +50,7 @@ def read_collection(
     Parameters
     ----------
     folder : str or path-like
-        Holds ``queries.jsonl`` and ``qrels/<split>.tsv``.
+        Holds ``queries.jsonl`` and ``qrels/<split>.tsv``, which may have ``.gz`` after their names.
     split : str
         Name of the judgements.
     min_relevance : int
@@ -70,13 +70,25 @@ def read_collection(
     positive = {query for query, judged in qrels.items() if max(judged.values()) >= min_relevance}
     if not positive:
         raise DataError(f"no document of split {split!r} is judged {min_relevance} or higher")
-    texts = read_queries(folder / "queries.jsonl")
+    texts = read_queries(beir_file(folder, "queries.jsonl"))
     wanted = qrels.keys() if all_judged else positive
     return Collection(
         queries={query: _text(texts, query, folder) for query in qrels if query in wanted},
         qrels={query: judged for query, judged in qrels.items() if query in wanted},
         without_positive=tuple(query for query in qrels if query not in positive),
     )
+
+
+def collection_files(folder: UserPath, split: str) -> list[Path]:
+    """Return the files that are read of a BEIR folder, which no output may replace."""
+    names = ("corpus.jsonl", "queries.jsonl", f"qrels/{split}.tsv")
+    return [beir_file(expanded(folder, "folder"), name) for name in names]
+
+
+def beir_file(folder: Path, name: str) -> Path:
+    """Return a file of a BEIR folder: where it is there with ``.gz`` after its name alone, that one."""
+    path, compressed = folder / name, folder / f"{name}.gz"
+    return compressed if compressed.exists() and not path.exists() else path
 
 
 def qrels_path(folder: Path, split: str) -> Path:
@@ -91,7 +103,7 @@ def qrels_path(folder: Path, split: str) -> Path:
     IsADirectoryError
         If the judgements are a folder.
     """
-    path = folder / "qrels" / f"{split}.tsv"
+    path = beir_file(folder, f"qrels/{split}.tsv")
     if not folder.exists():
         raise FileNotFoundError(f"no such folder: {folder}")
     if not folder.is_dir():
@@ -99,7 +111,8 @@ def qrels_path(folder: Path, split: str) -> Path:
     if path.is_dir():
         raise IsADirectoryError(f"expected a file of judgements, one per line, got the folder {path}")
     if not path.exists():
-        splits = ", ".join(sorted(known.stem for known in path.parent.glob("*.tsv"))) or "none"
+        found = (known.name.removesuffix(".gz") for known in path.parent.glob("*"))
+        splits = ", ".join(sorted({name[:-4] for name in found if name.endswith(".tsv")})) or "none"
         raise FileNotFoundError(f"no judgements {path}; splits available: {splits}")
     return path
 

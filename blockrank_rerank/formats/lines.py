@@ -46,15 +46,21 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     if path.is_fifo() and not str(path).startswith(STREAMS):
         yield from decode_lines(_of_named_pipe(path), str(path))
         return
-    if path.suffix.lower() == ".gz":
-        yield from decode_lines(_decompressed(path), str(path))
+    yield from decode_lines(raw_lines(path), str(path))
+
+
+def raw_lines(path: Path) -> Iterator[bytes]:
+    """Read the lines of a file as they are, decompressed where its name ends in ``.gz``.
+
+    Raises
+    ------
+    DataError
+        If it is no whole gzip file, where its name says so.
+    """
+    if path.suffix.lower() != ".gz":
+        with path.open("rb") as stream:
+            yield from stream
         return
-    with path.open("rb") as stream:
-        yield from decode_lines(stream, str(path))
-
-
-def _decompressed(path: Path) -> Iterator[bytes]:
-    """Read the lines of a gzip file."""
     try:
         with gzip.open(path, "rb") as stream:
             yield from stream

@@ -17,6 +17,8 @@ JUDGEMENT = ("score", "relevance", "rel", "label", "grade", "qrel", "judgement",
 """Names of the column of judgements in circulation, without case and punctuation."""
 NAMES = {"judgement": JUDGEMENT}
 WIDTHS = (3, 4)
+LARGEST_JUDGEMENT = 1_000_000
+"""That is believed: trec_eval takes memory in proportion to it, and more is an id, a time or a score."""
 
 
 def read_qrels(path: UserPath) -> Qrels:
@@ -98,6 +100,11 @@ class JudgementLines(ColumnLines):
         grade = whole_number(judgement)
         if grade is None:
             raise self._fault(f"expected an integer judgement, got {judgement!r}", line)
+        if grade > LARGEST_JUDGEMENT:
+            most = f"{LARGEST_JUDGEMENT:,}"
+            raise self._fault(
+                f"expected a judgement of at most {most}, got {judgement}: check the order of the columns", line
+            )
         return grade
 
     def _from_json(self, text: str, line: int) -> tuple[str, str, int]:

@@ -22,6 +22,8 @@ OTHER_NAMES = {"id", "docid", "pid", "index", "title", "url", "source", "metadat
 """Names of columns, without case and punctuation."""
 LONGEST_NAMES = 1000
 """Characters of a first line that are looked at."""
+LARGEST_CELL = (1 << 31) - 1
+"""Characters; Python's own limit is 131,072."""
 SPACE = re.compile(r"\s*,?\s*")
 JSON_ADVICE = "; write one document per line: jq -c '.[]' FILE writes an array so, jq -c . FILE objects"
 
@@ -120,9 +122,10 @@ def table_delimiter(first: str, is_table: bool, columns: Mapping[str, str], name
         )
     delimiter = next((mark for mark in "\t,;" if mark in first), ",")
     names = _names(first, delimiter)
-    texts = PLAIN_TEXT_NAMES | {plain_name(columns["text"])} if "text" in columns else PLAIN_TEXT_NAMES
+    told = {plain_name(columns["text"])} if "text" in columns else set()
+    texts = PLAIN_TEXT_NAMES | told
     known = set(names) & (texts | OTHER_NAMES)
-    looks_like_names = len(names) > 1 and known & texts and (len(known) > 1 or delimiter == "\t")
+    looks_like_names = len(names) > 1 and known & texts and (len(known) > 1 or delimiter == "\t" or known & told)
     if not is_table and not looks_like_names:
         return None
     if names.count("text") > 1 or not (known & texts or "text" in columns):
@@ -160,7 +163,7 @@ def table_records(
         If a row has more or fewer cells than the first, or cannot be read.
     """
     place = _Place()
-    rows = csv.reader(place.following(lines), delimiter=delimiter, strict=True)
+    rows = csv_rows(place.following(lines), delimiter)
     names: list[str] = []
     kept = {*columns.values()}
     while True:
@@ -171,6 +174,8 @@ def table_records(
             raise DataError(f"not a row of a table: {error}", name, place.line) from None
         if row is None:
             return
+        if not row:
+            continue  # a blank line between rows
         if not names:
             names = [_key(cell, kept) for cell in row]
             if len(set(names)) < len(names):
@@ -185,6 +190,12 @@ def table_records(
             yield start + 1, {key: cell for key, cell in zip(names, row, strict=True) if cell or key in kept}
 
 
+def csv_rows(lines: Iterable[str], delimiter: str) -> Iterator[list[str]]:
+    """Split lines into the cells of rows; a cell may be a document of any length."""
+    csv.field_size_limit(LARGEST_CELL)
+    return csv.reader(lines, delimiter=delimiter, strict=True)
+
+
 class _Place:
     """The line at which a reader of lines is."""
 
@@ -193,6 +204,10 @@ class _Place:
 
     def following(self, lines: Lines) -> Iterator[str]:
         for number, text in lines:
+            # Blank lines, of which only the numbers tell, may be part of a cell.
+            while self.line < number - 1:
+                self.line += 1
+                yield "\n"
             self.line = number
             yield text + "\n"
 

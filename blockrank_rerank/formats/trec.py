@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from blockrank_rerank.errors import DataError
 from blockrank_rerank.formats.lines import read_lines
@@ -26,7 +28,8 @@ def read_run(path: UserPath) -> Run:
     Returns
     -------
     Run
-        Documents by falling score; ties by rank, then by first appearance.
+        Documents by falling score; ties by rank, then by first appearance. A warning tells where scores rise with the
+        ranks in every query.
 
     Raises
     ------
@@ -49,6 +52,7 @@ def read_run(path: UserPath) -> Run:
         ranking[document] = (score, rank)
     if not entries:
         raise DataError("the run is empty: expected lines of query, Q0, document, rank, score, tag", str(path))
+    _warn_of_distances(entries, path)
     best_first = 1 if lines.values_are_ranks() else -1
     return {query: _sorted(ranking, best_first) for query, ranking in entries.items()}
 
@@ -90,6 +94,22 @@ def check_ids(run: Run) -> None:
     for query, ranking in run.items():
         for identifier in (query, *ranking):
             _column(identifier)
+
+
+def _warn_of_distances(entries: dict[str, dict[str, tuple[float, int]]], path: Path) -> None:
+    """Warn where the first rank of every query has a lower score than the last: who wrote it means distances."""
+    ends = [(min(found, key=_rank), max(found, key=_rank)) for found in map(dict.values, entries.values())]
+    told = [(first, last) for first, last in ends if _rank(first) < _rank(last) and first[0] != last[0]]
+    if told and all(first[0] < last[0] for first, last in told):
+        warnings.warn(
+            f"{path}: scores rise with the ranks in all of {len(told):,} queries, as distances do, and the highest "
+            "counts as the best, as for TREC's tools; turn their signs if the lowest is meant",
+            stacklevel=3,
+        )
+
+
+def _rank(entry: tuple[float, int]) -> int:
+    return entry[1]
 
 
 def _sorted(ranking: dict[str, tuple[float, int]], sign: int) -> dict[str, float]:

@@ -2,6 +2,7 @@ import io
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import warnings
@@ -11,6 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
+import blockrank_rerank.cli.evaluate
 import blockrank_rerank.reranker
 from blockrank_rerank.cli import doctor as doctor_module
 from blockrank_rerank.cli import evaluate as evaluate_module
@@ -634,6 +636,32 @@ def test_evaluation_never_replaces_the_run_it_reads(fake, collection, capsys):
 
 
 @needs_extra
+def test_a_run_that_cannot_be_written_does_not_cost_the_measures(fake, collection, monkeypatch, capsys):
+    monkeypatch.setattr(blockrank_rerank.cli.evaluate, "write_run", _raise(OSError(28, "No space left", "out.trec")))
+    assert main(["evaluate", ".", "--run", "first.trec", "--output", "out.trec"]) == 6
+    captured = capsys.readouterr()
+    assert "nDCG@10" in captured.out
+    assert "No space left: out.trec" in captured.err
+
+
+@needs_extra
+@pytest.mark.parametrize("name", ["corpus.jsonl", "queries.jsonl", "qrels/test.tsv"])
+def test_evaluation_never_replaces_the_collection_it_reads(fake, collection, capsys, name):
+    before = (collection / name).read_bytes()
+    assert f"would replace {name}, which is read" in refusal(capsys, ["evaluate", ".", "--output", name], 2)
+    assert (collection / name).read_bytes() == before
+    assert not fake.options
+
+
+@pytest.mark.parametrize("option", ["--tuning", "--tuning=a", "--calibration"])
+def test_what_was_learnt_for_a_model_is_never_replaced(fake, collection, capsys, option):
+    (collection / "learnt").write_text("days of work")
+    words = [f"{option}=learnt"] if "=" in option else [option, "learnt"]
+    assert "would replace learnt, which is read" in refusal(capsys, [*TREC, "--output", "learnt", *words], 2)
+    assert (collection / "learnt").read_text() == "days of work"
+
+
+@needs_extra
 def test_evaluation_reports_measures_before_and_after(fake, collection, capsys):
     assert main(["evaluate", ".", "--run", "first.trec"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -784,6 +812,17 @@ def test_the_process_ends_with_the_exit_code_and_one_line():
     assert result.returncode == 4
     assert result.stderr == b"blockrank: error: No such file or directory: absent-\\udcff.txt\n"
     assert result.stdout == b""
+
+
+@pytest.mark.parametrize(("streams", "code"), [(">&-", 4), ("2>&-", 4), (">&- 2>&-", 4), ("2>/dev/full", 4)])
+def test_streams_that_take_nothing_change_no_exit_code(streams, code):
+    command = shlex.join([sys.executable, "-m", "blockrank_rerank.cli", "rerank", "q", "absent.txt"])
+    assert subprocess.run(["sh", "-c", f"{command} {streams}"], capture_output=True, timeout=300).returncode == code
+
+
+def test_what_is_printed_into_a_closed_stream_goes_nowhere(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    assert main(["--version"]) == 0
 
 
 # Explanations and probabilities, with the model in the package

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+import blockrank_rerank.evaluation.calibration as calibration_module
 from blockrank_rerank.evaluation.calibration import (
     area_under_curve,
     calibration,
@@ -84,3 +85,21 @@ def test_every_query_is_ranked_with_its_relevant_documents_and_without_them():
     assert full == ["no", "no", "weak", "yes"]
     assert without == ["no", "no", "weak"]
     assert (found.documents, found.relevant, found.error, found.area) == (7, 1, 0, 1)
+
+
+def test_a_copy_of_a_relevant_document_is_none_of_a_list_without_an_answer():
+    collection = Collection(queries={"q": "query"}, qrels={"q": {"a": 1}}, without_positive=())
+    oracle = Oracle()
+    task = Task(collection, {"a": "yes", "copy": "yes", "c": "no"}, {"q": {"copy": 2.0, "c": 1.0}})
+    found = measure_calibration(oracle, task, 1, 0)
+    assert [sorted(requests[0][1]) for requests in oracle.lists] == [["no", "yes", "yes"], ["no"]]
+    assert (found.relevant, found.error) == (2, 0)
+
+
+def test_relevant_documents_join_the_candidates_in_an_order_of_the_seed_alone(monkeypatch):
+    monkeypatch.setattr(calibration_module, "shuffled", lambda run, seed: run)
+    names = [f"yes {number}" for number in range(9)]
+    collection = Collection(queries={"q": "query"}, qrels={"q": dict.fromkeys(names, 1)}, without_positive=())
+    oracle = Oracle()
+    measure_calibration(oracle, Task(collection, {name: name for name in names}, {}), 1, 0)
+    assert oracle.lists[0][0][1] == names

@@ -1,5 +1,6 @@
 """First stages, rerankings, and their measures."""
 
+import gzip
 import json
 import sys
 
@@ -16,6 +17,7 @@ from blockrank_rerank.evaluation.measures import (
     shuffled,
 )
 from blockrank_rerank.evaluation.rerank_run import check_run, rerank_run
+from blockrank_rerank.evaluation.task import TaskSource
 from blockrank_rerank.evaluation.words import PATTERN, spaced
 from blockrank_rerank.formats import DataError, read_collection, read_corpus
 from tests.fake_ranker import FakeRanker
@@ -90,6 +92,13 @@ def test_ties_count_in_the_order_of_the_run_and_not_by_document_id():
     for order in (["a", "b", "c"], ["c", "b", "a"]):
         assert evaluate_run({"q": {"b": 1}}, {"q": dict.fromkeys(order, 0.0)})["RR@10"] == 0.5
         assert evaluate_run({"q": {order[0]: 1}}, {"q": dict.fromkeys(order, 0.0)})["RR@10"] == 1.0
+
+
+@pytest.mark.parametrize("names", [("a\ud800", "a\ud801"), ("a\0b", "a\0c"), ("\0", "")], ids=ascii)
+def test_ids_that_are_no_text_of_c_are_measured_as_any(names):
+    first, second = names
+    measured = measure_queries({first: {first: 0, second: 1}, second: {first: 2}}, {first: {first: 1.0, second: 0.5}})
+    assert measured["RR@10"] == {first: 0.5, second: 0.0}
 
 
 def test_a_recall_depth_of_ten_is_reported_once():
@@ -269,6 +278,18 @@ def test_a_missing_extra_names_the_line_that_installs_it(monkeypatch):
 
 def test_a_corpus_on_disk_and_one_in_memory_are_the_same(folder):
     assert read_corpus(folder / "corpus.jsonl") == CORPUS
+
+
+@pytest.mark.parametrize("run", [None, "a.trec"])
+def test_a_compressed_collection_is_the_same(folder, run):
+    (folder / "a.trec").write_text("q1 Q0 dogs 1 1.0 t\n")
+    source = TaskSource(folder=folder, run=run and folder / run)
+    expected = source.read()
+    for name in ("corpus.jsonl", "queries.jsonl", "qrels/test.tsv"):
+        path = folder / name
+        path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+        path.unlink()
+    assert source.read() == expected
 
 
 # Scripts without spaces

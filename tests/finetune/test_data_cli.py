@@ -145,6 +145,16 @@ def test_the_data_is_never_overwritten_by_what_is_mined_from_it(tmp_path):
     assert path.read_bytes() == before
 
 
+@pytest.mark.parametrize("name", ["corpus.jsonl", "queries.jsonl", "qrels/train.tsv"])
+def test_a_collection_is_never_overwritten_by_what_is_mined_from_it(tmp_path, name):
+    folder = write_folder(tmp_path / "data")
+    before = (folder / name).read_bytes()
+    code, line = run("mine-negatives", "data", "--output", f"data/{name}", "--method", "random")
+    assert code == 2
+    assert f"the output would replace data/{name}, which is read" in line
+    assert (folder / name).read_bytes() == before
+
+
 @pytest.mark.parametrize("option", ["--exclude-queries", "--exclude-documents"])
 def test_a_list_of_ids_is_never_overwritten_by_what_is_mined_without_them(tmp_path, option):
     write_jsonl(tmp_path / "a.jsonl", [GOOD])

@@ -22,7 +22,7 @@ def home(tmp_path, monkeypatch):
     """A home folder with data, a model and settings in it; the process is elsewhere."""
     folder = tmp_path / "home"
     (folder / "m").mkdir(parents=True)
-    write_jsonl(folder / "d.jsonl", [ROW, ROW | {"query": "r", "pos": ["s"]}])
+    write_jsonl(folder / "d.jsonl", [ROW, ROW | {"query": "r", "query_id": "q9", "pos": ["s"]}])
     (folder / "s.yaml").write_text(
         "output: ~/out\nmodel: ~/m\ndata: ~/d.jsonl\nevaluation: {path: ~/c, run: ~/r.trec}\n"
     )
@@ -86,7 +86,8 @@ def test_commands_know_the_home_folder(home):
     (home / "ids").write_text("q9\n")
     words = ["--method", "given", "--output", "~/mined.jsonl", "--exclude-queries", "~/ids"]
     assert main(["mine-negatives", "~/d.jsonl", *words]) == 0
-    assert json.loads((home / "mined.jsonl").read_text().splitlines()[0])["query"] == "q"
+    [mined] = map(json.loads, (home / "mined.jsonl").read_text().splitlines())
+    assert mined["query"] == "q"
     assert os.listdir() == []
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -17,12 +18,15 @@ from blockrank_rerank.finetune import EvaluationSource, FinetuneSettings, finetu
 from blockrank_rerank.finetune.averaging import check_average
 from blockrank_rerank.finetune.batches import TrainingLists
 from blockrank_rerank.finetune.evaluation_sets import evaluation_names
-from blockrank_rerank.finetune.trainer import training_arguments
+from blockrank_rerank.finetune.run_folder import RunFolder
+from blockrank_rerank.finetune.settings import SETTINGS_NAME
+from blockrank_rerank.finetune.trainer import ListTrainer, training_arguments
 from blockrank_rerank.finetune.training_model import TrainingModel
 from blockrank_rerank.finetune.training_run import TrainingRun
 from blockrank_rerank.formats import DataError
 from blockrank_rerank.model.checkpoint import Checkpoint
 from blockrank_rerank.model.scores import Lse
+from tests.finetune.data_files import write_folder
 from tests.finetune.runs import logs, losses_of, settings
 from tests.tiny_models import BERT_CONFIG, CONFIG, save_model
 
@@ -328,6 +332,68 @@ def test_a_resumed_run_refuses_what_has_changed_since_it_began(interrupted, chan
         monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ValueError, match=rf"has changed: {changed}; put it back, or begin anew"):
         finetune(interrupted, resume=True)
+
+
+@pytest.fixture
+def measured(encoder, training_data, tmp_path):
+    """Settings of a run that is measured on a collection, in which document d0 answers query q0."""
+    rows = [json.loads(line) for line in training_data.read_text().splitlines()]
+    queries = {f"q{number}": row["query"] for number, row in enumerate(rows[:3])}
+    documents = {f"d{number}": row["pos"][0] for number, row in enumerate(rows)}
+    folder = write_folder(tmp_path / "dev", documents, queries, [("q0", "d0", 1)], split="dev")
+    return settings(
+        encoder, training_data, tmp_path / "out", steps=4, save_every=2, evaluation=({"path": str(folder)},)
+    )
+
+
+def cut_run(asked, monkeypatch, owner, method):
+    """Run until a method is called."""
+
+    def cut(*arguments, **keywords):
+        raise RuntimeError("cut")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, method, cut)
+        with pytest.raises(RuntimeError, match="cut"):
+            finetune(asked)
+
+
+def test_a_resumed_run_refuses_other_queries_to_measure_on(measured, monkeypatch):
+    cut_run(measured, monkeypatch, TrainingRun, "_write")
+    judgements = Path(measured.evaluation[0].path, "qrels/dev.tsv")
+    before = judgements.read_text()
+    judgements.write_text("q0\td1\t1\n")
+    with pytest.raises(ValueError, match=r"has changed: evaluation; put it back, or begin anew"):
+        finetune(measured, resume=True)
+    judgements.write_text(before)
+    assert finetune(measured, resume=True).folder.is_dir()
+
+
+def test_a_run_that_begins_anew_measures_the_start_anew(measured, monkeypatch):
+    cut_run(measured, monkeypatch, ListTrainer, "train")
+    record = Path(f"{measured.output}.training/before.json")
+    expected = json.loads(record.read_text())
+    record.write_text(json.dumps(dict.fromkeys(expected, 0.123)))
+    with pytest.warns(UserWarning, match="the run begins anew"):
+        assert finetune(measured, resume=True).before == expected
+
+
+def test_checkpoints_are_deleted_by_their_steps_and_not_by_the_times_of_a_copy(measured, monkeypatch):
+    asked = measured.with_changes(evaluation=(), average_last=3, save_every=1)
+    cut_run(asked.with_changes(steps=3), monkeypatch, TrainingRun, "_write")
+    work = Path(f"{measured.output}.training")
+    (work / SETTINGS_NAME).write_text(asked.to_yaml())
+    for age, step in enumerate((1, 2, 3)):
+        os.utime(work / f"checkpoint-{step}", (1000 - 10 * age, 1000 - 10 * age))
+    finetune(asked, resume=True)
+    assert sorted(path.name for path in work.glob("checkpoint-*")) == ["checkpoint-2", "checkpoint-3", "checkpoint-4"]
+
+
+def test_what_is_left_of_a_checkpoint_that_was_being_deleted_counts_as_none(interrupted, monkeypatch):
+    folder = RunFolder(interrupted.output)
+    monkeypatch.setattr(shutil, "rmtree", lambda *arguments, **keywords: None)
+    folder.delete_old(1)
+    assert [path.name for path in folder.checkpoints()] == ["checkpoint-4"]
 
 
 def test_a_resumed_run_without_a_whole_checkpoint_says_that_it_begins_anew(interrupted):

@@ -73,6 +73,12 @@ def test_mapped_columns_are_read_and_nothing_is_lost(put, name, content):
     assert document.metadata == {"text": "y"}
 
 
+def test_a_column_that_a_user_names_makes_a_table_of_a_file_of_any_name(put):
+    path = put("a.txt", "key,abstract\n1,fleas live\n")
+    assert [found.text for found in read_documents(path, columns={"text": "abstract"})] == ["fleas live"]
+    assert len(read_documents(path)) == 2
+
+
 @pytest.mark.parametrize(("name", "content"), [("a.jsonl", '{"abstract": "x"}\n'), ("a.csv", "id,abstract\n1,x\n")])
 def test_a_mapped_column_that_is_not_there_is_named(put, name, content):
     for columns in ({"text": "summary"}, {"text": "abstract", "title": "summary"}):

@@ -30,6 +30,7 @@ def test_judgements_are_read_in_every_form_in_circulation(put, content):
         ),
         ("q1\td1\trelevant", "expected an integer judgement, got 'relevant'"),
         ("q1\td1\t1.5", "expected an integer judgement, got '1.5'"),
+        ("q1\t0\t2\t7067032", "expected a judgement of at most 1,000,000, got 7067032: check the order of the columns"),
         ("q0\td0\t0", "query 'q0', document 'd0': judged 1 above and 0 here; keep one"),
     ],
 )

@@ -1,5 +1,6 @@
 """Documents in JSON over several lines, in tables, and in what must not be ranked as text."""
 
+import csv
 import json
 import os
 import shutil
@@ -47,6 +48,19 @@ def test_titles_ids_and_other_columns_of_a_table_are_kept(put):
     [document] = read_documents([path])
     assert (document.id, document.title, document.text, document.metadata) == ("d1", "T", "one, two", {"year": "1999"})
     assert document.source == f"{path}:2"
+
+
+def test_blank_lines_in_a_cell_are_part_of_it_and_others_are_counted(put):
+    path = put("a.csv", '\nid,text\r\n1,"one\r\n\r\n \r\ntwo"\r\n\r\n2,three\r\n')
+    first, second = read_documents(path)
+    assert (first.text, first.source) == ("one\n\n\ntwo", f"{path}:3")
+    assert (second.text, second.source) == ("three", f"{path}:8")
+
+
+def test_a_cell_may_be_a_document_of_any_length(put):
+    csv.field_size_limit(131_072)
+    [found] = read_documents(put("a.csv", f"id,text\n1,{'word ' * 30000}\n"))
+    assert len(found.text) == 150_000
 
 
 def test_elements_of_an_array_say_on_which_line_they_begin(stdin):

@@ -45,6 +45,16 @@ def test_a_malformed_run_line_is_refused_with_file_and_line(put, line, found):
     assert refusal(read_run, put("r.trec", f"q Q0 a 1 0.9 t\n{line}\n")) == f"r.trec:2: {found}"
 
 
+def test_scores_that_rise_with_the_ranks_of_every_query_are_told(put, recwarn):
+    one, other = "q Q0 a 1 0.1 t\nq Q0 b 2 0.9 t\n", "r Q0 b 2 0.1 t\nr Q0 a 1 0.9 t\n"
+    for content in (one + other, "r Q0 a 1 0 t\nr Q0 b 2 0 t\n", "r Q0 a 0 1 t\nr Q0 b 0 2 t\n", "r Q0 a 1 0 t\n"):
+        read_run(put("a.trec", content))
+    assert not list(recwarn)
+    with pytest.warns(UserWarning, match=r"a\.trec: scores rise with the ranks in all of 1 queries, as distances do"):
+        run = read_run(put("a.trec", one + "r Q0 a 1 0 t\n"))
+    assert list(run["q"]) == ["b", "a"]
+
+
 def test_an_empty_run_is_refused(put):
     assert refusal(read_run, put("r.trec", "")).startswith("r.trec: the run is empty")
 

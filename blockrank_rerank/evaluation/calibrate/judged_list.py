@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from blockrank_rerank.evaluation.calibration import alike
 from blockrank_rerank.evaluation.own_documents import own_documents, without_own
 from blockrank_rerank.evaluation.rerank_run import first_documents
 from blockrank_rerank.evaluation.task import Task
 from blockrank_rerank.formats import DataError
-from blockrank_rerank.text.document import document_text
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,12 @@ def lists_of_task(task: Task, depth: int, min_relevance: int) -> list[JudgedList
     others = without_own(task.first_stage, own_documents(queries, task.corpus))
     lists = []
     for query, ranking in first_documents({query: others.get(query, {}) for query in queries}, depth).items():
-        texts = [document_text(task.corpus[name], index) for index, name in enumerate(ranking)]
-        found = {text for name, text in zip(ranking, texts, strict=True) if qrels[query].get(name, 0) >= min_relevance}
         documents = tuple(task.corpus[name] for name in ranking)
-        lists.append(JudgedList(query, queries[query], documents, tuple(text in found for text in texts)))
+        # Of all judged documents: a first stage may have found the copy alone.
+        judged = [name for name, grade in qrels[query].items() if grade >= min_relevance and name in task.corpus]
+        found = alike(ranking, judged, task.corpus)
+        relevant = tuple(name in found for name in ranking)
+        lists.append(JudgedList(query, queries[query], documents, relevant))
     return [each for each in lists if each.documents]
 
 

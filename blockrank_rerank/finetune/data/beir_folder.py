@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from blockrank_rerank.evaluation.own_documents import own_documents
 from blockrank_rerank.finetune.data.judged_corpus import JudgedCorpus, relevant_by_text
 from blockrank_rerank.finetune.data.row import Noted, OnFault, Row, jsonl_rows, text_rows
 from blockrank_rerank.formats import Corpus, DataError
-from blockrank_rerank.formats.collection import qrels_path
+from blockrank_rerank.formats.collection import beir_file, qrels_path
 from blockrank_rerank.formats.jsonl import identifier_field, json_type, optional_string_field, string_field
 from blockrank_rerank.formats.qrels import JudgementLines
 from blockrank_rerank.text.document import document_text
@@ -47,12 +48,19 @@ def read_judged_corpus(folder: Path, split: str, on_fault: OnFault) -> JudgedCor
     """
     path_of_qrels = qrels_path(folder, split)
     titles: dict[str, str] = {}
-    documents = _read_texts(folder / "corpus.jsonl", "document", on_fault, titles)
-    queries = _read_texts(folder / "queries.jsonl", "query", on_fault)
-    known = _known(_judgements(path_of_qrels, on_fault), queries, documents, folder, on_fault)
+    documents = _read_texts(beir_file(folder, "corpus.jsonl"), "document", on_fault, titles)
+    queries = _read_texts(beir_file(folder, "queries.jsonl"), "query", on_fault)
+    known = [*_known(_judgements(path_of_qrels, on_fault), queries, documents, folder, on_fault)]
     corpus = _judged_corpus(documents, queries, known, _own_documents(queries, documents, titles))
+    judged = len({judgement.query for judgement in known})
     if not corpus.queries:
         on_fault(DataError(f"no query of split {split!r} has a document judged above 0", str(path_of_qrels)))
+    elif len(corpus.queries) < judged:
+        warnings.warn(
+            f"{path_of_qrels}: {judged - len(corpus.queries):,} of {judged:,} judged queries have no document judged "
+            "above 0 and are left out",
+            stacklevel=2,
+        )
     return corpus
 
 
@@ -136,7 +144,7 @@ def _own_documents(queries: dict[str, str], documents: dict[str, str], titles: d
 
 
 def _judged_corpus(
-    documents: dict[str, str], queries: dict[str, str], judgements: Iterator[Judgement], itself: frozenset[str]
+    documents: dict[str, str], queries: dict[str, str], judgements: Iterable[Judgement], itself: frozenset[str]
 ) -> JudgedCorpus:
     only = {text: name for name, text in reversed(documents.items())}  # the first id of every text
     grades: dict[str, dict[str, int]] = {}
@@ -161,6 +169,7 @@ def _judged_corpus(
             query: [name for name, g in grades[query].items() if g <= 0 and name != own.get(query)] for query in trained
         },
         negatives_are_judged=True,
+        documents_have_ids=True,
         teacher_scores={},
         own=own,
     )

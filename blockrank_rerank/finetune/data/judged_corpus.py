@@ -41,6 +41,8 @@ class JudgedCorpus:
         Key → ids of documents given as not relevant.
     negatives_are_judged : bool
         Whether someone looked at those, so that no teacher needs to be asked about them.
+    documents_have_ids : bool
+        Whether document ids are those of the data, and not made up for rows, which have none.
     teacher_scores : dict
         Key → document id → score that the data has.
     own : dict
@@ -56,6 +58,7 @@ class JudgedCorpus:
     relevant: dict[str, set[str]]
     negatives: dict[str, list[str]]
     negatives_are_judged: bool
+    documents_have_ids: bool
     teacher_scores: dict[str, dict[str, float]]
     own: dict[str, str] = field(default_factory=dict)
 
@@ -85,6 +88,7 @@ class JudgedCorpus:
             relevant=relevant,
             negatives={key: [name for name in found if name not in relevant[key]] for key, found in negatives.items()},
             negatives_are_judged=False,
+            documents_have_ids=False,
             teacher_scores={
                 key: {
                     names[found.text]: found.teacher_score
@@ -112,14 +116,29 @@ class JudgedCorpus:
         return replace(self, queries={key: text for key, text in self.queries.items() if key in wanted})
 
     def without(self, queries: Collection[str], documents: Collection[str]) -> JudgedCorpus:
-        """Leave out some query ids, and some documents with their copies; a query needs a positive to stay."""
+        """Leave out some query ids, and some documents with their copies; a query needs a positive to stay.
+
+        Raises
+        ------
+        ValueError
+            For ids of what has none in the data, so that nothing would be left out.
+        """
         if not queries and not documents:
             return self
+        if documents and not self.documents_have_ids:
+            raise ValueError(
+                "exclude_documents needs documents with ids, those of a BEIR folder, got rows, which have none: remove "
+                "the rows that hold these documents"
+            )
+        if queries and not any(self.query_ids.values()):
+            raise ValueError(
+                "exclude_queries needs queries with ids, got rows without any: add a column query_id, or remove the "
+                "rows of these queries"
+            )
         documents = {self.copies.get(name, name) for name in documents}
         positives = {key: _without(judged, documents) for key, judged in self.positives.items()}
-        remaining = {
-            key for key in self.queries if positives[key] and key not in queries and self.query_ids[key] not in queries
-        }
+        # By the data's ids: the keys of rows are made up.
+        remaining = {key for key in self.queries if positives[key] and self.query_ids[key] not in queries}
         rest = replace(
             self,
             documents=_without(self.documents, documents),

@@ -252,7 +252,7 @@ def _number(record: Record, value: Any, key: str) -> float:
 
 def _grades(record: Record, labels: list[float]) -> list[float]:
     if all(map(float.is_integer, labels)):
-        return [max(label, 0.0) for label in labels]
+        return [record.grade(max(label, 0.0), '"label"') for label in labels]
     if not all(0 <= label <= 1 for label in labels):
         raise record.fault(
             f'expected "label" to be whole numbers (grades; 0 is not relevant) or numbers from 0 to 1, got '

@@ -57,8 +57,8 @@ def read_examples(
     Parameters
     ----------
     source : str or path-like
-        A JSONL file, a table (``.csv``, ``.tsv``) whose first line names its columns, a BEIR folder, or the id of a
-        Hub dataset (``owner/name`` or ``owner/name:configuration``).
+        A JSONL file, a table (``.csv``, ``.tsv``) whose first line names its columns, a BEIR folder, any file with
+        ``.gz`` after its name, or the id of a Hub dataset (``owner/name`` or ``owner/name:configuration``).
     split : str
         Which ``qrels/<split>.tsv`` of a folder, or which split of a dataset.
     format : str

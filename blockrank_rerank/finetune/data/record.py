@@ -10,6 +10,7 @@ import numpy as np
 from blockrank_rerank.finetune.data.row import Row
 from blockrank_rerank.formats import DataError
 from blockrank_rerank.formats.jsonl import identifier_field, json_type
+from blockrank_rerank.formats.qrels import LARGEST_JUDGEMENT
 from blockrank_rerank.formats.text_names import TEXT_NAMES
 from blockrank_rerank.text.document import document_text
 
@@ -103,6 +104,12 @@ class Record:
         if not abs(number) <= LARGEST:
             raise self.fault(f"expected {name} to be finite in 32 bits, got {number}")
         return float(number)
+
+    def grade(self, number: float, name: str) -> float:
+        """Return a grade that measures can reckon with; refuse a larger one, by name."""
+        if number > LARGEST_JUDGEMENT:
+            raise self.fault(f"expected {name} of at most {LARGEST_JUDGEMENT:,}, got {number:g}")
+        return number
 
     def numbers(self, key: str, count: int, beside: str) -> list[float | None] | None:
         """Return a finite number or None for each of `count` documents; None if the column is missing."""

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from blockrank_rerank.formats import DataError
+from blockrank_rerank.formats.folder import suffix_of
 from blockrank_rerank.formats.jsonl import parse_jsonl
-from blockrank_rerank.formats.lines import decode
-from blockrank_rerank.formats.structured import TABLE_SUFFIXES
+from blockrank_rerank.formats.lines import decode, raw_lines
+from blockrank_rerank.formats.structured import TABLE_SUFFIXES, csv_rows
 from blockrank_rerank.system.files import check_readable
 
 OnFault = Callable[[DataError], None]
@@ -58,20 +59,19 @@ class Noted:
 def text_rows(path: Path, on_fault: OnFault) -> Iterator[Row]:
     """Read the non-blank lines of a UTF-8 file; unlike `formats.read_lines` it can go on after a fault."""
     check_readable(path, "lines")
-    with path.open("rb") as stream:
-        for number, raw in enumerate(stream, start=1):
-            try:
-                line = decode(raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw, str(path), number)
-            except DataError as fault:
-                on_fault(fault)
-                continue
-            if line.strip():
-                yield Row(str(path), number, line.rstrip("\r\n"))
+    for number, raw in enumerate(raw_lines(path), start=1):
+        try:
+            line = decode(raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw, str(path), number)
+        except DataError as fault:
+            on_fault(fault)
+            continue
+        if line.strip():
+            yield Row(str(path), number, line.rstrip("\r\n"))
 
 
 def example_rows(path: Path, noun: str, on_fault: OnFault) -> Iterator[Row]:
     """Read the rows of a file: those of a table where its name says so, else the JSON values of its lines."""
-    return (table_rows if path.suffix.lower() in TABLE_SUFFIXES else jsonl_rows)(path, noun, on_fault)
+    return (table_rows if suffix_of(path) in TABLE_SUFFIXES else jsonl_rows)(path, noun, on_fault)
 
 
 def table_rows(path: Path, noun: str, on_fault: OnFault) -> Iterator[Row]:
@@ -84,6 +84,10 @@ def table_rows(path: Path, noun: str, on_fault: OnFault) -> Iterator[Row]:
     def lines() -> Iterator[str]:
         nonlocal last
         for row in text_rows(path, noted):
+            # Blank lines, of which only the numbers tell, may be part of a cell.
+            while 0 < last < row.line - 1:
+                last += 1
+                yield "\n"
             last = row.line
             yield row.value + "\n"
 
@@ -97,7 +101,7 @@ def table_rows(path: Path, noun: str, on_fault: OnFault) -> Iterator[Row]:
                 )
             )
         return
-    rows = csv.reader(chain([head], every), delimiter=next((mark for mark in "\t,;" if mark in head), ","), strict=True)
+    rows = csv_rows(chain([head], every), next((mark for mark in "\t,;" if mark in head), ","))
     names: list[str] = []
     while True:
         start = last if not names else last + 1
@@ -108,6 +112,8 @@ def table_rows(path: Path, noun: str, on_fault: OnFault) -> Iterator[Row]:
             continue
         if cells is None:
             return
+        if not cells:
+            continue  # a blank line between rows
         if not names:
             names = [cell.strip() for cell in cells]
             if len(set(names)) < len(names):

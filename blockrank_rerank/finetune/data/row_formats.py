@@ -110,7 +110,7 @@ def _positive_grade(record: Record, grade: float | None) -> float:
     if grade is None or grade <= 0:
         found = "null" if grade is None else f"{grade:g}"
         raise record.fault(f'expected "pos_grades" above 0, got {found}; documents of grade 0 belong in "neg"')
-    return grade
+    return record.grade(grade, '"pos_grades"')
 
 
 def _check_scored_alike(record: Record) -> None:

@@ -81,7 +81,8 @@ def mine_negatives(
     queries_limit : int, optional
         Draw so many of the queries at random.
     exclude_queries, exclude_documents : collection of str
-        Ids of queries to leave out, and of documents that must occur nowhere (ids of a BEIR folder).
+        Ids of queries to leave out (of rows, those of their column ``query_id``), and of documents that must occur
+        nowhere (ids of a BEIR folder). A warning tells where none of them is in the data.
     seed : int
         Seed of random draws; those for one query do not depend on which other queries there are.
     device, dtype, batch_size, pooling, query_prefix, document_prefix
@@ -101,7 +102,8 @@ def mine_negatives(
     Raises
     ------
     ValueError
-        For numbers out of range, devices and dtypes that torch does not know, and models made for something else.
+        For numbers out of range, devices and dtypes that torch does not know, models made for something else, ids to
+        leave out of data that has none, and a pooling or prefixes of no model.
     FileNotFoundError
         If the data, or the folder of a model, is not there.
     DataError
@@ -113,6 +115,7 @@ def mine_negatives(
     _check(methods, model, depth, skip_top, per_query, teacher_margin, queries_limit, batch_size)
     check_device(device)
     check_dtype(dtype)
+    _refuse_unused(model, teacher, pooling=pooling, query_prefix=query_prefix, document_prefix=document_prefix)
     searched, judged = _named(model), _named(teacher)
     made = {"pooling": pooling, "query_prefix": query_prefix, "document_prefix": document_prefix}
     _check_named(made, searched, judged)
@@ -130,8 +133,10 @@ def mine_negatives(
             document_prefix=document_prefix,
         )
 
-    corpus = _corpus(source, split, format, columns).without(exclude_queries, exclude_documents)
-    corpus = corpus.sample(queries_limit, seed)
+    whole = _corpus(source, split, format, columns)
+    rest = whole.without(exclude_queries, exclude_documents)
+    _warn_of_strangers(whole, exclude_queries, exclude_documents)
+    corpus = rest.sample(queries_limit, seed)
     if not corpus.queries:
         raise ValueError("no query is left to mine for: exclude_queries and exclude_documents name them all")
     judge = None if judged is None else Teacher(encoder(judged), on_progress)
@@ -148,7 +153,35 @@ def mine_negatives(
         seed=seed,
         on_progress=on_progress,
     )
-    return miner.mine(ranking)
+    mining = miner.mine(ranking)
+    mining.report.queries_excluded = len(whole.queries) - len(rest.queries)
+    mining.report.documents_excluded = len(whole.documents) - len(rest.documents)
+    return mining
+
+
+def _refuse_unused(*models: UserPath | Encode | None, **given: str | None) -> None:
+    """Refuse what says how embedding models read, where none is given by name."""
+    names = [name for name, value in given.items() if value is not None]
+    if names and not any(isinstance(model, str | os.PathLike) for model in models):
+        raise ValueError(
+            f"{', '.join(names)} cannot go without the name of an embedding model, of which they say how it reads: "
+            "name one for method 'embeddings' (--model) or as teacher (--teacher), or leave them out"
+        )
+
+
+def _warn_of_strangers(corpus: JudgedCorpus, queries: Collection[str], documents: Collection[str]) -> None:
+    """Warn of ids to leave out of which none is there: they may be another collection's."""
+    known = {
+        "exclude_queries": (queries, corpus.query_ids.values()),
+        "exclude_documents": (documents, corpus.documents.keys() | corpus.copies.keys()),
+    }
+    for name, (excluded, there) in known.items():
+        if excluded and not set(excluded).intersection(there):
+            warnings.warn(
+                f"none of the {len(excluded):,} ids of {name} is in the data, such as {min(excluded)!r}: nothing is "
+                "left out",
+                stacklevel=3,
+            )
 
 
 def _named(model: UserPath | Encode | None) -> str | Encode | None:

@@ -35,6 +35,9 @@ class MiningReport:
         of their lists have none.
     queries_in_corpus : int
         Queries that are documents of the collection themselves, under their id, which are never negatives.
+    queries_excluded, documents_excluded : int
+        What is left out of the data as asked: queries that are named, or of which no relevant document is left, and
+        documents with their copies.
     """
 
     queries: int = 0
@@ -51,6 +54,8 @@ class MiningReport:
     positives_below_best_negative: int = 0
     queries_without_their_scores: int = 0
     queries_in_corpus: int = 0
+    queries_excluded: int = 0
+    documents_excluded: int = 0
 
     def as_json(self) -> dict[str, int]:
         """Return the counts by name."""

@@ -1,5 +1,6 @@
 """Training data of BEIR folders, and negatives from a corpus."""
 
+import gzip
 import json
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,6 +19,25 @@ def test_a_folder_gives_positives_with_grades_and_judged_negatives(folder):
     assert [example.query_id for example in examples] == ["q1", "q2"]
     assert examples[0].candidates == (Candidate(DOCUMENTS["d1"], 2.0), Candidate(DOCUMENTS["d2"], 0.0))
     assert examples[1].source == f"{folder / 'qrels' / 'train.tsv'}:4"
+
+
+def test_a_compressed_folder_is_read_as_the_same(folder):
+    expected = read_examples(folder, negatives="none")
+    for path in [*folder.rglob("*.*l"), *folder.rglob("*.tsv")]:
+        path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+        path.unlink()
+    found = read_examples(folder, negatives="none")
+    assert [(each.query, each.candidates) for each in found] == [(each.query, each.candidates) for each in expected]
+    assert found[0].source == f"{folder / 'qrels' / 'train.tsv.gz'}:2"
+    with pytest.raises(FileNotFoundError, match=r"splits available: train$"):
+        read_examples(folder, split="dev")
+
+
+def test_queries_without_a_relevant_document_are_left_out_and_counted(tmp_path):
+    judgements = [("q1", "d1", 1), ("q2", "d2", 0), ("q2", "d3", -1)]
+    with pytest.warns(UserWarning, match=r"train\.tsv: 1 of 2 judged queries have no document judged above 0 and are"):
+        examples = read_examples(write_folder(tmp_path / "data", judgements=judgements), negatives="none")
+    assert [example.query_id for example in examples] == ["q1"]
 
 
 @needs_bm25

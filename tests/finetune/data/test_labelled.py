@@ -114,6 +114,7 @@ def test_judgements_that_say_nothing_are_refused(put, row, message):
         ({"query": "q", "docs": ["a", "b"], "labels": 1}, "a number for each of the 2 documents, got int"),
         ({"query": "q", "docs": [], "labels": []}, "at least one document, got none"),
         ({"query": "q", "passage": "a", "label": "yes"}, "to be a number or true and false, got 'yes'"),
+        ({"query": "q", "passage": "a", "label": 1764547200}, 'expected "label" of at most 1,000,000, got 1.76455e+09'),
         ({"query": "q", "passage": "a", "label": 3.7}, "whole numbers (grades; 0 is not relevant) or numbers from 0"),
         ({"query": "q", "docs": ["a", "b"], "scores": [8.1, -3.5]}, "got 8.1, -3.5; a teacher's scores are a column"),
         ({"query": "q", "passage": "a", "label": "nan"}, "expected label to be finite"),

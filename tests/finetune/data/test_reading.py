@@ -141,6 +141,7 @@ BAD_ROWS = [
     (GOOD | {"pos_scores": [1]}, 'expected "neg_scores" beside "pos_scores"'),
     (GOOD | {"neg_scores": [1]}, 'expected "pos_scores" beside "neg_scores"'),
     (GOOD | {"pos_grades": [0]}, 'expected "pos_grades" above 0, got 0'),
+    (GOOD | {"pos_grades": [1e9]}, 'expected "pos_grades" of at most 1,000,000, got 1e+09'),
     (GOOD | {"pos_grades": [1, 2]}, 'expected "pos_grades" to hold one number'),
     (RELEASED | {"answer_ids": []}, 'expected "answer_ids" to hold at least one relevant'),
     (RELEASED | {"answer_ids": ["b"]}, "\"answer_ids\" names 'b', which is not in \"documents\": 'a', '1'"),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import gzip
+
 import pytest
 
 from blockrank_rerank.finetune.data import read_examples
@@ -14,7 +17,7 @@ def put(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def write(name, content):
-        (tmp_path / name).write_bytes(content.encode())
+        (tmp_path / name).write_bytes(content.encode() if isinstance(content, str) else content)
         return name
 
     return write
@@ -60,6 +63,30 @@ def test_an_empty_cell_is_nothing(put):
 def test_a_cell_may_have_several_lines(put):
     first, second = read_examples(put("a.csv", 'query,pos\nq,"p\nmore"\nr,s\n'))
     assert (first.candidates[0].text, first.source, second.source) == ("p\nmore", "a.csv:2", "a.csv:4")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("a.csv.gz", "query,pos\nq,p\n"), ("a.jsonl.gz", '{"query": "q", "pos": ["p"]}\n')]
+)
+def test_compressed_rows_are_read_as_what_they_are(put, name, content):
+    [example] = read_examples(put(name, gzip.compress(content.encode())))
+    assert (example.query, example.positives[0].text) == ("q", "p")
+
+
+def test_rows_that_are_no_whole_gzip_file_are_refused(put):
+    with pytest.raises(DataError, match=r"a\.jsonl\.gz: expected a whole gzip file"):
+        read_examples(put("a.jsonl.gz", gzip.compress(b"x")[:12]))
+
+
+def test_a_cell_may_be_a_document_of_any_length(put):
+    csv.field_size_limit(131_072)
+    [example] = read_examples(put("a.csv", f"query,pos\nq,{'word ' * 30000}\n"))
+    assert len(example.positives[0].text) > 131_072
+
+
+def test_blank_lines_in_a_cell_are_part_of_it_and_others_are_counted(put):
+    first, second = read_examples(put("a.csv", '\nquery,pos\n\nq,"p\n\n \nmore"\n\nr,s\n'))
+    assert (first.candidates[0].text, first.source, second.source) == ("p\n\n\nmore", "a.csv:4", "a.csv:9")
 
 
 @pytest.mark.parametrize(

@@ -272,6 +272,36 @@ def test_excluded_queries_are_left_out(folder):
     assert [example.query_id for example in mining.examples] == ["q2"]
 
 
+def test_what_is_excluded_is_counted(folder):
+    report = mine_negatives(folder, method="random", exclude_documents={"d7", "x"}, per_query=2).report
+    assert (report.queries_excluded, report.documents_excluded) == (1, 1)
+    report = mine_negatives(folder, method="random", exclude_queries={"q2"}, queries_limit=1, per_query=2).report
+    assert (report.queries_excluded, report.documents_excluded) == (1, 0)
+
+
+@pytest.mark.parametrize("name", ["exclude_queries", "exclude_documents"])
+def test_ids_of_another_collection_are_told(folder, name):
+    with pytest.warns(UserWarning, match=f"none of the 2 ids of {name} is in the data, such as 'x'"):
+        mine_negatives(folder, method="random", per_query=2, **{name: ["y", "x"]})
+
+
+def rows(*query_ids):
+    """Examples whose queries have these ids; there are those of no document."""
+    candidates = (Candidate("pos", 1.0), Candidate("neg", 0.0))
+    return [TrainingExample(f"question {n}", candidates, f"a:{n}", name) for n, name in enumerate(query_ids)]
+
+
+def test_of_rows_the_queries_with_these_ids_are_left_out_and_none_by_its_place():
+    mining = mine_negatives(rows("b", None, "q0"), method="given", exclude_queries={"q0", "q1"})
+    assert [example.query for example in mining.examples] == ["question 0", "question 1"]
+
+
+@pytest.mark.parametrize("excluded", [{"exclude_queries": ["q0"]}, {"exclude_documents": ["d0"]}])
+def test_ids_that_rows_do_not_have_are_refused(excluded):
+    with pytest.raises(ValueError, match=rf"{next(iter(excluded))} needs .*got rows.*remove"):
+        mine_negatives(rows(None, None), method="given", **excluded)
+
+
 def test_excluding_everything_is_refused(folder):
     with pytest.raises(ValueError, match="no query is left"):
         mine_negatives(folder, method="random", exclude_queries={"q1", "q2"})
@@ -443,6 +473,13 @@ def test_prefixes_that_two_models_share_are_told(folder, monkeypatch):
 def test_a_pooling_that_there_is_not_is_refused_before_anything_is_loaded(folder):
     with pytest.raises(ValueError, match="pooling must be one of mean, cls, got 'max'"):
         mine_negatives(folder, method="embeddings", model="no/such", pooling="max")
+
+
+@pytest.mark.parametrize("given", [{"pooling": "cls"}, {"query_prefix": ""}, {"document_prefix": "on "}])
+def test_what_is_said_of_no_embedding_model_is_refused(folder, given):
+    for models in ({}, {"teacher": FakeModel()}):
+        with pytest.raises(ValueError, match=f"{next(iter(given))} cannot go without the name of an embedding model"):
+            mine_negatives(folder, method="random", **models, **given)
 
 
 def test_an_embedding_model_that_cannot_be_read_is_named(folder, tmp_path):
