@@ -115,7 +115,6 @@ def mine_negatives(
     _check(methods, model, depth, skip_top, per_query, teacher_margin, queries_limit, batch_size)
     check_device(device)
     check_dtype(dtype)
-    _refuse_unused(model, teacher, pooling=pooling, query_prefix=query_prefix, document_prefix=document_prefix)
     searched, judged = _named(model), _named(teacher)
     made = {"pooling": pooling, "query_prefix": query_prefix, "document_prefix": document_prefix}
     _check_named(made, searched, judged)
@@ -157,16 +156,6 @@ def mine_negatives(
     mining.report.queries_excluded = len(whole.queries) - len(rest.queries)
     mining.report.documents_excluded = len(whole.documents) - len(rest.documents)
     return mining
-
-
-def _refuse_unused(*models: UserPath | Encode | None, **given: str | None) -> None:
-    """Refuse what says how embedding models read, where none is given by name."""
-    names = [name for name, value in given.items() if value is not None]
-    if names and not any(isinstance(model, str | os.PathLike) for model in models):
-        raise ValueError(
-            f"{', '.join(names)} cannot go without the name of an embedding model, of which they say how it reads: "
-            "name one for method 'embeddings' (--model) or as teacher (--teacher), or leave them out"
-        )
 
 
 def _warn_of_strangers(corpus: JudgedCorpus, queries: Collection[str], documents: Collection[str]) -> None:

@@ -475,13 +475,6 @@ def test_a_pooling_that_there_is_not_is_refused_before_anything_is_loaded(folder
         mine_negatives(folder, method="embeddings", model="no/such", pooling="max")
 
 
-@pytest.mark.parametrize("given", [{"pooling": "cls"}, {"query_prefix": ""}, {"document_prefix": "on "}])
-def test_what_is_said_of_no_embedding_model_is_refused(folder, given):
-    for models in ({}, {"teacher": FakeModel()}):
-        with pytest.raises(ValueError, match=f"{next(iter(given))} cannot go without the name of an embedding model"):
-            mine_negatives(folder, method="random", **models, **given)
-
-
 def test_an_embedding_model_that_cannot_be_read_is_named(folder, tmp_path):
     pytest.importorskip("sentence_transformers")
     with pytest.raises((FileNotFoundError, ValueError), match=f"cannot read the embeddings of model '{tmp_path}'"):
