@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -19,7 +19,7 @@ from blockrank_rerank.ranking.context.settings import MAX_TOKENS, TEMPLATE, Cont
 from blockrank_rerank.ranking.executor import in_executor
 from blockrank_rerank.ranking.explanation import ExplainedDocument
 from blockrank_rerank.ranking.request import check_query
-from blockrank_rerank.ranking.results import Limits, RankedDocument, truncation
+from blockrank_rerank.ranking.results import Limits, RankedDocument, Ranking, answerability, truncation
 from blockrank_rerank.ranking.score_type import (
     ScoredDocument,
     ScoreType,
@@ -59,8 +59,10 @@ __all__ = [
     "RankedDocument",
     "ScoreType",
     "ScoredDocument",
+    "ScoredRanking",
     "Scoring",
     "UserPath",
+    "answerability",
     "check_is_list",
     "check_options",
     "check_pairs_stand_alone",
@@ -169,6 +171,27 @@ def check_store(store: UserPath | None) -> StoredDocuments:
     return StoredDocuments(store)
 
 
+class ScoredRanking(list[ScoredDocument]):
+    """The wanted documents of a list, best first, and what is known of the list as a whole.
+
+    Attributes
+    ----------
+    answerable : float or None
+        Of the whole list, also where none of it is wanted: see :class:`.ranking.results.Ranking`.
+    explained : mapping of int to ExplainedDocument
+        Where the query looked in each document, by its index; empty where that was not asked for.
+    """
+
+    def __init__(
+        self,
+        documents: Iterable[ScoredDocument],
+        answerable: float | None,
+        explained: Mapping[int, ExplainedDocument] | None = None,
+    ) -> None:
+        super().__init__(documents)
+        self.answerable, self.explained = answerable, explained or {}
+
+
 @dataclass(frozen=True)
 class Scoring:
     """What a score is, and which documents are wanted by it: decided here for every adapter.
@@ -200,29 +223,24 @@ class Scoring:
         check_score_type(self.score_type)
         Limits(self.top_k, self.threshold, self.min_probability)
 
-    def rank(self, reranker: BlockRankReranker, query: str, documents: Sequence[Document]) -> list[ScoredDocument]:
-        """The wanted documents, best first; errors are those of :meth:`BlockRankReranker.rank`."""
-        return self._wanted(reranker, reranker.rank(query, documents, min_probability=self.min_probability))
+    def rank(
+        self, reranker: BlockRankReranker, query: str, documents: Sequence[Document], explain: bool = False
+    ) -> ScoredRanking:
+        """The wanted documents, best first, explained if asked; errors are those of :meth:`BlockRankReranker.rank`."""
+        if not explain:
+            return self._wanted(reranker, reranker.rank(query, documents, min_probability=self.min_probability))
+        explanation = reranker.explain(query, documents, min_probability=self.min_probability)
+        explained = {document.ranked.index: document for document in explanation}
+        return self._wanted(reranker, explanation.ranking, explained)
 
     def search(
         self, reranker: BlockRankReranker, store: UserPath | None, query: str, approximate: bool = False
-    ) -> list[ScoredDocument]:
+    ) -> ScoredRanking:
         """The wanted documents of a store, best first; errors are those of :meth:`BlockRankReranker.search`."""
         ranking = reranker.search(
             check_store(store), query, self.top_k, min_probability=self.min_probability, approximate=approximate
         )
         return self._wanted(reranker, ranking)
-
-    def explain(
-        self, reranker: BlockRankReranker, query: str, documents: Sequence[Document]
-    ) -> list[tuple[ScoredDocument, ExplainedDocument]]:
-        """As :meth:`rank`, each document with where the query looked in it."""
-        explained = {
-            document.ranked.index: document
-            for document in reranker.explain(query, documents, min_probability=self.min_probability)
-        }
-        wanted = self._wanted(reranker, [document.ranked for document in explained.values()])
-        return [(document, explained[document.ranked.index]) for document in wanted]
 
     def context(
         self,
@@ -244,8 +262,13 @@ class Scoring:
         context = build_context(attended, [document.ranked for document in above], settings, self.top_k, within)
         return context, [document for document in above if document.ranked.index in context.texts]
 
-    def _wanted(self, reranker: BlockRankReranker, ranking: Sequence[RankedDocument]) -> list[ScoredDocument]:
-        return self._above(reranker, ranking)[: self.top_k]
+    def _wanted(
+        self,
+        reranker: BlockRankReranker,
+        ranking: Ranking,
+        explained: Mapping[int, ExplainedDocument] | None = None,
+    ) -> ScoredRanking:
+        return ScoredRanking(self._above(reranker, ranking)[: self.top_k], ranking.answerable, explained)
 
     def _above(self, reranker: BlockRankReranker, ranking: Sequence[RankedDocument]) -> list[ScoredDocument]:
         """Documents that reach the threshold."""

@@ -81,6 +81,15 @@ def truncation(ranked: RankedDocument) -> dict[str, bool]:
     return {TRUNCATED: True} if ranked.truncated else {}
 
 
+ANSWERABLE = "answerable"
+"""Key under which adapters and servers write how likely a list holds an answer, of lists of which it is known."""
+
+
+def answerability(answerable: float | None) -> dict[str, float]:
+    """Return what adapters and servers add of a list: that it holds an answer, where it is known how likely."""
+    return {} if answerable is None else {ANSWERABLE: answerable}
+
+
 class Ranking(list[RankedDocument]):
     """Documents of a list, best first, and what is known of the list as a whole. A list in every other way.
 

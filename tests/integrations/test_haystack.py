@@ -111,7 +111,7 @@ def test_highlights_point_into_the_content():
 
 def test_an_empty_list_stays_empty_and_loads_nothing(monkeypatch):
     monkeypatch.setattr(Engine, "load", None)
-    assert BlockRankRanker(max_document_tokens=78).run(QUESTION, []) == {"documents": []}
+    assert BlockRankRanker(max_document_tokens=78).run(QUESTION, []) == {"documents": [], "answerable": None}
 
 
 @pytest.mark.parametrize("other", [0.1, None])
@@ -340,7 +340,7 @@ def test_documents_are_cut_to_the_sentences_that_fit_a_budget():
     assert 0 < document.meta["probability"] < 1
     assert given[0].content == text
     assert context.run(QUESTION, given, max_tokens=100)["documents"][0].content == text
-    assert context.run(QUESTION, []) == {"documents": [], "text": "", "dropped": []}
+    assert context.run(QUESTION, []) == {"documents": [], "text": "", "dropped": [], "answerable": None}
     assert {(one["id"], text[one["start"] : one["end"]], one["text"], one["reason"]) for one in found["dropped"]} == {
         ("a", sentence, sentence, "budget") for sentence in ("Bread is baked.", "The moon is far.")
     }

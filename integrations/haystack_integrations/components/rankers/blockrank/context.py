@@ -80,7 +80,7 @@ class BlockRankContext(BlockRankRanker):
             parameters["tokenizer"] = deserialize_callable(parameters["tokenizer"])
         return default_from_dict(cls, {**data, "init_parameters": cls._read(parameters)})
 
-    @component.output_types(documents=list[Document], text=str, dropped=list[dict[str, Any]])
+    @component.output_types(documents=list[Document], text=str, dropped=list[dict[str, Any]], answerable=float | None)
     def run(
         self,
         query: str,
@@ -102,7 +102,8 @@ class BlockRankContext(BlockRankRanker):
         -------
         dict
             `documents`: copies of what is left, best first; `text`: the same as one context; `dropped`: the rest, as
-            `id` of the document, `start`, `end` and `text` in its content, `score`, `probability` and `reason`.
+            `id` of the document, `start`, `end` and `text` in its content, `score`, `probability` and `reason`;
+            `answerable`: as of `BlockRankRanker.run`.
 
         Raises
         ------
@@ -113,16 +114,17 @@ class BlockRankContext(BlockRankRanker):
         settings = self.settings if max_tokens is None else replace(self.settings, max_tokens=max_tokens)
         check_query(query)
         if not documents:
-            return {"documents": [], "text": "", "dropped": []}
+            return {"documents": [], "text": "", "dropped": [], "answerable": None}
         candidates = _unique(documents)
         texts = [self._text(document) for document in candidates]
         within = {n: self._own_text(*pair) for n, pair in enumerate(zip(candidates, texts, strict=True))}
         context, found = scoring.context(self._loaded(), self._asked(query), texts, settings, within)
         cut = [self._cut(candidates[one.ranked.index], one, context) for one in found]
         dropped = [_left_out(piece, candidates, within[piece.index][0]) for piece in context.dropped]
-        return {"documents": cut, "text": context.text, "dropped": dropped}
+        answerable = context.ranking.answerable
+        return {"documents": cut, "text": context.text, "dropped": dropped, "answerable": answerable}
 
-    @component.output_types(documents=list[Document], text=str, dropped=list[dict[str, Any]])
+    @component.output_types(documents=list[Document], text=str, dropped=list[dict[str, Any]], answerable=float | None)
     async def run_async(
         self,
         query: str,
