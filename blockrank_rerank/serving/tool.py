@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from mcp.server import MCPServer
+from mcp.server.mcpserver.exceptions import ToolError
 from pydantic import BaseModel, Field
 
 from blockrank_rerank import __version__
@@ -46,7 +47,10 @@ def tool_server(ranker: BlockRankReranker) -> MCPServer:
     async def rerank(query: str, documents: list[str], top_k: Count | None = None) -> RankedTexts:
         """Sort documents by relevance to a query, best first, keep the best top_k, tell how likely any answers it."""
         # As over HTTP all come back, whatever threshold a calibration has: an empty answer would say nothing of why.
-        ranking = await ranker.arank(query, documents, min_probability=0)
+        try:
+            ranking = await ranker.arank(query, documents, min_probability=0)
+        except ValueError as error:
+            raise ToolError(str(error)) from error  # what other errors say does not reach the assistant
         best = [
             RankedText(index=d.ranked.index, score=d.score, text=d.ranked.text, truncated=d.ranked.truncated)
             for d in scored(ranking, score_type)[:top_k]

@@ -33,8 +33,9 @@ def test_an_assistant_gets_the_best_documents_and_is_told_what_it_did_wrong(rank
     assert [(row["index"], row["text"]) for row in rows] == [(document.index, document.text) for document in expected]
     assert [row["score"] for row in rows] == pytest.approx([document.probability for document in expected], abs=1e-5)
     assert ranked["answerable"] == pytest.approx(expected.answerable, abs=1e-5)
-    assert refused.is_error
-    assert less.is_error
+    assert (refused.is_error, less.is_error) == (True, True)
+    assert "query must not be empty" in refused.content[0].text
+    assert "top_k" in less.content[0].text
 
 
 def test_without_the_extra_the_command_says_how_to_get_it(capsys, monkeypatch):
