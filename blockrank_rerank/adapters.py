@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from blockrank_rerank.config import placeholders
 from blockrank_rerank.engine.spec import resolve_config
-from blockrank_rerank.errors import install_line
+from blockrank_rerank.errors import check_whole, install_line
 from blockrank_rerank.model.devices import check_device
 from blockrank_rerank.model.names import DEFAULT_MODEL
 from blockrank_rerank.options import OPTIONS, Option, Options, with_options
@@ -68,6 +68,7 @@ __all__ = [
     "check_pairs_stand_alone",
     "check_query",
     "check_store",
+    "check_whole",
     "in_executor",
     "install_line",
     "metadata_of",

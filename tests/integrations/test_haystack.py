@@ -279,7 +279,7 @@ def test_without_the_framework_the_import_says_what_to_install(without_framework
 def test_what_is_no_document_and_no_probability_is_refused():
     with pytest.raises(TypeError, match=r"documents\[1\] must be a Document, got str"):
         BlockRankRanker().run(QUESTION, [*documents()[:1], "text"])
-    with pytest.raises(ValueError, match=r"min_probability must be in 0..1 or None, got 5"):
+    with pytest.raises(ValueError, match=r"min_probability must be a number in 0..1, or None, got 5"):
         BlockRankRanker(min_probability=5)
 
 
