@@ -19,7 +19,7 @@ from blockrank_rerank.ranking.context.settings import MAX_TOKENS, TEMPLATE, Cont
 from blockrank_rerank.ranking.executor import in_executor
 from blockrank_rerank.ranking.explanation import ExplainedDocument
 from blockrank_rerank.ranking.request import check_query
-from blockrank_rerank.ranking.results import Limits, RankedDocument, Ranking, answerability, truncation
+from blockrank_rerank.ranking.results import Limits, RankedDocument, answerability, truncation
 from blockrank_rerank.ranking.score_type import (
     ScoredDocument,
     ScoreType,
@@ -69,6 +69,7 @@ __all__ = [
     "check_query",
     "check_store",
     "check_whole",
+    "fit_top_n",
     "in_executor",
     "install_line",
     "metadata_of",
@@ -187,10 +188,10 @@ class ScoredRanking(list[ScoredDocument]):
         self,
         documents: Iterable[ScoredDocument],
         answerable: float | None,
-        explained: Mapping[int, ExplainedDocument] | None = None,
+        explained: Mapping[int, ExplainedDocument],
     ) -> None:
         super().__init__(documents)
-        self.answerable, self.explained = answerable, explained or {}
+        self.answerable, self.explained = answerable, explained
 
 
 @dataclass(frozen=True)
@@ -228,20 +229,21 @@ class Scoring:
         self, reranker: BlockRankReranker, query: str, documents: Sequence[Document], explain: bool = False
     ) -> ScoredRanking:
         """The wanted documents, best first, explained if asked; errors are those of :meth:`BlockRankReranker.rank`."""
-        if not explain:
-            return self._wanted(reranker, reranker.rank(query, documents, min_probability=self.min_probability))
-        explanation = reranker.explain(query, documents, min_probability=self.min_probability)
-        explained = {document.ranked.index: document for document in explanation}
-        return self._wanted(reranker, explanation.ranking, explained)
+        if explain:
+            explanation = reranker.explain(query, documents, min_probability=self.min_probability)
+            ranking, explained = explanation.ranking, {document.ranked.index: document for document in explanation}
+        else:
+            ranking, explained = reranker.rank(query, documents, min_probability=self.min_probability), {}
+        return ScoredRanking(self._above(reranker, ranking)[: self.top_k], ranking.answerable, explained)
 
     def search(
         self, reranker: BlockRankReranker, store: UserPath | None, query: str, approximate: bool = False
-    ) -> ScoredRanking:
+    ) -> list[ScoredDocument]:
         """The wanted documents of a store, best first; errors are those of :meth:`BlockRankReranker.search`."""
         ranking = reranker.search(
             check_store(store), query, self.top_k, min_probability=self.min_probability, approximate=approximate
         )
-        return self._wanted(reranker, ranking)
+        return self._above(reranker, ranking)[: self.top_k]
 
     def context(
         self,
@@ -262,14 +264,6 @@ class Scoring:
         above = self._above(reranker, likely)
         context = build_context(attended, [document.ranked for document in above], settings, self.top_k, within)
         return context, [document for document in above if document.ranked.index in context.texts]
-
-    def _wanted(
-        self,
-        reranker: BlockRankReranker,
-        ranking: Ranking,
-        explained: Mapping[int, ExplainedDocument] | None = None,
-    ) -> ScoredRanking:
-        return ScoredRanking(self._above(reranker, ranking)[: self.top_k], ranking.answerable, explained)
 
     def _above(self, reranker: BlockRankReranker, ranking: Sequence[RankedDocument]) -> list[ScoredDocument]:
         """Documents that reach the threshold."""
@@ -315,6 +309,15 @@ def metadata_of_cut(ranked: RankedDocument, context: Context, shift: int = 0) ->
     pieces = [[piece.start + shift, piece.end + shift] for piece in context.pieces if piece.index == ranked.index]
     added = {name: value for name, value in metadata_of(ranked).items() if name != PASSAGE}  # of the whole text
     return added | {PIECES: pieces}
+
+
+def fit_top_n(adapter: Any, usual: int) -> None:
+    """Set how many documents an adapter of pydantic's frameworks returns, unless it was given: all with a budget.
+
+    ``max_tokens`` says then how much is returned, and all documents may be in it; else ``usual`` is the framework's.
+    """
+    if "top_n" not in adapter.model_fields_set:
+        vars(adapter)["top_n"] = usual if adapter.max_tokens is None else None  # as an assignment would be checked
 
 
 @cache

@@ -21,6 +21,7 @@ from blockrank_rerank.adapters import (
     Scoring,
     answerability,
     check_is_list,
+    fit_top_n,
     in_executor,
     metadata_of,
     metadata_of_cut,
@@ -74,8 +75,7 @@ class BlockRankRerank(PydanticOptions, BaseDocumentCompressor):
     @model_validator(mode="after")
     def _check_cutting(self) -> Self:
         self._cutting()
-        if "top_n" not in self.model_fields_set:  # a budget says how much is returned, so all may be in it
-            vars(self)["top_n"] = TOP_N if self.max_tokens is None else None
+        fit_top_n(self, TOP_N)
         return self
 
     def compress_documents(

@@ -16,6 +16,7 @@ from blockrank_rerank.adapters import (
     Scoring,
     answerability,
     check_query,
+    fit_top_n,
     in_executor,
     install_line,
     metadata_of,
@@ -86,8 +87,7 @@ class BlockRankRerank(PydanticOptions, BaseNodePostprocessor):
     @model_validator(mode="after")
     def _check_cutting(self) -> Self:
         self._cutting()
-        if "top_n" not in self.model_fields_set:  # a budget says how much is returned, so all may be in it
-            vars(self)["top_n"] = TOP_N if self.max_tokens is None else None
+        fit_top_n(self, TOP_N)
         return self
 
     @model_validator(mode="before")
