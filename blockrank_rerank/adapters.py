@@ -15,6 +15,7 @@ from blockrank_rerank.model.devices import check_device
 from blockrank_rerank.model.names import DEFAULT_MODEL
 from blockrank_rerank.options import OPTIONS, Option, Options, with_options
 from blockrank_rerank.ranking.context.context import Context, build_context, empty_context
+from blockrank_rerank.ranking.context.piece import near_duplicate_of
 from blockrank_rerank.ranking.context.settings import MAX_TOKENS, TEMPLATE, ContextSettings
 from blockrank_rerank.ranking.executor import in_executor
 from blockrank_rerank.ranking.explanation import ExplainedDocument
@@ -74,6 +75,7 @@ __all__ = [
     "install_line",
     "metadata_of",
     "metadata_of_cut",
+    "near_duplicate_of",
     "plain_options",
     "truncation",
     "with_options",
@@ -185,10 +187,7 @@ class ScoredRanking(list[ScoredDocument]):
     """
 
     def __init__(
-        self,
-        documents: Iterable[ScoredDocument],
-        answerable: float | None,
-        explained: Mapping[int, ExplainedDocument],
+        self, documents: Iterable[ScoredDocument], answerable: float | None, explained: Mapping[int, ExplainedDocument]
     ) -> None:
         super().__init__(documents)
         self.answerable, self.explained = answerable, explained

@@ -126,7 +126,7 @@ def _piece(piece: Piece, documents: Sequence[FileDocument]) -> dict[str, Any]:
 
 def _notes(found: Context, max_tokens: int) -> Iterator[str]:
     yield f"{found.num_tokens} of {max_tokens} tokens, from {len(found.texts)} of {len(found.ranking)} documents"
-    reasons = Counter(piece.reason.partition(" of ")[0] for piece in found.dropped)
+    reasons = Counter(piece.reason if piece.duplicate_of is None else "near-duplicate" for piece in found.dropped)
     if reasons:
         yield "left out: " + ", ".join(f"{reason} {number}" for reason, number in reasons.most_common())
     yield from unanswered(found.ranking)

@@ -370,6 +370,9 @@ def test_all_documents_may_be_in_a_context_and_what_is_left_out_is_named_by_ids(
     dropped = {one["id"]: one["reason"] for one in found["dropped"]}
     assert len(found["documents"]) + len(dropped) == 13
     assert {"d3": "near-duplicate of e", "e": "near-duplicate of d3"}.items() & dropped.items()
+    others = {one["id"]: one["duplicate_of"] for one in found["dropped"]}
+    assert {name: f"near-duplicate of {other}" for name, other in others.items() if other}.items() <= dropped.items()
+    assert {"d3": "e", "e": "d3"}.items() & others.items()
     some = BlockRankContext(top_k=2).run(QUESTION, given[:4])
     assert [one["reason"] for one in some["dropped"]].count("beyond top_k") == 2
     assert BlockRankContext.from_dict(BlockRankContext().to_dict()).top_k is None

@@ -20,6 +20,7 @@ from blockrank_rerank.adapters import (
     check_query,
     in_executor,
     metadata_of_cut,
+    near_duplicate_of,
 )
 
 
@@ -102,8 +103,8 @@ class BlockRankContext(BlockRankRanker):
         -------
         dict
             `documents`: copies of what is left, best first; `text`: the same as one context; `dropped`: the rest, as
-            `id` of the document, `start`, `end` and `text` in its content, `score`, `probability` and `reason`;
-            `answerable`: as of `BlockRankRanker.run`.
+            `id` of the document, `start`, `end` and `text` in its content, `score`, `probability`, `reason`, and of
+            a near-duplicate `duplicate_of`, the id of the other; `answerable`: as of `BlockRankRanker.run`.
 
         Raises
         ------
@@ -154,8 +155,9 @@ def _named(tokenizer: Callable[[str], Any]) -> str:
 
 def _left_out(piece: DroppedPiece, documents: list[Document], start: int) -> dict[str, Any]:
     """What was left out of a document, whose content starts there in what the model read; documents by their ids."""
-    why, duplicate, number = piece.reason.partition("near-duplicate of ")
-    found = {"id": documents[piece.index].id} | asdict(piece)
+    found = {"id": documents[piece.index].id} | asdict(piece) | {"start": piece.start - start, "end": piece.end - start}
     del found["index"]
-    reason = why + duplicate + (documents[int(number)].id if duplicate else "")
-    return found | {"start": piece.start - start, "end": piece.end - start, "reason": reason}
+    if piece.duplicate_of is None:
+        return found
+    other = documents[piece.duplicate_of].id
+    return found | {"duplicate_of": other, "reason": near_duplicate_of(other)}
