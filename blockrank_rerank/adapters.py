@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from blockrank_rerank.config import placeholders
 from blockrank_rerank.engine.spec import resolve_config
-from blockrank_rerank.errors import install_line
+from blockrank_rerank.errors import check_whole, install_line
 from blockrank_rerank.model.devices import check_device
 from blockrank_rerank.model.names import DEFAULT_MODEL
 from blockrank_rerank.options import OPTIONS, Option, Options, with_options
 from blockrank_rerank.ranking.context.context import Context, build_context, empty_context
+from blockrank_rerank.ranking.context.piece import near_duplicate_of
 from blockrank_rerank.ranking.context.settings import MAX_TOKENS, TEMPLATE, ContextSettings
 from blockrank_rerank.ranking.executor import in_executor
 from blockrank_rerank.ranking.explanation import ExplainedDocument
 from blockrank_rerank.ranking.request import check_query
-from blockrank_rerank.ranking.results import Limits, RankedDocument, truncation
+from blockrank_rerank.ranking.results import Limits, RankedDocument, answerability, truncation
 from blockrank_rerank.ranking.score_type import (
     ScoredDocument,
     ScoreType,
@@ -59,17 +60,22 @@ __all__ = [
     "RankedDocument",
     "ScoreType",
     "ScoredDocument",
+    "ScoredRanking",
     "Scoring",
     "UserPath",
+    "answerability",
     "check_is_list",
     "check_options",
     "check_pairs_stand_alone",
     "check_query",
     "check_store",
+    "check_whole",
+    "fit_top_n",
     "in_executor",
     "install_line",
     "metadata_of",
     "metadata_of_cut",
+    "near_duplicate_of",
     "plain_options",
     "truncation",
     "with_options",
@@ -169,6 +175,24 @@ def check_store(store: UserPath | None) -> StoredDocuments:
     return StoredDocuments(store)
 
 
+class ScoredRanking(list[ScoredDocument]):
+    """The wanted documents of a list, best first, and what is known of the list as a whole.
+
+    Attributes
+    ----------
+    answerable : float or None
+        Of the whole list, also where none of it is wanted: see :class:`.ranking.results.Ranking`.
+    explained : mapping of int to ExplainedDocument
+        Where the query looked in each document, by its index; empty where that was not asked for.
+    """
+
+    def __init__(
+        self, documents: Iterable[ScoredDocument], answerable: float | None, explained: Mapping[int, ExplainedDocument]
+    ) -> None:
+        super().__init__(documents)
+        self.answerable, self.explained = answerable, explained
+
+
 @dataclass(frozen=True)
 class Scoring:
     """What a score is, and which documents are wanted by it: decided here for every adapter.
@@ -200,9 +224,16 @@ class Scoring:
         check_score_type(self.score_type)
         Limits(self.top_k, self.threshold, self.min_probability)
 
-    def rank(self, reranker: BlockRankReranker, query: str, documents: Sequence[Document]) -> list[ScoredDocument]:
-        """The wanted documents, best first; errors are those of :meth:`BlockRankReranker.rank`."""
-        return self._wanted(reranker, reranker.rank(query, documents, min_probability=self.min_probability))
+    def rank(
+        self, reranker: BlockRankReranker, query: str, documents: Sequence[Document], explain: bool = False
+    ) -> ScoredRanking:
+        """The wanted documents, best first, explained if asked; errors are those of :meth:`BlockRankReranker.rank`."""
+        if explain:
+            explanation = reranker.explain(query, documents, min_probability=self.min_probability)
+            ranking, explained = explanation.ranking, {document.ranked.index: document for document in explanation}
+        else:
+            ranking, explained = reranker.rank(query, documents, min_probability=self.min_probability), {}
+        return ScoredRanking(self._above(reranker, ranking)[: self.top_k], ranking.answerable, explained)
 
     def search(
         self, reranker: BlockRankReranker, store: UserPath | None, query: str, approximate: bool = False
@@ -211,18 +242,7 @@ class Scoring:
         ranking = reranker.search(
             check_store(store), query, self.top_k, min_probability=self.min_probability, approximate=approximate
         )
-        return self._wanted(reranker, ranking)
-
-    def explain(
-        self, reranker: BlockRankReranker, query: str, documents: Sequence[Document]
-    ) -> list[tuple[ScoredDocument, ExplainedDocument]]:
-        """As :meth:`rank`, each document with where the query looked in it."""
-        explained = {
-            document.ranked.index: document
-            for document in reranker.explain(query, documents, min_probability=self.min_probability)
-        }
-        wanted = self._wanted(reranker, [document.ranked for document in explained.values()])
-        return [(document, explained[document.ranked.index]) for document in wanted]
+        return self._above(reranker, ranking)[: self.top_k]
 
     def context(
         self,
@@ -243,9 +263,6 @@ class Scoring:
         above = self._above(reranker, likely)
         context = build_context(attended, [document.ranked for document in above], settings, self.top_k, within)
         return context, [document for document in above if document.ranked.index in context.texts]
-
-    def _wanted(self, reranker: BlockRankReranker, ranking: Sequence[RankedDocument]) -> list[ScoredDocument]:
-        return self._above(reranker, ranking)[: self.top_k]
 
     def _above(self, reranker: BlockRankReranker, ranking: Sequence[RankedDocument]) -> list[ScoredDocument]:
         """Documents that reach the threshold."""
@@ -291,6 +308,15 @@ def metadata_of_cut(ranked: RankedDocument, context: Context, shift: int = 0) ->
     pieces = [[piece.start + shift, piece.end + shift] for piece in context.pieces if piece.index == ranked.index]
     added = {name: value for name, value in metadata_of(ranked).items() if name != PASSAGE}  # of the whole text
     return added | {PIECES: pieces}
+
+
+def fit_top_n(adapter: Any, usual: int) -> None:
+    """Set how many documents an adapter of pydantic's frameworks returns, unless it was given: all with a budget.
+
+    ``max_tokens`` says then how much is returned, and all documents may be in it; else ``usual`` is the framework's.
+    """
+    if "top_n" not in adapter.model_fields_set:
+        vars(adapter)["top_n"] = usual if adapter.max_tokens is None else None  # as an assignment would be checked
 
 
 @cache

@@ -1,8 +1,11 @@
-"""Errors that say where something was found: in which request, document, file or line; and what installs the rest."""
+"""Errors that say in which request, document, file or line something was found, checks of numbers, what to install."""
 
 from __future__ import annotations
 
 import copyreg
+import math
+import numbers
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +19,51 @@ def install_line(extra: str = "") -> str:
         A name under ``project.optional-dependencies`` in ``pyproject.toml``; none for the package alone.
     """
     return f"in a clone of blockrank-rerank: pip install {repr(f'.[{extra}]') if extra else '.'}"
+
+
+def is_whole(value: Any) -> bool:
+    """Whether a value is a whole number: those of numpy have an index, as Python's do, and floats have none."""
+    return hasattr(value, "__index__") and not isinstance(value, bool)
+
+
+def is_real(value: Any) -> bool:
+    """Whether a value is a number: of Python or numpy, and neither NaN nor True."""
+    return isinstance(value, numbers.Real) and not isinstance(value, bool) and not math.isnan(value)
+
+
+def check_whole(name: str, value: Any, least: int | None = None, otherwise: str = "") -> int:
+    """Return the whole number that an argument is, as one of Python's.
+
+    Parameters
+    ----------
+    name : str
+        Of the argument, for the message.
+    value : object
+        What was given.
+    least : int, optional
+        The smallest one that can be used.
+    otherwise : str
+        What else the argument may be, which the caller sees to, as the message ends: ``, or None for all``.
+
+    Raises
+    ------
+    ValueError
+        Naming the argument, what is wanted and what was given.
+    """
+    if not is_whole(value) or (least is not None and value < least):
+        floor = "" if least is None else f" of at least {least}"
+        raise ValueError(f"{name} must be a whole number{floor}{otherwise}, got {value!r}")
+    return operator.index(value)
+
+
+def check_real(name: str, value: Any, within: tuple[float, float] | None = None, otherwise: str = "") -> None:
+    """Refuse an argument that is no number, or none from the first to the second of ``within``.
+
+    The rest is as for :func:`check_whole`.
+    """
+    if not is_real(value) or (within is not None and not within[0] <= value <= within[1]):
+        span = "" if within is None else f" in {within[0]}..{within[1]}"
+        raise ValueError(f"{name} must be a number{span}{otherwise}, got {value!r}")
 
 
 class Transferable(BaseException):

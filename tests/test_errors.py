@@ -1,4 +1,4 @@
-"""Errors reach other processes as they were raised."""
+"""Errors reach other processes as they were raised, and numbers are refused in the same words everywhere."""
 
 from __future__ import annotations
 
@@ -7,9 +7,13 @@ import builtins
 import copy
 import importlib
 import pickle
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from blockrank_rerank.errors import check_real, check_whole
 
 PACKAGE = Path(__file__).parents[1] / "blockrank_rerank"
 ARGUMENTS = {
@@ -61,3 +65,24 @@ def test_an_error_is_the_same_after_pickling_and_copying(name, module):
 
 def test_the_errors_that_a_job_may_raise_are_among_them():
     assert ARGUMENTS.keys() <= dict(error_classes()).keys()
+
+
+def test_whole_numbers_are_those_of_python_and_numpy():
+    assert [check_whole("n", value) for value in (-3, np.int64(7))] == [-3, 7]
+    assert type(check_whole("n", np.int64(7), 7)) is int
+    for value in (True, 2.0, "2", np.float32(2), None):
+        with pytest.raises(ValueError, match=f"^n must be a whole number, or None, got {re.escape(repr(value))}$"):
+            check_whole("n", value, otherwise=", or None")
+    with pytest.raises(ValueError, match=r"^n must be a whole number of at least 1, got 0$"):
+        check_whole("n", 0, 1)
+
+
+def test_numbers_are_those_of_python_and_numpy_but_for_nan():
+    for value in (-3, 0.5, float("inf"), np.float32(2), np.int8(1)):
+        check_real("x", value)
+    for value in (True, float("nan"), np.float64("nan"), "2", [0.5]):
+        with pytest.raises(ValueError, match=r"^x must be a number, got "):
+            check_real("x", value)
+    check_real("x", 1, (0, 1))
+    with pytest.raises(ValueError, match=r"^x must be a number in 0\.\.1, or None, got 1\.5$"):
+        check_real("x", 1.5, (0, 1), ", or None")

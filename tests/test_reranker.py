@@ -169,12 +169,12 @@ def test_a_wrong_top_k_is_refused(ranker, top_k):
 
 @pytest.mark.parametrize("threshold", ["0.5", True, [0.5]])
 def test_a_wrong_threshold_is_refused(ranker, threshold):
-    with pytest.raises(ValueError, match="threshold must be a number or None, got"):
+    with pytest.raises(ValueError, match="threshold must be a number, or None, got"):
         ranker.rank(QUERY, DOCUMENTS, threshold=threshold)
 
 
 def test_a_threshold_that_is_not_a_number_is_refused(ranker):
-    with pytest.raises(ValueError, match="threshold must be a number or None, got nan"):
+    with pytest.raises(ValueError, match="threshold must be a number, or None, got nan"):
         ranker.rank(QUERY, DOCUMENTS, threshold=float("nan"))
 
 
@@ -490,7 +490,7 @@ def test_with_config_leaves_a_trained_scoring_layer_where_it_is():
 
 @pytest.mark.parametrize("scoring_layer", ["2", 1.5, True])
 def test_a_scoring_layer_of_another_type_is_refused(folder, scoring_layer):
-    with pytest.raises(ValueError, match="scoring_layer must be int, got"):
+    with pytest.raises(ValueError, match="scoring_layer must be a whole number, got"):
         BlockRankReranker.from_pretrained(folder, scoring_layer=scoring_layer).rank(QUERY, DOCUMENTS)
 
 
@@ -615,7 +615,7 @@ def test_min_probability_of_a_model_without_probabilities_is_refused(ranker, fol
 
 @pytest.mark.parametrize("value", [7, -0.1])
 def test_a_min_probability_outside_0_to_1_is_refused(default, value):
-    with pytest.raises(ValueError, match=r"min_probability must be in 0\.\.1 or None"):
+    with pytest.raises(ValueError, match=r"min_probability must be a number in 0\.\.1, or None"):
         default.rank(QUERY, DOCUMENTS, min_probability=value)
 
 
@@ -627,7 +627,7 @@ def test_numpys_numbers_are_numbers(ranker):
 
 @pytest.mark.parametrize("value", ["0.5", True, float("nan")])
 def test_a_min_probability_that_is_no_number_is_refused(default, value):
-    with pytest.raises(ValueError, match="min_probability must be a number or None"):
+    with pytest.raises(ValueError, match=r"min_probability must be a number in 0\.\.1, or None"):
         default.rank(QUERY, DOCUMENTS, min_probability=value)
 
 

@@ -13,6 +13,7 @@ from blockrank_rerank.cli import options as opt
 from blockrank_rerank.cli.console import print_json, print_line, print_note
 from blockrank_rerank.cli.document_files import files_or_pipe, naming_documents
 from blockrank_rerank.cli.ranker import load_ranker
+from blockrank_rerank.cli.rerank_documents import unanswered
 from blockrank_rerank.formats import FileDocument, read_documents
 from blockrank_rerank.ranking.context.settings import MAX_TOKENS, TEMPLATE, ContextSettings
 
@@ -112,6 +113,7 @@ def _record(found: Context, documents: Sequence[FileDocument]) -> dict[str, Any]
     return {
         "text": found.text,
         "tokens": found.num_tokens,
+        "answerable": found.ranking.answerable,
         "pieces": [_piece(piece, documents) for piece in found.pieces],
         "dropped": [_piece(piece, documents) for piece in found.dropped],
     }
@@ -124,6 +126,7 @@ def _piece(piece: Piece, documents: Sequence[FileDocument]) -> dict[str, Any]:
 
 def _notes(found: Context, max_tokens: int) -> Iterator[str]:
     yield f"{found.num_tokens} of {max_tokens} tokens, from {len(found.texts)} of {len(found.ranking)} documents"
-    reasons = Counter(piece.reason.partition(" of ")[0] for piece in found.dropped)
+    reasons = Counter(piece.reason if piece.duplicate_of is None else "near-duplicate" for piece in found.dropped)
     if reasons:
         yield "left out: " + ", ".join(f"{reason} {number}" for reason, number in reasons.most_common())
+    yield from unanswered(found.ranking)

@@ -54,7 +54,7 @@ def rerank_documents(
         for entry, document_explained in zip(records, explained, strict=False):
             entry["highlights"] = document_explained.highlights
         print_json(records)
-        for note in (*_unread(ranking, deadline_ms is not None), *_unanswered(ranking)):
+        for note in (*_unread(ranking, deadline_ms is not None), *unanswered(ranking)):
             print_note(note)
     else:
         print_ranking(ranking, documents, len(documents), deadline_ms is not None)
@@ -105,7 +105,8 @@ def _unread(ranking: Ranking, of_deadline: bool) -> Iterator[str]:
         yield f"{unread} of those left out were {how}"
 
 
-def _unanswered(ranking: Ranking) -> Iterator[str]:
+def unanswered(ranking: Ranking) -> Iterator[str]:
+    """Say so where a list may hold no answer."""
     if ranking.answerable is not None and ranking.answerable < UNANSWERED:
         yield f"maybe none of them answers it: {ranking.answerable:.0%} likely that some document does"
 
@@ -123,7 +124,7 @@ def _notes(ranking: Ranking, count: int, of_deadline: bool) -> Iterator[str]:
             f"the last {early + unread} were not read to the end by then (--deadline-ms): {early} by early layers "
             f"alone, in the order of their scores there, and {unread} not at all"
         )
-    yield from _unanswered(ranking)
+    yield from unanswered(ranking)
     truncated = sum(ranked.truncated for ranked in ranking)
     if truncated:
         yield (

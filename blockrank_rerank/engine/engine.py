@@ -81,8 +81,8 @@ class Engine:
         checkpoint = spec.checkpoint
         model_config, config = resolve_config(spec)
         prompt = read_prompt(spec, model_config, config)
-        if not spec.decodes and not config.scoring_head:
-            _refuse_windows(model_config, config, prompt, spec.prune)
+        if not spec.decodes:
+            refuse_windows(model_config, config, prompt, spec.prune)
         device = resolve_device(spec.device)
         dtype = resolve_dtype(spec.dtype, device)
         if spec.attention == "triton":
@@ -337,8 +337,16 @@ def warm_up(engine: Engine) -> None:
         engine.score(Batch([one]))
 
 
-def _refuse_windows(model_config: Any, config: BlockRankConfig, prompt: PromptEncoder, prune: Prune) -> None:
-    """Refuse layers that score and whose windows hide documents from the shortest of queries."""
+def refuse_windows(model_config: Any, config: BlockRankConfig, prompt: PromptEncoder, prune: Prune = ()) -> None:
+    """Refuse layers that score and whose windows hide documents from the shortest of queries; reads no weights.
+
+    Raises
+    ------
+    ValueError
+        Naming the layer, and those that can be chosen.
+    """
+    if config.scoring_head:  # an appended layer has no window
+        return
     windows = [window_of(model_config, layer) for layer in range(model_config.num_hidden_layers)]
     scoring = config.scoring_layer
     cases = [(f"scoring_layer {scoring}", scoring, config.abstention, range(len(windows)))]

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any
 
+from blockrank_rerank.errors import is_whole
+
 _PRINTED_BITS = 4096
 """Of an integer; Python refuses to print those of more than 4300 digits."""
 
@@ -97,9 +99,7 @@ def check_count(name: str, value: Any, most: int, least: int | None = 1) -> None
         Naming the argument, what is wanted and what was found.
     """
     wanted = f"at most {most:,}" if least is None else f"in {least:,}..{most:,}"
-    # Integers of numpy have an index, as Python's do; floats have none.
-    whole = hasattr(value, "__index__") and not isinstance(value, bool)
-    if not whole or value > most or (least is not None and value < least):
+    if not is_whole(value) or value > most or (least is not None and value < least):
         found = _number_text(value) if isinstance(value, int) else shown(value)
         raise ValueError(f"{name} must be a whole number, {wanted}, got {found}")
 

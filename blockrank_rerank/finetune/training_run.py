@@ -14,7 +14,7 @@ import torch
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 
 from blockrank_rerank.config import BlockRankConfig
-from blockrank_rerank.engine.engine import Engine
+from blockrank_rerank.engine.engine import Engine, refuse_windows
 from blockrank_rerank.engine.shared import SharedEngine
 from blockrank_rerank.engine.spec import resolve_config
 from blockrank_rerank.errors import install_line
@@ -116,9 +116,11 @@ class TrainingRun:
         resolve_device(settings.device)
         # Whatever can be refused is refused before a step is made: the folder first, since it costs nothing.
         self.checkpoint = self.folder.prepare(settings, resume)
+        self._describe()
         self.data = TrainingData.read(settings)
-        self._load()
         self.data.check_queries(self.prompt)
+        torch.manual_seed(settings.seed)
+        self.model = TrainingModel.load(self.spec.checkpoint, self.config, settings)
         inputs = Inputs.of(self.spec.checkpoint.model, self.data.collections, self.data.evaluation_sets)
         self.data.warn_of_known_queries()
         self._settle_inputs(inputs, resume)
@@ -140,21 +142,22 @@ class TrainingRun:
         except FloatingPointError as error:
             raise FloatingPointError(f"{error}; {self._advice()}") from error
 
-    def _load(self) -> None:
-        """Load the starting model, its tokenizer, and its prompts with the query in the instruction and without."""
+    def _describe(self) -> None:
+        """Read the starting model's settings, its tokenizer, and its prompts with the query in the instruction or not.
+
+        Refuses a scoring layer whose window hides documents: data may take long to read, and weights too.
+        """
         settings = self.settings
         self.spec = Options(settings.model, scoring_layer=settings.scoring_layer).engine_spec()
-        checkpoint = self.spec.checkpoint
         model_config, config = resolve_config(self.spec)
         self.config = training_config(config, settings)
-        torch.manual_seed(settings.seed)
-        self.model = TrainingModel.load(checkpoint, self.config, settings)
-        self.tokenizer = checkpoint.tokenizer(model_config.vocab_size)
+        self.tokenizer = self.spec.checkpoint.tokenizer(model_config.vocab_size)
         limit = position_limit(self.config, model_config)
         self.prompt, self.query_free_prompt = (
             PromptEncoder(self.tokenizer, prompted, limit, settings.long_queries)
             for prompted in (self.config, _query_free(self.config))
         )
+        refuse_windows(model_config, self.config, self.prompt)
 
     def _settle_inputs(self, inputs: Inputs, resume: bool) -> None:
         """Check that a resumed run finds what it began with, or note what a new one begins with."""

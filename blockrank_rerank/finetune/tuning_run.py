@@ -11,7 +11,7 @@ import torch
 
 from blockrank_rerank.engine.engine import Engine
 from blockrank_rerank.engine.shared import SharedEngine
-from blockrank_rerank.engine.spec import EngineSpec
+from blockrank_rerank.engine.spec import EngineSpec, read_prompt, resolve_config
 from blockrank_rerank.engine.tuned import bases
 from blockrank_rerank.evaluation.measures import import_extra, measure_queries
 from blockrank_rerank.finetune.data.joined_rows import query_key
@@ -94,8 +94,8 @@ def tune(settings: TuneSettings) -> TuneResult:
         )
     data = TrainingData.read(settings.lists(), one_in=2)
     drawn = _drawn(data, settings)
+    data.check_queries(read_prompt(shared.spec, *resolve_config(shared.spec)))
     engine = shared.get()
-    data.check_queries(engine.prompt)
     learnt, measured = (FrozenLists(engine, some, parse_bytes("cache", settings.cache) // 2) for some in drawn)
     _check_enough(len(learnt), len(measured), settings)
     learnt.read("lists to learn from")

@@ -57,7 +57,7 @@ class Options:
         None,
         int,
         "0-based layer whose attention is the score, instead of the config's.",
-        check=partial(values.check_number, "scoring_layer", False),
+        check=partial(values.check_number, "scoring_layer", None),
     )
     method: str = option(
         "attention",
@@ -85,7 +85,7 @@ class Options:
         None,
         int,
         "Longest document in tokens, instead of the config's; see ``long_documents``.",
-        check=partial(values.check_number, "max_document_tokens", True),
+        check=partial(values.check_number, "max_document_tokens", 1),
     )
     long_documents: str | None = option(
         None,

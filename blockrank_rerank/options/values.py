@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import operator
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blockrank_rerank.config import LONG_DOCUMENTS, LONG_QUERIES, BlockRankConfig, from_settings
+from blockrank_rerank.errors import check_whole
 from blockrank_rerank.system.files import absolute, expanded
 
 if TYPE_CHECKING:
@@ -142,22 +142,9 @@ def check_switch(name: str, value: Any) -> bool:
     return value
 
 
-def check_number(name: str, positive: bool, value: Any) -> int | None:
-    """The whole number of an option, if there is one.
-
-    Raises
-    ------
-    ValueError
-        For another type, and a number below 1 where it must be positive.
-    """
-    if value is None:
-        return None
-    # Integers of numpy have an index, as Python's do; floats have none.
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise ValueError(f"{name} must be int, got {value!r}")
-    if positive and value < 1:
-        raise ValueError(f"{name} must be positive, got {value!r}")
-    return operator.index(value)
+def check_number(name: str, least: int | None, value: Any) -> int | None:
+    """The whole number of an option, if there is one; raises ValueError for anything else."""
+    return None if value is None else check_whole(name, value, least)
 
 
 def check_long_documents(value: Any) -> str | None:

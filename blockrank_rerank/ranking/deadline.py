@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-import numbers
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from blockrank_rerank.engine.machine_profile import machine_profile
+from blockrank_rerank.errors import is_real
 from blockrank_rerank.model.names import shown_model
 from blockrank_rerank.ranking.clock import Clock
 from blockrank_rerank.ranking.partial_reading import PartialReading
@@ -30,8 +30,7 @@ def check_deadline(deadline_ms: float) -> None:
     ValueError
         For anything but a finite number above 0.
     """
-    is_number = isinstance(deadline_ms, numbers.Real) and not isinstance(deadline_ms, bool)
-    if not is_number or not math.isfinite(deadline_ms) or deadline_ms <= 0:
+    if not is_real(deadline_ms) or not 0 < deadline_ms < math.inf:
         raise ValueError(
             f"deadline_ms must be a number of milliseconds above 0, or None to read everything, got {deadline_ms!r}"
         )

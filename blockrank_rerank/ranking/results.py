@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
-import numbers
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from blockrank_rerank.errors import check_real, check_whole
 
 if TYPE_CHECKING:
     from blockrank_rerank.engine.state_lookup import Source
@@ -81,6 +81,15 @@ def truncation(ranked: RankedDocument) -> dict[str, bool]:
     return {TRUNCATED: True} if ranked.truncated else {}
 
 
+ANSWERABLE = "answerable"
+"""Key under which adapters and servers write how likely a list holds an answer, of lists of which it is known."""
+
+
+def answerability(answerable: float | None) -> dict[str, float]:
+    """Return what adapters and servers add of a list: that it holds an answer, where it is known how likely."""
+    return {} if answerable is None else {ANSWERABLE: answerable}
+
+
 class Ranking(list[RankedDocument]):
     """Documents of a list, best first, and what is known of the list as a whole. A list in every other way.
 
@@ -122,19 +131,12 @@ class Limits:
 
     def __post_init__(self) -> None:
         """Check every value."""
-        top_k = self.top_k
-        # Integers of numpy have an index, as Python's do; floats have none.
-        if top_k is not None and (isinstance(top_k, bool) or not hasattr(top_k, "__index__") or top_k < 0):
-            raise ValueError(
-                f"top_k must be a number of documents that is not negative, or None for all, got {top_k!r}"
-            )
-        for name in ("threshold", "min_probability"):
-            value = getattr(self, name)
-            number = isinstance(value, numbers.Real) and not isinstance(value, bool) and not math.isnan(value)
-            if value is not None and not number:
-                raise ValueError(f"{name} must be a number or None, got {value!r}")
-        if self.min_probability is not None and not 0 <= self.min_probability <= 1:
-            raise ValueError(f"min_probability must be in 0..1 or None, got {self.min_probability!r}")
+        if self.top_k is not None:
+            check_whole("top_k", self.top_k, 0, ", or None for all")
+        if self.threshold is not None:
+            check_real("threshold", self.threshold, None, ", or None")
+        if self.min_probability is not None:
+            check_real("min_probability", self.min_probability, (0, 1), ", or None")
 
     def select(self, ranked: Ranking) -> Ranking:
         """Take the wanted documents of a ranking; limits on scores come before ``top_k``."""

@@ -17,8 +17,11 @@ from blockrank_rerank.adapters import (
     ContextSettings,
     PydanticOptions,
     ScoredDocument,
+    ScoredRanking,
     Scoring,
+    answerability,
     check_is_list,
+    fit_top_n,
     in_executor,
     metadata_of,
     metadata_of_cut,
@@ -35,8 +38,8 @@ class BlockRankRerank(PydanticOptions, BaseDocumentCompressor):
     """Reranks documents with BlockRank, and writes each one's score to its metadata, of the kind `score_type`.
 
     By default that is the probability of relevance, or the raw score of a model that gives no probability: neither
-    depends on the list. The metadata also have the `probability`, and the `passage` that won where a document was
-    split. Threads may share an instance.
+    depends on the list. The metadata also have the `probability`, the `passage` that won where a document was split,
+    and `answerable`, how likely some document of the list answers the query. Threads may share an instance.
     """
 
     top_n: int | None = Field(
@@ -72,8 +75,7 @@ class BlockRankRerank(PydanticOptions, BaseDocumentCompressor):
     @model_validator(mode="after")
     def _check_cutting(self) -> Self:
         self._cutting()
-        if "top_n" not in self.model_fields_set:  # a budget says how much is returned, so all may be in it
-            vars(self)["top_n"] = TOP_N if self.max_tokens is None else None
+        fit_top_n(self, TOP_N)
         return self
 
     def compress_documents(
@@ -129,24 +131,23 @@ class BlockRankRerank(PydanticOptions, BaseDocumentCompressor):
         if (settings := self._cutting()) is not None:
             context, found = scoring.context(self._reranker, query, texts, settings)
             return [_cut(documents[one.ranked.index], one, context) for one in found]
-        if not self.explain:
-            ranking = scoring.rank(self._reranker, query, texts)
-            return [_with(documents[found.ranked.index], _metadata(found)) for found in ranking]
-        return [
-            _with(documents[one.ranked.index], _metadata(one) | {HIGHLIGHTS: explained.highlights})
-            for one, explained in scoring.explain(self._reranker, query, texts)
-        ]
+        found = scoring.rank(self._reranker, query, texts, self.explain)
+        return [_with(documents[one.ranked.index], _metadata(one, found)) for one in found]
 
     async def _acompress(self, inputs: dict[str, Any]) -> list[Document]:
         return await in_executor(self._compress, inputs)
 
 
-def _metadata(found: ScoredDocument) -> dict[str, Any]:
-    return {RELEVANCE_SCORE: found.score} | metadata_of(found.ranked)
+def _metadata(found: ScoredDocument, ranking: ScoredRanking) -> dict[str, Any]:
+    explained = ranking.explained.get(found.ranked.index)
+    highlights = {} if explained is None else {HIGHLIGHTS: explained.highlights}
+    of_document = metadata_of(found.ranked) | highlights
+    return {RELEVANCE_SCORE: found.score} | of_document | answerability(ranking.answerable)
 
 
 def _cut(document: Document, found: ScoredDocument, context: Context) -> Document:
-    added = {RELEVANCE_SCORE: found.score} | metadata_of_cut(found.ranked, context)
+    of_document = metadata_of_cut(found.ranked, context)
+    added = {RELEVANCE_SCORE: found.score} | of_document | answerability(context.ranking.answerable)
     return _with(document, added, context.texts[found.ranked.index])
 
 

@@ -13,6 +13,7 @@ from blockrank_rerank.adapters import (
     ScoreType,
     Scoring,
     UserPath,
+    answerability,
     check_is_list,
     check_options,
     in_executor,
@@ -66,12 +67,13 @@ class BlockRankRanker(BaseRanker):
     ) -> RankedResults:
         """All documents, best first, with `probability` and `passage` in their metadata where they have them.
 
-        With a calibration those below its threshold are left out.
+        The metadata of each have `answerable`, too: how likely some document of the list answers the query. With a
+        calibration those below its threshold are left out.
         """
         documents = _documents([docs] if isinstance(docs, str | Document) else docs, doc_ids, metadata)
         ranking = self._scoring.rank(self._reranker, query, [document.text or "" for document in documents])
         for found in ranking:
-            documents[found.ranked.index].metadata |= metadata_of(found.ranked)
+            documents[found.ranked.index].metadata |= metadata_of(found.ranked) | answerability(ranking.answerable)
         results = [
             Result(document=documents[found.ranked.index], score=found.score, rank=rank)
             for rank, found in enumerate(ranking, start=1)

@@ -38,9 +38,17 @@ def test_json_names_documents_and_reasons(files, capsys):
     assert main(["context", QUERY, *files, "--max-tokens", "9", "--top-k", "2", "--json", *SETTINGS]) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["text"], found["tokens"]) == (ANSWER, 8)
+    assert 0.5 < found["answerable"] <= 1
     (piece,) = found["pieces"]
     assert (piece["index"], piece["source"].rpartition("/")[2], piece["start"]) == (0, "a.txt:1", 16)
     assert {"budget", "beyond top_k"} == {one["reason"] for one in found["dropped"]}
+
+
+def test_a_list_that_may_hold_no_answer_is_said_to_be_one(files, capsys):
+    assert main(["context", "how tall is the Eiffel tower", *files, *SETTINGS]) == 0
+    assert "maybe none of them answers it: " in capsys.readouterr().err
+    assert main(["context", QUERY, *files, *SETTINGS]) == 0
+    assert "answers it" not in capsys.readouterr().err
 
 
 def test_templates_name_documents_and_no_control_character_leaves_raw(files, capsys):

@@ -207,6 +207,10 @@ def test_limits_apply_to_what_was_dropped(encoder):
     assert pruning.rank_batch([(QUERY, DOCUMENTS)] * 2) == [pruning.rank(QUERY, DOCUMENTS)] * 2
     explained = pruning.explain(QUERY, DOCUMENTS, top_k=5)
     assert [one.ranked.pruned for one in explained.documents] == [False] * 3 + [True] * 2
+    likely = pruning.explain(QUERY, DOCUMENTS, min_probability=1e-9).ranking
+    assert {(len(found), found.pruned) for found in (likely, pruning.rank(QUERY, DOCUMENTS, min_probability=1e-9))} == {
+        (3, 21)
+    }
 
 
 @pytest.mark.parametrize("count", range(1, 8))

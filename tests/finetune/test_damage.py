@@ -159,7 +159,7 @@ def test_a_second_run_with_one_output_is_refused(interrupted, resume):
 def test_a_run_that_failed_leaves_the_folder_unlocked(interrupted, monkeypatch):
     for _ in range(2):
         with monkeypatch.context() as patch:
-            patch.setattr(TrainingRun, "_load", lambda *ignored: 1 / 0)
+            patch.setattr(TrainingRun, "_describe", lambda *ignored: 1 / 0)
             with pytest.raises(ZeroDivisionError):
                 finetune(interrupted, resume=True)
 

@@ -356,7 +356,7 @@ def changed(collection, folder, name, change):
 
 
 def test_a_query_that_cannot_be_read_is_named_before_anything_is_read(collection, llama, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(LayerReader, "read", None)
+    monkeypatch.setattr("blockrank_rerank.finetune.detect.readings.Backbone.load", None)
     long = "sugar " * 200
     folder = changed(collection, tmp_path / "c", "queries.jsonl", lambda number, text: long if number == 20 else text)
     assert run(folder, llama, tmp_path) == BAD_DATA

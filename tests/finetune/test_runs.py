@@ -286,17 +286,30 @@ def test_short_runs_show_their_losses_too(encoder, training_data, tmp_path):
 
 
 @pytest.mark.parametrize(("family", "query"), [("encoder", "liver " * 400), ("decoder", "\N{GRINNING FACE}" * 90)])
-def test_a_query_that_the_model_cannot_read_is_named_before_training(request, training_data, tmp_path, family, query):
+def test_a_query_that_the_model_cannot_read_is_named_before_a_model_is_read(
+    request, training_data, tmp_path, family, query, monkeypatch
+):
     rows = training_data.read_text().splitlines()
     rows[2] = json.dumps(json.loads(rows[2]) | {"query": query})
     data = tmp_path / "long.jsonl"
     data.write_text("\n".join(rows) + "\n")
     model = request.getfixturevalue(family)
-    with pytest.raises(DataError, match=r'long\.jsonl:3: query must have at most \d+ tokens.*long_queries="truncate"'):
-        finetune(settings(model, data, tmp_path / "out"))
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingModel, "load", None)
+        asked = settings(model, data, tmp_path / "out")
+        with pytest.raises(DataError, match=r'long\.jsonl:3: query must have at most \d+ tokens.*long_queries="trunc'):
+            finetune(asked)
     with pytest.warns(UserWarning, match=r"^1 of 40 queries have more than .*long\.jsonl:3$"):
         finetune(settings(model, data, tmp_path / "out", steps=2, long_queries="truncate"))
     assert "long_queries: truncate\n" in (tmp_path / "out/finetune_settings.yaml").read_text()
+
+
+def test_a_window_that_hides_documents_is_refused_before_data_is_read(training_data, tmp_path, monkeypatch):
+    model = save_model(tmp_path / "model", "mistral-window")
+    CONFIG.save(model)
+    monkeypatch.setattr("blockrank_rerank.finetune.training_data.TrainingData.read", None)
+    with pytest.raises(ValueError, match=r"^scoring_layer 2 .*window"):
+        finetune(settings(model, training_data, tmp_path / "out"))
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from blockrank_rerank import BlockRankReranker
 from blockrank_rerank.cli.app import main as blockrank
 from blockrank_rerank.cli.failures import ARGUMENTS
 from blockrank_rerank.cli.finetune import _tuned_model, main
+from blockrank_rerank.errors import DataError
 from blockrank_rerank.finetune import TuneSettings, tune
 from blockrank_rerank.finetune import learning as learning_module
 from blockrank_rerank.finetune.frozen_lists import FrozenLists
@@ -179,6 +180,15 @@ def test_too_few_queries_are_refused_before_a_model_is_loaded(
     message = f"a tuning needs at least 10 queries to learn from and 10 to measure on, .*, got {got}: {advice}$"
     with pytest.raises(ValueError, match=message):
         tune(settings(encoder, data, tmp_path / "t.safetensors", **changes))
+
+
+def test_a_query_that_cannot_be_read_is_named_before_a_model_is_loaded(encoder, tmp_path, monkeypatch):
+    monkeypatch.setattr("blockrank_rerank.engine.shared.SharedEngine.get", None)
+    rows = [{"query": f"what is {n}", "pos": [f"{n} is it"], "neg": ["nothing"]} for n in range(60)]
+    rows[41]["query"] = "sugar " * 2000
+    data = write_jsonl(tmp_path / "long.jsonl", rows)
+    with pytest.raises(DataError, match=r"long\.jsonl:42: query must have at most \d+ tokens"):
+        tune(settings(encoder, data, tmp_path / "t.safetensors"))
 
 
 @pytest.mark.parametrize(

@@ -24,8 +24,8 @@ PLAIN = [HaystackRanker, RerankersRanker, BlockRankCrossEncoder, BlockRankRerank
 REFUSED = [
     ({"dtype": "fp16"}, "dtype must be float32"),
     ({"dtype": "int8"}, "dtype must be float32"),
-    ({"max_document_tokens": -5}, "max_document_tokens must be positive, got -5"),
-    ({"max_document_tokens": 0}, "max_document_tokens must be positive, got 0"),
+    ({"max_document_tokens": -5}, "max_document_tokens must be a whole number of at least 1, got -5"),
+    ({"max_document_tokens": 0}, "max_document_tokens must be a whole number of at least 1, got 0"),
     ({"long_documents": "cut"}, "long_documents"),
     ({"cache": "lots"}, "cache"),
     ({"max_memory": -1}, "max_memory"),

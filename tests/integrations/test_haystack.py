@@ -111,7 +111,7 @@ def test_highlights_point_into_the_content():
 
 def test_an_empty_list_stays_empty_and_loads_nothing(monkeypatch):
     monkeypatch.setattr(Engine, "load", None)
-    assert BlockRankRanker(max_document_tokens=78).run(QUESTION, []) == {"documents": []}
+    assert BlockRankRanker(max_document_tokens=78).run(QUESTION, []) == {"documents": [], "answerable": None}
 
 
 @pytest.mark.parametrize("other", [0.1, None])
@@ -279,7 +279,7 @@ def test_without_the_framework_the_import_says_what_to_install(without_framework
 def test_what_is_no_document_and_no_probability_is_refused():
     with pytest.raises(TypeError, match=r"documents\[1\] must be a Document, got str"):
         BlockRankRanker().run(QUESTION, [*documents()[:1], "text"])
-    with pytest.raises(ValueError, match=r"min_probability must be in 0..1 or None, got 5"):
+    with pytest.raises(ValueError, match=r"min_probability must be a number in 0..1, or None, got 5"):
         BlockRankRanker(min_probability=5)
 
 
@@ -340,7 +340,7 @@ def test_documents_are_cut_to_the_sentences_that_fit_a_budget():
     assert 0 < document.meta["probability"] < 1
     assert given[0].content == text
     assert context.run(QUESTION, given, max_tokens=100)["documents"][0].content == text
-    assert context.run(QUESTION, []) == {"documents": [], "text": "", "dropped": []}
+    assert context.run(QUESTION, []) == {"documents": [], "text": "", "dropped": [], "answerable": None}
     assert {(one["id"], text[one["start"] : one["end"]], one["text"], one["reason"]) for one in found["dropped"]} == {
         ("a", sentence, sentence, "budget") for sentence in ("Bread is baked.", "The moon is far.")
     }
@@ -370,6 +370,9 @@ def test_all_documents_may_be_in_a_context_and_what_is_left_out_is_named_by_ids(
     dropped = {one["id"]: one["reason"] for one in found["dropped"]}
     assert len(found["documents"]) + len(dropped) == 13
     assert {"d3": "near-duplicate of e", "e": "near-duplicate of d3"}.items() & dropped.items()
+    others = {one["id"]: one["duplicate_of"] for one in found["dropped"]}
+    assert {name: f"near-duplicate of {other}" for name, other in others.items() if other}.items() <= dropped.items()
+    assert {"d3": "e", "e": "d3"}.items() & others.items()
     some = BlockRankContext(top_k=2).run(QUESTION, given[:4])
     assert [one["reason"] for one in some["dropped"]].count("beyond top_k") == 2
     assert BlockRankContext.from_dict(BlockRankContext().to_dict()).top_k is None

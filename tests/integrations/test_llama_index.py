@@ -276,6 +276,7 @@ def test_a_cut_node_says_so_and_the_others_do_not():
         nodes(long), query_str=QUESTION
     )
     assert all(node.metadata.pop("probability") == node.score for node in found)
+    assert len({node.metadata.pop("answerable") for node in found}) == 1
     assert {node.node_id: node.metadata for node in found} == {"0": {"truncated": True}, "1": {}}
     assert "truncated" not in found[0].node.get_content(MetadataMode.LLM)
     with pytest.raises(ValueError, match=r"documents\[0\] has \d+ tokens, more than the 20"):

@@ -57,6 +57,7 @@ def test_ids_and_metadata_of_the_call_come_first_and_are_not_written_to_the_call
     found = ranker.rank(QUESTION, given, doc_ids=names, metadata=[{"name": name} for name in names])
     assert sorted(result.doc_id for result in found) == names
     assert all(result.metadata.pop("probability") == result.score for result in found)
+    assert len({result.metadata.pop("answerable") for result in found}) == 1
     assert all(result.metadata == {"name": result.doc_id} for result in found)
     assert [document.doc_id for document in given] == list(range(len(TEXTS)))
     assert all(document.metadata == {} for document in given)
@@ -118,5 +119,6 @@ def test_a_cut_document_says_so_and_the_callers_does_not():
     given = [Document(CUT, doc_id=0, metadata={"n": 0}), Document(TEXTS[0], doc_id=1)]
     found = cutting.rank(QUESTION, given)
     assert all(result.metadata.pop("probability") == result.score for result in found)
+    assert len({result.metadata.pop("answerable") for result in found}) == 1
     assert {result.doc_id: result.metadata for result in found} == {0: {"n": 0, "truncated": True}, 1: {}}
     assert given[0].metadata == {"n": 0}

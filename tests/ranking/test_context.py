@@ -217,8 +217,9 @@ def test_a_sentence_that_says_what_one_before_says_is_dropped_with_the_others_do
     )
     kept = [piece for piece in context.pieces if "Aspirin" in piece.text]
     assert len(kept) == 1
-    reasons = {piece.index: piece.reason for piece in context.dropped}
-    assert reasons == dict.fromkeys({1, 2, 3} - {kept[0].index}, f"near-duplicate of {kept[0].index}")
+    reasons = {piece.index: (piece.reason, piece.duplicate_of) for piece in context.dropped}
+    other = kept[0].index
+    assert reasons == dict.fromkeys({1, 2, 3} - {other}, (f"near-duplicate of {other}", other))
 
 
 def test_neighbours_in_a_document_are_no_near_duplicates_of_each_other(default):
@@ -266,7 +267,7 @@ def test_where_no_sentence_fits_the_context_is_empty_and_a_warning_names_what_th
     with pytest.warns(UserWarning, match=r"max_tokens=2 leaves room for no sentence.* shortest of 7 takes 20 tokens"):
         context = default.context(QUERY, DOCUMENTS, 2, words(10))
     assert (context.pieces, context.text, context.num_tokens) == ([], "", 0)
-    assert {piece.reason for piece in context.dropped} == {"budget"}
+    assert {(piece.reason, piece.duplicate_of) for piece in context.dropped} == {("budget", None)}
 
 
 def test_a_best_sentence_that_is_longer_than_the_budget_is_named_though_others_fit(default):

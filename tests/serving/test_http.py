@@ -123,9 +123,10 @@ def test_clients_of_tei_get_a_bare_list(client, expected):
 
 def test_clients_of_nvidia_get_log_odds(client, expected):
     passages = [{"text": text} for text in DOCUMENTS]
-    rows = client.post("/v1/ranking", json={"query": {"text": QUERY}, "passages": passages}).json()["rankings"]
-    odds = [1 / (1 + math.exp(-row["logit"])) for row in rows]
+    answer = client.post("/v1/ranking", json={"query": {"text": QUERY}, "passages": passages}).json()
+    odds = [1 / (1 + math.exp(-row["logit"])) for row in answer["rankings"]]
     assert odds == pytest.approx([document.probability for document in expected], abs=1e-5)
+    assert answer["answerable"] == pytest.approx(expected.answerable, abs=1e-5)
 
 
 def test_a_model_without_probabilities_answers_with_shares_and_says_so(tmp_path, capsys):

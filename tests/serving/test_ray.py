@@ -104,9 +104,9 @@ def test_a_job_that_was_cut_off_goes_on_where_it_was(tmp_path):
         (ROWS[:1] * 2, {}, DataError, "1 ids stand in several rows of the table: 'q0'"),
         ([{**ROWS[0], "query": " "}], {}, DataError, "query 'q0': query must not be empty"),
         (ROWS[:1], {"deivce": "cpu"}, TypeError, "deivce"),
-        (ROWS[:1], {"workers": 0}, ValueError, "workers must be a whole number above 0, got 0"),
-        (ROWS[:1], {"top_k": -1}, ValueError, "top_k must be a number of documents"),
-        (ROWS[:1], {"min_probability": 2}, ValueError, "min_probability must be in 0..1"),
+        (ROWS[:1], {"workers": 0}, ValueError, "workers must be a whole number of at least 1, got 0"),
+        (ROWS[:1], {"top_k": -1}, ValueError, "top_k must be a whole number of at least 0"),
+        (ROWS[:1], {"min_probability": 2}, ValueError, "min_probability must be a number in 0..1"),
         (ROWS[:1], {"model": "/no/such/folder"}, FileNotFoundError, "no/such/folder"),
     ],
     ids=[

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -75,7 +76,7 @@ def _dcg(gains: Array) -> Array:
 
 
 class LayerReader:
-    """A whole model that reads lists in all layers at once.
+    """A whole model that reads lists in all layers at once. Its weights are read with the first list.
 
     Parameters
     ----------
@@ -115,11 +116,15 @@ class LayerReader:
         self.config = replace(self.corrected, scoring_layer=self.layers - 1, heads=None, abstention=False)
         whole = spec.with_config(self.config)
         self.prompt: PromptEncoder = read_prompt(whole, model_config, self.config)
-        device = resolve_device(spec.device)
-        dtype = resolve_dtype(spec.dtype, device)
-        self._backbone = Backbone.load(spec.checkpoint, model_config, self.config, device, dtype, spec.attention)
+        self._spec, self._model_config, self._device = spec, model_config, resolve_device(spec.device)
         self.cut = 0
         """Lists read by now of which a document was longer than its block."""
+
+    @cached_property
+    def _backbone(self) -> Backbone:
+        spec, device = self._spec, self._device
+        dtype = resolve_dtype(spec.dtype, device)
+        return Backbone.load(spec.checkpoint, self._model_config, self.config, device, dtype, spec.attention)
 
     @torch.inference_mode()
     def read(self, query: str, documents: list[str]) -> dict[int, LayerReading]:

@@ -8,6 +8,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Literal
 
+from blockrank_rerank.errors import is_real
 from blockrank_rerank.finetune.data.beir_folder import read_judged_corpus
 from blockrank_rerank.finetune.data.example import TrainingExample
 from blockrank_rerank.finetune.data.judged_corpus import JudgedCorpus
@@ -256,5 +257,5 @@ def _check(
     check_count("batch_size", batch_size, LARGEST_BATCH)
     if queries_limit is not None:
         check_count("queries_limit", queries_limit, (1 << 31) - 1)
-    if isinstance(teacher_margin, bool) or not isinstance(teacher_margin, int | float) or not 0 < teacher_margin < 100:
+    if not is_real(teacher_margin) or not 0 < teacher_margin < 100:
         raise ValueError(f"teacher_margin must be above 0 and below 100, got {shown(teacher_margin)}")

@@ -45,9 +45,17 @@ class DroppedPiece(Piece):
         Of a sentence: ``budget``; ``near-duplicate of N``, the index of the document that has the other one; or
         ``not read``, as the end of its document was cut off. Of a whole document: ``below threshold``, of score or
         probability; ``beyond top_k``; or ``pruned`` by early layers.
+    duplicate_of : int or None
+        The index that a ``near-duplicate of`` names; None with every other reason.
     """
 
     reason: str
+    duplicate_of: int | None = None
+
+
+def near_duplicate_of(document: object) -> str:
+    """The reason of a sentence that another document has, which its reader knows by this index or name."""
+    return f"near-duplicate of {document}"
 
 
 def joined(pieces: Sequence[Piece]) -> dict[int, str]:

@@ -22,10 +22,11 @@ _WORD = re.compile(r"\w+")
 
 
 class Selection(NamedTuple):
-    """Sentences that were taken, best first, and why the others were not."""
+    """Sentences that were taken, best first, and why the others were not: a reason, or who has a near-duplicate."""
 
     taken: list[Sentence]
     reasons: dict[Sentence, str]
+    duplicates: dict[Sentence, int]
 
 
 def select(
@@ -45,7 +46,7 @@ def select(
         In 0–1: what the likeness to the sentences taken before weighs against the score (maximal marginal relevance,
         Carbonell and Goldstein 1998). With 0 the score alone counts.
     """
-    selection = Selection([], {sentence: NOT_READ for sentence in sentences if sentence.key is None})
+    selection = Selection([], {sentence: NOT_READ for sentence in sentences if sentence.key is None}, {})
     read = [sentence for sentence in sentences if sentence.key is not None]
     if not read:
         return selection
@@ -58,7 +59,7 @@ def select(
         sentence = read[number]
         is_first = all(other.index != sentence.index for other in selection.taken)
         if taken.likeness[number] >= NEAR_DUPLICATE:
-            selection.reasons[sentence] = f"near-duplicate of {read[int(taken.nearest[number])].index}"
+            selection.duplicates[sentence] = read[int(taken.nearest[number])].index
         elif (price := cost(sentence, is_first)) > budget:
             selection.reasons[sentence] = BUDGET
         else:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
-import numbers
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from blockrank_rerank.errors import check_real, check_whole
 from blockrank_rerank.ranking.context.counter import Counter, token_counter
 from blockrank_rerank.ranking.context.template import Template
 
@@ -31,13 +30,8 @@ class ContextSettings:
 
     def __post_init__(self) -> None:
         """Check every value."""
-        tokens, diversity = self.max_tokens, self.diversity
-        # Integers of numpy have an index, as Python's do; floats have none.
-        if isinstance(tokens, bool) or not hasattr(tokens, "__index__") or tokens < 1:
-            raise ValueError(f"max_tokens must be a whole number of at least 1, got {tokens!r}")
-        number = isinstance(diversity, numbers.Real) and not isinstance(diversity, bool) and not math.isnan(diversity)
-        if not number or not 0 <= diversity <= 1:
-            raise ValueError(f"diversity must be a number in 0..1, got {diversity!r}")
+        check_whole("max_tokens", self.max_tokens, 1)
+        check_real("diversity", self.diversity, (0, 1))
         if self.tokenizer is not None:
             token_counter(self.tokenizer)
         _ = self.written

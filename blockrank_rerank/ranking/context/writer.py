@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence, Set
 from typing import TYPE_CHECKING
 
-from blockrank_rerank.ranking.context.piece import BETWEEN_PIECES, DroppedPiece, Piece, joined
+from blockrank_rerank.ranking.context.piece import BETWEEN_PIECES, DroppedPiece, Piece, joined, near_duplicate_of
 from blockrank_rerank.text.document import given_text
 
 if TYPE_CHECKING:
@@ -82,7 +82,9 @@ class Writer:
             for one in of_document.get(index, ()):
                 if one not in taken:
                     place = index, one.start, one.end, one.text, one.score, ranked.probability
-                    dropped.append(DroppedPiece(*place, selection.reasons[one]))
+                    other = selection.duplicates.get(one)
+                    reason = selection.reasons[one] if other is None else near_duplicate_of(other)
+                    dropped.append(DroppedPiece(*place, reason, other))
         return dropped
 
     def _written(self, number: int, index: int, text: str) -> str:

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, FailFast, Field
 
+from blockrank_rerank.ranking.results import answerability
 from blockrank_rerank.ranking.score_type import ScoreType
 from blockrank_rerank.serving.protocols.answers import logit, rows
 from blockrank_rerank.serving.turn import RankRequest, Served
@@ -40,4 +41,5 @@ class NvidiaRequest(BaseModel):
             logits = [(row.ranked.index, logit(row.score)) for row in rows(served, score_type)]
         else:
             logits = [(row.ranked.index, row.score) for row in rows(served, "raw")]
-        return {"rankings": [{"index": index, "logit": score} for index, score in logits]}
+        rankings = [{"index": index, "logit": score} for index, score in logits]
+        return {"rankings": rankings, **answerability(served.ranking.answerable)}

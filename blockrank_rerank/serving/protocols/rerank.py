@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, FailFast, Field, PrivateAttr
 
 from blockrank_rerank.errors import UnknownIdsError, shown_ids
+from blockrank_rerank.ranking.results import answerability
 from blockrank_rerank.ranking.score_type import ScoreType
 from blockrank_rerank.serving.protocols.answers import extras, rows
 from blockrank_rerank.serving.turn import RankRequest, Refused, Served
@@ -69,7 +70,7 @@ class RerankRequest(BaseModel):
             "object": "list",
             "results": results,
             "data": results,  # where Voyage's clients look
-            **({} if served.ranking.answerable is None else {"answerable": served.ranking.answerable}),
+            **answerability(served.ranking.answerable),
             "meta": {"api_version": {"version": "2"}, "billed_units": {"search_units": 1}},
             "usage": {"total_tokens": served.num_tokens, "prompt_tokens": served.num_tokens},
         }

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import ray.data
 
-from blockrank_rerank.errors import DataError, shown_ids
+from blockrank_rerank.errors import DataError, check_whole, shown_ids
 from blockrank_rerank.ranking.progress import no_progress
 from blockrank_rerank.reranker import BlockRankReranker
 from blockrank_rerank.serving.ray.job_folder import open_job, read_parts
@@ -92,8 +92,7 @@ def rerank_table(
     """
     job = absolute(folder, "folder")
     limits: Any = {"top_k": top_k, "threshold": threshold, "min_probability": min_probability}
-    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
-        raise ValueError(f"workers must be a whole number above 0, got {workers!r}")
+    workers = check_whole("workers", workers, 1)
     ranker = BlockRankReranker.from_pretrained(**options)
     _ = ranker.config  # reads settings of a model and no weights
     ranker._limits(**limits)

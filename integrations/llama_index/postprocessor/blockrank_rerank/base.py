@@ -12,8 +12,11 @@ from blockrank_rerank.adapters import (
     ContextSettings,
     ExplainedDocument,
     ScoredDocument,
+    ScoredRanking,
     Scoring,
+    answerability,
     check_query,
+    fit_top_n,
     in_executor,
     install_line,
     metadata_of,
@@ -44,8 +47,9 @@ class BlockRankRerank(PydanticOptions, BaseNodePostprocessor):
     """Reranks retrieved nodes with BlockRank; the node's new score is what `score_type` says.
 
     By default that is the probability of relevance, or the raw score of a model that gives no probability: neither
-    depends on the list. Each node's metadata has its `probability`, and the `passage` that won where it was split.
-    Instances with the same settings share one loaded model, and threads may share an instance.
+    depends on the list. Each node's metadata has its `probability`, the `passage` that won where it was split, and
+    `answerable`, how likely some node of the list answers the query. Instances with the same settings share one loaded
+    model, and threads may share an instance.
     """
 
     top_n: int | None = Field(
@@ -83,8 +87,7 @@ class BlockRankRerank(PydanticOptions, BaseNodePostprocessor):
     @model_validator(mode="after")
     def _check_cutting(self) -> Self:
         self._cutting()
-        if "top_n" not in self.model_fields_set:  # a budget says how much is returned, so all may be in it
-            vars(self)["top_n"] = TOP_N if self.max_tokens is None else None
+        fit_top_n(self, TOP_N)
         return self
 
     @model_validator(mode="before")
@@ -138,15 +141,8 @@ class BlockRankRerank(PydanticOptions, BaseNodePostprocessor):
         scoring = Scoring(self.score_type, self.top_n, self.score_threshold, self.min_probability)
         if (settings := self._cutting()) is not None:
             return self._cut(nodes, texts, query, scoring, settings)
-        if not self.explain:
-            ranking = scoring.rank(self._reranker, query, texts)
-            return [self._scored(nodes[document.ranked.index], document, {}) for document in ranking]
-        return [
-            self._scored(
-                node := nodes[document.ranked.index], document, {HIGHLIGHTS: _highlights(node.node, explained)}
-            )
-            for document, explained in scoring.explain(self._reranker, query, texts)
-        ]
+        ranking = scoring.rank(self._reranker, query, texts, self.explain)
+        return [self._scored(nodes[document.ranked.index], document, ranking) for document in ranking]
 
     def _cut(
         self, nodes: list[NodeWithScore], texts: list[str], query: str, scoring: Scoring, settings: ContextSettings
@@ -160,13 +156,17 @@ class BlockRankRerank(PydanticOptions, BaseNodePostprocessor):
         for document in found:
             index = document.ranked.index
             start, _, before = places[index]
-            one = self._with_score(nodes[index], document, metadata_of_cut(document.ranked, context, before - start))
+            added = metadata_of_cut(document.ranked, context, before - start)
+            one = self._with_score(nodes[index], document, added | answerability(context.ranking.answerable))
             one.node.set_content(context.texts[index])
             cut.append(one)
         return cut
 
-    def _scored(self, retrieved: NodeWithScore, document: ScoredDocument, added: dict[str, Any]) -> NodeWithScore:
-        return self._with_score(retrieved, document, added | _metadata(retrieved.node, document))
+    def _scored(self, retrieved: NodeWithScore, document: ScoredDocument, ranking: ScoredRanking) -> NodeWithScore:
+        explained = ranking.explained.get(document.ranked.index)
+        highlights = {} if explained is None else {HIGHLIGHTS: _highlights(retrieved.node, explained)}
+        added = highlights | _metadata(retrieved.node, document) | answerability(ranking.answerable)
+        return self._with_score(retrieved, document, added)
 
     def _with_score(self, retrieved: NodeWithScore, document: ScoredDocument, added: dict[str, Any]) -> NodeWithScore:
         if self.keep_retrieval_score:

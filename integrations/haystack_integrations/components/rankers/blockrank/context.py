@@ -20,6 +20,7 @@ from blockrank_rerank.adapters import (
     check_query,
     in_executor,
     metadata_of_cut,
+    near_duplicate_of,
 )
 
 
@@ -80,7 +81,7 @@ class BlockRankContext(BlockRankRanker):
             parameters["tokenizer"] = deserialize_callable(parameters["tokenizer"])
         return default_from_dict(cls, {**data, "init_parameters": cls._read(parameters)})
 
-    @component.output_types(documents=list[Document], text=str, dropped=list[dict[str, Any]])
+    @component.output_types(documents=list[Document], text=str, dropped=list[dict[str, Any]], answerable=float | None)
     def run(
         self,
         query: str,
@@ -102,7 +103,8 @@ class BlockRankContext(BlockRankRanker):
         -------
         dict
             `documents`: copies of what is left, best first; `text`: the same as one context; `dropped`: the rest, as
-            `id` of the document, `start`, `end` and `text` in its content, `score`, `probability` and `reason`.
+            `id` of the document, `start`, `end` and `text` in its content, `score`, `probability`, `reason`, and of
+            a near-duplicate `duplicate_of`, the id of the other; `answerable`: as of `BlockRankRanker.run`.
 
         Raises
         ------
@@ -113,16 +115,17 @@ class BlockRankContext(BlockRankRanker):
         settings = self.settings if max_tokens is None else replace(self.settings, max_tokens=max_tokens)
         check_query(query)
         if not documents:
-            return {"documents": [], "text": "", "dropped": []}
+            return {"documents": [], "text": "", "dropped": [], "answerable": None}
         candidates = _unique(documents)
         texts = [self._text(document) for document in candidates]
         within = {n: self._own_text(*pair) for n, pair in enumerate(zip(candidates, texts, strict=True))}
         context, found = scoring.context(self._loaded(), self._asked(query), texts, settings, within)
         cut = [self._cut(candidates[one.ranked.index], one, context) for one in found]
         dropped = [_left_out(piece, candidates, within[piece.index][0]) for piece in context.dropped]
-        return {"documents": cut, "text": context.text, "dropped": dropped}
+        answerable = context.ranking.answerable
+        return {"documents": cut, "text": context.text, "dropped": dropped, "answerable": answerable}
 
-    @component.output_types(documents=list[Document], text=str, dropped=list[dict[str, Any]])
+    @component.output_types(documents=list[Document], text=str, dropped=list[dict[str, Any]], answerable=float | None)
     async def run_async(
         self,
         query: str,
@@ -152,8 +155,9 @@ def _named(tokenizer: Callable[[str], Any]) -> str:
 
 def _left_out(piece: DroppedPiece, documents: list[Document], start: int) -> dict[str, Any]:
     """What was left out of a document, whose content starts there in what the model read; documents by their ids."""
-    why, duplicate, number = piece.reason.partition("near-duplicate of ")
-    found = {"id": documents[piece.index].id} | asdict(piece)
+    found = {"id": documents[piece.index].id} | asdict(piece) | {"start": piece.start - start, "end": piece.end - start}
     del found["index"]
-    reason = why + duplicate + (documents[int(number)].id if duplicate else "")
-    return found | {"start": piece.start - start, "end": piece.end - start, "reason": reason}
+    if piece.duplicate_of is None:
+        return found
+    other = documents[piece.duplicate_of].id
+    return found | {"duplicate_of": other, "reason": near_duplicate_of(other)}

@@ -16,6 +16,7 @@ from blockrank_rerank.adapters import (
     Scoring,
     UserPath,
     check_options,
+    check_whole,
     in_executor,
     plain_options,
 )
@@ -128,10 +129,7 @@ def check_top_k(top_k: int | None) -> None:
     """Refuse what is no whole number of at least 1, nor None for all; raises ValueError."""
     if top_k is None:
         return
-    # Integers of numpy have an index, as Python's do; floats have none.
-    if isinstance(top_k, bool) or not hasattr(top_k, "__index__"):
-        raise ValueError(f"top_k must be a whole number of at least 1, got {top_k!r}")
-    if top_k <= 0:  # in the words of Haystack's own rankers
-        raise ValueError(
-            f"top_k must be > 0, but got {top_k}: top_k must be a whole number of at least 1, got {top_k!r}"
-        )
+    try:
+        check_whole("top_k", top_k, 1)
+    except ValueError as error:  # which begins as that of Haystack's own rankers
+        raise ValueError(f"top_k must be > 0, but got {top_k}: {error}") from None

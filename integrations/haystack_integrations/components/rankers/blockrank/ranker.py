@@ -28,8 +28,9 @@ class BlockRankRanker(DescribedModel):
     """Ranks documents with BlockRank; a document's new score is what `score_type` says.
 
     By default that is the probability of relevance, or the raw score of a model that gives no probability: neither
-    depends on the list. Each document's meta has its `probability`, and the `passage` that won where it was split.
-    Components with the same settings share one loaded model.
+    depends on the list. Each document's meta has its `probability`, and the `passage` that won where it was split. The
+    output `answerable` says how likely some document of the list answers the query. Components with the same settings
+    share one loaded model.
 
     Parameters
     ----------
@@ -110,14 +111,14 @@ class BlockRankRanker(DescribedModel):
             explain=self.explain,
         )
 
-    @component.output_types(documents=list[Document])
+    @component.output_types(documents=list[Document], answerable=float | None)
     def run(
         self,
         query: str,
         documents: list[Document],
         top_k: int | None = None,
         score_threshold: float | None = None,
-    ) -> dict[str, list[Document]]:
+    ) -> dict[str, Any]:
         """Rank documents for a query.
 
         Parameters
@@ -134,7 +135,8 @@ class BlockRankRanker(DescribedModel):
         Returns
         -------
         dict
-            `documents`: copies with new scores, best first.
+            `documents`: copies with new scores, best first; `answerable`: probability that some of the documents that
+            were given answers the query, or None where the model cannot tell.
 
         Raises
         ------
@@ -146,29 +148,24 @@ class BlockRankRanker(DescribedModel):
         scoring = self._scoring(top_k, score_threshold)
         check_query(query)
         if not documents:
-            return {"documents": []}
-        reranker = self._loaded()
+            return {"documents": [], "answerable": None}
         candidates = _unique(documents)
         texts = [self._text(document) for document in candidates]
-        asked = self._asked(query)
-        if not self.explain:
-            ranking = scoring.rank(reranker, asked, texts)
-            return {"documents": [self._ranked(candidates[found.ranked.index], found) for found in ranking]}
-        return {
-            "documents": [
-                self._ranked(candidates[found.ranked.index], found, explained)
-                for found, explained in scoring.explain(reranker, asked, texts)
-            ]
-        }
+        ranking = scoring.rank(self._loaded(), self._asked(query), texts, self.explain)
+        ranked = [
+            self._ranked(candidates[found.ranked.index], found, ranking.explained.get(found.ranked.index))
+            for found in ranking
+        ]
+        return {"documents": ranked, "answerable": ranking.answerable}
 
-    @component.output_types(documents=list[Document])
+    @component.output_types(documents=list[Document], answerable=float | None)
     async def run_async(
         self,
         query: str,
         documents: list[Document],
         top_k: int | None = None,
         score_threshold: float | None = None,
-    ) -> dict[str, list[Document]]:
+    ) -> dict[str, Any]:
         """As `run`, in a thread that stops when nobody waits for it any more."""
         return await in_executor(self.run, query, documents, top_k, score_threshold)
 
@@ -180,9 +177,7 @@ class BlockRankRanker(DescribedModel):
         parts = [str(value) for value in fields if value is not None] + [document.content or ""]
         return f"{self.document_prefix}{self.embedding_separator.join(parts)}{self.document_suffix}"
 
-    def _ranked(
-        self, document: Document, found: ScoredDocument, explained: ExplainedDocument | None = None
-    ) -> Document:
+    def _ranked(self, document: Document, found: ScoredDocument, explained: ExplainedDocument | None) -> Document:
         """A copy with its new score, and in its meta what the ranking says of its content."""
         start, end = self._own_text(document, found.ranked.text)
         added = metadata_of(found.ranked, start, end)
