@@ -240,7 +240,8 @@ class StoredDocuments:
         """Remove texts and states of documents that were replaced or deleted from the folder's files; return the bytes.
 
         Many small files become few large ones. No document is read again. Other processes may read and prepare
-        meanwhile; what they have open goes from the disk when they look again. Whatever interrupts it leaves the documents as they are.
+        meanwhile; what they have open goes from the disk when they look again. Whatever interrupts it leaves the
+        documents as they are.
 
         Raises
         ------
