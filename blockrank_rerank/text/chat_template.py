@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 _DATE = {"%Y": "2025", "%y": "25", "%m": "01", "%B": "January", "%b": "Jan", "%d": "01", "%A": "Wednesday", "%a": "Wed"}
-_CLOCK = "{%% macro strftime_now(format) %%}{{ format%s }}{%% endmacro %%}\n" % "".join(
-    f' | replace("{directive}", "{value}")' for directive, value in _DATE.items()
-)
+_WRITTEN = "".join(f' | replace("{directive}", "{value}")' for directive, value in _DATE.items())
+_CLOCK = "{% macro strftime_now(format) %}{{ format" + _WRITTEN + " }}{% endmacro %}\n"
 """Stands for the clock where a template asks for it. Other directives stay as they are: it is not to be right."""
 
 _DROPPED = "the tokenizer's chat template drops messages; set chat=False in the config's prompt"
