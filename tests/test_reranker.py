@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import importlib.util
 import pickle
 import subprocess
 import sys
@@ -55,6 +56,40 @@ def loads(monkeypatch):
 
     monkeypatch.setattr(Engine, "load", classmethod(slow))
     return count
+
+
+@pytest.fixture
+def half_precision():
+    """Torch's default dtype while this process reads another model with Transformers."""
+    torch.set_default_dtype(torch.bfloat16)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture(scope="module")
+def numbers(tmp_path_factory):
+    """What may come of a model, as numbers."""
+
+    def made():
+        ranker = BlockRankReranker.from_pretrained(device="cpu", dtype="float32")
+        store = tmp_path_factory.mktemp("store")
+        ranker.prepare_store(store, DOCUMENTS)
+        int8 = ["int8"] if importlib.util.find_spec("openvino") else []
+        rankers = [BlockRankReranker.from_pretrained(device="cpu", dtype="float32", quantization=bits) for bits in int8]
+        found = [ranker.search(store, QUERY), ranker.rank(QUERY, DOCUMENTS, deadline_ms=1e6)]
+        found += [one.rank(QUERY, DOCUMENTS) for one in [ranker, *rankers]]
+        context = ranker.context(QUERY, DOCUMENTS, max_tokens=20, diversity=0.5)
+        answerable = [ranking.answerable for ranking in found]
+        return [[d.raw_score for d in ranking] for ranking in found], answerable, [p.score for p in context.pieces]
+
+    return made
+
+
+def test_a_default_dtype_that_torch_has_meanwhile_changes_no_number(numbers, request):
+    want = numbers()
+    gc.collect()  # so that the model is read again
+    request.getfixturevalue("half_precision")
+    assert numbers() == want
 
 
 def close(ranking, other):

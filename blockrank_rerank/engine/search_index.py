@@ -112,8 +112,8 @@ class LostStatesError(ValueError):
 class SearchIndex:
     """Keys of a store in 8 bits, kept in memory and in step with the folder; threads may share one.
 
-    What is new in the folder is read when the store is next searched. Keys of what was replaced or deleted stay, and
-    are in nobody's way.
+    What is new in the folder is read when the store is next searched. Keys of what was replaced or deleted stay until
+    they are the most; then all others are read anew.
 
     Parameters
     ----------
@@ -152,16 +152,19 @@ class SearchIndex:
                 f"{folder}', which reads nothing again whose states are there"
             )
         of_documents = [place.blocks for place in places]
-        new = [*dict.fromkeys(block for blocks in of_documents for block in blocks if block not in self._numbers)]
-        parts = [] if self._searched is None else self._searched.parts
-        if new:
+        used = dict.fromkeys(block for blocks in of_documents for block in blocks)
+        numbers, parts = ({}, []) if self._searched is None else (self._numbers, self._searched.parts)
+        if len(numbers) > 2 * len(used):  # mostly of what is no more: every search looks at all of them
+            numbers, parts = {}, []
+        if new := [block for block in used if block not in numbers]:
             store.refresh()
             states = grouped(self._states(new, store), PART_TOKENS)
             parts = [*parts, *(QuantizedKeys.of(pack, engine.prompt.unknown_id) for pack in states)]
-            self._numbers |= zip(new, range(len(self._numbers), len(self._numbers) + len(new)), strict=True)
+            numbers = numbers | dict(zip(new, range(len(numbers), len(numbers) + len(new)), strict=True))
+        self._numbers = numbers
         owners = [owner for owner, blocks in enumerate(of_documents) for _ in blocks]
-        numbers = [self._numbers[block] for blocks in of_documents for block in blocks]
-        return Searched(places, parts, torch.tensor(owners), torch.tensor(numbers))
+        blocks_of = [numbers[block] for blocks in of_documents for block in blocks]
+        return Searched(places, parts, torch.tensor(owners), torch.tensor(blocks_of))
 
     def _states(self, blocks: Iterable[bytes], store: StateStore) -> Iterator[DocumentStates]:
         for block in blocks:

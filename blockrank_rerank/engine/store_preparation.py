@@ -15,7 +15,7 @@ from blockrank_rerank.engine.state_lookup import opened_store
 from blockrank_rerank.errors import DocumentError, shown_ids
 from blockrank_rerank.states.document_files import MAX_ID_CHARACTERS, StoredDocument
 from blockrank_rerank.states.document_states import DTYPES, DocumentStates
-from blockrank_rerank.states.group_files import text_digest
+from blockrank_rerank.states.group_files import GROUP_BYTES, text_digest
 from blockrank_rerank.states.manifest import MANIFEST_NAME
 from blockrank_rerank.states.store import StateStore
 from blockrank_rerank.states.stored_documents import Changes, StoredDocuments
@@ -29,9 +29,6 @@ if TYPE_CHECKING:
 
     from blockrank_rerank.engine.engine import Engine
     from blockrank_rerank.text.document import Document, GivenDocument
-
-GROUP_BYTES = 16_000_000
-"""States of one file of a store at most, which is what a kill loses."""
 
 LOOK_AHEAD = 256
 """Documents that are taken at a time, so that a corpus never is in memory as a whole."""
@@ -107,6 +104,10 @@ def prepare_store(
             on_progress(0, tokens)
         # Last, so that whoever is interrupted leaves no document without its states.
         changes = changes.plus(kept.put(chunk.documents, _block_digests(blocks)))
+        # Until then compacting took states that were found for nobody's.
+        store.refresh_if_changed()
+        for _ in _append([text for text in unique if text not in store], tokenised, engine, store):
+            pass
         repeated.see(chunk)
         on_progress(len(chunk.texts), 0)
     repeated.warn(folder)

@@ -16,7 +16,7 @@ from transformers import AttentionInterface
 
 from blockrank_rerank.config import BlockRankConfig
 from blockrank_rerank.model.checkpoint import Checkpoint
-from blockrank_rerank.model.families import DECODERS, first_position
+from blockrank_rerank.model.families import DECODERS, first_position, hold_rotary_factors
 from blockrank_rerank.model.forward_pass import Pass
 from blockrank_rerank.model.fused_decoder import fuse_decoder_layers, uses_triton
 from blockrank_rerank.model.int8 import quantize_to_int8, refuse_int8
@@ -152,6 +152,7 @@ class Backbone(nn.Module):
         super().__init__()
         self.model, self.config, self.head, self.attention, self.tuning = model, config, head, attention, tuning
         self._first_position = first_position(model.config)
+        hold_rotary_factors(model, config.query_offset)
         self.encoder: Encoder | None = None
 
     @classmethod

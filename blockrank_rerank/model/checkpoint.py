@@ -37,6 +37,7 @@ from blockrank_rerank.model.gguf import (
 )
 from blockrank_rerank.model.linear import chunk_feed_forward
 from blockrank_rerank.model.names import looks_local, settled_model
+from blockrank_rerank.system.files import file_identity
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,9 +96,9 @@ class Checkpoint:
             files = sorted(Path(self.model).iterdir())
         else:
             return ()
-        stats = ((path.name, path.stat()) for path in files)
+        found = ((path.name, file_identity(path)) for path in files)  # a link may lead nowhere, and an editor's does
         base = () if self.adapter is None else self.base.version()
-        return (*((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats), *base)
+        return (*((name, file.nbytes, file.modified_ns) for name, file in found if file is not None), *base)
 
     @property
     def is_file(self) -> bool:
@@ -338,6 +339,7 @@ class Checkpoint:
             raise ValueError(
                 f"model {base.model!r} is incomplete: {len(missing)} weights are missing, the first is {missing[0]}"
             )
+        foreign.warn_of_unread(base.model, report["unexpected_keys"], layers)
         frozen: nn.Module = model.eval().requires_grad_(False)
         if (adapter := self.adapter) is not None:
             with readable(self.model, "the adapter"):

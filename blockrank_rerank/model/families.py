@@ -28,6 +28,29 @@ def truncate(model_config: Any, layers: int) -> Any:
     return config
 
 
+def hold_rotary_factors(model: Any, query_offset: int) -> None:
+    """Keep the long rotary factors where every query lies beyond a model's switch to them.
+
+    Transformers would go back to the short ones for documents that are read without a query.
+
+    Parameters
+    ----------
+    model : transformers.PreTrainedModel
+        Base model, whose table of frequencies is changed in place.
+    query_offset : int
+        Position of the first query token.
+    """
+    rope = getattr(model.config, "rope_parameters", None) or {}
+    if rope.get("rope_type") != "longrope" or query_offset < rope["original_max_position_embeddings"]:
+        return
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    rotary = model.rotary_emb
+    length = rope["original_max_position_embeddings"] + 1
+    long, _ = ROPE_INIT_FUNCTIONS["longrope"](model.config, rotary.inv_freq.device, seq_len=length)
+    rotary.original_inv_freq = rotary.inv_freq = long
+
+
 def loading_options(model_config: Any) -> dict[str, Any]:
     """Keyword arguments of its own that a family's Transformers loader needs."""
     return {"add_pooling_layer": False} if model_config.model_type in {"bert", *ROBERTAS} else {}

@@ -6,6 +6,8 @@ Messages say what a file or folder is and what to do; who reads adds the model's
 from __future__ import annotations
 
 import json
+import re
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePath
 from typing import Any
@@ -242,6 +244,19 @@ def check_size(needed: int, stored: int, most_per_byte: int = MOST_WEIGHTS_PER_B
         raise ValueError(
             f"{MODEL_CONFIG} describes {needed:,} weights, and the files have {stored:,} bytes: they are cut short, "
             "or another model's"
+        )
+
+
+def warn_of_unread(model: str, unexpected: Iterable[str], layers: int) -> None:
+    """Warn of weights for which a layer that was read has no place: Transformers says so, and is silenced."""
+    numbered = ((name, re.search(r"\blayers?\.(\d+)\.", name)) for name in sorted(unexpected))
+    unread = [name for name, found in numbered if found and int(found[1]) < layers]
+    if unread:
+        warnings.warn(
+            f"model {model!r} has {len(unread)} weights for which its {MODEL_CONFIG} makes no place, the first "
+            f"is {unread[0]}: they are not read, and scores may be worth nothing; is the {MODEL_CONFIG} that of "
+            "these weights?",
+            stacklevel=3,
         )
 
 

@@ -146,7 +146,7 @@ class Int8Linear(nn.Module):
         self.weight_scale = _constant(scale)
         self.bias = _constant(layer.bias.detach())
         self.input_scale = _constant(activation.scale)
-        self.input_zero = _constant(torch.tensor(float(activation.zero)))
+        self.input_zero = _constant(torch.tensor(float(activation.zero), dtype=torch.float32))
 
     def forward(self, input: Tensor) -> Tensor:
         """``[..., in]`` to ``[..., out]``."""

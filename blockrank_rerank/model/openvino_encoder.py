@@ -157,5 +157,5 @@ def _padded(rows: list[Row]) -> tuple[Tensor, Tensor, Tensor]:
     of_instruction = places < instructions
     keeps = torch.tensor([row.keeps_instruction for row in rows])[:, None]
     sees = read[:, None, :] & (of_instruction[:, None, :] | ~of_instruction[:, :, None])
-    mask = torch.zeros(sees.shape).masked_fill_(~sees, torch.finfo(torch.float32).min)
+    mask = torch.zeros(sees.shape, dtype=torch.float32).masked_fill_(~sees, torch.finfo(torch.float32).min)
     return tokens, read & (keeps | ~of_instruction), mask[:, None]

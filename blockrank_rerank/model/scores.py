@@ -112,7 +112,8 @@ def answerable(raw: Sequence[float], numbers: Sequence[float]) -> float:
     intercept, slope, slope_of_lead, usual = numbers
     best, *others = sorted(raw, reverse=True)[: 1 + OTHERS]
     mean = (sum(others) + usual * (OTHERS - len(others))) / OTHERS
-    return float(torch.tensor(intercept + slope * best + slope_of_lead * (best - mean)).sigmoid())
+    log_odds = torch.tensor(intercept + slope * best + slope_of_lead * (best - mean), dtype=torch.float32)
+    return float(log_odds.sigmoid())
 
 
 class ScoringRule(NamedTuple):

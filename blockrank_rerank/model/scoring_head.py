@@ -143,7 +143,7 @@ class ScoringHead(nn.Module):
         if tuning is not None:
             length_weights = length_weights + tuning.tensors["length_weight"]
         unread = _unread_signals(layout, request, config)
-        apart = torch.zeros(len(queries)) if unread is None else -APART * unread.float()
+        apart = torch.zeros(len(queries), dtype=torch.float32) if unread is None else -APART * unread.float()
         return QuantizedQuery.of(queries.cpu(), weights.cpu(), length_weights.cpu(), apart)
 
     def _lse(
@@ -216,7 +216,8 @@ class ScoringHead(nn.Module):
         try:
             # Files of before it was learnt have no sharpness: raw scores were log odds.
             tensors = {"log_sharpness": torch.zeros(())} | load_file(path)
-            head = cls(hidden_size, len(tensors["log_temperature"]))
+            # Whatever torch makes where nobody names a dtype: Transformers changes that while it reads a model.
+            head = cls(hidden_size, len(tensors["log_temperature"])).float()
             head.load_state_dict(tensors)
         except Exception as error:
             reason = " ".join(str(error).split())[:300]

@@ -303,8 +303,8 @@ class PartialReading:
             return Lse.of_groups(self._lse)
         # No time for a single document.
         device = self._engine.device
-        nothing = torch.zeros(1, 1, device=device) if self._engine.config.abstention else None
-        return Lse(torch.zeros(1, 1, 0, device=device), nothing)
+        nothing = torch.zeros(1, 1, dtype=torch.float32, device=device) if self._engine.config.abstention else None
+        return Lse(torch.zeros(1, 1, 0, dtype=torch.float32, device=device), nothing)
 
     def _others(self, whole: set[int]) -> list[Dropped]:
         """Documents that were not read to the end, those of more layers first and then the better ones."""

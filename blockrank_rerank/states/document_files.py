@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,6 +10,8 @@ from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
+
+from blockrank_rerank.system.files import is_there
 
 _NAME = re.compile(r"documents-(\d+)\.(jsonl|damaged)")
 """Names of a store's files of documents, those that were set aside among them; a copy by hand has another."""
@@ -100,14 +101,10 @@ def open_documents(path: Path) -> DocumentFile | None:
     DamagedDocumentsError
         For a damaged one.
     """
-    if not path.exists():
-        return None
-    if not path.is_file():
-        raise DamagedDocumentsError("it is not a regular file")
-    if not os.access(path, os.R_OK):
-        raise PermissionError(f"{path} may not be read by this user; change its permissions")
     try:
-        return _open(path)
+        return _open(path) if is_there(path) else None
+    except FileNotFoundError:
+        return None
     except _DAMAGE as error:
         raise DamagedDocumentsError(f"its index cannot be read ({type(error).__name__}: {error})") from error
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,9 +16,13 @@ from torch import Tensor
 
 from blockrank_rerank.states.digest import tensor_bytes
 from blockrank_rerank.states.document_states import DocumentStates
+from blockrank_rerank.system.files import is_there
 
 GROUPS = "group-[0-9]*.safetensors"
 """Pattern of the names of a store's groups."""
+
+GROUP_BYTES = 16_000_000
+"""States of one file of a store at most, which is what a kill loses."""
 
 DAMAGE = (SafetensorError, KeyError, IndexError, ValueError, TypeError, RuntimeError)
 """What reading a damaged group raises: any of its bytes may be wrong, names and shapes included."""
@@ -59,14 +62,10 @@ def open_group(path: Path) -> tuple[Any, dict[bytes, Location]] | None:
     SafetensorError
         For a damaged one.
     """
-    if not path.exists():
-        return None
-    if not path.is_file():
-        raise SafetensorError("it is not a regular file")
-    if not os.access(path, os.R_OK):
-        raise PermissionError(f"{path} may not be read by this user; change its permissions")
     try:
-        return _open(path)
+        return _open(path) if is_there(path) else None
+    except FileNotFoundError:
+        return None
     except SafetensorError:
         raise
     except DAMAGE as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -24,6 +25,8 @@ EARLIER_VERSIONS = (4, 5)
 """Are read, and become this one when they are prepared again. Their fingerprint is of the whole config and all weights,
 and 4 holds states without documents."""
 LOCK_NAME = "lock"
+LONGEST_TICK_NS = 3_000_000_000
+"""Of a file system's clock, and a little more: FAT's tick takes 2 seconds."""
 LONG_WAIT_S = 2.0
 """For another process that writes, before it is said."""
 
@@ -121,10 +124,20 @@ def _acquired(lock: BaseFileLock, folder: Path) -> AbstractContextManager[BaseFi
 
 
 def changed_ns(folder: Path) -> int | None:
-    """When a file came to a folder or left it; nothing where the folder is gone."""
+    """When a file last came to a folder or left it; nothing where the folder is gone, or the next may leave no trace.
+
+    Clocks of file systems tick every few milliseconds, some every two seconds, and what comes in the same tick as the
+    last file does not change the folder's time.
+    """
     with suppress(OSError):
-        return folder.stat().st_mtime_ns
+        changed = folder.stat().st_mtime_ns
+        return changed if time.time_ns() - changed > LONGEST_TICK_NS else None
     return None
+
+
+def is_unchanged(folder: Path, seen: int | None) -> bool:
+    """Whether nothing came to a folder or left it since :func:`changed_ns` said what was ``seen``."""
+    return seen is not None and seen == changed_ns(folder)
 
 
 def no_store(folder: Path) -> FileNotFoundError:

@@ -52,7 +52,9 @@ class QuantizedKeys:
     def of(cls, pack: StatePack, unknown_id: int | None) -> QuantizedKeys:
         """Quantise the keys of a scoring head, in whatever dtype they are kept."""
         unknown = torch.empty(0, dtype=torch.bool) if unknown_id is None else pack.tokens_equal(unknown_id)
-        return _quantized(pack.get(HEAD_KEY, torch.empty(0)), pack.offsets, unknown.nonzero()[:, 0])
+        return _quantized(
+            pack.get(HEAD_KEY, torch.empty(0, dtype=torch.float32)), pack.offsets, unknown.nonzero()[:, 0]
+        )
 
     def pooled(self) -> QuantizedKeys:
         """One key for some neighbouring tokens of a block: what is like their mean."""

@@ -6,6 +6,7 @@ import json
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from safetensors.torch import save_file
 from blockrank_rerank.states.document_states import DocumentStates
 from blockrank_rerank.states.group_files import (
     DAMAGE,
+    GROUP_BYTES,
     GROUPS,
     Location,
     group_number,
@@ -31,11 +33,12 @@ from blockrank_rerank.states.manifest import (
     changed_ns,
     check_manifest,
     create_manifest,
+    is_unchanged,
     read_manifest,
     renew_manifest,
     writing,
 )
-from blockrank_rerank.system.files import UserPath, absolute, placing
+from blockrank_rerank.system.files import UserPath, absolute, file_identity, placing
 from blockrank_rerank.system.forks import ForkLock
 
 
@@ -78,30 +81,47 @@ class StateStore:
         self.folder = absolute(folder, "folder")
         self._locations: dict[bytes, Location] = {}
         self._groups: dict[Path, Any] = {}
+        self._files: dict[Path, Any] = {}
         self._damaged: set[Path] = set()
         self._seen: int | None = None
         self._lock = ForkLock()
         name = None if dtype is None else str(dtype).removeprefix("torch.")
         self._wanted = {"fingerprint": fingerprint, "dtype": name, "settings": json.loads(json.dumps(settings or {}))}
-        manifest = read_manifest(self.folder) or create_manifest(self.folder, self._wanted)
-        check_manifest(manifest, self._wanted, self.folder, earlier_fingerprint)
-        self.dtype: torch.dtype = getattr(torch, manifest["dtype"])
+        self._earlier_fingerprint = cache(earlier_fingerprint)
+        self._check(read_manifest(self.folder) or create_manifest(self.folder, self._wanted))
         self.refresh()
 
+    def _check(self, manifest: Mapping[str, Any]) -> None:
+        check_manifest(manifest, self._wanted, self.folder, self._earlier_fingerprint)
+        self.dtype: torch.dtype = getattr(torch, manifest["dtype"])
+
     def refresh(self) -> None:
-        """Take up groups that were appended or removed since, by this process or another."""
+        """Take up groups that were appended or removed since, by this process or another.
+
+        Raises
+        ------
+        ValueError
+            Where another model's store has come in the place of this one.
+        """
         with self._lock:
-            self._seen = changed_ns(self.folder)
-            paths = sorted(self.folder.glob(GROUPS))
-            if not self._groups.keys() <= {*paths}:
-                self._groups, self._locations = {}, {}
-            for path in paths:
-                if path not in self._groups and path not in self._damaged:
-                    self._read_index(path)
+            seen = changed_ns(self.folder)
+            found: dict[Path, Any] = {path: file_identity(path) for path in sorted(self.folder.glob(GROUPS))}
+            # A name comes back with another file: in another store, or where all of the last group was dropped.
+            same = all(found.get(path) == known for path, known in self._files.items())
+            groups, locations = ({**self._groups}, {**self._locations}) if same else ({}, {})
+            for path in found:
+                if not same or path not in self._files:
+                    self._read_index(path, groups, locations)
+            # After the groups, as a store has a manifest before it has any.
+            if (manifest := read_manifest(self.folder)) is not None:
+                self._check(manifest)
+            else:  # it is being deleted
+                found, groups, locations = {}, {}, {}
+            self._files, self._groups, self._locations, self._seen = found, groups, locations, seen
 
     def refresh_if_changed(self) -> None:
-        """Refresh where a file came to the folder or left it."""
-        if self._seen != changed_ns(self.folder):
+        """Refresh where a file came to the folder or left it; raises ValueError as :meth:`refresh`."""
+        if not is_unchanged(self.folder, self._seen):
             self.refresh()
 
     def renew(self) -> None:
@@ -147,7 +167,8 @@ class StateStore:
     @property
     def nbytes(self) -> int:
         """Bytes on disk."""
-        return sum(path.stat().st_size for path in self.folder.glob(GROUPS))
+        found = map(file_identity, self.folder.glob(GROUPS))  # another process may have dropped one by now
+        return sum(identity.nbytes for identity in found if identity is not None)
 
     def append(self, texts: Sequence[str], states: Sequence[DocumentStates]) -> int:
         """Write one group, whole or not at all, of those that another process has not written meanwhile: how many."""
@@ -161,22 +182,35 @@ class StateStore:
         return len(new)
 
     def drop(self, digests: Collection[bytes]) -> None:
-        """Write groups that hold states of these digests anew without them; the caller holds the store's lock.
+        """Write groups that hold states of these digests anew without them, and small ones as few large ones.
 
-        Whoever has an old group open reads on in it. What is damaged is left out, with a warning.
+        The caller holds the store's lock. Whoever has an old group open reads on in it. What is damaged is left out,
+        with a warning.
         """
         self.refresh()
+        small = [path for path, known in self._files.items() if known is not None and known.nbytes < GROUP_BYTES // 2]
+        old: list[Path] = []
+        whole: dict[bytes, DocumentStates] = {}
         for path, group in [*self._groups.items()]:
             _, locations = open_group(path) or (None, {})
             kept = [digest for digest in locations if digest not in digests and self._is_of(path, digest)]
-            if len(kept) == len(locations):
+            if len(kept) == len(locations) and (path not in small or len(small) < 2):
                 continue
-            found = {digest: self._read(group, locations[digest]) for digest in kept}
-            whole = {digest: states for digest, states in found.items() if states is not None}
-            if whole:
-                self._write([*whole], [*whole.values()])
-            path.unlink()
+            found = ((digest, self._read(group, locations[digest])) for digest in kept)
+            whole |= {digest: states for digest, states in found if states is not None}
+            old.append(path)
+            if sum(states.nbytes for states in whole.values()) >= GROUP_BYTES:
+                self._replace(old, whole)
+                old, whole = [], {}
+        self._replace(old, whole)
         self.refresh()
+
+    def _replace(self, old: Sequence[Path], states: Mapping[bytes, DocumentStates]) -> None:
+        """Put one group with these states in the place of old ones."""
+        if states:
+            self._write([*states], [*states.values()])
+        for path in old:
+            path.unlink()
 
     def _read(self, group: Any, location: Location) -> DocumentStates | None:
         try:
@@ -195,18 +229,18 @@ class StateStore:
         with placing(group_path(self.folder, last + 1), self.folder / MANIFEST_NAME) as unfinished:
             save_file(group_tensors(digests, states), unfinished)
 
-    def _read_index(self, path: Path) -> None:
+    def _read_index(self, path: Path, groups: dict[Path, Any], locations: dict[bytes, Location]) -> None:
         try:
             opened = open_group(path)
         except SafetensorError as error:
             warnings.warn(f"{path} is damaged and left out: {error}; prepare its documents again", stacklevel=3)
             self._damaged.add(path)
             return
+        self._damaged.discard(path)
         if opened is not None:
-            with self._lock:
-                self._groups[path], locations = opened
-                # A later group holds what was prepared again.
-                self._locations.update(locations)
+            groups[path], own = opened
+            # A later group holds what was prepared again.
+            locations.update(own)
 
     def _forget(self, location: Location, fault: str) -> None:
         warnings.warn(f"a document in {location.group} is damaged ({fault}) and counts as missing", stacklevel=4)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from numbers import Integral
 from pathlib import Path
@@ -24,12 +24,13 @@ from blockrank_rerank.states.group_files import DIGEST_BYTES, GROUPS
 from blockrank_rerank.states.manifest import (
     MANIFEST_NAME,
     changed_ns,
+    is_unchanged,
     no_store,
     read_manifest,
     writing,
 )
 from blockrank_rerank.states.store import StateStore
-from blockrank_rerank.system.files import UserPath, absolute, placing
+from blockrank_rerank.system.files import FileIdentity, UserPath, absolute, file_identity, placing
 from blockrank_rerank.system.forks import ForkLock
 
 
@@ -92,6 +93,7 @@ class StoredDocuments:
             raise no_store(self.folder)
         self._lock = ForkLock()
         self._files: dict[Path, DocumentFile | None] | None = None
+        self._known: dict[Path, FileIdentity | None] = {}
         self._seen: int | None = None
         self._places: dict[Key, Place] = {}
         self._dropped: set[bytes] = set()
@@ -115,14 +117,7 @@ class StoredDocuments:
             For a document that the disk has damaged.
         """
         keys = _checked_ids(ids)
-        try:
-            return self.read(self._known(keys))
-        except (UnknownIdsError, FileNotFoundError):
-            pass  # another process may have written in this moment, or have set a file aside
-        except DamagedDocumentsError:
-            self._files = None  # another store may lie here by now, whose files have the same names
-        self.refresh()
-        return self.read(self._known(keys))
+        return self._read_now(lambda: self._places_of(keys))
 
     @property
     def ids(self) -> list[str]:
@@ -132,6 +127,9 @@ class StoredDocuments:
     def __contains__(self, identifier: object) -> bool:
         """Whether the store has a document of that id."""
         return isinstance(identifier, str | Integral) and str(identifier) in self._current()
+
+    def __reduce__(self) -> tuple[type[StoredDocuments], tuple[Path]]:
+        return StoredDocuments, (self.folder,)
 
     def places(self) -> Sequence[Place]:
         """Where all documents are now, in the order in which they came; the same object until something changes."""
@@ -164,23 +162,24 @@ class StoredDocuments:
         return len(self._current())
 
     def __iter__(self) -> Iterator[StoredDocument]:
-        """Yield all documents, read file by file."""
-        of_file: dict[DocumentFile, list[int]] = {}
-        for file, position in [*self._current().values()]:
-            of_file.setdefault(file, []).append(position)
-        for file, positions in of_file.items():
-            yield from file.read(positions)
+        """Yield all documents, read some at a time, but for those that are deleted before their turn."""
+        keys = [*self._current()]
+        for start in range(0, len(keys), FILE_DOCUMENTS):
+            some = keys[start : start + FILE_DOCUMENTS]
+            yield from self._read_now(lambda some=some: self._places_left(some))  # type: ignore[misc]
 
     def refresh(self) -> None:
         """Take up what was prepared or deleted since, by this process or another, which happens by itself too."""
         with self._lock:
-            self._seen, self._in_order = changed_ns(self.folder), None
-            paths = documents_paths(self.folder)
-            if self._files is None or not self._files.keys() <= {*paths}:
-                self._files, self._places, self._dropped = {}, {}, set()
-            for path in paths:
+            seen = changed_ns(self.folder)
+            found = {path: file_identity(path) for path in documents_paths(self.folder)}
+            # A name comes back with another file where another store has come in the place of this one.
+            if self._files is None or any(found.get(path) != known for path, known in self._known.items()):
+                self._files, self._known, self._places, self._dropped, self._in_order = {}, {}, {}, set(), None
+            for path, identity in found.items():
                 if path not in self._files:
-                    self._files[path] = self._opened(path)
+                    self._files[path], self._known[path], self._in_order = self._opened(path), identity, None
+            self._seen = seen
 
     def delete(self, ids: Iterable[str | int]) -> int:
         """Remove documents by id, all or, where the store does not have one of them, none; return how many.
@@ -195,7 +194,7 @@ class StoredDocuments:
         keys = [*dict.fromkeys(_checked_ids(ids))]
         with writing(self.folder):
             self.refresh()
-            self._known(keys)
+            self._places_of(keys)
             if keys:
                 self._write([], keys)
         self.refresh()
@@ -240,8 +239,9 @@ class StoredDocuments:
     def compact(self) -> int:
         """Remove texts and states of documents that were replaced or deleted from the folder's files; return the bytes.
 
-        No document is read again. Other processes may read meanwhile; what they have open goes from the disk when they
-        look again. Whatever interrupts it leaves the documents as they are.
+        Many small files become few large ones. No document is read again. Other processes may read and prepare
+        meanwhile; what they have open goes from the disk when they look again. Whatever interrupts it leaves the
+        documents as they are.
 
         Raises
         ------
@@ -285,7 +285,7 @@ class StoredDocuments:
 
     def _current(self) -> dict[Key, Place]:
         with self._lock:
-            if self._files is None or self._seen != changed_ns(self.folder):
+            if self._files is None or not is_unchanged(self.folder, self._seen):
                 self.refresh()
             return self._places
 
@@ -312,7 +312,27 @@ class StoredDocuments:
             file, position = self._places.pop(key)
             self._dropped.update(_digests(file.blocks[position]))
 
-    def _known(self, keys: Sequence[str]) -> list[Place]:
+    def _read_now(self, places: Callable[[], Sequence[Place]]) -> list[StoredDocument]:
+        """Read documents at places, and once more where another process has moved them in this moment."""
+        try:
+            return self.read(places())
+        except (UnknownIdsError, FileNotFoundError):
+            self.refresh()
+        except DamagedDocumentsError:
+            self._read_all_indexes()  # another store may lie here by now, whose files have the same names
+        return self.read(places())
+
+    def _read_all_indexes(self) -> None:
+        with self._lock:
+            self._files = None
+            self.refresh()
+
+    def _places_left(self, keys: Sequence[Key]) -> list[Place]:
+        """Where those documents of keys are that are there."""
+        places = self._current()
+        return [places[key] for key in keys if key in places]
+
+    def _places_of(self, keys: Sequence[str]) -> list[Place]:
         """Where the documents of ids are; raises UnknownIdsError."""
         places = self._current()
         found = [places.get(key) for key in keys]

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
 from safetensors import SafetensorError
 
@@ -226,6 +226,43 @@ def sync_all(folder: Path) -> None:
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         sync(path)
     sync(folder)
+
+
+class FileIdentity(NamedTuple):
+    """What tells a file from another one that comes in its place: its number on the disk, its bytes and its time."""
+
+    inode: int
+    nbytes: int
+    modified_ns: int
+
+
+def file_identity(path: Path) -> FileIdentity | None:
+    """What tells the file of that name from another one; nothing where there is none by now."""
+    with suppress(FileNotFoundError):
+        found = path.stat()
+        return FileIdentity(found.st_ino, found.st_size, found.st_mtime_ns)
+    return None
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is a file, and not gone by now, which is to be read.
+
+    Raises
+    ------
+    PermissionError
+        For one that this user may not read.
+    ValueError
+        For what is no regular file.
+    """
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return False
+    if not stat.S_ISREG(mode):
+        raise ValueError("it is not a regular file")
+    if not os.access(path, os.R_OK) and path.exists():
+        raise PermissionError(f"{path} may not be read by this user; change its permissions")
+    return True
 
 
 def share_like(path: Path, neighbour: Path) -> None:

@@ -112,6 +112,30 @@ def test_a_missing_weights_file_is_refused(folder):
     assert "cannot read the weights" in refusal(folder, FileNotFoundError)
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("model.layers.1.self_attn.q_proj.bias", True),
+        ("model.layers.3.self_attn.q_proj.bias", False),  # is not read at all
+        ("model.layers.1.self_attn.rotary_emb.inv_freq", False),  # old files have it
+        ("score.weight", False),
+    ],
+)
+def test_a_weight_of_a_layer_that_is_not_read_is_said(folder, name, said):
+    weights = load_file(folder / "model.safetensors")
+    save_file(weights | {name: torch.ones(4)}, folder / "model.safetensors", {"format": "pt"})
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        rank(folder)
+    assert [name in str(warning.message) for warning in warned] == [True] * said
+
+
+@pytest.mark.skipif(not hasattr(Path, "symlink_to"), reason="this system has no links")
+def test_a_link_that_leads_nowhere_is_in_nobodys_way(folder):
+    (folder / ".#config.json").symlink_to("somebody@host.1234")
+    assert rank(folder)
+
+
 def test_a_missing_weight_is_refused_by_name(folder):
     change_weights(folder, lambda weights: weights.pop("model.layers.1.self_attn.v_proj.weight"))
     assert "is incomplete: 1 weights are missing, the first is layers.1.self_attn.v_proj.weight" in refusal(folder)

@@ -317,6 +317,28 @@ def test_longrope_stays_below_the_switch_of_its_factors(tmp_path):
     torch.testing.assert_close(scores(ranker.rank(*request)), share, **CLOSE)
 
 
+@pytest.mark.parametrize("query_offset", [40, 64, 100])
+def test_documents_alone_have_the_factors_of_longrope_that_they_have_beside_a_query(tmp_path, query_offset):
+    half = FAMILIES["phi3"][1]["hidden_size"] // 4 // 2
+    rope = {
+        "rope_type": "longrope",
+        "rope_theta": 1e4,
+        "short_factor": [1.0] * half,
+        "long_factor": [4.0] * half,
+        "original_max_position_embeddings": 64,
+    }
+    save_model(tmp_path, "phi3", rope_parameters=rope, original_max_position_embeddings=64)
+    prompt = replace(CONFIG.prompt.without_query(), instruction="d", query="{query}", query_free_instruction="d")
+    config = replace(CONFIG, query_offset=query_offset, prompt=prompt)
+    ranker = BlockRankReranker.from_pretrained(tmp_path, config=config, dtype=DTYPE, device="cpu")
+    documents = ["stores sugar", "aspirin", "the blood"]
+    want = scores(ranker.rank("liver", documents))
+    torch.testing.assert_close(scores(ranker.rank("liver", ranker.prepare(documents))), want, **CLOSE)
+    encoded = ranker.engine.prompt.encode("liver", documents)
+    share = oracle.shares(oracle.run(tmp_path, [encoded], query_offset, DTYPE), [encoded], CONFIG.scoring_layer, 2)[0]
+    torch.testing.assert_close(want, share, **CLOSE)
+
+
 def test_a_window_that_hides_the_instruction_is_refused_where_that_is_scored_too(tmp_path):
     prompt = replace(
         PROMPT, instruction="the liver stores sugar {query}", document="|{text}", query="{query}", answer=""

@@ -11,6 +11,7 @@ import torch
 from blockrank_kernels import document_lse
 
 from blockrank_rerank import BlockRankReranker, StoredDocuments
+from blockrank_rerank.engine.search_index import search_index
 from blockrank_rerank.model.quantized_query import QuantizedQuery
 from blockrank_rerank.model.scoring_head import ScoringHead
 from blockrank_rerank.ranking import search
@@ -57,6 +58,21 @@ def store(ranker, tmp_path_factory):
 
 
 pytestmark = pytest.mark.filterwarnings("ignore:more than 25%")
+
+
+def test_keys_of_what_was_replaced_again_and_again_do_not_pile_up(ranker, tmp_path):
+    for seed in range(6):
+        ranker.prepare_store(tmp_path / "store", corpus(10, seed)[:10])
+        documents = StoredDocuments(tmp_path / "store")
+        got = ranker.search(documents, QUERIES[0], None)
+        assert_same(
+            sorted(got, key=lambda found: found.index),
+            sorted(ranker.rank(QUERIES[0], list(documents)), key=lambda found: found.index),
+        )
+        index = search_index(ranker.engine, documents)
+        assert len(index._numbers) == sum(len(part.lengths) for part in index._searched.parts)
+        in_use = {block for place in documents.places() for block in place.blocks}
+        assert len(index._numbers) <= 3 * len(in_use)
 
 
 @pytest.fixture

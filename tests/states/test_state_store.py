@@ -19,10 +19,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
-from blockrank_rerank import BlockRankReranker
+from blockrank_rerank import BlockRankReranker, StoredDocuments
 from blockrank_rerank.cli.app import main
 from blockrank_rerank.engine import store_preparation
-from blockrank_rerank.states import manifest
+from blockrank_rerank.states import group_files, manifest
 from blockrank_rerank.states import store as store_module
 from blockrank_rerank.states.manifest import FORMAT_VERSION
 from blockrank_rerank.states.store import StateStore
@@ -261,11 +261,85 @@ def test_two_that_find_a_group_damaged_set_aside_nothing_that_is_whole(ranker, t
     assert second.append(["sugar"], states) == 0
 
 
-def test_a_group_that_is_set_aside_while_a_store_is_opened_is_passed_over(ranker, tmp_path):
+@pytest.mark.parametrize(("module", "name"), [(store_module, "open_group"), (group_files, "_open")])
+def test_a_group_that_goes_while_a_store_is_opened_is_passed_over(ranker, tmp_path, monkeypatch, module, name):
     ranker.prepare_store(tmp_path, DOCUMENTS)
-    store = open_store(ranker, tmp_path)
-    store._read_index(tmp_path / "group-000009.safetensors")
-    assert len(store) == UNIQUE
+    opening = getattr(module, name)
+    monkeypatch.setattr(module, name, lambda path: path.unlink(missing_ok=True) or opening(path))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(open_store(ranker, tmp_path)) == 0
+
+
+def other_model(folder, tmp_path):
+    """A ranker whose weights are others."""
+    shutil.copytree(folder, tmp_path / "model")
+    weights = load_file(folder / "model.safetensors")
+    save_file({name: tensor + 0.1 for name, tensor in weights.items()}, tmp_path / "model" / "model.safetensors")
+    return BlockRankReranker.from_pretrained(tmp_path / "model", dtype="float32")
+
+
+def test_a_store_of_another_model_in_the_place_of_one_that_is_open_is_refused(ranker, folder, tmp_path):
+    store, other = tmp_path / "store", other_model(folder, tmp_path)
+    ranker.prepare_store(store, DOCUMENTS[:2])
+    stored = BlockRankReranker.from_pretrained(folder, dtype="float32", store=store)
+    stored.rank(QUERIES[0], DOCUMENTS)
+    shutil.rmtree(store)
+    assert_same(stored.rank(QUERIES[0], DOCUMENTS), ranker.rank(QUERIES[0], DOCUMENTS))
+    for some in (DOCUMENTS[:2], DOCUMENTS[2:]):
+        other.prepare_store(store, some)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="was prepared by another model"):
+            stored.rank(QUERIES[0], DOCUMENTS)
+    shutil.rmtree(store)
+    ranker.prepare_store(store, DOCUMENTS)
+    assert {found.served_from for found in stored.rank(QUERIES[0], DOCUMENTS)} == {"stored"}
+
+
+def test_a_writer_whose_store_is_another_models_by_now_writes_nothing(ranker, folder, tmp_path):
+    store = StateStore(tmp_path / "store", ranker.engine.fingerprint, ranker.dtype)
+    states = list(ranker.engine.document_states(["sugar"], ranker.dtype))
+    shutil.rmtree(store.folder)
+    other_model(folder, tmp_path).prepare_store(store.folder, ["blood"])
+    with pytest.raises(ValueError, match="was prepared by another model"):
+        store.append(["sugar"], states)
+    assert len(list(store.folder.glob("group-*"))) == 1
+
+
+def test_a_group_that_takes_the_name_of_one_that_was_dropped_is_read(ranker, tmp_path):
+    ranker.prepare_store(tmp_path, ["sugar"])
+    reader, writer = open_store(ranker, tmp_path), open_store(ranker, tmp_path)
+    writer.drop([group_files.text_digest("sugar")])
+    ranker.prepare_store(tmp_path, ["blood"])
+    assert [path.name for path in tmp_path.glob("group-*")] == ["group-000000.safetensors"]
+    reader.refresh_if_changed()
+    assert "blood" in reader
+    assert "sugar" not in reader
+
+
+def test_what_is_written_in_the_tick_of_the_clock_in_which_one_looked_is_seen(ranker, tmp_path):
+    ranker.prepare_store(tmp_path, ["sugar"])
+    reader, documents = open_store(ranker, tmp_path), StoredDocuments(tmp_path)
+    assert len(documents) == 1
+    times = tmp_path.stat()
+    ranker.prepare_store(tmp_path, ["blood"])
+    os.utime(tmp_path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    reader.refresh_if_changed()
+    assert "blood" in reader
+    assert len(documents) == 2
+
+
+def test_a_folder_that_has_settled_is_not_read_again(ranker, tmp_path, monkeypatch):
+    ranker.prepare_store(tmp_path, ["sugar"])
+    reader, documents = open_store(ranker, tmp_path), StoredDocuments(tmp_path)
+    past = time.time_ns() - 10 * manifest.LONGEST_TICK_NS
+    os.utime(tmp_path, ns=(past, past))
+    reader.refresh_if_changed()
+    assert len(documents) == 1
+    monkeypatch.setattr(reader, "refresh", None)
+    monkeypatch.setattr(documents, "refresh", None)
+    reader.refresh_if_changed()
+    assert len(documents) == 1
 
 
 def test_a_store_that_another_began_meanwhile_is_shared(ranker, tmp_path, monkeypatch):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import hashlib
 import json
 import os
+import pickle
 import re
 import shutil
 import signal
@@ -216,6 +218,50 @@ def test_another_store_in_the_place_of_one_that_is_open_is_read_anew(tmp_path):
     (tmp_path / "a longer text about salt").rename(tmp_path / "sugar")
     os.utime(tmp_path / "sugar", ns=(times.st_atime_ns, times.st_mtime_ns))  # so that nothing but the text tells
     assert reader.get(["a"])[0].text == "a longer text about salt"
+
+
+def test_iterating_goes_on_where_another_process_compacts_and_leaves_out_what_it_deleted(kept):
+    count = stored_documents.FILE_DOCUMENTS + 2
+    put(kept, *(f"{number}: x" for number in range(count)))
+    reading = iter(StoredDocuments(kept.folder))
+    assert next(reading).id == "0"
+    kept.delete([count - 1])
+    kept.compact()
+    assert [document.id for document in reading] == [str(number) for number in range(1, count - 1)]
+
+
+def test_documents_of_a_store_go_through_a_pickle_and_a_copy(prepared):
+    for again in (pickle.loads(pickle.dumps(StoredDocuments(prepared))), copy.deepcopy(StoredDocuments(prepared))):
+        assert again.ids == IDS
+
+
+def test_what_is_compacted_away_while_it_is_prepared_is_read_again(ranker, tmp_path):
+    ranker.prepare_store(tmp_path, [{"id": "a", "text": "sugar"}, {"id": "b", "text": "salt"}])
+    StoredDocuments(tmp_path).delete(["a"])
+    compacted = []
+
+    def compact(documents, tokens):
+        # The states of sugar were found, and those of blood are written; neither has a document.
+        if not compacted:
+            compacted.append(StoredDocuments(tmp_path).compact())
+
+    ranker.prepare_store(tmp_path, [{"id": "c", "text": "sugar"}, {"id": "d", "text": "blood"}], on_progress=compact)
+    assert compacted[0] > 0
+    store = StateStore(tmp_path, ranker.engine.fingerprint)
+    assert all(text in store for text in ("sugar", "salt", "blood"))
+
+
+def test_compacting_makes_few_files_of_many_small_ones(ranker, tmp_path):
+    texts = [f"sugar {'salt ' * number}" for number in range(5)]
+    for number, text in enumerate(texts):
+        ranker.prepare_store(tmp_path, [{"id": number, "text": text}])
+    want = ranker.search(tmp_path, QUERIES[0], None)
+    StoredDocuments(tmp_path).compact()
+    (group,) = tmp_path.glob("group-*")
+    assert_same(ranker.search(tmp_path, QUERIES[0], None), want)
+    assert ranker.prepare_store(tmp_path, texts).prepared == 0
+    StoredDocuments(tmp_path).compact()
+    assert [*tmp_path.glob("group-*")] == [group]  # what is one already stays
 
 
 def test_a_copy_by_hand_is_no_file_of_the_store(kept):

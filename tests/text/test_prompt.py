@@ -464,6 +464,22 @@ def test_the_chat_template_goes_around_the_blocks(name, chat_template, before, b
     assert encoded.query == whole(tokenizer, ending) + whole(tokenizer, prompt.answer_start)
 
 
+@pytest.mark.parametrize(
+    ("asked", "written"),
+    [
+        ("strftime_now('%Y-%m-%d')", "2025-01-01"),
+        ("strftime_now('%d %b %Y')", "01 Jan 2025"),
+        ("strftime_now('%A, %B %d at %H:%M')", "Wednesday, January 01 at %H:%M"),
+        ("date_string if date_string is defined else strftime_now('%d %b %Y')", "01 Jan 2025"),
+        ("strftime_now('%Y')|int + 1", "2026"),
+    ],
+)
+def test_a_chat_template_that_asks_for_the_time_says_the_same_every_day(asked, written):
+    today = "\n  {% set today = " + asked + " %}\n{{ today }}: " + CHATML
+    prompt = encoder(chatty("byte-level-bpe", today), PromptTemplate())
+    assert prompt.beginning == f"\n{written}: <|im_start|>user\n"
+
+
 def test_a_chat_template_is_ignored_where_the_prompt_says_so():
     tokenizer = chatty("byte-level-bpe", CHATML)
     encoded = encoder(tokenizer).encode("liver", ["a"])

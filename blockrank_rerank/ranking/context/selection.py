@@ -80,7 +80,7 @@ class _Taken:
         # Of what has none, such as emoji, the text itself.
         self._words = [_WORD.findall(sentence.text.casefold()) or sentence.text for sentence in sentences]
         self._documents = torch.tensor([sentence.index for sentence in sentences])
-        self.likeness = torch.zeros(len(sentences))
+        self.likeness = torch.zeros(len(sentences), dtype=torch.float32)
         self.nearest = torch.zeros(len(sentences), dtype=torch.int64)
 
     def add(self, number: int) -> None:
@@ -93,5 +93,5 @@ class _Taken:
 
 
 def _between_0_and_1(scores: Sequence[float]) -> Tensor:
-    values = torch.tensor(scores)
+    values = torch.tensor(scores, dtype=torch.float32)
     return (values - values.min()) / (values.max() - values.min()).clamp_min(torch.finfo(values.dtype).tiny)
