@@ -296,7 +296,8 @@ def test_dynamic_rotary_scaling_is_refused(llama, tmp_path):
         load(tmp_path)
 
 
-def test_longrope_stays_below_the_switch_of_its_factors(tmp_path):
+def save_longrope(folder):
+    """A model whose rotary factors change behind 64 positions."""
     half = FAMILIES["phi3"][1]["hidden_size"] // 4 // 2
     rope = {
         "rope_type": "longrope",
@@ -305,7 +306,11 @@ def test_longrope_stays_below_the_switch_of_its_factors(tmp_path):
         "long_factor": [4.0] * half,
         "original_max_position_embeddings": 64,
     }
-    save_model(tmp_path, "phi3", rope_parameters=rope, original_max_position_embeddings=64)
+    save_model(folder, "phi3", rope_parameters=rope, original_max_position_embeddings=64)
+
+
+def test_longrope_stays_below_the_switch_of_its_factors(tmp_path):
+    save_longrope(tmp_path)
     prompt = replace(CONFIG.prompt, instruction="d", query="{query}")
     config = replace(CONFIG, query_offset=40, prompt=prompt, max_document_tokens=None)
     ranker = BlockRankReranker.from_pretrained(tmp_path, config=config, dtype=DTYPE)
@@ -319,15 +324,7 @@ def test_longrope_stays_below_the_switch_of_its_factors(tmp_path):
 
 @pytest.mark.parametrize("query_offset", [40, 64, 100])
 def test_documents_alone_have_the_factors_of_longrope_that_they_have_beside_a_query(tmp_path, query_offset):
-    half = FAMILIES["phi3"][1]["hidden_size"] // 4 // 2
-    rope = {
-        "rope_type": "longrope",
-        "rope_theta": 1e4,
-        "short_factor": [1.0] * half,
-        "long_factor": [4.0] * half,
-        "original_max_position_embeddings": 64,
-    }
-    save_model(tmp_path, "phi3", rope_parameters=rope, original_max_position_embeddings=64)
+    save_longrope(tmp_path)
     prompt = replace(CONFIG.prompt.without_query(), instruction="d", query="{query}", query_free_instruction="d")
     config = replace(CONFIG, query_offset=query_offset, prompt=prompt)
     ranker = BlockRankReranker.from_pretrained(tmp_path, config=config, dtype=DTYPE, device="cpu")
