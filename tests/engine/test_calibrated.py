@@ -132,7 +132,7 @@ def test_an_assistant_gets_every_document_with_its_probability(ranker):
     async def call():
         async with Client(tool_server(ranker)) as client:
             answer = await client.call_tool("rerank", {"query": QUERY, "documents": texts})
-            return answer.structured_content["result"]
+            return answer.structured_content["documents"]
 
     expected = {d.index: d.probability for d in ranker.rank(QUERY, texts, min_probability=0)}
     assert {row["index"]: row["score"] for row in asyncio.run(call())} == pytest.approx(expected, abs=1e-5)
