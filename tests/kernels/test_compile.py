@@ -12,8 +12,9 @@ import pytest
 triton = pytest.importorskip("triton")
 
 ROOT = Path(__file__).parents[2]
-TUNED_WITH = "3.7."
-"""Tile sizes were chosen with this Triton; another compiler's registers are for benchmarks/compile_kernels.py."""
+CHECKED_WITH = ("3.6.", "3.7.", "3.9.")
+"""Versions of Triton without a fault in all rows of benchmarks/compile_kernels.py --quick; another one may need other
+registers."""
 
 NO_PRODUCT = ("merge_softmax", "merge_sum", "delta", "rms_norm", "rotary", "gated_activation")
 
@@ -27,7 +28,7 @@ def test_kernels_compile_for_both_architectures_without_a_fault():
     assert len(products) >= 12
     assert all("mma" in row for row in products), done.stdout
     assert {*NO_PRODUCT} <= {row.split()[0].partition(".")[2] for row in rows}
-    if triton.__version__.startswith(TUNED_WITH):
+    if triton.__version__.startswith(CHECKED_WITH):
         assert done.returncode == 0, done.stdout
         assert done.stdout.endswith("0 faults\n")
 
