@@ -95,7 +95,8 @@ def training(rows: list[Row]) -> Any:
 
 def deadline(rows: list[Row]) -> Any:
     """nDCG@10 over the time of a list, for every way to take less of it, in each collection and in their mean."""
-    names, columns = [name for (name,) in distinct(rows, "collection")], 3
+    names = [name for (name,) in distinct(rows, "collection")]
+    columns = min(len(names), 3)
     lines = -(-len(names) // columns)
     figure, grid = plt.subplots(lines, columns, squeeze=False, figsize=(5 * columns, 3.5 * lines))
     for axes in grid.flat[len(names) :]:
