@@ -162,7 +162,7 @@ def table_records(
     DataError
         If a row has more or fewer cells than the first, or cannot be read.
     """
-    place = _Place()
+    place = Place()
     rows = csv_rows(place.following(lines), delimiter)
     names: list[str] = []
     kept = {*columns.values()}
@@ -196,13 +196,14 @@ def csv_rows(lines: Iterable[str], delimiter: str) -> Iterator[list[str]]:
     return csv.reader(lines, delimiter=delimiter, strict=True)
 
 
-class _Place:
+class Place:
     """The line at which a reader of lines is."""
 
-    def __init__(self) -> None:
-        self.line = 0
+    def __init__(self, line: int = 0) -> None:
+        self.line = line
 
     def following(self, lines: Lines) -> Iterator[str]:
+        """Yield lines that come without blank ones as they stand in their file, and note where that is."""
         for number, text in lines:
             # Blank lines, of which only the numbers tell, may be part of a cell.
             while self.line < number - 1:

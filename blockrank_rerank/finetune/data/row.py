@@ -14,7 +14,7 @@ from blockrank_rerank.formats import DataError
 from blockrank_rerank.formats.folder import suffix_of
 from blockrank_rerank.formats.jsonl import parse_jsonl
 from blockrank_rerank.formats.lines import decode, raw_lines
-from blockrank_rerank.formats.structured import TABLE_SUFFIXES, csv_rows
+from blockrank_rerank.formats.structured import TABLE_SUFFIXES, Place, csv_rows
 from blockrank_rerank.system.files import check_readable
 
 OnFault = Callable[[DataError], None]
@@ -79,20 +79,9 @@ def table_rows(path: Path, noun: str, on_fault: OnFault) -> Iterator[Row]:
 
     A row that cannot be read, or has more or fewer cells, is a fault, and so is a table without names.
     """
-    noted, last = Noted(on_fault), 0
-
-    def lines() -> Iterator[str]:
-        nonlocal last
-        for row in text_rows(path, noted):
-            # Blank lines, of which only the numbers tell, may be part of a cell.
-            while 0 < last < row.line - 1:
-                last += 1
-                yield "\n"
-            last = row.line
-            yield row.value + "\n"
-
-    every = lines()
-    head = next(every, None)
+    noted = Noted(on_fault)
+    lines = ((row.line, row.value) for row in text_rows(path, noted))
+    head = next(lines, None)
     if head is None:
         if not noted.faults:
             on_fault(
@@ -101,14 +90,15 @@ def table_rows(path: Path, noun: str, on_fault: OnFault) -> Iterator[Row]:
                 )
             )
         return
-    rows = csv_rows(chain([head], every), next((mark for mark in "\t,;" if mark in head), ","))
+    place = Place(head[0] - 1)
+    rows = csv_rows(place.following(chain([head], lines)), next((mark for mark in "\t,;" if mark in head[1]), ","))
     names: list[str] = []
     while True:
-        start = last if not names else last + 1
+        start = place.line + 1
         try:
             cells = next(rows, None)
         except csv.Error as error:
-            on_fault(DataError(f"not a row of a table: {error}", str(path), last))
+            on_fault(DataError(f"not a row of a table: {error}", str(path), place.line))
             continue
         if cells is None:
             return
@@ -118,7 +108,7 @@ def table_rows(path: Path, noun: str, on_fault: OnFault) -> Iterator[Row]:
             names = [cell.strip() for cell in cells]
             if len(set(names)) < len(names):
                 return on_fault(
-                    DataError(f"expected every column to have a name of its own, got {names}", str(path), last)
+                    DataError(f"expected every column to have a name of its own, got {names}", str(path), place.line)
                 )
         elif len(cells) != len(names):
             on_fault(
