@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -78,5 +79,11 @@ def of_validation(faults: list[Any]) -> ApiError:
     # The first part is "body"; those of a union's branches are no fields.
     parts = [part for part in fault["loc"][1:] if isinstance(part, int) or (part.isidentifier() and part != "str")]
     field = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).lstrip(".")
-    message = f"{field or 'body'}: {fault['msg']}"
-    return ApiError(422, message, field=field or None)
+    return ApiError(422, f"{field or 'body'}: {_told(fault)}", field=field or None)
+
+
+def _told(fault: Mapping[str, Any]) -> str:
+    """What should have come; and what came, where its type says it."""
+    # The first branch of what may be a text or an object.
+    expected = "Input should be a text or an object" if fault["loc"][-1] == "str" else fault["msg"]
+    return f"{expected}, got {type(fault['input']).__name__}" if fault["type"].endswith("_type") else expected

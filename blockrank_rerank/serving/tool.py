@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 from mcp.server import MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
 from pydantic import BaseModel, Field
@@ -11,9 +9,8 @@ from pydantic import BaseModel, Field
 from blockrank_rerank import __version__
 from blockrank_rerank.ranking.score_type import scored
 from blockrank_rerank.reranker import BlockRankReranker
+from blockrank_rerank.serving.protocols.rerank import Count
 from blockrank_rerank.serving.turn import score_type_of
-
-Count = Annotated[int, Field(ge=0)]
 
 
 class RankedText(BaseModel):

@@ -121,6 +121,19 @@ def test_clients_of_tei_get_a_bare_list(client, expected):
     assert [row["text"] for row in rows] == [DOCUMENTS[row["index"]] for row in rows]
 
 
+def test_a_text_that_is_longer_than_one_pass_is_ranked_by_passages_whatever_tei_is_told_to_truncate(client):
+    body = {"query": QUERY, "texts": ["concrete is cheap. " * 300 + "aspirin thins blood. " * 20, "sugar"]}
+    plain = client.post("/rerank", json=body).json()
+    assert plain[0]["passage"][0] > 0
+    for wish in ({"truncate": "true"}, {"truncate": False, "truncation_direction": "Left"}, {"truncate": None}):
+        assert client.post("/rerank", json=body | wish).json() == plain
+
+
+def test_documents_that_are_null_leave_the_form_of_tei(client):
+    assert client.post("/rerank", json=TEI | {"documents": None}).json() == client.post("/rerank", json=TEI).json()
+    assert client.post("/rerank", json=BODY | {"texts": None}).json()["results"]
+
+
 def test_clients_of_nvidia_get_log_odds(client, expected):
     passages = [{"text": text} for text in DOCUMENTS]
     answer = client.post("/v1/ranking", json={"query": {"text": QUERY}, "passages": passages}).json()
@@ -162,6 +175,9 @@ def test_lists_without_documents_are_answered_without_rows(client):
         ("/v2/rerank", {"query": QUERY, "documents": [{"text": "a", "title": 1}]}, "documents[0]"),
         ("/v2/rerank", BODY | {"top_n": -1}, "top_n"),
         ("/v2/rerank", BODY | {"top_n": "many"}, "top_n"),
+        ("/v2/rerank", BODY | {"top_n": False}, "top_n"),
+        ("/v2/rerank", BODY | {"top_k": True}, "top_k"),
+        ("/v2/rerank", BODY | {"max_tokens_per_doc": True}, "max_tokens_per_doc"),
         ("/v2/rerank", BODY | {"return_documents": "perhaps"}, "return_documents"),
         ("/v2/rerank", BODY | {"max_tokens_per_doc": 0}, "max_tokens_per_doc"),
         ("/rerank", {"query": QUERY}, "texts"),
@@ -177,6 +193,19 @@ def test_what_cannot_be_ranked_is_refused_with_the_field(client, path, body, fie
     assert answer.json()["field"] == field
     assert answer.json()["error_type"] == "Validation"
     assert answer.json()["error"] == answer.json()["message"]
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"documents": ["a", 1]}, "documents[1]: Input should be a text or an object, got int"),
+        ({"documents": "a"}, "documents: Input should be a valid list, got str"),
+        ({"query": None}, "query: Input should be a valid string, got NoneType"),
+        ({"top_n": False}, "top_n: Input should be a valid integer, got bool"),
+    ],
+)
+def test_a_refusal_says_what_should_have_come_and_what_came(client, body, message):
+    assert client.post("/v2/rerank", json=BODY | body).json()["message"] == message
 
 
 def test_an_error_repeats_no_text(client):

@@ -40,6 +40,13 @@ def test_documents_of_ids_rank_as_their_texts_do_and_are_not_read(client, ranker
     assert {row["served_from"] for row in rows} == {"stored"}
 
 
+@pytest.mark.parametrize("document", [{"id": "d1", "text": None, "title": None}, {"_id": "d1"}, {"_id": None, "id": "d1"}])
+def test_an_id_is_alone_beside_what_is_null_and_under_each_of_its_names(client, document):
+    (row,) = asked(client, [document], return_documents=True).json()["results"]
+    assert row["document"] == {"id": "d1", "title": "drugs", "text": "aspirin thins blood"}
+    assert row["served_from"] == "stored"
+
+
 def test_documents_of_ids_come_back_with_title_and_text(client):
     rows = asked(client, [{"id": "d1"}, {"id": "new", "text": "sugar"}, "salt"], return_documents=True).json()[
         "results"
@@ -58,7 +65,7 @@ def test_ids_that_the_store_does_not_have_are_named_without_its_folder(client):
     assert answer.json()["field"] == "documents"
 
 
-@pytest.mark.parametrize("identifier", [None, 1.5, ["d1"], {"id": "d1"}])
+@pytest.mark.parametrize("identifier", [None, True, 1.5, ["d1"], {"id": "d1"}])
 def test_an_id_that_is_none_is_refused(client, identifier):
     answer = asked(client, ["sugar", {"id": identifier}])
     assert (answer.status_code, answer.json()["field"]) == (422, "documents[1]")

@@ -23,9 +23,10 @@ def test_an_assistant_gets_the_best_documents_and_is_told_what_it_did_wrong(rank
             ranked = await client.call_tool("rerank", {"query": QUERY, "documents": DOCUMENTS, "top_k": 2})
             refused = await client.call_tool("rerank", {"query": "", "documents": DOCUMENTS})
             less = await client.call_tool("rerank", {"query": QUERY, "documents": DOCUMENTS, "top_k": -1})
-            return tool, ranked.structured_content, refused, less
+            yes = await client.call_tool("rerank", {"query": QUERY, "documents": DOCUMENTS, "top_k": True})
+            return tool, ranked.structured_content, refused, less, yes
 
-    tool, ranked, refused, less = asyncio.run(calls())
+    tool, ranked, refused, less, yes = asyncio.run(calls())
     assert tool.name == "rerank"
     assert {*tool.input_schema["properties"]} == {"query", "documents", "top_k"}
     expected = ranker.rank(QUERY, DOCUMENTS, top_k=2)
@@ -33,7 +34,7 @@ def test_an_assistant_gets_the_best_documents_and_is_told_what_it_did_wrong(rank
     assert [(row["index"], row["text"]) for row in rows] == [(document.index, document.text) for document in expected]
     assert [row["score"] for row in rows] == pytest.approx([document.probability for document in expected], abs=1e-5)
     assert ranked["answerable"] == pytest.approx(expected.answerable, abs=1e-5)
-    assert (refused.is_error, less.is_error) == (True, True)
+    assert (refused.is_error, less.is_error, yes.is_error) == (True, True, True)
     assert "query must not be empty" in refused.content[0].text
     assert "top_k" in less.content[0].text
 

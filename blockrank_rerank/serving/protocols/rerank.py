@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any
 
-from pydantic import BaseModel, FailFast, Field, PrivateAttr
+from pydantic import BaseModel, BeforeValidator, FailFast, Field, PrivateAttr
+from pydantic_core import PydanticCustomError
 
 from blockrank_rerank.errors import UnknownIdsError, shown_ids
 from blockrank_rerank.ranking.results import answerability
@@ -13,9 +14,18 @@ from blockrank_rerank.ranking.score_type import ScoreType
 from blockrank_rerank.serving.protocols.answers import extras, rows
 from blockrank_rerank.serving.turn import RankRequest, Refused, Served
 from blockrank_rerank.states.stored_documents import StoredDocuments
-from blockrank_rerank.text.document import document_id
+from blockrank_rerank.text.document import ID_NAMES, document_id
 
-Count = Annotated[int, Field(ge=0)]
+
+def _no_bool(value: Any) -> Any:
+    """Refuse what Python takes for 0 and 1: a client whose ``top_n`` is false does not want an empty answer."""
+    if isinstance(value, bool):
+        raise PydanticCustomError("int_type", "Input should be a valid integer")
+    return value
+
+
+Whole = Annotated[int, BeforeValidator(_no_bool)]
+Count = Annotated[Whole, Field(ge=0)]
 Documents = list[str | dict[str, Any]]
 GivenDocuments = Annotated[Documents, FailFast()]
 """One fault is enough: a body may hold a million, and each would be copied."""
@@ -32,7 +42,7 @@ class RerankRequest(BaseModel):
     top_n: Count | None = Field(None, description="Return the best so many; all by default.")
     top_k: Count | None = Field(None, description="Voyage's name of `top_n`.")
     return_documents: bool | None = Field(None, description="Return the documents too.")
-    max_tokens_per_doc: Annotated[int, Field(ge=1)] | None = Field(
+    max_tokens_per_doc: Annotated[Whole, Field(ge=1)] | None = Field(
         None, description="Read so many tokens of each text; longer ones are cut, and marked `truncated`."
     )
     raw_scores: bool | None = Field(None, description="Return raw scores as `relevance_score`.")
@@ -95,11 +105,7 @@ def _check_returnable(documents: Documents) -> None:
 
 def _with_texts(documents: Documents, stored: StoredDocuments | None) -> Documents:
     """The documents, with those of the store in place of ids alone; raises Refused for ids it does not have."""
-    alone = {
-        index: document["id"]
-        for index, document in enumerate(documents)
-        if isinstance(document, dict) and [*document] == ["id"]
-    }
+    alone = {index: name for index, document in enumerate(documents) for name in _id_alone(document)}
     if not alone:
         return documents
     if stored is None:
@@ -108,7 +114,7 @@ def _with_texts(documents: Documents, stored: StoredDocuments | None) -> Documen
             f"documents[{first}] is an id alone, and this server has no store: start it with --store, or send texts"
         )
     for index, name in alone.items():
-        if document_id(documents[index]) is None:
+        if document_id({"id": name}) is None:
             raise Refused(f"documents[{index}].id must be a str or a whole number, got {type(name).__name__}")
     try:
         found = stored.get(alone.values())
@@ -122,3 +128,9 @@ def _with_texts(documents: Documents, stored: StoredDocuments | None) -> Documen
         title = {"title": document.title} if document.title else {}
         whole[index] = {"id": name, **title, "text": document.text}
     return whole
+
+
+def _id_alone(document: str | dict[str, Any]) -> list[Any]:
+    """The id of a document that has nothing else: fields that are null count as missing."""
+    given = {} if isinstance(document, str) else {name: it for name, it in document.items() if it is not None}
+    return [*given.values()] if len(given) == 1 and given.keys() <= {*ID_NAMES} else []

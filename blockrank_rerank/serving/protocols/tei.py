@@ -42,7 +42,7 @@ class TeiRequest(BaseModel):
 
 
 def _form(body: Any) -> str:
-    return "with documents" if isinstance(body, dict) and "documents" in body else "with texts"
+    return "with documents" if isinstance(body, dict) and body.get("documents") is not None else "with texts"
 
 
 TeiOrRerankRequest = Annotated[
