@@ -75,13 +75,12 @@ def langchain(address):
     return [(row["index"], row["relevance_score"]) for row in found]
 
 
-def haystack(module, name, url_name, page):
+def haystack(module, name, url_name, page="", key_name="api_key", **settings):
     def rank(address):
         component = getattr(needs(f"haystack_integrations.components.rankers.{module}"), name)
         haystack = needs("haystack")
-        ranker = component(
-            api_key=haystack.utils.Secret.from_token("key"), model="any", top_k=BEST, **{url_name: address + page}
-        )
+        key = haystack.utils.Secret.from_token("key")
+        ranker = component(top_k=BEST, **{url_name: address + page, key_name: key}, **settings)
         documents = [haystack.Document(content=text) for text in DOCUMENTS]
         found = ranker.run(query=QUERY, documents=documents)["documents"]
         return [(DOCUMENTS.index(document.content), document.score) for document in found]
@@ -129,8 +128,9 @@ CLIENTS = [
     litellm("hosted_vllm/any", "{}"),
     litellm("huggingface/any", "{}"),
     langchain,
-    haystack("cohere", "CohereRanker", "api_base_url", ""),
-    haystack("jina", "JinaRanker", "base_url", "/v1/rerank"),
+    haystack("cohere", "CohereRanker", "api_base_url", model="any"),
+    haystack("jina", "JinaRanker", "base_url", "/v1/rerank", model="any"),
+    haystack("huggingface_api", "HuggingFaceTEIRanker", "url", key_name="token"),
     llama_index("cohere_rerank", "CohereRerank", api_key="key", model="any"),
     llama_index("tei_rerank", "TextEmbeddingInference", auth_token="Bearer key"),
     langchain_nvidia,

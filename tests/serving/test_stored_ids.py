@@ -40,7 +40,9 @@ def test_documents_of_ids_rank_as_their_texts_do_and_are_not_read(client, ranker
     assert {row["served_from"] for row in rows} == {"stored"}
 
 
-@pytest.mark.parametrize("document", [{"id": "d1", "text": None, "title": None}, {"_id": "d1"}, {"_id": None, "id": "d1"}])
+@pytest.mark.parametrize(
+    "document", [{"id": "d1", "text": None, "title": None}, {"_id": "d1"}, {"_id": None, "id": "d1"}]
+)
 def test_an_id_is_alone_beside_what_is_null_and_under_each_of_its_names(client, document):
     (row,) = asked(client, [document], return_documents=True).json()["results"]
     assert row["document"] == {"id": "d1", "title": "drugs", "text": "aspirin thins blood"}
