@@ -66,6 +66,14 @@ def half_precision():
     torch.set_default_dtype(torch.float32)
 
 
+@pytest.fixture
+def other_device():
+    """Torch's default device in a program that has its own models elsewhere."""
+    torch.set_default_device("meta")
+    yield
+    torch.set_default_device(None)
+
+
 @pytest.fixture(scope="module")
 def numbers(tmp_path_factory):
     """What may come of a model, as numbers."""
@@ -85,10 +93,11 @@ def numbers(tmp_path_factory):
     return made
 
 
-def test_a_default_dtype_that_torch_has_meanwhile_changes_no_number(numbers, request):
+@pytest.mark.parametrize("default", ["half_precision", "other_device"])
+def test_a_default_of_torch_that_is_another_meanwhile_changes_no_number(numbers, request, default):
     want = numbers()
     gc.collect()  # so that the model is read again
-    request.getfixturevalue("half_precision")
+    request.getfixturevalue(default)
     assert numbers() == want
 
 

@@ -43,7 +43,7 @@ class ListTrainer(Trainer):
         super().__init__(*args, **kwargs)
         self._head_learning_rate = head_learning_rate
         # Tokens, packs, and the sum over packs of every part; one that a pack lacks is 0 there, as it is in the loss.
-        self._sums = torch.zeros(2 + len(PARTS), dtype=torch.float64)
+        self._sums = torch.zeros(2 + len(PARTS), dtype=torch.float64, device="cpu")
         self._named: set[str] = set()
         self._since, self._flat_passes = time.perf_counter(), 0
 
@@ -72,7 +72,9 @@ class ListTrainer(Trainer):
         self._guard(values)
         self._named.update(values)
         counts = (inputs["layout"].num_tokens, 1)
-        self._sums += torch.tensor([*counts, *(values.get(name, 0.0) for name in PARTS)], dtype=torch.float64)
+        self._sums += torch.tensor(
+            [*counts, *(values.get(name, 0.0) for name in PARTS)], dtype=torch.float64, device="cpu"
+        )
         return (parts["loss"], parts) if return_outputs else parts["loss"]
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
