@@ -162,6 +162,14 @@ def test_an_empty_query_is_refused(ranker, query):
         ranker.rank(query, DOCUMENTS)
 
 
+@pytest.mark.parametrize("query", ["\u200b", "\xad\u2060\ufeff", "\x00"], ids=ascii)
+@pytest.mark.parametrize("long_queries", ["error", "truncate"])
+def test_a_query_that_the_tokenizer_drops_is_refused(query, long_queries):
+    ranker = BlockRankReranker.from_pretrained(device="cpu", dtype="float32", long_queries=long_queries)
+    with pytest.raises(ValueError, match="query must contain text that the model's tokenizer knows"):
+        ranker.rank(query, DOCUMENTS)
+
+
 @pytest.mark.parametrize("query", [None, 7, ["a"], b"a"])
 def test_a_query_that_is_no_string_is_refused(ranker, query):
     with pytest.raises(TypeError, match=f"^query must be a str, got {type(query).__name__}$"):
