@@ -93,6 +93,14 @@ def test_only_what_documents_have_can_be_mapped(put):
         read_documents([put("a.txt", "x")], columns={"pos": "x"})
 
 
+@pytest.mark.parametrize(("name", "content"), [("a.txt", "x y"), ("a.jsonl", '"x y"'), ("a.md", "# x\n\ny")])
+def test_columns_of_text_without_any_are_refused_unless_other_files_have_them(put, name, content):
+    plain, named = put(name, content), put("named.jsonl", '{"abstract": "z"}')
+    with pytest.raises(ValueError, match=rf"--column text=abstract must come with JSON objects .* got .*{name}, whose"):
+        read_documents(plain, columns={"text": "abstract"})
+    assert read_documents([plain, named], columns={"text": "abstract"})[-1].text == "z"
+
+
 def test_fields_without_a_known_name_are_listed_with_what_to_write(put):
     found = refusal(lambda p: read_documents([p]), put("a.jsonl", '{"blurb": "x", "year": 1}\n'))
     assert found.endswith('found: "blurb", "year"; name the one that holds the text: --column text=YOURS')
