@@ -17,6 +17,8 @@ from transformers import Trainer, TrainingArguments
 from blockrank_rerank.finetune.settings import FinetuneSettings
 from blockrank_rerank.system.files import system_errors
 
+MOST_WAITING = 24 * 3600
+"""Seconds that GPUs wait for one that measures; by torch's own half hour a long evaluation would end the run."""
 FULL_DISK = 16 << 20
 """Free bytes below which a write that failed is taken to have failed for want of room."""
 
@@ -148,6 +150,7 @@ def training_arguments(settings: FinetuneSettings, folder: Path) -> TrainingArgu
         remove_unused_columns=False,
         dataloader_num_workers=0,
         ddp_find_unused_parameters=True,
+        ddp_timeout=MOST_WAITING,
     )
     # Several GPUs in one process would be torch's DataParallel, which cannot take packs: torchrun uses them all.
     arguments._n_gpu = min(arguments.n_gpu, 1)
