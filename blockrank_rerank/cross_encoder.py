@@ -261,7 +261,7 @@ def _is_device(name: Any, model: torch.device) -> bool:
 
 def _activated(activation: Activation, scores: Sequence[float]) -> Tensor:
     """Scores after an activation, fp32."""
-    given = torch.tensor(scores, dtype=torch.float32)
+    given = torch.tensor(scores, dtype=torch.float32, device="cpu")
     return activation(given).detach().float()
 
 

@@ -74,6 +74,7 @@ def pretend_gpu() -> Iterator[str]:
         patch.setattr(torch.cuda, "_lazy_init", lambda: None)
         patch.setattr(Tensor, "pin_memory", lambda self: self)
         patch.setattr(torch.cuda, "get_device_capability", lambda device=None: (8, 0))
+        patch.setattr(torch.cuda, "get_device_name", lambda device=None: NAME)
         patch.setattr(torch.cuda, "mem_get_info", lambda device=None: (8 << 30, 16 << 30))
         torch.__future__.set_overwrite_module_params_on_conversion(True)
         try:

@@ -18,6 +18,9 @@ from blockrank_rerank.engine.engine import Engine
 
 PACKAGE = Path(__file__).parents[1] / "blockrank_rerank"
 FILES = sorted(PACKAGE.rglob("*.py"))
+ADAPTERS_AND_KERNELS = sorted(
+    path for part in ("integrations", "kernels") for path in (PACKAGE.parent / part).rglob("*.py")
+)
 FLOORS = [
     {"cli"}, {"serving"}, {"finetune"}, {"evaluation"}, {"adapters", "cross_encoder"}, {"reranker"}, {"options"},
     {"ranking"}, {"engine"}, {"model"}, {"states"}, {"text"}, {"formats"}, {"config"}, {"system"}, {"errors"},
@@ -131,6 +134,39 @@ def test_text_leaves_through_the_doors_that_spell_out_control_characters(path):
     }
     bars = [call for call in calls if ast.unparse(call.func) == "Progress"]
     assert all("GuardedConsole" in ast.unparse(bar) for bar in bars)
+
+
+MAKERS = {
+    *(
+        "arange",
+        "as_tensor",
+        "asarray",
+        "empty",
+        "empty_strided",
+        "eye",
+        "full",
+        "linspace",
+        "logspace",
+        "ones",
+        "rand",
+    ),
+    *("randint", "randn", "randperm", "scalar_tensor", "tensor", "tril_indices", "triu_indices", "zeros"),
+}
+
+
+@pytest.mark.parametrize("path", [*FILES, *ADAPTERS_AND_KERNELS], ids=lambda path: path.stem)
+def test_tensors_are_made_on_a_device_that_is_named(path):
+    """A program that ranks may have another default, by ``torch.set_default_device``."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    named = {
+        call
+        for block in ast.walk(tree)
+        if isinstance(block, ast.With) and any("torch.device(" in ast.unparse(item) for item in block.items)
+        for call in ast.walk(block)
+    }
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and node not in named]
+    made = [call for call in calls if ast.unparse(call.func) in {f"torch.{maker}" for maker in MAKERS}]
+    assert not [ast.unparse(call) for call in made if "device" not in {word.arg for word in call.keywords}]
 
 
 def test_the_engine_is_one_page():

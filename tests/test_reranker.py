@@ -66,6 +66,14 @@ def half_precision():
     torch.set_default_dtype(torch.float32)
 
 
+@pytest.fixture
+def other_device():
+    """Torch's default device in a program that has its own models elsewhere."""
+    torch.set_default_device("meta")
+    yield
+    torch.set_default_device(None)
+
+
 @pytest.fixture(scope="module")
 def numbers(tmp_path_factory):
     """What may come of a model, as numbers."""
@@ -85,10 +93,11 @@ def numbers(tmp_path_factory):
     return made
 
 
-def test_a_default_dtype_that_torch_has_meanwhile_changes_no_number(numbers, request):
+@pytest.mark.parametrize("default", ["half_precision", "other_device"])
+def test_a_default_of_torch_that_is_another_meanwhile_changes_no_number(numbers, request, default):
     want = numbers()
     gc.collect()  # so that the model is read again
-    request.getfixturevalue("half_precision")
+    request.getfixturevalue(default)
     assert numbers() == want
 
 
@@ -150,6 +159,14 @@ def test_no_documents_give_an_empty_ranking(ranker):
 @pytest.mark.parametrize("query", ["", " ", "\n\t"])
 def test_an_empty_query_is_refused(ranker, query):
     with pytest.raises(ValueError, match=r"^query must not be empty$"):
+        ranker.rank(query, DOCUMENTS)
+
+
+@pytest.mark.parametrize("query", ["\u200b", "\xad\u2060\ufeff", "\x00"], ids=ascii)
+@pytest.mark.parametrize("long_queries", ["error", "truncate"])
+def test_a_query_that_the_tokenizer_drops_is_refused(query, long_queries):
+    ranker = BlockRankReranker.from_pretrained(device="cpu", dtype="float32", long_queries=long_queries)
+    with pytest.raises(ValueError, match="query must contain text that the model's tokenizer knows"):
         ranker.rank(query, DOCUMENTS)
 
 

@@ -88,12 +88,12 @@ def detect(
     if criterion not in CRITERIA:
         raise typer.BadParameter(f"--criterion must be one of {', '.join(CRITERIA)}, got {criterion!r}")
     picture, spec = opt.picture_beside(output, ".png", run, *model_options.files()), _spec(model_options)
+    asks_nothing = model_options.words["content_free_query"]
+    reader = LayerReader(spec, CONTENT_FREE_QUERY if asks_nothing is None else asks_nothing)
     task = TaskSource(
         folder=folder, run=run, split=split, depth=depth, min_relevance=min_relevance, queries=queries, seed=seed
     ).read()
     lists = judged_lists(task, depth)
-    asks_nothing = model_options.words["content_free_query"]
-    reader = LayerReader(spec, CONTENT_FREE_QUERY if asks_nothing is None else asks_nothing)
     with progress_bar("reading all layers", "queries", len(lists)) as advance:
         readings = read_lists(reader, task, lists, seed, advance)
     found = find_heads(readings, _in_use(reader, readings[0].heads), criterion, seed)

@@ -14,7 +14,7 @@ from blockrank_rerank.finetune.data.reader import FORMATS, expanded_source
 from blockrank_rerank.finetune.data.row import refuse, text_rows
 from blockrank_rerank.finetune.data.writer import write_examples
 from blockrank_rerank.finetune.mining.embeddings import POOLINGS
-from blockrank_rerank.finetune.mining.mining import METHODS, Method, mine_negatives
+from blockrank_rerank.finetune.mining.mining import MARGIN, METHODS, Method, mine_negatives
 from blockrank_rerank.finetune.mining.progress import stage_progress
 from blockrank_rerank.finetune.mining.report import MiningReport
 from blockrank_rerank.finetune.validation.report import DataReport
@@ -135,12 +135,12 @@ def mine_negatives_command(
         ),
     ] = None,
     teacher_margin: Annotated[
-        float,
+        float | None,
         typer.Option(
             "--teacher-margin",
-            help="Refuse negatives that score at least this share of the best positive's score.",
+            help=f"Refuse negatives that score at least this share of the best positive's score. Default: {MARGIN}.",
         ),
-    ] = 0.95,
+    ] = None,
     queries_limit: Annotated[
         int | None, typer.Option("--queries-limit", min=1, metavar="N", help="Draw N of the queries at random.")
     ] = None,

@@ -69,12 +69,14 @@ def machine_profile(engine: Engine, *, anew: bool = False) -> MachineProfile:
     Parameters
     ----------
     engine : Engine
-        Loaded; its model's fingerprint, its device, what computes its attention, torch's threads and the machine's name
-        tell profiles apart.
+        Loaded; its model's fingerprint, its device and which GPU that is, what computes its attention, torch's threads
+        and the machine's name tell profiles apart.
     anew : bool
         Whether to measure in any case.
     """
-    machine = (engine.device, engine.backbone.attention, torch.get_num_threads(), platform.node())
+    # What is cuda:0 differs with CUDA_VISIBLE_DEVICES.
+    gpu = torch.cuda.get_device_name(engine.device) if engine.device.type == "cuda" else ""
+    machine = (f"{engine.device}{gpu}", engine.backbone.attention, torch.get_num_threads(), platform.node())
     parts = (VERSION, engine.fingerprint, *machine)
     key = hashlib.blake2b(" ".join(map(str, parts)).encode(), digest_size=16).hexdigest()
     with _measuring:

@@ -164,7 +164,7 @@ class SearchIndex:
         self._numbers = numbers
         owners = [owner for owner, blocks in enumerate(of_documents) for _ in blocks]
         blocks_of = [numbers[block] for blocks in of_documents for block in blocks]
-        return Searched(places, parts, torch.tensor(owners), torch.tensor(blocks_of))
+        return Searched(places, parts, torch.tensor(owners, device="cpu"), torch.tensor(blocks_of, device="cpu"))
 
     def _states(self, blocks: Iterable[bytes], store: StateStore) -> Iterator[DocumentStates]:
         for block in blocks:

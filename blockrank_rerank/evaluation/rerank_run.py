@@ -11,7 +11,7 @@ from blockrank_rerank.errors import DocumentError, RequestError
 from blockrank_rerank.formats import Corpus, DataError, Queries, Run
 
 if TYPE_CHECKING:
-    from blockrank_rerank.ranking.results import RankedDocument
+    from blockrank_rerank.ranking.results import RankedDocument, Ranking
 
 NAMES_IN_MESSAGE = 5
 
@@ -30,7 +30,7 @@ class BatchRanker(Protocol):
         threshold: float | None = None,
         show_progress: bool | None = None,
         on_progress: Callable[[int, int], None] | None = None,
-    ) -> Sequence[Sequence[RankedDocument]]:
+    ) -> Sequence[Ranking]:
         """Rank many requests, each into its documents, best first."""
 
 
@@ -153,7 +153,7 @@ def rerank_run(
 class RankedCandidates(NamedTuple):
     """Rankings by the ids of their queries, and the ids of queries of which only the beginning was read."""
 
-    rankings: dict[str, Sequence[RankedDocument]]
+    rankings: dict[str, Ranking]
     queries_truncated: set[str]
 
 

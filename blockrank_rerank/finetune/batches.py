@@ -122,6 +122,6 @@ class Collator:
 def _targets(candidates: list[Candidate]) -> Targets:
     scores = [candidate.teacher_score for candidate in candidates]
     return Targets(
-        grades=torch.tensor([float(candidate.grade) for candidate in candidates]),
-        teacher=torch.tensor([float("nan") if score is None else score for score in scores]),
+        grades=torch.tensor([float(candidate.grade) for candidate in candidates], device="cpu"),
+        teacher=torch.tensor([float("nan") if score is None else score for score in scores], device="cpu"),
     )

@@ -132,7 +132,7 @@ def _abstain(found: Sequence[Lse]) -> bool:
 
 
 def _of_nothing(lse: Lse) -> Tensor:
-    return torch.zeros(()) if lse.nothing is None else raw_score(lse.nothing[..., None])
+    return torch.zeros((), device="cpu") if lse.nothing is None else raw_score(lse.nothing[..., None])
 
 
 def _copied(tuning: Tuning) -> Tuning:

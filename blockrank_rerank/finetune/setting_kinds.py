@@ -82,21 +82,8 @@ def require_at_most(settings: Any, largest: Mapping[str, int]) -> None:
 def check_count(name: str, value: Any, most: int, least: int | None = 1) -> None:
     """Refuse an argument that is no whole number, or one that nobody means, before anything of that size is made.
 
-    Parameters
-    ----------
-    name : str
-        Of the argument, for the message.
-    value : object
-        What was given.
-    most : int
-        The largest number that is believed.
-    least : int, optional
-        The smallest one; without it the caller sees to that.
-
-    Raises
-    ------
-    ValueError
-        Naming the argument, what is wanted and what was found.
+    ``most`` is the largest one that is believed; without ``least`` the caller sees to the smallest. The rest is as for
+    :func:`~blockrank_rerank.errors.check_whole`, which believes any number.
     """
     wanted = f"at most {most:,}" if least is None else f"in {least:,}..{most:,}"
     if not is_whole(value) or value > most or (least is not None and value < least):

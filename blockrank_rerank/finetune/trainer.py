@@ -17,6 +17,8 @@ from transformers import Trainer, TrainingArguments
 from blockrank_rerank.finetune.settings import FinetuneSettings
 from blockrank_rerank.system.files import system_errors
 
+MOST_WAITING = 24 * 3600
+"""Seconds that GPUs wait for one that measures; by torch's own half hour a long evaluation would end the run."""
 FULL_DISK = 16 << 20
 """Free bytes below which a write that failed is taken to have failed for want of room."""
 
@@ -43,7 +45,7 @@ class ListTrainer(Trainer):
         super().__init__(*args, **kwargs)
         self._head_learning_rate = head_learning_rate
         # Tokens, packs, and the sum over packs of every part; one that a pack lacks is 0 there, as it is in the loss.
-        self._sums = torch.zeros(2 + len(PARTS), dtype=torch.float64)
+        self._sums = torch.zeros(2 + len(PARTS), dtype=torch.float64, device="cpu")
         self._named: set[str] = set()
         self._since, self._flat_passes = time.perf_counter(), 0
 
@@ -72,7 +74,9 @@ class ListTrainer(Trainer):
         self._guard(values)
         self._named.update(values)
         counts = (inputs["layout"].num_tokens, 1)
-        self._sums += torch.tensor([*counts, *(values.get(name, 0.0) for name in PARTS)], dtype=torch.float64)
+        self._sums += torch.tensor(
+            [*counts, *(values.get(name, 0.0) for name in PARTS)], dtype=torch.float64, device="cpu"
+        )
         return (parts["loss"], parts) if return_outputs else parts["loss"]
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
@@ -146,6 +150,7 @@ def training_arguments(settings: FinetuneSettings, folder: Path) -> TrainingArgu
         remove_unused_columns=False,
         dataloader_num_workers=0,
         ddp_find_unused_parameters=True,
+        ddp_timeout=MOST_WAITING,
     )
     # Several GPUs in one process would be torch's DataParallel, which cannot take packs: torchrun uses them all.
     arguments._n_gpu = min(arguments.n_gpu, 1)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import chain
 
 from blockrank_rerank.finetune.data.example import TrainingExample
-from blockrank_rerank.finetune.data.joined_rows import query_key
+from blockrank_rerank.finetune.data.joined_rows import joined, query_key, relevant_texts
 from blockrank_rerank.finetune.data.reader import read_examples
 from blockrank_rerank.finetune.evaluation_sets import EvaluationSet, evaluation_names
 from blockrank_rerank.finetune.held_out import ONE_IN, HeldOut, held_out_keys
@@ -111,11 +111,40 @@ def _check_losses(settings: FinetuneSettings, collections: Sequence[Sequence[Tra
             "distillation_weight needs teacher scores, and the data has none: pos_scores and neg_scores, as "
             "'blockrank-finetune mine-negatives --teacher MODEL' writes them"
         )
-    if not settings.abstention_weight and not any(map(_has_choice, collections)):
+    if not settings.abstention_weight and not settings.distillation_weight:
+        _check_choice(collections)
+
+
+def _check_choice(collections: Sequence[Sequence[TrainingExample]]) -> None:
+    """Refuse data in which no list has a better document and a worse one, and warn of the queries without such a list.
+
+    Lists that are short are filled up with documents of the collection that are not known to be relevant.
+    """
+    relevant = relevant_texts(chain.from_iterable(collections))
+    queries = idle = 0
+    for collection in map(joined, collections):
+        texts = {candidate.text for example in collection for candidate in example.candidates}
+        queries += len(collection)
+        idle += sum(not _has_choice(example, relevant[query_key(example.query)], texts) for example in collection)
+    advice = (
+        "add negatives, or examples with other documents, among which 'blockrank-finetune mine-negatives' finds them"
+    )
+    if idle == queries:
         raise ValueError(
-            "the data has a single document, and a list of one teaches nothing: add negatives, or examples with other "
-            "documents, among which 'blockrank-finetune mine-negatives' finds them"
+            f"no query has a document that is relevant and one that is not, so nothing is learnt: {advice}"
         )
+    if idle:
+        warnings.warn(
+            f"{idle:,} of {queries:,} queries have relevant documents alone, and their data has no others: their lists "
+            f"teach nothing; {advice}",
+            stacklevel=2,
+        )
+
+
+def _has_choice(example: TrainingExample, relevant: set[str], texts: set[str]) -> bool:
+    """Say whether a list of the example may hold what the loss tells apart."""
+    grades = {candidate.grade for candidate in example.candidates}
+    return len(grades) > 1 or sum(text in texts for text in relevant) < len(texts)
 
 
 def _has_teacher(collection: Sequence[TrainingExample]) -> bool:
@@ -123,11 +152,6 @@ def _has_teacher(collection: Sequence[TrainingExample]) -> bool:
     return any(
         sum(candidate.teacher_score is not None for candidate in example.candidates) > 1 for example in collection
     )
-
-
-def _has_choice(collection: Sequence[TrainingExample]) -> bool:
-    """Say whether there are two texts: lists that are short are filled up with those of other examples."""
-    return len({candidate.text for example in collection for candidate in example.candidates}) > 1
 
 
 def _located_queries(collection: Sequence[TrainingExample]) -> Iterator[tuple[str, str]]:

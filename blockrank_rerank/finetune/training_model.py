@@ -170,7 +170,7 @@ class TrainingModel(nn.Module):
         """Average the distance between the best and the worst document over lists of more than one."""
         raw_scores = [raw_score(lse.documents.detach()) for lse in scores]
         spreads = [raw.max() - raw.min() for raw in raw_scores if len(raw) > 1]
-        return torch.stack(spreads).mean() if spreads else torch.tensor(float("inf"))
+        return torch.stack(spreads).mean() if spreads else torch.tensor(float("inf"), device="cpu")
 
     def _list_losses(self, lse: Lse, targets: Targets) -> dict[str, Tensor]:
         settings, reduction = self.settings, self.blockrank.reduction
@@ -197,7 +197,7 @@ class TrainingModel(nn.Module):
         A mean over the tokens of a pack would weigh a list by what shares its pack.
         """
         device = next(self.network.parameters()).device
-        answers = [torch.arange(r.answer[0] - 1, r.answer[1] - 1) for r in layout.requests]
+        answers = [torch.arange(r.answer[0] - 1, r.answer[1] - 1, device="cpu") for r in layout.requests]
         rows = torch.cat(answers)
         out = self.network(
             input_ids=layout.input_ids.to(device).unsqueeze(0),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from blockrank_rerank.engine.engine import Engine
+from blockrank_rerank.engine.engine import Engine, refuse_windows
 from blockrank_rerank.engine.shared import SharedEngine
 from blockrank_rerank.engine.spec import EngineSpec, read_prompt, resolve_config
 from blockrank_rerank.engine.tuned import bases
@@ -92,9 +92,12 @@ def tune(settings: TuneSettings) -> TuneResult:
         raise ValueError(
             f"query_rank must be 0 for {settings.model}, which has no appended scoring layer, got {settings.query_rank}"
         )
+    model_config, config = resolve_config(shared.spec)
+    prompt = read_prompt(shared.spec, model_config, config)
+    refuse_windows(model_config, config, prompt)
     data = TrainingData.read(settings.lists(), one_in=2)
     drawn = _drawn(data, settings)
-    data.check_queries(read_prompt(shared.spec, *resolve_config(shared.spec)))
+    data.check_queries(prompt)
     engine = shared.get()
     learnt, measured = (FrozenLists(engine, some, parse_bytes("cache", settings.cache) // 2) for some in drawn)
     _check_enough(len(learnt), len(measured), settings)

@@ -101,30 +101,37 @@ def read_documents(
     FileNotFoundError
         If a file is not there, or a folder has none that is read.
     ValueError
-        If ``columns`` maps anything else.
+        If ``columns`` maps anything else, or nothing that is read has names.
     """
     mapped = dict(columns or {})
     check_columns(mapped)
     given = [paths] if isinstance(paths, str | os.PathLike) else paths
     files = [expanded(path, "paths") for path in given]
-    documents = [document for file in files for document in _read(file, unit, mapped)]
+    how = _Reading(name="", columns=mapped, unit=unit or "line", with_names=set())
+    documents = [document for file in files for document in _read(file, unit, how)]
+    names = ", ".join(map(_name, files))
     if not documents:
-        names = ", ".join(map(_name, files))
         raise DataError(f"no documents in {names}: expected one document per non-empty line")
+    if mapped and not how.with_names:
+        raise ValueError(
+            f"--column {' '.join(f'{known}={theirs}' for known, theirs in mapped.items())} must come with JSON objects "
+            f"or a table, got {names}, whose documents are text without names; leave it out"
+        )
     return documents
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Reading:
-    """The name of what is read, and how: see `read_documents`."""
+    """The name of what is read, and how: see `read_documents`. Notes the sources that have names for what they hold."""
 
     name: str
     columns: Mapping[str, str]
     unit: Unit
+    with_names: set[str]
 
 
-def _read(path: Path, unit: Unit | None, columns: Mapping[str, str]) -> Iterator[FileDocument]:
-    how = _Reading(name=_name(path), columns=columns, unit=unit or "line")
+def _read(path: Path, unit: Unit | None, how: _Reading) -> Iterator[FileDocument]:
+    how = replace(how, name=_name(path))
     if path == STDIN:
         return _from_pipe(decode_lines(sys.stdin.buffer, STDIN_NAME), how)
     if path.is_dir():
@@ -190,6 +197,7 @@ def _from_value(value: object, line: int, how: _Reading) -> FileDocument:
     if not isinstance(value, dict):
         advice = ONE_PER_LINE if isinstance(value, list) and line == 1 else ""
         raise DataError(f'expected a string or a JSON object with "text", got {json_type(value)}{advice}', name, line)
+    how.with_names.add(name)
     text, title = text_name(value, columns, name, line), columns.get("title", "title")
     if text not in value:
         raise DataError(f'expected "text" to be a string, got nothing{column_advice(value)}', name, line)

@@ -162,16 +162,14 @@ def table_records(
     DataError
         If a row has more or fewer cells than the first, or cannot be read.
     """
-    place = Place()
-    rows = csv_rows(place.following(lines), delimiter)
+    rows = TableRows(lines, delimiter)
     names: list[str] = []
     kept = {*columns.values()}
     while True:
-        start = place.line
         try:
             row = next(rows, None)
         except csv.Error as error:
-            raise DataError(f"not a row of a table: {error}", name, place.line) from None
+            raise DataError(f"not a row of a table: {error}", name, rows.line) from None
         if row is None:
             return
         if not row:
@@ -179,38 +177,77 @@ def table_records(
         if not names:
             names = [_key(cell, kept) for cell in row]
             if len(set(names)) < len(names):
-                raise DataError(f"expected every column to have a name of its own, got {names}", name, place.line)
-            kept.add(text_name(names, columns, name, place.line))
+                raise DataError(f"expected every column to have a name of its own, got {names}", name, rows.line)
+            kept.add(text_name(names, columns, name, rows.line))
         elif len(row) != len(names):
             message = (
                 f"expected {len(names)} cells, as the first line has, got {len(row)}; quote text with {delimiter!r}"
             )
-            raise DataError(message, name, place.line)
+            raise DataError(message, name, rows.line)
         else:
-            yield start + 1, {key: cell for key, cell in zip(names, row, strict=True) if cell or key in kept}
+            yield rows.start, {key: cell for key, cell in zip(names, row, strict=True) if cell or key in kept}
 
 
-def csv_rows(lines: Iterable[str], delimiter: str) -> Iterator[list[str]]:
-    """Split lines into the cells of rows; a cell may be a document of any length."""
-    csv.field_size_limit(LARGEST_CELL)
-    return csv.reader(lines, delimiter=delimiter, strict=True)
+class TableRows(Iterator[list[str]]):
+    """Splits lines into the cells of rows; raises csv.Error for what is none, and may be asked for the next.
 
+    A cell may be a document of any length, and over several lines where it is quoted. Files between tabs may quote
+    nothing, as those of TREC and MS MARCO do, so that text may begin with a quotation mark: where the lines that it
+    would take in are rows themselves, or what follows it cannot be quoted, a line is split at its tabs.
 
-class Place:
-    """The line at which a reader of lines is."""
+    Parameters
+    ----------
+    lines : iterable of (int, str)
+        Numbered lines; blank ones, of which only the numbers tell, may be part of a cell.
+    delimiter : str
+        What stands between cells.
 
-    def __init__(self, line: int = 0) -> None:
-        self.line = line
+    Attributes
+    ----------
+    start, line : int
+        Lines on which the last row begins and ends.
+    """
 
-    def following(self, lines: Lines) -> Iterator[str]:
-        """Yield lines that come without blank ones as they stand in their file, and note where that is."""
-        for number, text in lines:
-            # Blank lines, of which only the numbers tell, may be part of a cell.
-            while self.line < number - 1:
-                self.line += 1
-                yield "\n"
+    def __init__(self, lines: Lines, delimiter: str) -> None:
+        csv.field_size_limit(LARGEST_CELL)
+        self._lines, self._delimiter = _with_blank_ones(lines), delimiter
+        self._next: list[tuple[int, str]] = []
+        self._cells = 0
+        self.start = self.line = 0
+
+    def __next__(self) -> list[str]:
+        """Return the cells of the next row, none of a blank line."""
+        self.line, first = self._next.pop() if self._next else next(self._lines)
+        self.start = self.line
+        try:
+            row = next(csv.reader(self._of_row(first), delimiter=self._delimiter, strict=True))
+        except csv.Error:
+            if not self._is_row(first) or self.line > self.start:
+                raise
+            row = first.split(self._delimiter)
+        self._cells = self._cells or len(row)
+        return row
+
+    def _of_row(self, first: str) -> Iterator[str]:
+        """Yield a line and those which a cell of it may go on in."""
+        yield first + "\n"
+        for number, text in self._lines:
+            if self._is_row(first) and self._is_row(text):
+                return self._next.append((number, text))
             self.line = number
             yield text + "\n"
+
+    def _is_row(self, line: str) -> bool:
+        """Whether a line has all cells of a row between tabs, which text seldom has, as it has commas."""
+        return self._delimiter == "\t" and self._cells == line.count("\t") + 1
+
+
+def _with_blank_ones(lines: Lines) -> Iterator[tuple[int, str]]:
+    last = None
+    for number, text in lines:
+        yield from ((blank, "") for blank in range(number if last is None else last + 1, number))
+        last = number
+        yield number, text
 
 
 def _key(cell: str, mapped: Collection[str]) -> str:

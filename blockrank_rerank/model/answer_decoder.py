@@ -92,7 +92,7 @@ class AnswerDecoder(Backbone):
     def _answers(self, states: Tensor, request: RequestBounds) -> Tensor:
         """``[N]`` fp32: the sum of the log-probabilities of each answer's tokens, every one after those before it."""
         end = request.query[1]
-        firsts, read = (upload(torch.tensor(ids), states.device) for ids in _targets(request.answer_ids))
+        firsts, read = (upload(torch.tensor(ids, device="cpu"), states.device) for ids in _targets(request.answer_ids))
         total = self._log_probabilities(states[end - 1 : end])[0, firsts]
         lengths = [last - first for first, last in request.answers]
         if not sum(lengths):

@@ -312,7 +312,7 @@ class Checkpoint:
         from transformers import AutoModel, AutoModelForCausalLM
 
         base, own = self.base, {"attn_implementation": attention, **loading_options(model_config)}
-        with readable(base.model, "the weights"), quiet(), base._source() as (folder, in_gguf):
+        with readable(base.model, "the weights"), quiet(), base._source() as (folder, in_gguf), torch.device("cpu"):
             if in_gguf:
                 use_bars_that_can_be_disabled()
             # Names of fused projections are found in a GGUF file for a whole language model alone.

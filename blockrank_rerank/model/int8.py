@@ -146,7 +146,7 @@ class Int8Linear(nn.Module):
         self.weight_scale = _constant(scale)
         self.bias = _constant(layer.bias.detach())
         self.input_scale = _constant(activation.scale)
-        self.input_zero = _constant(torch.tensor(float(activation.zero), dtype=torch.float32))
+        self.input_zero = _constant(torch.tensor(float(activation.zero), dtype=torch.float32, device="cpu"))
 
     def forward(self, input: Tensor) -> Tensor:
         """``[..., in]`` to ``[..., out]``."""
@@ -223,7 +223,10 @@ def save_scales(scales: Scales, folder: Path) -> None:
     """Write ``activation_scales.safetensors`` into the folder of a model."""
     tensors: dict[str, Tensor] = {}
     for name, (scale, zero) in scales.items():
-        tensors |= {f"{name}.scale": scale.cpu().contiguous(), f"{name}.zero": torch.tensor([zero], dtype=torch.uint8)}
+        tensors |= {
+            f"{name}.scale": scale.cpu().contiguous(),
+            f"{name}.zero": torch.tensor([zero], dtype=torch.uint8, device="cpu"),
+        }
     save_file(tensors, folder / SCALES_NAME)
     share_like(folder / SCALES_NAME, folder / "config.json")
 

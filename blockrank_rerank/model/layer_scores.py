@@ -54,7 +54,7 @@ def score_layer(
 def _index(heads: tuple[int, ...], device: torch.device) -> Tensor:
     """Heads as an index on a device. A list would be copied there in every pass, and a GPU waited for."""
     with torch.inference_mode(False):  # training reads it too
-        return upload(torch.tensor(heads), device)
+        return upload(torch.tensor(heads, device="cpu"), device)
 
 
 def _scored_keys(key: Tensor, layer: int, index: int, blockrank: Pass) -> Iterator[tuple[Tensor, Tensor]]:
@@ -66,7 +66,7 @@ def _scored_keys(key: Tensor, layer: int, index: int, blockrank: Pass) -> Iterat
     # Nobody asks where in the instruction a query looks.
     if config.abstention and not blockrank.explain:
         start, end = request.instruction
-        yield key[start:end], torch.tensor([0, end - start])
+        yield key[start:end], torch.tensor([0, end - start], device="cpu")
     for pack in blockrank.document_states[index]:
         yield pack.get(key_name(layer), key), pack.offsets
 
@@ -80,9 +80,12 @@ def read_layer(query: Tensor, key: Tensor, blockrank: Pass, scale: float | None,
     lse = document_lse(torch.cat([signals, content_free]), key, request.document_offsets, **how)
     # A token is a document of length 1, whose log-sum-exp is its logit.
     (start, end), first = request.query, request.instruction[0]
-    outside = [torch.arange(first, int(request.document_offsets[0]) + 1), torch.arange(start, end + 1)]
+    outside = [
+        torch.arange(first, int(request.document_offsets[0]) + 1, device="cpu"),
+        torch.arange(start, end + 1, device="cpu"),
+    ]
     logits = [document_lse(signals, key, bounds, **how) for bounds in outside if len(bounds) > 1]
-    unseen = torch.arange(start, end) > torch.arange(rows.start, rows.stop)[:, None]
+    unseen = torch.arange(start, end, device="cpu") > torch.arange(rows.start, rows.stop, device="cpu")[:, None]
     logits[-1] = logits[-1].masked_fill(upload(unseen[:, None], lse.device), -torch.inf)
     return LayerReading(lse[: len(signals)], lse[len(signals) :], torch.cat(logits, -1).logsumexp(-1))
 

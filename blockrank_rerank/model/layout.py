@@ -147,7 +147,7 @@ def build_layout(
         contexts += [*first, *[(start, start + seen)] * 2, *after_query]
         contexts_before += [*first, *[context] * 2, *after_query]
         positions += _positions(request, query_offset)
-        offsets = torch.tensor([instruction, *map(len, request.documents)]).cumsum(0) + start
+        offsets = torch.tensor([instruction, *map(len, request.documents)], device="cpu").cumsum(0) + start
         answer_end = query_end + len(request.answer)
         content_free = (answer_end, answer_end + len(request.content_free))
         said = [*pairwise(accumulate(map(len, answers), initial=content_free[1]))]
@@ -160,12 +160,12 @@ def build_layout(
             bounds_of_blocks.append((len(ids), len(ids)))
         ids += [0] * padding
         lengths.append(padding)
-        positions.append(torch.zeros(padding, dtype=torch.int64))
+        positions.append(torch.zeros(padding, dtype=torch.int64, device="cpu"))
     all_positions = torch.cat(positions)
     # A block without tokens (an empty instruction) is no segment.
     keep = [index for index, length in enumerate(lengths) if length]
     return Layout(
-        input_ids=torch.tensor(ids),
+        input_ids=torch.tensor(ids, device="cpu"),
         positions=all_positions,
         segments=_segments(keep, lengths, contexts, all_positions),
         segments_before=_segments(keep, lengths, contexts_before, all_positions),
@@ -187,11 +187,14 @@ def _segments(keep: list[int], lengths: list[int], contexts: list[tuple[int, int
 def _positions(request: EncodedRequest, query_offset: int) -> list[Tensor]:
     instruction = len(request.instruction)
     return [
-        torch.arange(instruction),
-        *[instruction + torch.arange(len(document)) for document in request.documents],
-        query_offset + torch.arange(len(request.query) + len(request.answer)),
-        query_offset + torch.arange(len(request.content_free)),
-        *[query_offset + len(request.query) + torch.arange(len(answer) - 1) for answer in request.answers],
+        torch.arange(instruction, device="cpu"),
+        *[instruction + torch.arange(len(document), device="cpu") for document in request.documents],
+        query_offset + torch.arange(len(request.query) + len(request.answer), device="cpu"),
+        query_offset + torch.arange(len(request.content_free), device="cpu"),
+        *[
+            query_offset + len(request.query) + torch.arange(len(answer) - 1, device="cpu")
+            for answer in request.answers
+        ],
     ]
 
 
@@ -226,4 +229,4 @@ def scored_offsets(request: RequestBounds, config: BlockRankConfig) -> Tensor:
     """
     if not config.abstention:
         return request.document_offsets
-    return torch.cat([torch.tensor(request.instruction[:1]), request.document_offsets])
+    return torch.cat([torch.tensor(request.instruction[:1], device="cpu"), request.document_offsets])

@@ -148,14 +148,16 @@ def _rows(request: RequestBounds) -> Iterator[Row]:
 
 def _padded(rows: list[Row]) -> tuple[Tensor, Tensor, Tensor]:
     """Packed places ``[B, L]`` of the tokens of rows, which of them to keep, and the mask, ``[B, 1, L, L]`` fp32."""
-    tokens = pad_sequence([torch.tensor(row.tokens) for row in rows], batch_first=True)
+    tokens = pad_sequence([torch.tensor(row.tokens, device="cpu") for row in rows], batch_first=True)
     tokens = nn.functional.pad(tokens, (0, -tokens.shape[1] % ROW_MULTIPLE))
-    places = torch.arange(tokens.shape[1])
-    lengths = torch.tensor([row.length for row in rows])[:, None]
-    instructions = torch.tensor([row.instruction[1] - row.instruction[0] for row in rows])[:, None]
+    places = torch.arange(tokens.shape[1], device="cpu")
+    lengths = torch.tensor([row.length for row in rows], device="cpu")[:, None]
+    instructions = torch.tensor([row.instruction[1] - row.instruction[0] for row in rows], device="cpu")[:, None]
     read = places < lengths
     of_instruction = places < instructions
-    keeps = torch.tensor([row.keeps_instruction for row in rows])[:, None]
+    keeps = torch.tensor([row.keeps_instruction for row in rows], device="cpu")[:, None]
     sees = read[:, None, :] & (of_instruction[:, None, :] | ~of_instruction[:, :, None])
-    mask = torch.zeros(sees.shape, dtype=torch.float32).masked_fill_(~sees, torch.finfo(torch.float32).min)
+    mask = torch.zeros(sees.shape, dtype=torch.float32, device="cpu").masked_fill_(
+        ~sees, torch.finfo(torch.float32).min
+    )
     return tokens, read & (keeps | ~of_instruction), mask[:, None]

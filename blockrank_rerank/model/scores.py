@@ -47,7 +47,8 @@ class Lse(NamedTuple):
 
     def select(self, documents: Sequence[int]) -> Lse:
         """Take some of the documents, in this order."""
-        chosen = upload(torch.tensor([*documents], dtype=torch.long), self.documents.device)  # also of none
+        # The dtype is that of none, too.
+        chosen = upload(torch.tensor([*documents], dtype=torch.long, device="cpu"), self.documents.device)
         return Lse.join([self.documents[..., chosen]], self.nothing)
 
 
@@ -112,7 +113,7 @@ def answerable(raw: Sequence[float], numbers: Sequence[float]) -> float:
     intercept, slope, slope_of_lead, usual = numbers
     best, *others = sorted(raw, reverse=True)[: 1 + OTHERS]
     mean = (sum(others) + usual * (OTHERS - len(others))) / OTHERS
-    log_odds = torch.tensor(intercept + slope * best + slope_of_lead * (best - mean), dtype=torch.float32)
+    log_odds = torch.tensor(intercept + slope * best + slope_of_lead * (best - mean), dtype=torch.float32, device="cpu")
     return float(log_odds.sigmoid())
 
 

@@ -62,15 +62,16 @@ class ScoringHead(nn.Module):
         super().__init__()
         if hidden_size % num_heads:
             raise ValueError(f"num_heads must divide hidden_size {hidden_size}, got {num_heads}")
-        self.query = nn.Linear(hidden_size, hidden_size, bias=False)
-        self.key = nn.Linear(hidden_size, hidden_size, bias=False)
-        self.log_temperature = nn.Parameter(torch.full((num_heads,), START_TEMPERATURE).log())
-        self.length_weight = nn.Parameter(torch.full((num_heads,), -1.0))
-        self.signal_weight = nn.Parameter(torch.zeros(num_heads, hidden_size))
-        self.nothing = nn.Parameter(torch.zeros(num_heads))
-        self.log_sharpness = nn.Parameter(torch.zeros(()))
-        nn.init.eye_(self.query.weight)
-        nn.init.eye_(self.key.weight)
+        with torch.device("cpu"):  # as eye_ makes its tensor where torch does by default
+            self.query = nn.Linear(hidden_size, hidden_size, bias=False)
+            self.key = nn.Linear(hidden_size, hidden_size, bias=False)
+            self.log_temperature = nn.Parameter(torch.full((num_heads,), START_TEMPERATURE).log())
+            self.length_weight = nn.Parameter(torch.full((num_heads,), -1.0))
+            self.signal_weight = nn.Parameter(torch.zeros(num_heads, hidden_size))
+            self.nothing = nn.Parameter(torch.zeros(num_heads))
+            self.log_sharpness = nn.Parameter(torch.zeros(()))
+            nn.init.eye_(self.query.weight)
+            nn.init.eye_(self.key.weight)
 
     def forward(
         self,
@@ -143,7 +144,9 @@ class ScoringHead(nn.Module):
         if tuning is not None:
             length_weights = length_weights + tuning.tensors["length_weight"]
         unread = _unread_signals(layout, request, config)
-        apart = torch.zeros(len(queries), dtype=torch.float32) if unread is None else -APART * unread.float()
+        apart = (
+            torch.zeros(len(queries), dtype=torch.float32, device="cpu") if unread is None else -APART * unread.float()
+        )
         return QuantizedQuery.of(queries.cpu(), weights.cpu(), length_weights.cpu(), apart)
 
     def _lse(
@@ -215,7 +218,7 @@ class ScoringHead(nn.Module):
         """
         try:
             # Files of before it was learnt have no sharpness: raw scores were log odds.
-            tensors = {"log_sharpness": torch.zeros(())} | load_file(path)
+            tensors = {"log_sharpness": torch.zeros((), device="cpu")} | load_file(path)
             # Whatever torch makes where nobody names a dtype: Transformers changes that while it reads a model.
             head = cls(hidden_size, len(tensors["log_temperature"])).float()
             head.load_state_dict(tensors)

@@ -43,7 +43,7 @@ def token_attention(
     # A token is a document of length 1, whose log-sum-exp is its logit.
     logits, lse = (
         document_lse(query, key, bounds, scale=scale, softcap=softcap, implementation=implementation)
-        for bounds in (torch.arange(first, last + 1), offsets)
+        for bounds in (torch.arange(first, last + 1, device="cpu"), offsets)
     )
     document = upload(torch.repeat_interleave(offsets.diff()), lse.device)
     attention = (logits - lse[..., document]).exp()

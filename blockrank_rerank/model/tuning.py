@@ -50,13 +50,13 @@ class Tuning:
     @classmethod
     def start(cls, num_heads: int, width: int, query_rank: int = 0) -> Tuning:
         """A tuning that changes nothing yet."""
-        zeros = {name: torch.zeros(num_heads) for name in PER_HEAD}
-        zeros |= {"signal_weight": torch.zeros(num_heads, width)}
-        zeros |= {"nothing": torch.zeros(()), "log_sharpness": torch.zeros(())}
+        zeros = {name: torch.zeros(num_heads, device="cpu") for name in PER_HEAD}
+        zeros |= {"signal_weight": torch.zeros(num_heads, width, device="cpu")}
+        zeros |= {"nothing": torch.zeros((), device="cpu"), "log_sharpness": torch.zeros((), device="cpu")}
         if query_rank:
             # As in LoRA (arXiv 2106.09685): one factor at random, so that the other has a gradient.
-            zeros[QUERY_DOWN] = torch.randn(query_rank, width) / width**0.5
-            zeros[QUERY_UP] = torch.zeros(width, query_rank)
+            zeros[QUERY_DOWN] = torch.randn(query_rank, width, device="cpu") / width**0.5
+            zeros[QUERY_UP] = torch.zeros(width, query_rank, device="cpu")
         return cls(zeros, {})
 
     def to(self, device: torch.device) -> Tuning:

@@ -114,7 +114,7 @@ def _search(index: SearchIndex, engine: Engine, query: str, limits: Limits, appr
     middle, lower, upper = searched.bounds(engine, query, looked_at)
     # By other rules a document's place depends on all others.
     bounded = RULES[engine.config.reduction].orders_by_raw_score
-    least = lower.topk(count).values[-1] if bounded else torch.tensor(float("-inf"), dtype=torch.float32)
+    least = lower.topk(count).values[-1] if bounded else torch.tensor(float("-inf"), dtype=torch.float32, device="cpu")
     chosen: list[int] = ((upper >= least) & upper.isfinite()).nonzero()[:, 0].tolist()
     documents = index.documents.read([searched.places[number] for number in chosen])
     (batch,) = Batches([check_request((query, documents))], engine, index.lookup)
@@ -128,4 +128,4 @@ def _share(raw_scores: Tensor, chosen: Sequence[int], exact: Sequence[float]) ->
     """The share of all documents that chosen ones receive together, of which the raw scores are exact."""
     others = raw_scores.clone()
     others[chosen] = float("-inf")
-    return float((torch.tensor(exact, dtype=torch.float32).logsumexp(0) - others.logsumexp(0)).sigmoid())
+    return float((torch.tensor(exact, dtype=torch.float32, device="cpu").logsumexp(0) - others.logsumexp(0)).sigmoid())

@@ -100,7 +100,8 @@ def read_document(group: Any, location: Location) -> DocumentStates:
     SafetensorError, KeyError
         For a damaged file, and for states that are not those that were written.
     """
-    tensors = {name: group.get_slice(name)[location.start : location.end] for name in {*group.keys()} - _INDEX}
+    with torch.device("cpu"):  # slices, unlike whole tensors, are made where torch makes tensors by default
+        tensors = {name: group.get_slice(name)[location.start : location.end] for name in {*group.keys()} - _INDEX}
     ids = tensors.pop("ids")
     if _checksum(location.truncated, ids, tensors) != location.checksum:
         raise SafetensorError("its checksum does not match")
@@ -109,16 +110,16 @@ def read_document(group: Any, location: Location) -> DocumentStates:
 
 def group_tensors(digests: Sequence[bytes], states: Sequence[DocumentStates]) -> dict[str, Tensor]:
     """What the file of a group holds: index, checksums, token ids and states of its documents, by their digests."""
-    ids = [torch.tensor(document.ids, dtype=torch.int32) for document in states]
+    ids = [torch.tensor(document.ids, dtype=torch.int32, device="cpu") for document in states]
     checksums = [
         _checksum(document.truncated, tokens, document.tensors) for tokens, document in zip(ids, states, strict=True)
     ]
-    lengths = torch.tensor([len(document.ids) for document in states])
+    lengths = torch.tensor([len(document.ids) for document in states], device="cpu")
     return {
-        "digests": torch.tensor([list(digest) for digest in digests], dtype=torch.uint8),
-        "offsets": torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)]),
-        "truncated": torch.tensor([document.truncated for document in states], dtype=torch.uint8),
-        "checksums": torch.tensor(checksums, dtype=torch.int64),
+        "digests": torch.tensor([list(digest) for digest in digests], dtype=torch.uint8, device="cpu"),
+        "offsets": torch.cat([torch.zeros(1, dtype=torch.int64, device="cpu"), lengths.cumsum(0)]),
+        "truncated": torch.tensor([document.truncated for document in states], dtype=torch.uint8, device="cpu"),
+        "checksums": torch.tensor(checksums, dtype=torch.int64, device="cpu"),
         "ids": torch.cat(ids),
     } | {name: torch.cat([document.tensors[name] for document in states]).cpu() for name in states[0].tensors}
 

@@ -30,7 +30,7 @@ LONGEST_TICK_NS = 3_000_000_000
 LONG_WAIT_S = 2.0
 """For another process that writes, before it is said."""
 
-_BEGINNING = re.compile(rf"{LOCK_NAME}|{re.escape(MANIFEST_NAME)}|\.{re.escape(MANIFEST_NAME)}\.\d+\.tmp")
+_BEGINNING = re.compile(rf"{LOCK_NAME}|{re.escape(MANIFEST_NAME)}|\.{re.escape(MANIFEST_NAME)}\.\w+\.tmp")
 """Names of what the beginning of a store leaves, also one that was interrupted."""
 
 _DTYPES = {str(dtype).removeprefix("torch.") for dtype in DTYPES}

@@ -23,8 +23,8 @@ class StatePack:
 
     def __init__(self, states: Sequence[DocumentStates]) -> None:
         self._states = states
-        lengths = torch.tensor([len(document.ids) for document in states])
-        self.offsets = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
+        lengths = torch.tensor([len(document.ids) for document in states], device="cpu")
+        self.offsets = torch.cat([torch.zeros(1, dtype=torch.int64, device="cpu"), lengths.cumsum(0)])
         """``[N + 1]`` int64 on the CPU."""
         self.longest = max(document.first + len(document.ids) for document in states)
         """Tokens of the longest document, those before a part included."""
@@ -36,7 +36,7 @@ class StatePack:
 
     def tokens_equal(self, token: int) -> Tensor:
         """``[n]`` bool on the CPU: which tokens of all documents are this one."""
-        return torch.tensor([number == token for document in self._states for number in document.ids])
+        return torch.tensor([number == token for document in self._states for number in document.ids], device="cpu")
 
     @property
     def truncated(self) -> list[bool]:
@@ -51,8 +51,8 @@ class StatePack:
     @property
     def steps(self) -> Tensor:
         """``[n]``: place of every token inside its document."""
-        before = self.offsets[:-1] - torch.tensor([document.first for document in self._states])
-        return torch.arange(self.num_tokens) - before.repeat_interleave(self.offsets.diff())
+        before = self.offsets[:-1] - torch.tensor([document.first for document in self._states], device="cpu")
+        return torch.arange(self.num_tokens, device="cpu") - before.repeat_interleave(self.offsets.diff())
 
     def parts(self, ends: Sequence[Sequence[int]]) -> StatePack:
         """Cut every document after the tokens that its ``ends`` name, ascending and the last one its length."""

@@ -51,28 +51,32 @@ class QuantizedKeys:
     @classmethod
     def of(cls, pack: StatePack, unknown_id: int | None) -> QuantizedKeys:
         """Quantise the keys of a scoring head, in whatever dtype they are kept."""
-        unknown = torch.empty(0, dtype=torch.bool) if unknown_id is None else pack.tokens_equal(unknown_id)
+        unknown = (
+            torch.empty(0, dtype=torch.bool, device="cpu") if unknown_id is None else pack.tokens_equal(unknown_id)
+        )
         return _quantized(
-            pack.get(HEAD_KEY, torch.empty(0, dtype=torch.float32)), pack.offsets, unknown.nonzero()[:, 0]
+            pack.get(HEAD_KEY, torch.empty(0, dtype=torch.float32, device="cpu")), pack.offsets, unknown.nonzero()[:, 0]
         )
 
     def pooled(self) -> QuantizedKeys:
         """One key for some neighbouring tokens of a block: what is like their mean."""
         counts = -(-self.lengths // POOLED_TOKENS)
         offsets = _offsets(counts)
-        inside = torch.arange(int(offsets[-1])) - offsets[:-1].repeat_interleave(counts)
+        inside = torch.arange(int(offsets[-1]), device="cpu") - offsets[:-1].repeat_interleave(counts)
         starts = self.offsets[:-1].repeat_interleave(counts) + inside * POOLED_TOKENS
         keys = self.codes.float() * self.scales[..., None]
         sums = torch.from_numpy(np.add.reduceat(keys.numpy(), starts.numpy(), 1))
         return _quantized(
-            functional.normalize(sums, dim=-1).transpose(0, 1), offsets, torch.empty(0, dtype=torch.int64)
+            functional.normalize(sums, dim=-1).transpose(0, 1), offsets, torch.empty(0, dtype=torch.int64, device="cpu")
         )
 
     def select(self, blocks: Tensor) -> QuantizedKeys:
         """Copy the keys of some blocks, in this order."""
         lengths = self.lengths[blocks]
         offsets = _offsets(lengths)
-        tokens = torch.arange(int(offsets[-1])) + (self.offsets[blocks] - offsets[:-1]).repeat_interleave(lengths)
+        tokens = torch.arange(int(offsets[-1]), device="cpu") + (self.offsets[blocks] - offsets[:-1]).repeat_interleave(
+            lengths
+        )
         return QuantizedKeys(
             self.codes[:, tokens],
             self.scales[:, tokens],
@@ -114,7 +118,7 @@ def _quantized(keys: Tensor, offsets: Tensor, unknown: Tensor) -> QuantizedKeys:
 
 def joined(parts: Sequence[QuantizedKeys]) -> QuantizedKeys:
     """Put keys side by side."""
-    before = _offsets(torch.tensor([int(part.offsets[-1]) for part in parts]))[:-1].tolist()
+    before = _offsets(torch.tensor([int(part.offsets[-1]) for part in parts], device="cpu"))[:-1].tolist()
     return QuantizedKeys(
         torch.cat([part.codes for part in parts], 1),
         torch.cat([part.scales for part in parts], 1),
@@ -126,7 +130,7 @@ def joined(parts: Sequence[QuantizedKeys]) -> QuantizedKeys:
 
 
 def _offsets(lengths: Tensor) -> Tensor:
-    return torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
+    return torch.cat([torch.zeros(1, dtype=torch.int64, device="cpu"), lengths.cumsum(0)])
 
 
 def _largest(values: Tensor, offsets: Tensor) -> Tensor:

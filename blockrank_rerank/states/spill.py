@@ -100,7 +100,7 @@ class _FilePack(StatePack):
 
     def __init__(self, states: Sequence[DocumentStates], path: Path, dtype: torch.dtype) -> None:
         super().__init__([replace(state, tensors={}) for state in states])
-        whole, like = StatePack(states), torch.empty(0, dtype=dtype)
+        whole, like = StatePack(states), torch.empty(0, dtype=dtype, device="cpu")
         self._file = save_file({name: whole.get(name, like) for name in states[0].names}, path)
 
     def _joined(self, name: str) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import stat
 import tempfile
 from collections.abc import Iterator
@@ -159,9 +160,8 @@ def _replacing(path: Path, mode: str, **how: Any) -> Iterator[Any]:
     # Through a link the file behind it is replaced, and not the link.
     target = path.resolve()
     # Not tempfile: its files are readable by their owner only, whatever the umask says.
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    # What has the name already, left behind or planted, is not written through.
-    temporary.unlink(missing_ok=True)
+    # By chance, as machines that share a folder may give processes the same number; what has the name is an error.
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:
         with temporary.open(mode, **how) as stream:
             yield stream

@@ -145,7 +145,8 @@ class PromptEncoder:
         fault = self._fault(instruction, block)
         if fault is None:
             return query
-        if block and self._long_queries == "truncate" and (beginning := self._beginning(query)):
+        is_long = block not in ([], self._template[0])
+        if is_long and self._long_queries == "truncate" and (beginning := self._beginning(query)):
             return beginning
         raise ValueError(fault)
 
@@ -264,16 +265,16 @@ class PromptEncoder:
         unknown = 0 if self.unknown_id is None else block.count(self.unknown_id)
         if not unknown:
             return 0.0
-        query, document = self._template_tokens
-        return min(unknown / max(len(block) - (query if is_query else document), 1), 1.0)
+        template = self._template[0 if is_query else 1]
+        return min(unknown / max(len(block) - len(template), 1), 1.0)
 
     @cached_property
-    def _template_tokens(self) -> tuple[int, int]:
+    def _template(self) -> tuple[list[int], list[int]]:
         """Tokens of a query block and of a document block without any text."""
         query, answer, document = self._tokenizer.encode(
             [_fill(self._query, {"query": ""}), _fill(self._answer_start, {}), *self._bodies([""])]
         )
-        return len(query.ids) + len(answer.ids), len(document.ids)
+        return query.ids + answer.ids, document.ids
 
     @property
     def tokenizer_digest(self) -> str:
@@ -319,10 +320,10 @@ class PromptEncoder:
         instruction, ending, answer = self._tokenizer.encode([_fill(part, values) for part in parts])
         return instruction.ids, ending.ids + answer.ids
 
-    def _fault(self, instruction: Sequence[int], block: Sequence[int], can_be_cut: bool = True) -> str | None:
+    def _fault(self, instruction: Sequence[int], block: list[int], can_be_cut: bool = True) -> str | None:
         """What is wrong with a query of these tokens, and what to do."""
         offset, limit = self._config.query_offset, self._position_limit
-        if not block:
+        if block in ([], self._template[0]):
             return "query must contain text that the model's tokenizer knows; it came to no tokens"
         can_be_cut &= self._long_queries != "truncate"
         cut = ', or set long_queries="truncate" (--long-queries truncate)' if can_be_cut else ""

@@ -36,7 +36,7 @@ class RawScores(nn.Module):
         self._reranker, self._options = reranker, dict(options)
         self._scorer: tuple[torch.device, BlockRankCrossEncoder] | None = None
         # Says where the CrossEncoder is; of whole numbers, as the dtype is an option and does not follow it.
-        self.place = nn.Parameter(torch.zeros(1, dtype=torch.int64), requires_grad=False)
+        self.place = nn.Parameter(torch.zeros(1, dtype=torch.int64, device="cpu"), requires_grad=False)
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the token, which does not belong into files, and the loaded model."""

@@ -51,8 +51,8 @@ class LastRows:
     @property
     def run_ids(self) -> Tensor:
         """``[n]`` int64 on the CPU: the block of each key of the last part, and -1 of those before the rows."""
-        lengths = torch.tensor([self.lengths[-1] - self.rows, *(self.runs or [self.rows])])
-        return torch.arange(-1, len(lengths) - 1).repeat_interleave(lengths)
+        lengths = torch.tensor([self.lengths[-1] - self.rows, *(self.runs or [self.rows])], device="cpu")
+        return torch.arange(-1, len(lengths) - 1, device="cpu").repeat_interleave(lengths)
 
     @cached_property
     def positions(self) -> Tensor:

@@ -53,11 +53,11 @@ class Segments:
 
         Without ``positions`` a token's position is its index in the pack.
         """
-        offsets = torch.zeros(len(lengths) + 1, dtype=torch.int64)
-        torch.cumsum(torch.tensor(lengths, dtype=torch.int64), 0, out=offsets[1:])
-        bounds = torch.tensor(contexts, dtype=torch.int64).reshape(-1, 2)
+        offsets = torch.zeros(len(lengths) + 1, dtype=torch.int64, device="cpu")
+        torch.cumsum(torch.tensor(lengths, dtype=torch.int64, device="cpu"), 0, out=offsets[1:])
+        bounds = torch.tensor(contexts, dtype=torch.int64, device="cpu").reshape(-1, 2)
         if positions is None:
-            positions = torch.arange(int(offsets[-1]))
+            positions = torch.arange(int(offsets[-1]), device="cpu")
         return cls(offsets, bounds[:, 0].contiguous(), bounds[:, 1].contiguous(), positions)
 
     @property

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from blockrank_rerank import BlockRankReranker
 from blockrank_rerank.engine import machine_profile as profiles
@@ -108,4 +110,14 @@ def test_threads_have_profiles_of_their_own(engine, measured, set_threads, monke
     machine_profile(engine)
     set_threads(2)
     machine_profile(engine)
+    assert len(profiles._profiles) == 2
+
+
+def test_gpus_of_two_kinds_have_profiles_of_their_own(own_assets, monkeypatch):
+    monkeypatch.setattr(profiles, "_measured", lambda engine: MachineProfile(0.0, 1e-6, 0.0))
+    monkeypatch.setattr(profiles, "_profiles", {})
+    engine = SimpleNamespace(device=torch.device("cuda:0"), backbone=SimpleNamespace(attention="sdpa"), fingerprint="f")
+    for name in ("NVIDIA L4", "NVIDIA H200", "NVIDIA L4"):
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device, name=name: name)
+        machine_profile(engine)
     assert len(profiles._profiles) == 2

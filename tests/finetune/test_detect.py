@@ -340,7 +340,10 @@ def test_a_model_with_a_trained_scoring_layer_is_refused(tmp_path):
         LayerReader(spec, "N/A")
 
 
-def test_windows_of_all_layers_that_hide_documents_are_refused(collection, tmp_path, capsys):
+def test_windows_of_all_layers_that_hide_documents_are_refused_before_anything_is_read(
+    collection, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr("blockrank_rerank.cli.detect.TaskSource.read", None)
     folder = save_ranker(tmp_path / "model", "mistral-window", SETTINGS)
     assert run(collection, folder, tmp_path) != 0
     assert "no layer can be read: the sliding window of each hides documents" in capsys.readouterr().err

@@ -25,6 +25,7 @@ from blockrank_rerank.finetune.batches import Collator, TrainingLists
 from blockrank_rerank.finetune.data import read_examples
 from blockrank_rerank.finetune.run_folder import COMPLETE
 from blockrank_rerank.finetune.trainer import ListTrainer
+from blockrank_rerank.finetune.training_data import TrainingData
 from blockrank_rerank.finetune.training_model import TrainingModel
 from blockrank_rerank.formats import DataError, read_collection
 from blockrank_rerank.model.checkpoint import Checkpoint
@@ -366,8 +367,20 @@ def test_a_query_of_the_evaluation_that_the_model_cannot_read_is_named(encoder, 
     assert result.after["mean_ndcg@10"] > 0
 
 
-def test_data_without_any_choice_is_refused(encoder, tmp_path):
+ALIKE = {"query": "a", "pos": ["b", "c"], "neg": []}
+
+
+@pytest.mark.parametrize("rows", [[{"query": "a", "pos": ["b"], "neg": []}], [ALIKE], [ALIKE, ALIKE | {"query": "d"}]])
+def test_data_without_any_choice_is_refused(encoder, tmp_path, rows):
     data = tmp_path / "one.jsonl"
-    data.write_text('{"query": "a", "pos": ["b"], "neg": []}\n')
-    with pytest.raises(ValueError, match="the data has a single document"):
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(ValueError, match="no query has a document that is relevant and one that is not"):
         finetune(settings(encoder, data, tmp_path / "out"))
+
+
+def test_queries_without_any_choice_are_counted(tmp_path):
+    one, two = tmp_path / "one.jsonl", tmp_path / "two.jsonl"
+    one.write_text(json.dumps(ALIKE) + "\n")
+    two.write_text("".join(json.dumps({"query": name, "pos": [name]}) + "\n" for name in "efg"))
+    with pytest.warns(UserWarning, match="^1 of 4 queries have relevant documents alone, and their data has no others"):
+        TrainingData.read(settings("default", [], "out").with_changes(data=[str(one), str(two)], held_out=0))

@@ -146,3 +146,4 @@ def test_the_trainer_hears_of_dtype_rates_and_accumulation(tmp_path):
     assert heard.bf16
     assert (heard.gradient_accumulation_steps, heard.per_device_train_batch_size) == (3, asked.lists_per_step)
     assert (heard.learning_rate, heard.weight_decay, heard.warmup_steps) == (2e-3, 0.1, asked.steps // 2)
+    assert heard.ddp_timeout_delta.days == 1  # one process measures, and the others wait

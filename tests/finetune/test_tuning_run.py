@@ -191,6 +191,14 @@ def test_a_query_that_cannot_be_read_is_named_before_a_model_is_loaded(encoder, 
         tune(settings(encoder, data, tmp_path / "t.safetensors"))
 
 
+def test_a_window_that_hides_documents_is_refused_before_data_is_read(training_data, tmp_path, monkeypatch):
+    model = save_model(tmp_path / "model", "mistral-window")
+    CONFIG.save(model)
+    monkeypatch.setattr(TrainingData, "read", None)
+    with pytest.raises(ValueError, match=r"^scoring_layer 2 .*window"):
+        tune(settings(model, training_data, tmp_path / "t.safetensors"))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -93,6 +93,35 @@ def test_only_what_documents_have_can_be_mapped(put):
         read_documents([put("a.txt", "x")], columns={"pos": "x"})
 
 
+@pytest.mark.parametrize(("name", "content"), [("a.txt", "x y"), ("a.jsonl", '"x y"'), ("a.md", "# x\n\ny")])
+def test_columns_of_text_without_any_are_refused_unless_other_files_have_them(put, name, content):
+    plain, named = put(name, content), put("named.jsonl", '{"abstract": "z"}')
+    with pytest.raises(ValueError, match=rf"--column text=abstract must come with JSON objects .* got .*{name}, whose"):
+        read_documents(plain, columns={"text": "abstract"})
+    assert read_documents([plain, named], columns={"text": "abstract"})[-1].text == "z"
+
+
+def test_text_between_tabs_may_begin_with_a_quotation_mark(put):
+    """As in files of TREC and MS MARCO, which quote nothing."""
+    rows = ['"Hello" he said', '"It began', "and went on", 'to an "end"', '"all of it"', 'so it "ended"', '"', "x"]
+    path = put("a.tsv", "id\ttext\n" + "".join(f"{n}\t{text}\n" for n, text in enumerate(rows, start=2)))
+    found = read_documents([path])
+    assert [document.text for document in found] == [*rows[:4], "all of it", *rows[5:]]
+    assert [document.source for document in found] == [f"{path}:{document.id}" for document in found]
+
+
+def test_a_quoted_cell_between_tabs_may_have_several_lines(put):
+    content = 'text\tid\n"one\n\nof two"\t1\nplain\t2\n'
+    assert texts(put("first.tsv", content)) == ["one\n\nof two", "plain"]
+    content = 'id\ttext\n1\t"one\n\nof ""two"""\n2\tplain\n'
+    assert texts(put("last.tsv", content)) == ['one\n\nof "two"', "plain"]
+
+
+def test_a_quoted_cell_that_never_ends_is_a_fault(put):
+    path = put("a.tsv", 'id\ttext\n1\t"one\nof two\n2\tplain\n')
+    assert "a.tsv:3: not a row of a table" in refusal(lambda p: read_documents([p]), path)
+
+
 def test_fields_without_a_known_name_are_listed_with_what_to_write(put):
     found = refusal(lambda p: read_documents([p]), put("a.jsonl", '{"blurb": "x", "year": 1}\n'))
     assert found.endswith('found: "blurb", "year"; name the one that holds the text: --column text=YOURS')

@@ -46,13 +46,16 @@ def ranked(worker, rows):
 
 def test_rankings_are_those_of_one_process(ranker, job):
     rows, tokens = ranked(worker(job), ROWS)
-    found = {row["id"]: row["ranking"] for row in read_parts(job)}
+    parts = {row["id"]: row for row in read_parts(job)}
+    found = {name: row["ranking"] for name, row in parts.items()}
     assert (rows, found.keys()) == (3, {"q1", "q2", "q3"})
+    assert parts["q3"]["answerable"] == ranker.rank(QUERY, []).answerable
     assert tokens > 0
     for row in ROWS:
         alone = ranker.rank(row["query"], row["documents"])
         assert [(d["index"], d["id"]) for d in found[row["id"]]] == [(d.index, d.id) for d in alone]
         assert [d["probability"] for d in found[row["id"]]] == pytest.approx([d.probability for d in alone], abs=1e-5)
+        assert parts[row["id"]]["answerable"] == pytest.approx(alone.answerable, abs=1e-5)
 
 
 def test_rows_that_are_finished_are_not_read_again_and_new_ones_are(job):

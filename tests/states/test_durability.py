@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import secrets
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -69,20 +71,26 @@ def test_manifest_and_groups_of_a_store_are_synced_with_their_folder(tmp_path, e
     store = StateStore(tmp_path / "store", "print", torch.float32)
     store.append(["a"], [states_of()])
     unfinished = {
-        "store.json": f".store.json.{os.getpid()}.tmp",
-        "group-000000.safetensors": "group-000000.unfinished",
+        "store.json": r"\.store\.json\.\w+\.tmp",
+        "group-000000.safetensors": r"group-000000\.unfinished",
     }
     for name, before in unfinished.items():
         moved = events.index(("move", name))
-        assert events[moved - 1] == ("sync", before)
+        kind, synced = events[moved - 1]
+        assert kind == "sync"
+        assert re.fullmatch(before, synced)
         assert events[moved + 1] == ("sync", "store")
 
 
 @pytest.mark.skipif(not hasattr(os, "symlink"), reason="this system has no links")
-def test_links_planted_under_temporary_names_are_not_written_through(tmp_path, store):
+def test_links_planted_under_temporary_names_are_not_written_through(tmp_path, store, monkeypatch):
     victim = tmp_path / "victim"
     victim.write_text("precious")
-    (tmp_path / f".run.trec.{os.getpid()}.tmp").symlink_to(victim)
+    (tmp_path / ".run.trec.0.tmp").symlink_to(victim)
+    with monkeypatch.context() as guessed:
+        guessed.setattr(secrets, "token_hex", lambda size: "0")
+        with pytest.raises(FileExistsError), replacing(tmp_path / "run.trec") as file:
+            file.write("y")
     with replacing(tmp_path / "run.trec") as file:
         file.write("x")
     group_path(store.folder, 0).with_suffix(".unfinished").symlink_to(victim)

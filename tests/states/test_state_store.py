@@ -389,7 +389,7 @@ def test_files_of_a_store_have_the_permissions_of_any_other(ranker, tmp_path):
 
 
 def test_what_an_interrupted_beginning_leaves_is_in_nobodys_way(ranker, tmp_path):
-    (tmp_path / ".store.json.123.tmp").write_text("{")
+    (tmp_path / ".store.json.0a1b2c3d.tmp").write_text("{")
     (tmp_path / "lock").touch()
     assert ranker.prepare_store(tmp_path, DOCUMENTS).prepared == UNIQUE
 

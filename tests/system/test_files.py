@@ -27,6 +27,15 @@ def test_a_disk_that_is_full_while_writing_is_named_by_the_file(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_writers_of_one_number_on_two_machines_do_not_write_into_one_file(tmp_path):
+    path = tmp_path / "run.trec"
+    with replacing(path) as first, replacing(path) as second:
+        first.write("first")
+        second.write("second")
+    assert path.read_text() == "first"  # was closed last
+    assert list(tmp_path.iterdir()) == [path]
+
+
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs a folder that takes no file of anybody")
 def test_a_folder_that_takes_no_file_is_found_beforehand_by_root_too(tmp_path):
     with pytest.raises(OSError, match="cannot write the output: ") as refused:

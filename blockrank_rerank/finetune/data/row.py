@@ -14,7 +14,7 @@ from blockrank_rerank.formats import DataError
 from blockrank_rerank.formats.folder import suffix_of
 from blockrank_rerank.formats.jsonl import parse_jsonl
 from blockrank_rerank.formats.lines import decode, raw_lines
-from blockrank_rerank.formats.structured import TABLE_SUFFIXES, Place, csv_rows
+from blockrank_rerank.formats.structured import TABLE_SUFFIXES, TableRows
 from blockrank_rerank.system.files import check_readable
 
 OnFault = Callable[[DataError], None]
@@ -90,15 +90,13 @@ def table_rows(path: Path, noun: str, on_fault: OnFault) -> Iterator[Row]:
                 )
             )
         return
-    place = Place(head[0] - 1)
-    rows = csv_rows(place.following(chain([head], lines)), next((mark for mark in "\t,;" if mark in head[1]), ","))
+    rows = TableRows(chain([head], lines), next((mark for mark in "\t,;" if mark in head[1]), ","))
     names: list[str] = []
     while True:
-        start = place.line + 1
         try:
             cells = next(rows, None)
         except csv.Error as error:
-            on_fault(DataError(f"not a row of a table: {error}", str(path), place.line))
+            on_fault(DataError(f"not a row of a table: {error}", str(path), rows.line))
             continue
         if cells is None:
             return
@@ -108,14 +106,16 @@ def table_rows(path: Path, noun: str, on_fault: OnFault) -> Iterator[Row]:
             names = [cell.strip() for cell in cells]
             if len(set(names)) < len(names):
                 return on_fault(
-                    DataError(f"expected every column to have a name of its own, got {names}", str(path), place.line)
+                    DataError(f"expected every column to have a name of its own, got {names}", str(path), rows.line)
                 )
         elif len(cells) != len(names):
             on_fault(
-                DataError(f"expected {len(names)} cells, as the first line has, got {len(cells)}", str(path), start)
+                DataError(
+                    f"expected {len(names)} cells, as the first line has, got {len(cells)}", str(path), rows.start
+                )
             )
         else:
-            yield Row(str(path), start, {name: cell or None for name, cell in zip(names, cells, strict=True)})
+            yield Row(str(path), rows.start, {name: cell or None for name, cell in zip(names, cells, strict=True)})
 
 
 def jsonl_rows(path: Path, noun: str, on_fault: OnFault) -> Iterator[Row]:

@@ -20,6 +20,8 @@ from blockrank_rerank.evaluation.task import Task
 from blockrank_rerank.formats import Run
 from blockrank_rerank.model.backbone import Backbone
 from blockrank_rerank.model.devices import resolve_device, resolve_dtype
+from blockrank_rerank.model.families import window_of
+from blockrank_rerank.model.layer_scores import window_hides
 from blockrank_rerank.model.layout import build_layout
 from blockrank_rerank.model.model_folder import NO_CLASSIFIER
 from blockrank_rerank.model.names import shown_model
@@ -88,7 +90,7 @@ class LayerReader:
     Raises
     ------
     FileNotFoundError, ImportError, ValueError
-        Where the model cannot be read, or has a trained scoring layer.
+        Where the model cannot be read, has a trained scoring layer, or windows that hide documents from any query.
     """
 
     def __init__(self, spec: EngineSpec, content_free_query: str) -> None:
@@ -116,6 +118,10 @@ class LayerReader:
         self.config = replace(self.corrected, scoring_layer=self.layers - 1, heads=None, abstention=False)
         whole = spec.with_config(self.config)
         self.prompt: PromptEncoder = read_prompt(whole, model_config, self.config)
+        shortest = build_layout([self.prompt.encode("?", [""])], self.config.query_offset)
+        windows = [window_of(model_config, layer) for layer in range(self.layers)]
+        if all(window_hides(window, shortest) is not None for window in windows):
+            raise self._hidden()
         self._spec, self._model_config, self._device = spec, model_config, resolve_device(spec.device)
         self.cut = 0
         """Lists read by now of which a document was longer than its block."""
@@ -128,10 +134,25 @@ class LayerReader:
 
     @torch.inference_mode()
     def read(self, query: str, documents: list[str]) -> dict[int, LayerReading]:
-        """Read one list; layers whose window hides documents from the query are not there."""
+        """Read one list; layers whose window hides documents from the query are not there.
+
+        Raises
+        ------
+        ValueError
+            Where no layer is.
+        """
         request = self.prompt.encode(query, documents)
         self.cut += any(request.truncated)
-        return self._backbone.layer_readings(build_layout([request], self.config.query_offset))
+        layers = self._backbone.layer_readings(build_layout([request], self.config.query_offset))
+        if not layers:
+            raise self._hidden()
+        return layers
+
+    def _hidden(self) -> ValueError:
+        return ValueError(
+            "no layer can be read: the sliding window of each hides documents from the query at query_offset "
+            f"{self.config.query_offset}; lower it in a config (--config)"
+        )
 
 
 def check_lists(count: int) -> None:
@@ -195,11 +216,6 @@ def read_lists(
     for query, mixed in shuffled(lists, seed).items():
         texts = [document_text(task.corpus[document], index) for index, document in enumerate(mixed)]
         layers = reader.read(queries[query], texts)
-        if not layers:
-            raise ValueError(
-                "no layer can be read: the sliding window of each hides documents from the query at query_offset "
-                f"{reader.config.query_offset}; lower it in a config (--config)"
-            )
         reading = _reading(task.collection.qrels[query], [*lists[query]], [*mixed], layers)
         readings.append(reading)
         advance(1, 0)

@@ -24,6 +24,8 @@ from blockrank_rerank.finetune.setting_kinds import check_count, shown
 from blockrank_rerank.options.values import check_device, check_dtype
 from blockrank_rerank.system.files import UserPath, path_text
 
+MARGIN = 0.95
+"""Of a teacher: share of the best positive's score from which on a negative is refused where nobody says another."""
 LARGEST_DEPTH = 1_000_000
 """Documents of a ranking that are believed to be meant."""
 METHODS = ("bm25", "embeddings", "random", "given")
@@ -43,7 +45,7 @@ def mine_negatives(
     skip_top: int = 0,
     per_query: int = 20,
     teacher: UserPath | Encode | None = None,
-    teacher_margin: float = 0.95,
+    teacher_margin: float | None = None,
     queries_limit: int | None = None,
     exclude_queries: Collection[str] = (),
     exclude_documents: Collection[str] = (),
@@ -78,7 +80,8 @@ def mine_negatives(
     teacher : str or Encode, optional
         Embedding model that scores all documents and refuses false negatives.
     teacher_margin : float
-        Share of the best positive's score from which on a negative is refused; see `is_false_negative`.
+        Share of the best positive's score from which on a negative is refused, by default 0.95; see
+        `is_false_negative`.
     queries_limit : int, optional
         Draw so many of the queries at random.
     exclude_queries, exclude_documents : collection of str
@@ -104,7 +107,7 @@ def mine_negatives(
     ------
     ValueError
         For numbers out of range, devices and dtypes that torch does not know, models made for something else, ids to
-        leave out of data that has none, and a pooling or prefixes of no model.
+        leave out of data that has none, a pooling or prefixes of no model, and a margin of no teacher.
     FileNotFoundError
         If the data, or the folder of a model, is not there.
     DataError
@@ -119,6 +122,8 @@ def mine_negatives(
     searched, judged = _named(model), _named(teacher)
     made = {"pooling": pooling, "query_prefix": query_prefix, "document_prefix": document_prefix}
     _check_named(made, searched, judged)
+    if judged is None and teacher_margin is not None:
+        raise ValueError(f"teacher_margin must come with a teacher, got {teacher_margin} without one; leave it out")
 
     def encoder(named: str | Encode) -> Encode:
         if callable(named):
@@ -147,7 +152,7 @@ def mine_negatives(
     miner = Miner(
         corpus,
         judge,
-        margin=teacher_margin,
+        margin=MARGIN if teacher_margin is None else teacher_margin,
         skip_top=skip_top,
         per_query=per_query,
         seed=seed,
@@ -233,7 +238,7 @@ def _check(
     depth: int,
     skip_top: int,
     per_query: int,
-    teacher_margin: float,
+    teacher_margin: float | None,
     queries_limit: int | None,
     batch_size: int,
 ) -> None:
@@ -257,5 +262,5 @@ def _check(
     check_count("batch_size", batch_size, LARGEST_BATCH)
     if queries_limit is not None:
         check_count("queries_limit", queries_limit, (1 << 31) - 1)
-    if not is_real(teacher_margin) or not 0 < teacher_margin < 100:
+    if teacher_margin is not None and (not is_real(teacher_margin) or not 0 < teacher_margin < 100):
         raise ValueError(f"teacher_margin must be above 0 and below 100, got {shown(teacher_margin)}")

@@ -51,7 +51,7 @@ def select(
     if not read:
         return selection
     relevance, taken = _between_0_and_1([sentence.score or 0.0 for sentence in read]), _Taken(read)
-    waiting = torch.ones(len(read), dtype=torch.bool)
+    waiting = torch.ones(len(read), dtype=torch.bool, device="cpu")
     for _ in read:
         utility = (1 - diversity) * relevance - diversity * taken.likeness
         number = int(utility.masked_fill(~waiting, -torch.inf).argmax())
@@ -79,19 +79,19 @@ class _Taken:
         self._keys = torch.stack([sentence.key for sentence in sentences if sentence.key is not None])
         # Of what has none, such as emoji, the text itself.
         self._words = [_WORD.findall(sentence.text.casefold()) or sentence.text for sentence in sentences]
-        self._documents = torch.tensor([sentence.index for sentence in sentences])
-        self.likeness = torch.zeros(len(sentences), dtype=torch.float32)
-        self.nearest = torch.zeros(len(sentences), dtype=torch.int64)
+        self._documents = torch.tensor([sentence.index for sentence in sentences], device="cpu")
+        self.likeness = torch.zeros(len(sentences), dtype=torch.float32, device="cpu")
+        self.nearest = torch.zeros(len(sentences), dtype=torch.int64, device="cpu")
 
     def add(self, number: int) -> None:
         """Take one more."""
         neighbours = self._documents == self._documents[number]
-        same = torch.tensor([words == self._words[number] for words in self._words])
+        same = torch.tensor([words == self._words[number] for words in self._words], device="cpu")
         likeness = (self._keys @ self._keys[number]).masked_fill(neighbours, 0.0).masked_fill(same, 1.0)
         self.nearest = torch.where(likeness > self.likeness, number, self.nearest)
         self.likeness = torch.maximum(self.likeness, likeness)
 
 
 def _between_0_and_1(scores: Sequence[float]) -> Tensor:
-    values = torch.tensor(scores, dtype=torch.float32)
+    values = torch.tensor(scores, dtype=torch.float32, device="cpu")
     return (values - values.min()) / (values.max() - values.min()).clamp_min(torch.finfo(values.dtype).tiny)

@@ -135,7 +135,7 @@ def _mean_keys(attended: AttendedList, parts: StatePack) -> Tensor:
     """``[parts, Hk * D]`` of length 1, fp32, on the CPU: means of the keys that the scoring layer reads."""
     config = attended.engine.config
     name = HEAD_KEY if config.scoring_head else key_name(config.scoring_layer)
-    keys = parts.get(name, torch.empty(0, dtype=torch.float32)).flatten(1)
+    keys = parts.get(name, torch.empty(0, dtype=torch.float32, device="cpu")).flatten(1)
     lengths = parts.offsets.diff()
-    part_of = torch.arange(len(lengths)).repeat_interleave(lengths)
+    part_of = torch.arange(len(lengths), device="cpu").repeat_interleave(lengths)
     return F.normalize(keys.new_zeros(len(lengths), keys.shape[1]).index_add_(0, part_of, keys), dim=-1)

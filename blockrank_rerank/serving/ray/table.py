@@ -29,7 +29,8 @@ class FinishedTable(NamedTuple):
     Attributes
     ----------
     folder : Path
-        ``parts/*.jsonl`` hold a row for every row of the table: ``id`` and ``ranking``, best document first.
+        ``parts/*.jsonl`` hold a row for every row of the table: ``id``, ``ranking``, best document first, and
+        ``answerable``, as :class:`Ranking` has it.
     rows : int
         Of the table.
     rows_before : int

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from blockrank_rerank.errors import DataError, request_name
 from blockrank_rerank.evaluation.rerank_run import rank_candidates
 from blockrank_rerank.ranking.request import check_request
+from blockrank_rerank.ranking.results import ANSWERABLE
 from blockrank_rerank.reranker import BlockRankReranker
 from blockrank_rerank.serving.ray.job_folder import row_digest, write_part
 
@@ -104,6 +105,7 @@ class TableReranker:
                 "id": name,
                 "digest": digests[name],
                 "query_truncated": name in ranked.queries_truncated,
+                ANSWERABLE: ranking.answerable,
                 "ranking": [_plain(document) for document in ranking],
             }
             for name, ranking in ranked.rankings.items()

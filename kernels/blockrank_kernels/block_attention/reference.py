@@ -10,8 +10,8 @@ from blockrank_kernels.segments import Segments
 
 def visible(segments: Segments, causal: bool, window: int | None) -> Tensor:
     """Return ``[T, T]`` bool: whether row ``q`` may see key ``k``."""
-    tokens = torch.arange(segments.num_tokens)
-    segment = torch.repeat_interleave(torch.arange(segments.num_segments), segments.offsets.diff())
+    tokens = torch.arange(segments.num_tokens, device="cpu")
+    segment = torch.repeat_interleave(torch.arange(segments.num_segments, device="cpu"), segments.offsets.diff())
     start, end = segments.context_starts[segment], segments.context_ends[segment]
     in_context = (tokens >= start[:, None]) & (tokens < end[:, None])
     in_segment = segment[:, None] == segment[None, :]

@@ -224,16 +224,16 @@ def _shared(contexts: Iterable[range]) -> set[int]:
 
 def _mask(segments: Segments, members: list[int], causal: bool, window: int | None) -> Tensor | None:
     """Return the mask ``[1 or B, 1, L, K]``, or None where every row sees every key of its list."""
-    chosen = torch.tensor(members)
+    chosen = torch.tensor(members, device="cpu")
     first, starts = segments.offsets[chosen], segments.context_starts[chosen]
     rows = int(segments.offsets.diff()[chosen[0]])
     context = int(segments.context_ends[chosen[0]] - starts[0])
     mask: Tensor | None = None
     if causal and rows > 1:
-        mask = torch.ones(1, rows, context + rows, dtype=torch.bool).tril(context)
+        mask = torch.ones(1, rows, context + rows, dtype=torch.bool, device="cpu").tril(context)
     if window is not None:
-        row_positions = segments.positions[first[:, None] + torch.arange(rows)]
-        context_positions = segments.positions[starts[:, None] + torch.arange(context)]
+        row_positions = segments.positions[first[:, None] + torch.arange(rows, device="cpu")]
+        context_positions = segments.positions[starts[:, None] + torch.arange(context, device="cpu")]
         key_positions = torch.cat([context_positions, row_positions], 1)
         if bool((row_positions == row_positions[:1]).all()) and bool((key_positions == key_positions[:1]).all()):
             # Documents of a list have the same positions: one mask does for all of them.

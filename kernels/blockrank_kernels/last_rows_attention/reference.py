@@ -29,10 +29,10 @@ def last_rows_attention(
     logits = torch.einsum("rhd,khd->hrk", query, keys) * scale
     if softcap is not None:
         logits = softcap * torch.tanh(logits / softcap)
-    tokens = torch.arange(len(keys))
+    tokens = torch.arange(len(keys), device="cpu")
     rows = tokens[-last_rows.rows :, None]
-    seen = tokens <= rows if causal else torch.ones(len(rows), len(tokens), dtype=torch.bool)
-    runs = torch.cat([torch.full((len(keys) - last_rows.lengths[-1],), -1), last_rows.run_ids])
+    seen = tokens <= rows if causal else torch.ones(len(rows), len(tokens), dtype=torch.bool, device="cpu")
+    runs = torch.cat([torch.full((len(keys) - last_rows.lengths[-1],), -1, device="cpu"), last_rows.run_ids])
     seen &= (runs == -1) | (runs == runs[-last_rows.rows :, None])
     if window is not None:
         seen &= (last_rows.positions[-last_rows.rows :, None] - last_rows.positions).abs() < window

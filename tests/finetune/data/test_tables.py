@@ -41,6 +41,15 @@ def test_a_table_of_triplets_is_read(put, name, content):
     assert example.source == f"{name}:2"
 
 
+def test_text_between_tabs_may_begin_with_a_quotation_mark(put):
+    path = put("a.tsv", 'query\tpos\tneg\nq\t"p" one\tn\nr\t"s\tn\nt\tu"\tn\n')
+    assert [(e.source, e.candidates[0].text) for e in read_examples(path)] == [
+        ("a.tsv:2", '"p" one'),
+        ("a.tsv:3", '"s'),
+        ("a.tsv:4", 'u"'),
+    ]
+
+
 def test_columns_of_a_table_are_mapped(put):
     path = put("a.csv", "question,answer,wrong,year\nq,p,n,1999\n")
     with pytest.warns(UserWarning, match='"year" is not read'):

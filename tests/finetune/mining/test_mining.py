@@ -330,6 +330,7 @@ def test_random_mining_depends_on_the_seed_and_the_query_alone(folder):
         ({"per_query": 0}, "got depth 100, per_query 0"),
         ({"teacher_margin": float("nan")}, "teacher_margin must be above 0"),
         ({"teacher_margin": float("inf")}, "teacher_margin must be above 0 and below 100, got inf"),
+        ({"teacher_margin": 0.9}, "teacher_margin must come with a teacher, got 0.9 without one; leave it out"),
         ({"teacher_margin": "0.9"}, "teacher_margin must be above 0 and below 100, got '0.9'"),
         ({"depth": 10**12}, "depth must be a whole number, at most 1,000,000, got 1000000000000"),
         ({"depth": float("nan")}, "depth must be a whole number, at most 1,000,000, got nan"),

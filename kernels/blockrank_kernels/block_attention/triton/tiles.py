@@ -187,6 +187,6 @@ def _tables(
     whole: list[tuple[int, ...]], split: list[tuple[int, ...]], merged: list[tuple[int, ...]], device: torch.device
 ) -> Tiles:
     """Put all tables onto the device in one copy; each row is a multiple of the 16 bytes that kernels align to."""
-    numbers = torch.tensor([*chain.from_iterable([*whole, *split, *merged])], dtype=torch.int64)
+    numbers = torch.tensor([*chain.from_iterable([*whole, *split, *merged])], dtype=torch.int64, device="cpu")
     first, second, third = upload(numbers, device).split([8 * len(whole), 8 * len(split), 4 * len(merged)])
     return Tiles(first.view(-1, 8), second.view(-1, 8), third.view(-1, 4))
