@@ -30,7 +30,7 @@ SAMPLE_DOCUMENTS = (2, 20)
 REPEATS = 3
 """Times that each is taken; the shortest counts, since nothing makes a machine faster than it is."""
 
-VERSION = 2
+VERSION = 3
 """Of how it is measured: what another one has kept is not read."""
 
 
@@ -40,21 +40,21 @@ class MachineProfile:
 
     Attributes
     ----------
-    pass_s : float
-        Of a forward pass, however short.
+    layer_s : float
+        Of a layer, however few tokens go through it.
     token_layer_s : float
-        Of a token in a layer.
+        Of a token in a layer, beside that.
     character_s : float
         Of a character that becomes tokens.
     """
 
-    pass_s: float
+    layer_s: float
     token_layer_s: float
     character_s: float
 
     def read_s(self, tokens: int, layers: int) -> float:
         """Seconds of a pass of so many tokens through so many layers."""
-        return self.pass_s + tokens * layers * self.token_layer_s
+        return layers * (self.layer_s + tokens * self.token_layer_s)
 
 
 _profiles: dict[str, MachineProfile] = {}
@@ -116,9 +116,10 @@ def _measured(engine: Engine) -> MachineProfile:
     few, many = (_shortest(partial(_read_whole, engine, request)) for request in requests)
     # A clock may be too coarse for a model this small.
     per_token = max(many - few, 1e-9) / (requests[1].num_tokens - requests[0].num_tokens)
+    layers = engine.config.scoring_layer
     return MachineProfile(
-        pass_s=max(few - per_token * requests[0].num_tokens, 0.0),
-        token_layer_s=per_token / engine.config.scoring_layer,
+        layer_s=max(few - per_token * requests[0].num_tokens, 0.0) / layers,
+        token_layer_s=per_token / layers,
         character_s=character_s,
     )
 

@@ -40,8 +40,17 @@ EARLY_LAYERS = 1
 EARLY_SHARE = 2 / 3
 """Share of the time that may go into them: less helps lists in a good order alone, more none (dev/LOG.md)."""
 
+FIRST = 1 / 3
+"""Share of the time left that the first group takes at most, before the clock has shown how fast the machine is."""
+
 MOST = 1 / 2
-"""Share of the time left that one group takes at most: what a plan did not foresee, the next ones make good."""
+"""The same of the next ones: what a plan did not foresee, those that follow make good."""
+
+LAST = 4 / 5
+"""The same of a group after which there would be no time for another that is worth a pass."""
+
+WORTH = 4
+"""A pass is worth its fixed time where it takes so many times as much (dev/LOG.md)."""
 
 NEXT = 1 / 3
 """Share of the time left for which documents are tokenised: how many tokens they have shows only then."""
@@ -99,15 +108,16 @@ class PartialReading:
         self._unread: deque[int] = deque()
         self._tokenised: deque[Block] = deque()
         self._tokens_per_character = 1 / CHARACTERS_PER_TOKEN
-        self._slowness = 1.0
-        """Seconds that groups took, of one that the profile foresees."""
+        self._slowness, self._has_read = 1.0, False
+        """Seconds that groups took, of one that the profile foresees; and whether any group has shown it."""
 
     def ranking(self) -> Ranking:
         """Read, and rank every document by what is known of it then."""
         self._unread.extend(self._read_known())
-        self._tokenise(self._layers)
         # An encoder in 8 bits computes all layers at one time.
-        if self._layers > EARLY_LAYERS and self._engine.backbone.encoder is None:
+        has_early_layers = self._layers > EARLY_LAYERS and self._engine.backbone.encoder is None
+        self._tokenise(EARLY_LAYERS if has_early_layers else self._layers)
+        if has_early_layers:
             self._read_through(self._layers, lambda: self._left >= self._seconds_for_all)
             rest = self._left * (1 - EARLY_SHARE)
             self._read_through(EARLY_LAYERS, lambda: self._left > rest and self._has_room)
@@ -230,7 +240,7 @@ class PartialReading:
 
     def _in_time(self, states: Iterable[DocumentStates]) -> Iterator[DocumentStates]:
         for number, document in enumerate(states):
-            if number and self._left <= self._profile.pass_s:
+            if number and self._left <= self._profile.read_s(0, self._layers):
                 return
             yield document
 
@@ -238,9 +248,12 @@ class PartialReading:
         """Take blocks from the front of a queue for a part of the time left."""
         if not waiting:
             return []
-        left = self._left / self._slowness - self._profile.pass_s
-        tokens = left / ((layers - waiting[0].layers) * self._profile.token_layer_s) - self._alone.num_tokens
-        return _taken(waiting, lambda block: len(block.ids), MOST * tokens, tokens)
+        left, more = self._left / self._slowness, layers - waiting[0].layers
+        pass_s = self._profile.read_s(self._alone.num_tokens, more)
+        tokens = (left - pass_s) / (more * self._profile.token_layer_s)
+        is_last = (1 - MOST) * left < WORTH * pass_s
+        share = FIRST if not self._has_read else LAST if is_last else MOST
+        return _taken(waiting, lambda block: len(block.ids), share * tokens, tokens)
 
     def _read(self, group: Sequence[Block], layers: int) -> None:
         """Let layers read blocks that as many have read already, and correct the estimates by the clock."""
@@ -263,7 +276,9 @@ class PartialReading:
             (lse,) = engine.score(Batch([encoded]))
         self._score(group, lse, layers)
         foreseen = self._profile.read_s(encoded.num_tokens, layers - done)
-        self._slowness = (self._slowness + (time.perf_counter() - start) / foreseen) / 2
+        ratio = (time.perf_counter() - start) / foreseen
+        # A slower machine is believed at once, a faster one by half.
+        self._slowness, self._has_read = max(ratio, (self._slowness + ratio) / 2), True
 
     def _keep(self, group: Sequence[Block], encoded: EncodedRequest, hidden: HiddenStates) -> None:
         """Keep what later layers go on from, or what other queries read of documents that were read to the end."""

@@ -37,9 +37,9 @@ def encoder(tmp_path_factory):
 class Machine:
     """Takes the same time for every token and layer: as much as its profile says, or some times that."""
 
-    def __init__(self, monkeypatch):
+    def __init__(self, monkeypatch, layer_s=0.0):
         self.now, self.slowness = 0.0, 1.0
-        profile = MachineProfile(pass_s=0.0, token_layer_s=TOKEN_LAYER_S, character_s=0.0)
+        profile = MachineProfile(layer_s=layer_s, token_layer_s=TOKEN_LAYER_S, character_s=0.0)
         for module in (deadline, partial_reading):
             monkeypatch.setattr(module, "machine_profile", lambda engine: profile)
         monkeypatch.setattr(partial_reading, "RESULT_S", 0.0)
@@ -50,7 +50,7 @@ class Machine:
             result = read(engine, batch)
             layers = engine.config.scoring_layer - (batch.hidden.layers if batch.hidden else 0)
             tokens = sum(request.num_tokens for request in batch.requests)
-            self.now += tokens * layers * TOKEN_LAYER_S * self.slowness
+            self.now += profile.read_s(tokens, layers) * self.slowness
             return result
 
         monkeypatch.setattr(Engine, "read", timed)
@@ -164,6 +164,25 @@ def test_the_clock_corrects_a_plan_that_is_wrong(encoder, machine, share, slowne
     assert len(ranking) == len(DOCUMENTS)
     if share / slowness >= 2:
         assert all(document.layers_read is None for document in ranking)
+
+
+@pytest.mark.parametrize("share", [0.6, 0.7, 0.8, 0.9])
+def test_no_time_is_left_that_is_not_worth_a_pass(encoder, monkeypatch, share):
+    layer_s = 20 * TOKEN_LAYER_S
+    machine = Machine(monkeypatch, layer_s)
+    ranker = load(encoder)
+    tokens = ranker.engine.prompt.encode(QUERY, DOCUMENTS).num_tokens
+    ms = share * MachineProfile(layer_s, TOKEN_LAYER_S, 0.0).read_s(tokens, LAYERS) * 1e3
+
+    def read_to_the_end():
+        start = machine.now
+        ranking = ranker.rank(QUERY, DOCUMENTS, deadline_ms=ms)
+        assert (machine.now - start) * 1e3 <= ms
+        return sum(document.layers_read is None for document in ranking)
+
+    found = read_to_the_end()
+    monkeypatch.setattr(partial_reading, "WORTH", 0)
+    assert read_to_the_end() < found
 
 
 def test_known_documents_come_first(encoder, machine, tmp_path):
