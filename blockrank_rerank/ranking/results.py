@@ -51,7 +51,7 @@ class RankedDocument:
     document : object
         What was given for the document: the text, mapping or object itself, or its copy of prepared documents.
     id : str or int or None
-        Its ``id``, ``_id`` or ``doc_id``, where it had one.
+        Its ``id``, ``_id`` or ``doc_id``, where it had one; NumPy's and pandas' whole numbers as int, UUIDs as text.
     served_from : str
         Where its states came from: ``read`` where the model read the text for this ranking, else ``cached``,
         ``stored`` or ``prepared``; of a document that was split, those of the best passage.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Set
 from numbers import Integral
 from typing import Any, Protocol
+from uuid import UUID
 
 from blockrank_rerank.formats.text_names import PLAIN_TEXT_NAMES, TEXT_NAMES, plain_name
 
@@ -99,12 +100,23 @@ def _plain_mapping(given: Mapping[str, Any], index: int) -> Mapping[str, Any]:
     return {"title": given.get("title"), "text": given[names[0]]} if names else given
 
 
-def document_id(given: object) -> Any:
+def document_id(given: object) -> str | int | None:
     """Return the id of what was given for a document: a text or whole number; None where there is none."""
     if isinstance(given, str):
         return None
     found = [given.get(name) if isinstance(given, Mapping) else getattr(given, name, None) for name in ID_NAMES]
-    return next((it for it in found if isinstance(it, str | Integral) and not isinstance(it, bool)), None)
+    return next((plain for it in found if (plain := _plain_id(it)) is not None), None)
+
+
+def _plain_id(given: object) -> str | int | None:
+    """A text or whole number as JSON has them: NumPy's numbers, pandas' whole floats and UUIDs become such ones."""
+    if isinstance(given, str):
+        return given
+    if isinstance(given, UUID):
+        return str(given)
+    if isinstance(given, float) and given.is_integer():  # a column of whole numbers in which some are missing
+        return int(given)
+    return int(given) if isinstance(given, Integral) and not isinstance(given, bool) else None
 
 
 def document_text(document: str | Mapping[str, Any], index: int) -> str:
