@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from blockrank_rerank.errors import check_real, check_whole
-
-if TYPE_CHECKING:
-    from blockrank_rerank.engine.state_lookup import Source
+from blockrank_rerank.text.document import Source
 
 
 @dataclass(frozen=True)

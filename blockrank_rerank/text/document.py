@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Set
 from numbers import Integral
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 from uuid import UUID
 
 from blockrank_rerank.formats.text_names import PLAIN_TEXT_NAMES, TEXT_NAMES, plain_name
@@ -37,6 +37,9 @@ class HasContent(Protocol):
 GivenDocument = Document | HasText | HasPageContent | HasContent
 """What callers give for a document: see `plain_document`."""
 
+Source = Literal["read", "cached", "stored", "prepared"]
+"""Where a document's states come from; ``read`` where the model reads its text."""
+
 ID_NAMES = ("id", "_id", "doc_id", "id_", "node_id")
 """Keys and attributes of a document's id, the one that counts first."""
 
@@ -47,7 +50,7 @@ def check_is_list(documents: object) -> None:
         # Iterating over a table gives the names of its columns.
         raise TypeError(
             f"documents must be a list of documents, got {type(documents).__name__}; of a table with columns text and "
-            'title give documents.to_dict("records")'
+            'title give its rows: .to_dict("records") of pandas, .to_dicts() of polars, .to_pylist() of pyarrow'
         )
     if isinstance(documents, str | Mapping | Set) or not isinstance(documents, Iterable):
         raise TypeError(f"documents must be a list of documents, got {type(documents).__name__}")
