@@ -279,7 +279,7 @@ def _listed(inputs: Any) -> Any:
     if isinstance(inputs, np.ndarray):
         return inputs.tolist()
     # A table's elements are the names of its columns.
-    if inputs is None or isinstance(inputs, str | Mapping) or hasattr(inputs, "iloc"):
+    if inputs is None or isinstance(inputs, str | Mapping) or hasattr(inputs, "columns"):
         raise ValueError(f"inputs must be a list of (query, document) pairs, got {type(inputs).__name__}")
     try:
         return inputs if isinstance(inputs, list | tuple) else list(inputs)

@@ -198,6 +198,14 @@ def test_arrays_of_pairs_are_lists_of_pairs(encoder, dtype):
         encoder.predict(np.array([[QUERY, "a", "b"]], dtype))
 
 
+def test_a_column_of_pairs_is_a_list_of_pairs_and_a_table_is_none(encoder):
+    pandas = pytest.importorskip("pandas")
+    pairs = [(QUERY, text) for text in DOCUMENTS]
+    assert np.array_equal(encoder.predict(pandas.Series(pairs)), encoder.predict(pairs))
+    with pytest.raises(ValueError, match="got DataFrame"):
+        encoder.predict(pandas.DataFrame(pairs))
+
+
 @pytest.mark.parametrize(
     ("inputs", "single"),
     [

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import os
 import re
 import sys
 from graphlib import TopologicalSorter
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 import torch
@@ -85,6 +87,20 @@ def test_type_checkers_and_the_reference_know_every_public_name():
     assert known == {name: f"blockrank_rerank.{home}" for name, home in blockrank_rerank._HOMES.items()}
     reference = (PACKAGE.parent / "docs/reference/python.md").read_text(encoding="utf-8")
     assert {f"::: blockrank_rerank.{name}" for name in known.keys() - {"DEFAULT_MODEL"}} <= {*reference.splitlines()}
+
+
+@pytest.mark.parametrize("name", sorted(blockrank_rerank._HOMES.keys() - {"DEFAULT_MODEL"}))
+def test_annotations_of_what_is_public_can_be_read_at_run_time(name):
+    """FastAPI and pydantic read those of classes, and makers of tools those of methods."""
+    public = getattr(blockrank_rerank, name)
+    for annotated in [public, *(member for key, member in vars_of(public) if key == "__init__" or key[0] != "_")]:
+        get_type_hints(annotated)
+
+
+def vars_of(public: type) -> list[tuple[str, object]]:
+    """The functions of a class that stand in this package."""
+    members = inspect.getmembers(public, inspect.isfunction)
+    return [(key, member) for key, member in members if member.__module__.startswith("blockrank_rerank.")]
 
 
 def test_nothing_is_imported_in_a_circle():

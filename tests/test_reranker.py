@@ -192,7 +192,7 @@ def test_a_table_is_not_taken_for_its_column_names(ranker):
     pandas = pytest.importorskip("pandas")
     table = pandas.DataFrame({"title": ["a", "b"], "text": ["c", "d"]})
     for refused in (lambda: ranker.rank(QUERY, table), lambda: ranker.prepare(table)):
-        with pytest.raises(TypeError, match=r'got DataFrame; .* give documents.to_dict\("records"\)'):
+        with pytest.raises(TypeError, match=r'got DataFrame; .* give its rows: .to_dict\("records"\) of pandas'):
             refused()
     assert len(ranker.rank(QUERY, table.to_dict("records"))) == 2
     assert len(ranker.rank(QUERY, table["text"])) == 2

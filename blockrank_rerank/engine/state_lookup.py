@@ -6,7 +6,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -14,6 +14,7 @@ from blockrank_rerank.engine.fingerprint import earlier_fingerprint
 from blockrank_rerank.states.cache import StateCache
 from blockrank_rerank.states.document_states import DocumentStates
 from blockrank_rerank.states.store import StateStore
+from blockrank_rerank.text.document import Source
 
 if TYPE_CHECKING:
     from blockrank_rerank.engine.engine import Engine
@@ -21,9 +22,6 @@ if TYPE_CHECKING:
 
 Reader = Callable[[Sequence[str]], Iterator[DocumentStates]]
 """Computes the states of different texts, in their order."""
-
-Source = Literal["read", "cached", "stored", "prepared"]
-"""Where a document's states come from; ``read`` where the model reads its text."""
 
 
 def opened_store(engine: Engine, folder: Path, dtype: torch.dtype | None = None) -> StateStore:

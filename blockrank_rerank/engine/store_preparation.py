@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from blockrank_rerank.engine.state_lookup import opened_store
+from blockrank_rerank.engine.workers import own_modes
 from blockrank_rerank.errors import DocumentError, shown_ids
 from blockrank_rerank.states.document_files import MAX_ID_CHARACTERS, StoredDocument
 from blockrank_rerank.states.document_states import DTYPES, DocumentStates
@@ -93,21 +94,22 @@ def prepare_store(
     kept.set_damaged_aside()
     prepared = found = 0
     changes, repeated = Changes(), _RepeatedIds()
-    for chunk in _chunks(documents):
-        blocks, tokenised = Blocks.of("", chunk.plain, chunk.texts, engine.prompt, store.holds_whole, chunk.first)
-        unique = list(dict.fromkeys(blocks.texts))
-        # Read, and not only looked up: what is damaged is prepared again.
-        missing = [text for text in unique if store.get(text) is None]
-        found += len(unique) - len(missing)
-        for count, tokens in _append(missing, tokenised, engine, store):
-            prepared += count
-            on_progress(0, tokens)
-        # Last, so that whoever is interrupted leaves no document without its states.
-        changes = changes.plus(kept.put(chunk.documents, _block_digests(blocks)))
-        # Until then compacting took states that were found for nobody's.
-        store.refresh_if_changed()
-        for _ in _append([text for text in unique if text not in store], tokenised, engine, store):
-            pass
+    for chunk in _chunks(documents):  # which may be computed with the application's modes
+        with own_modes():
+            blocks, tokenised = Blocks.of("", chunk.plain, chunk.texts, engine.prompt, store.holds_whole, chunk.first)
+            unique = list(dict.fromkeys(blocks.texts))
+            # Read, and not only looked up: what is damaged is prepared again.
+            missing = [text for text in unique if store.get(text) is None]
+            found += len(unique) - len(missing)
+            for count, tokens in _append(missing, tokenised, engine, store):
+                prepared += count
+                on_progress(0, tokens)
+            # Last, so that whoever is interrupted leaves no document without its states.
+            changes = changes.plus(kept.put(chunk.documents, _block_digests(blocks)))
+            # Until then compacting took states that were found for nobody's.
+            store.refresh_if_changed()
+            for _ in _append([text for text in unique if text not in store], tokenised, engine, store):
+                pass
         repeated.see(chunk)
         on_progress(len(chunk.texts), 0)
     repeated.warn(folder)

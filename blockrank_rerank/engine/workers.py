@@ -6,6 +6,7 @@ import ctypes
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
@@ -57,6 +58,38 @@ def telling_each(parts: Iterable[T], count: int) -> Iterator[T]:
         if tell:
             tell(1 / count)
         yield part
+
+
+AUTOCAST_DEVICES = ("cpu", "cuda", "mps")
+
+_autocast_kept: ContextVar[bool] = ContextVar("blockrank_autocast_kept", default=False)
+
+
+@contextmanager
+def own_modes() -> Iterator[None]:
+    """Compute as if the application had set this thread no default device and no autocast, as workers do.
+
+    A model says itself where it is, and in what it computes.
+    """
+    with ExitStack() as modes:
+        # As a mode it costs every call of torch something.
+        if torch.get_default_device().type != "cpu":
+            modes.enter_context(torch.device("cpu"))
+        for device in AUTOCAST_DEVICES:
+            if torch.is_autocast_enabled(device) and not _autocast_kept.get():
+                modes.enter_context(torch.autocast(device, enabled=False))
+        yield
+
+
+@contextmanager
+def ranking_with(autocast: torch.autocast) -> Iterator[None]:
+    """Let rankings have an autocast after all: that with which their model is being trained."""
+    token = _autocast_kept.set(True)
+    try:
+        with autocast:
+            yield
+    finally:
+        _autocast_kept.reset(token)
 
 
 def worker_count(most: int) -> int:

@@ -17,6 +17,7 @@ from blockrank_rerank.config import BlockRankConfig
 from blockrank_rerank.engine.engine import Engine, refuse_windows
 from blockrank_rerank.engine.shared import SharedEngine
 from blockrank_rerank.engine.spec import resolve_config
+from blockrank_rerank.engine.workers import ranking_with
 from blockrank_rerank.errors import install_line
 from blockrank_rerank.finetune.averaging import averaged, averages, check_average
 from blockrank_rerank.finetune.batches import Collator, TrainingLists
@@ -311,7 +312,7 @@ class TrainingRun:
         self.model.eval()
         engine = Engine(self.config, self.prompt, self.model.backbone)
         ranker = BlockRankReranker(SharedEngine(self.spec, engine))
-        with torch.autocast(engine.device.type, torch.bfloat16, enabled=self.settings.bf16):
+        with ranking_with(torch.autocast(engine.device.type, torch.bfloat16, enabled=self.settings.bf16)):
             measured = measure(ranker)
         self.model.train(training)
         return measured

@@ -62,9 +62,10 @@ class ScoringHead(nn.Module):
         super().__init__()
         if hidden_size % num_heads:
             raise ValueError(f"num_heads must divide hidden_size {hidden_size}, got {num_heads}")
-        with torch.device("cpu"):  # as eye_ makes its tensor where torch does by default
-            self.query = nn.Linear(hidden_size, hidden_size, bias=False)
-            self.key = nn.Linear(hidden_size, hidden_size, bias=False)
+        # Torch's own start of a linear layer draws random numbers, which an application that has set a seed would miss.
+        with torch.device("cpu"):  # eye_ makes its tensor where torch does by default
+            self.query = nn.utils.skip_init(nn.Linear, hidden_size, hidden_size, bias=False)
+            self.key = nn.utils.skip_init(nn.Linear, hidden_size, hidden_size, bias=False)
             self.log_temperature = nn.Parameter(torch.full((num_heads,), START_TEMPERATURE).log())
             self.length_weight = nn.Parameter(torch.full((num_heads,), -1.0))
             self.signal_weight = nn.Parameter(torch.zeros(num_heads, hidden_size))

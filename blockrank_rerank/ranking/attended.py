@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from blockrank_rerank.engine.state_lookup import StateLookup
+from blockrank_rerank.engine.workers import own_modes
 from blockrank_rerank.ranking.batches import Batches, Candidates
 from blockrank_rerank.ranking.request import check_request, fitting_requests
 from blockrank_rerank.states.pack import StatePack
@@ -15,6 +16,8 @@ from blockrank_rerank.text.blocks import Blocks
 from blockrank_rerank.text.document import part_of, text_and_shift
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from blockrank_rerank.engine.engine import Engine
     from blockrank_rerank.ranking.request import CheckedRequest
     from blockrank_rerank.ranking.results import RankedDocument, Ranking
@@ -68,10 +71,11 @@ class AttendedList:
         loaded = engine()
         if lookup is None and loaded.config.prompt.documents_stand_alone and not loaded.prune:
             lookup = StateLookup(None, None)
-        (batch,) = Batches([request], loaded, lookup, keep_states=True)
-        (candidates,) = batch.candidates
-        ((_, ranking),) = batch.rankings(loaded)
-        return cls.of_ranked(loaded, lookup, candidates, ranking)
+        with own_modes():
+            (batch,) = Batches([request], loaded, lookup, keep_states=True)
+            (candidates,) = batch.candidates
+            ((_, ranking),) = batch.rankings(loaded)
+            return cls.of_ranked(loaded, lookup, candidates, ranking)
 
     @classmethod
     def of_ranked(
@@ -91,6 +95,11 @@ class AttendedList:
             for block, (owner, passage) in enumerate(bounds)
             if owner == ranked.index and ranked.passage in (None, passage)
         )
+
+    def token_attention(self) -> list[Tensor]:
+        """Compute for each block where in it the query looked, as :meth:`Engine.token_attention` gives it."""
+        with own_modes():
+            return self.engine.token_attention(self.encoded, self.states)
 
     def token_spans(self, blocks: Sequence[int]) -> list[list[tuple[int, int]]]:
         """For each of some blocks the code points of its tokens, in its document's text as given.

@@ -6,16 +6,14 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from blockrank_rerank.engine.shared import SharedEngine
+from blockrank_rerank.engine.state_lookup import StateLookup
 from blockrank_rerank.ranking.attended import AttendedList
 from blockrank_rerank.ranking.context.context import Context, build_context, empty_context
 from blockrank_rerank.ranking.context.settings import MAX_TOKENS, TEMPLATE, ContextSettings
 from blockrank_rerank.ranking.explanation import Explanation, explained
-
-if TYPE_CHECKING:
-    from blockrank_rerank.engine.shared import SharedEngine
-    from blockrank_rerank.engine.state_lookup import StateLookup
-    from blockrank_rerank.ranking.results import Limits
-    from blockrank_rerank.text.document import GivenDocument
+from blockrank_rerank.ranking.results import Limits
+from blockrank_rerank.text.document import GivenDocument
 
 
 class AttentiveRanking:

@@ -15,12 +15,12 @@ from blockrank_rerank.ranking.request import CheckedRequest, of_request
 from blockrank_rerank.ranking.results import RankedDocument, Ranking
 from blockrank_rerank.states.pack import PassingStates, StatePack
 from blockrank_rerank.text.blocks import Blocks, first_copies, with_copies_tied
-from blockrank_rerank.text.document import document_id, given_text
+from blockrank_rerank.text.document import Source, document_id, given_text
 from blockrank_rerank.text.prompt import EncodedRequest
 
 if TYPE_CHECKING:
     from blockrank_rerank.engine.engine import Engine
-    from blockrank_rerank.engine.state_lookup import Source, StateLookup
+    from blockrank_rerank.engine.state_lookup import StateLookup
     from blockrank_rerank.states.prepared import PreparedDocuments
 
 LOOKUP_BATCH = 64

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from blockrank_rerank.engine.machine_profile import machine_profile
+from blockrank_rerank.engine.workers import own_modes
 from blockrank_rerank.errors import is_real
 from blockrank_rerank.model.names import shown_model
 from blockrank_rerank.ranking.clock import Clock
@@ -99,8 +100,10 @@ def ranked_within(
         with clock.stopped():
             engine = shared.get()
             check_can_stop(engine, shown_model(shared.spec.checkpoint.model))
-            machine_profile(engine)
+            with own_modes():
+                machine_profile(engine)
         return engine.prompt
 
     (request,) = fitting_requests([check_request((query, documents))], prompt)
-    return PartialReading(request, shared.get(), lookup, clock).ranking() if request.texts else Ranking()
+    with own_modes():
+        return PartialReading(request, shared.get(), lookup, clock).ranking() if request.texts else Ranking()

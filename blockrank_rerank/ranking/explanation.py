@@ -134,7 +134,7 @@ def explained(attended: AttendedList, ranking: Sequence[RankedDocument]) -> list
     Of a document that was split, the passage that won is shown.
     """
     blocks = [attended.block_of(ranked) for ranked in ranking]
-    attention = attended.engine.token_attention(attended.encoded, attended.states)
+    attention = attended.token_attention()
     return [
         ExplainedDocument(ranked, _words(ranked, spans, attention[block].tolist()))
         for ranked, block, spans in zip(ranking, blocks, attended.token_spans(blocks), strict=True)

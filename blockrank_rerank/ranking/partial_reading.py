@@ -24,11 +24,12 @@ from blockrank_rerank.ranking.clock import Clock
 from blockrank_rerank.ranking.request import CheckedRequest
 from blockrank_rerank.states.pack import PassingStates
 from blockrank_rerank.text.blocks import Blocks
+from blockrank_rerank.text.document import Source
 from blockrank_rerank.text.prompt import EncodedRequest, TokenisedBlocks
 
 if TYPE_CHECKING:
     from blockrank_rerank.engine.engine import Engine
-    from blockrank_rerank.engine.state_lookup import Source, StateLookup
+    from blockrank_rerank.engine.state_lookup import StateLookup
     from blockrank_rerank.ranking.results import Ranking
     from blockrank_rerank.states.document_states import DocumentStates
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from blockrank_rerank.errors import check_real, check_whole
-
-if TYPE_CHECKING:
-    from blockrank_rerank.engine.state_lookup import Source
+from blockrank_rerank.text.document import Source
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ class RankedDocument:
     document : object
         What was given for the document: the text, mapping or object itself, or its copy of prepared documents.
     id : str or int or None
-        Its ``id``, ``_id`` or ``doc_id``, where it had one.
+        Its ``id``, ``_id`` or ``doc_id``, where it had one; NumPy's and pandas' whole numbers as int, UUIDs as text.
     served_from : str
         Where its states came from: ``read`` where the model read the text for this ranking, else ``cached``,
         ``stored`` or ``prepared``; of a document that was split, those of the best passage.

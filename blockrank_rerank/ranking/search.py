@@ -12,6 +12,7 @@ from torch import Tensor
 from blockrank_rerank.config import BlockRankConfig
 from blockrank_rerank.engine.search_index import LostStatesError, SearchIndex, new_search_index, search_index
 from blockrank_rerank.engine.shared import SharedEngine
+from blockrank_rerank.engine.workers import own_modes
 from blockrank_rerank.model.names import shown_model
 from blockrank_rerank.model.scores import RULES
 from blockrank_rerank.ranking.batches import Batches
@@ -86,11 +87,12 @@ class Searching:
         engine = self._shared.get()
         index = search_index(engine, documents)
         query = fitting_requests(check_requests([(query, [""])]), lambda: engine.prompt)[0].query
-        try:
-            return _search(index, engine, query, limits, approximate)
-        except (FileNotFoundError, DamagedDocumentsError, LostStatesError):
-            # Another process may have put another store there, whose files have the same names.
-            return _search(new_search_index(engine, documents.folder), engine, query, limits, approximate)
+        with own_modes():
+            try:
+                return _search(index, engine, query, limits, approximate)
+            except (FileNotFoundError, DamagedDocumentsError, LostStatesError):
+                # Another process may have put another store there, whose files have the same names.
+                return _search(new_search_index(engine, documents.folder), engine, query, limits, approximate)
 
 
 def _check_independent(config: BlockRankConfig, model: str) -> None:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, overload
+from typing import overload
 
 from blockrank_rerank.states.document_states import DocumentStates
 from blockrank_rerank.states.pack import SharedPack
 from blockrank_rerank.text.blocks import Blocks
-
-if TYPE_CHECKING:
-    from blockrank_rerank.text.document import GivenDocument
+from blockrank_rerank.text.document import GivenDocument
 
 
-class PreparedDocuments(Sequence["GivenDocument"]):
+class PreparedDocuments(Sequence[GivenDocument]):
     """Documents with the states that a model has made of them; accepted wherever documents are.
 
     Made by :meth:`BlockRankReranker.prepare`. Behaves as the sequence of the documents; a slice, and

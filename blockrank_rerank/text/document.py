@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Set
 from numbers import Integral
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
+from uuid import UUID
 
 from blockrank_rerank.formats.text_names import PLAIN_TEXT_NAMES, TEXT_NAMES, plain_name
 
@@ -36,6 +37,9 @@ class HasContent(Protocol):
 GivenDocument = Document | HasText | HasPageContent | HasContent
 """What callers give for a document: see `plain_document`."""
 
+Source = Literal["read", "cached", "stored", "prepared"]
+"""Where a document's states come from; ``read`` where the model reads its text."""
+
 ID_NAMES = ("id", "_id", "doc_id", "id_", "node_id")
 """Keys and attributes of a document's id, the one that counts first."""
 
@@ -46,7 +50,7 @@ def check_is_list(documents: object) -> None:
         # Iterating over a table gives the names of its columns.
         raise TypeError(
             f"documents must be a list of documents, got {type(documents).__name__}; of a table with columns text and "
-            'title give documents.to_dict("records")'
+            'title give its rows: .to_dict("records") of pandas, .to_dicts() of polars, .to_pylist() of pyarrow'
         )
     if isinstance(documents, str | Mapping | Set) or not isinstance(documents, Iterable):
         raise TypeError(f"documents must be a list of documents, got {type(documents).__name__}")
@@ -99,12 +103,23 @@ def _plain_mapping(given: Mapping[str, Any], index: int) -> Mapping[str, Any]:
     return {"title": given.get("title"), "text": given[names[0]]} if names else given
 
 
-def document_id(given: object) -> Any:
+def document_id(given: object) -> str | int | None:
     """Return the id of what was given for a document: a text or whole number; None where there is none."""
     if isinstance(given, str):
         return None
     found = [given.get(name) if isinstance(given, Mapping) else getattr(given, name, None) for name in ID_NAMES]
-    return next((it for it in found if isinstance(it, str | Integral) and not isinstance(it, bool)), None)
+    return next((plain for it in found if (plain := _plain_id(it)) is not None), None)
+
+
+def _plain_id(given: object) -> str | int | None:
+    """A text or whole number as JSON has them: NumPy's numbers, pandas' whole floats and UUIDs become such ones."""
+    if isinstance(given, str):
+        return given
+    if isinstance(given, UUID):
+        return str(given)
+    if isinstance(given, float) and given.is_integer():  # a column of whole numbers in which some are missing
+        return int(given)
+    return int(given) if isinstance(given, Integral) and not isinstance(given, bool) else None
 
 
 def document_text(document: str | Mapping[str, Any], index: int) -> str:

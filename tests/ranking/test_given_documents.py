@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections import namedtuple
 from dataclasses import dataclass
 from types import MappingProxyType, SimpleNamespace
+from uuid import UUID
 
 import numpy as np
 import pytest
@@ -164,6 +166,23 @@ def test_the_text_wins_over_other_names():
 )
 def test_an_id_is_a_text_or_a_whole_number(given, found):
     assert document_id(given) == found
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        (np.int64(3), 3),
+        (4.0, 4),
+        (np.float64(4), 4),
+        (float("nan"), None),
+        (0.5, None),
+        (UUID(int=7), str(UUID(int=7))),
+    ],
+)
+def test_ids_of_databases_and_tables_are_kept_and_json_has_them(ranker, given, found):
+    (ranked,) = ranker.rank(QUERY, [{"id": given, "text": "a"}])
+    assert ranked.id == found
+    assert json.loads(json.dumps(ranked.id)) == found
 
 
 # The line to write

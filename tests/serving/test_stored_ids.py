@@ -67,6 +67,13 @@ def test_ids_that_the_store_does_not_have_are_named_without_its_folder(client):
     assert answer.json()["field"] == "documents"
 
 
+def test_a_whole_number_with_a_point_is_the_whole_number(ranker, tmp_path):
+    ranker.prepare_store(tmp_path / "states", [{"_id": 7.0, "text": "sugar"}])
+    stored = BlockRankReranker.from_pretrained(device="cpu", dtype="float32", store=tmp_path / "states")
+    with TestClient(create_app(stored)) as client:
+        assert [row["id"] for row in asked(client, [{"id": 7.0}]).json()["results"]] == [7]
+
+
 @pytest.mark.parametrize("identifier", [None, True, 1.5, ["d1"], {"id": "d1"}])
 def test_an_id_that_is_none_is_refused(client, identifier):
     answer = asked(client, ["sugar", {"id": identifier}])

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from blockrank_rerank.engine.workers import own_modes
 from blockrank_rerank.ranking.context.piece import DroppedPiece, Piece, joined
 from blockrank_rerank.ranking.context.selection import BUDGET, Selection, select
 from blockrank_rerank.ranking.context.sentence import Sentence, Span, read_sentences
@@ -77,8 +78,9 @@ def build_context(
         Code points to which a document's text is narrowed, by index, where it has other text around it.
     """
     writer, within = Writer(attended, settings), within or {}
-    sentences = read_sentences(attended, [one.index for one in likely[:top_k] if not one.pruned], within)
-    selection = select(sentences, settings.max_tokens, writer.cost, settings.diversity)
+    with own_modes():
+        sentences = read_sentences(attended, [one.index for one in likely[:top_k] if not one.pruned], within)
+        selection = select(sentences, settings.max_tokens, writer.cost, settings.diversity)
     # Joined, texts may have more tokens than by themselves.
     while (tokens := writer.count(text := writer.text(selection.taken))) > settings.max_tokens and selection.taken:
         selection.reasons[selection.taken.pop()] = BUDGET

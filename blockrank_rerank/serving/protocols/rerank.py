@@ -113,11 +113,13 @@ def _with_texts(documents: Documents, stored: StoredDocuments | None) -> Documen
         raise Refused(
             f"documents[{first}] is an id alone, and this server has no store: start it with --store, or send texts"
         )
+    names = []
     for index, name in alone.items():
-        if document_id({"id": name}) is None:
+        if (plain := document_id({"id": name})) is None:
             raise Refused(f"documents[{index}].id must be a str or a whole number, got {type(name).__name__}")
+        names.append(plain)
     try:
-        found = stored.get(alone.values())
+        found = stored.get(names)
     except UnknownIdsError as error:
         # Without the folder, which is no business of clients.
         raise Refused(
