@@ -121,8 +121,8 @@ def _print_report(report: dict[str, Any]) -> None:
     if profile := report["profile"]:
         print_line(
             f"deadlines reckon with {1 / profile['token_layer_s']:,.0f} tokens/s through a layer, "
-            f"{profile['layer_s'] * 1000:.2f} ms for the layer itself, and {profile['character_s'] * 1e6:.2f} s for a million "
-            "characters"
+            f"{profile['layer_s'] * 1000:.2f} ms for the layer itself, and {profile['character_s'] * 1e6:.2f} s for a "
+            "million characters"
         )
     threads = f", {report['threads']} threads" if report["device"] == "cpu" else ""
     print_line(f"{report['tokens']:,} tokens; {report['model']} on {report['device']} in {report['dtype']}{threads}")
