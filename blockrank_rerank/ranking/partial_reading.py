@@ -41,11 +41,8 @@ EARLY_LAYERS = 1
 EARLY_SHARE = 2 / 3
 """Share of the time that may go into them: less helps lists in a good order alone, more none (dev/LOG.md)."""
 
-FIRST = 1 / 3
-"""Share of the time left that the first group takes at most, before the clock has shown how fast the machine is."""
-
 MOST = 1 / 2
-"""The same of the next ones: what a plan did not foresee, those that follow make good."""
+"""Share of the time left that one group takes at most: what a plan did not foresee, the next ones make good."""
 
 LAST = 4 / 5
 """The same of a group after which there would be no time for another that is worth a pass."""
@@ -115,12 +112,12 @@ class PartialReading:
     def ranking(self) -> Ranking:
         """Read, and rank every document by what is known of it then."""
         self._unread.extend(self._read_known())
+        self._tokenise(self._layers)
         # An encoder in 8 bits computes all layers at one time.
-        has_early_layers = self._layers > EARLY_LAYERS and self._engine.backbone.encoder is None
-        self._tokenise(EARLY_LAYERS if has_early_layers else self._layers)
-        if has_early_layers:
+        if self._layers > EARLY_LAYERS and self._engine.backbone.encoder is None:
             self._read_through(self._layers, lambda: self._left >= self._seconds_for_all)
             rest = self._left * (1 - EARLY_SHARE)
+            self._tokenise(EARLY_LAYERS)
             self._read_through(EARLY_LAYERS, lambda: self._left > rest and self._has_room)
             self._read_on()
         self._read_through(self._layers, lambda: True)
@@ -253,7 +250,7 @@ class PartialReading:
         pass_s = self._profile.read_s(self._alone.num_tokens, more)
         tokens = (left - pass_s) / (more * self._profile.token_layer_s)
         is_last = (1 - MOST) * left < WORTH * pass_s
-        share = FIRST if not self._has_read else LAST if is_last else MOST
+        share = LAST if is_last and self._has_read else MOST
         return _taken(waiting, lambda block: len(block.ids), share * tokens, tokens)
 
     def _read(self, group: Sequence[Block], layers: int) -> None:
@@ -277,9 +274,7 @@ class PartialReading:
             (lse,) = engine.score(Batch([encoded]))
         self._score(group, lse, layers)
         foreseen = self._profile.read_s(encoded.num_tokens, layers - done)
-        ratio = (time.perf_counter() - start) / foreseen
-        # A slower machine is believed at once, a faster one by half.
-        self._slowness, self._has_read = max(ratio, (self._slowness + ratio) / 2), True
+        self._slowness, self._has_read = (self._slowness + (time.perf_counter() - start) / foreseen) / 2, True
 
     def _keep(self, group: Sequence[Block], encoded: EncodedRequest, hidden: HiddenStates) -> None:
         """Keep what later layers go on from, or what other queries read of documents that were read to the end."""
