@@ -100,7 +100,7 @@ class PartialReading:
         self._lookup = None if lookup is None else lookup.of_list(engine, request.digests)
         self._profile, self._layers = machine_profile(engine), engine.config.scoring_layer
         self._alone = engine.prompt.encode(request.query, [])
-        self._ends: HiddenStates | None = None
+        self._ends: dict[int, HiddenStates] = {}
         self._lse: list[Lse] = []
         self._blocks: dict[int, list[Block]] = {}
         self._unread: deque[int] = deque()
@@ -177,12 +177,25 @@ class PartialReading:
                 return
 
     def _read_on(self) -> None:
-        """Let the other layers read what early ones have read, the best by their scores first."""
-        begun = {document: best for document, best in self._best().items() if best.layers == EARLY_LAYERS}
+        """Let the other layers read what early ones have read, the best by their scores first.
+
+        Half of the time goes into the layers up to the middle one, after which the best of the best are known better.
+        """
+        middle = self._layers // 2
+        pass_s = self._profile.read_s(self._alone.num_tokens, middle)
+        is_worth_it = middle > EARLY_LAYERS and MOST * self._left >= WORTH * pass_s
+        if is_worth_it and (group := self._group(self._best_first(EARLY_LAYERS), middle)):
+            self._read(group, middle)
+        for begun in (middle, EARLY_LAYERS):
+            waiting = self._best_first(begun)
+            while group := self._group(waiting, self._layers):
+                self._read(group, self._layers)
+
+    def _best_first(self, layers: int) -> deque[Block]:
+        """Blocks that so many layers have read, those of the best documents first."""
+        begun = {document: best for document, best in self._best().items() if best.layers == layers}
         order = sorted(begun, key=lambda document: -begun[document].raw_score)
-        waiting = deque(block for document in order for block in self._blocks[document] if block.layers == EARLY_LAYERS)
-        while group := self._group(waiting, self._layers):
-            self._read(group, self._layers)
+        return deque(block for document in order for block in self._blocks[document] if block.layers == layers)
 
     def _cut(self, documents: Sequence[int], fits: Callable[[str], bool]) -> tuple[Blocks, TokenisedBlocks]:
         request = self._request
@@ -263,7 +276,7 @@ class PartialReading:
         done = group[0].layers
         if engine.backbone.encoder is None:
             states = [block.hidden for block in group if block.hidden is not None]
-            begin = replace(self._ends, documents=states) if self._ends and states else None
+            begin = replace(self._ends[done], documents=states) if states else None
             lse, hidden = engine.stage(layers).read(Batch([encoded], hidden=begin))
             self._keep(group, encoded, hidden)
         elif self._has_cache:
@@ -279,7 +292,7 @@ class PartialReading:
     def _keep(self, group: Sequence[Block], encoded: EncodedRequest, hidden: HiddenStates) -> None:
         """Keep what later layers go on from, or what other queries read of documents that were read to the end."""
         if hidden.layers < self._layers:
-            self._ends = replace(hidden, documents=[])
+            self._ends[hidden.layers] = replace(hidden, documents=[])
             for block, states in zip(group, hidden.documents, strict=True):
                 block.hidden = states
         elif self._has_cache:
