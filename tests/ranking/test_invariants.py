@@ -37,7 +37,7 @@ LATE = replace(CONFIG, query_documents_from_layer=CONFIG.scoring_layer + 1)
 """A decoder whose query never mixes documents: only then is a raw score a property of one document."""
 
 texts = st.lists(st.sampled_from([*WORDS, *NASTY]), max_size=8).map(" ".join)
-queries = texts.filter(lambda text: text.strip(" \x00\u200b\r\n\t") != "")
+queries = texts.map(f"{{}} {WORDS[0]}".format)  # some texts alone come to no tokens, which is refused
 requests = st.tuples(queries, st.lists(texts, min_size=1, max_size=6))
 several = settings(max_examples=25, deadline=None)
 names = pytest.mark.parametrize("name", ["llama", "bert"])
