@@ -458,7 +458,7 @@ def test_a_row_of_the_position_table_that_belongs_to_padding_is_no_position(tmp_
     save_model(tmp_path, name, max_position_embeddings=48)  # whose padding token is 0
     config = replace(CONFIG, scoring_layer=2, query_offset=1, prompt=BERT_PROMPT)
     ranker = BlockRankReranker.from_pretrained(tmp_path, config=config, dtype=DTYPE)
-    beside = len(ranker.engine.prompt.encode("", ["x"]).query) + config.query_offset
+    beside = len(ranker.engine.prompt.encode("x", ["x"]).query) - 1 + config.query_offset
     assert len(ranker.rank("x " * (rows - beside), ["x"])) == 1
     with pytest.raises(ValueError, match=f"has {rows} positions"):
         ranker.rank("x " * (rows - beside + 1), ["x"])
