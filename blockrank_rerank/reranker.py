@@ -16,7 +16,7 @@ from blockrank_rerank.engine.shared import SharedEngine, checked_engine
 from blockrank_rerank.engine.state_lookup import StateLookup
 from blockrank_rerank.engine.store_preparation import Preparation, prepare_store
 from blockrank_rerank.engine.tuned import TunedRanking
-from blockrank_rerank.engine.workers import own_modes
+from blockrank_rerank.engine.workers import without_autocast
 from blockrank_rerank.model.decode_config import CALIBRATE_DECODING
 from blockrank_rerank.model.devices import describe_choices, resolve_device
 from blockrank_rerank.model.names import DEFAULT_MODEL, shown_model
@@ -188,7 +188,7 @@ class BlockRankReranker(AsyncRanking, AttentiveRanking, Searching, SavedModel, T
         blocks, tokenised = Blocks.of("", plain, texts, engine.prompt)
         states: list[DocumentStates] = []
         progress = work_progress("preparing", len(blocks.texts), sum(map(len, texts)), show_progress)
-        with own_modes(), progress as advance:
+        with without_autocast(), progress as advance:
             for document in engine.document_states(blocks.texts, dtype_of_states, tokenised):
                 states.append(document.to(states_device))
                 advance(1, len(document.ids))
@@ -311,7 +311,7 @@ class BlockRankReranker(AsyncRanking, AttentiveRanking, Searching, SavedModel, T
         results = [Ranking() for _ in checked]
         characters = sum(len(text) for request in checked for text in request.texts)
         progress = work_progress("reranking", len(checked), characters, show_progress, on_progress)
-        with own_modes(), progress as advance:
+        with without_autocast(), progress as advance:
             for batch in ranker._batches(checked):
                 for number, ranking in batch.rankings(ranker.engine):
                     results[number] = limits.select(ranking)

@@ -8,7 +8,7 @@ from weakref import WeakValueDictionary
 
 from blockrank_rerank.config import BlockRankConfig
 from blockrank_rerank.engine.spec import EngineSpec, resolve_config
-from blockrank_rerank.engine.workers import own_modes
+from blockrank_rerank.engine.workers import without_autocast
 from blockrank_rerank.system.forks import ForkLock, unforked
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ def _shared_engine(spec: EngineSpec) -> Engine:
     """The engine of a spec that is in use already, or a new one."""
     from blockrank_rerank.engine.engine import Engine
 
-    with _loading, own_modes():
+    with _loading, without_autocast():
         # A folder that was written again, by another training run say, holds another model.
         key = spec, spec.checkpoint.version()
         engine = _engines.get(key)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from blockrank_rerank.engine.state_lookup import opened_store
-from blockrank_rerank.engine.workers import own_modes
+from blockrank_rerank.engine.workers import without_autocast
 from blockrank_rerank.errors import DocumentError, shown_ids
 from blockrank_rerank.states.document_files import MAX_ID_CHARACTERS, StoredDocument
 from blockrank_rerank.states.document_states import DTYPES, DocumentStates
@@ -94,8 +94,8 @@ def prepare_store(
     kept.set_damaged_aside()
     prepared = found = 0
     changes, repeated = Changes(), _RepeatedIds()
-    for chunk in _chunks(documents):  # which may be computed with the application's modes
-        with own_modes():
+    for chunk in _chunks(documents):  # which may be computed with the application's autocast
+        with without_autocast():
             blocks, tokenised = Blocks.of("", chunk.plain, chunk.texts, engine.prompt, store.holds_whole, chunk.first)
             unique = list(dict.fromkeys(blocks.texts))
             # Read, and not only looked up: what is damaged is prepared again.

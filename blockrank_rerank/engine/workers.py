@@ -66,15 +66,12 @@ _autocast_kept: ContextVar[bool] = ContextVar("blockrank_autocast_kept", default
 
 
 @contextmanager
-def own_modes() -> Iterator[None]:
-    """Compute as if the application had set this thread no default device and no autocast, as workers do.
+def without_autocast() -> Iterator[None]:
+    """Compute as if the application had set this thread no autocast, as workers do: a model says itself what it uses.
 
-    A model says itself where it is, and in what it computes.
+    A default device needs nothing here, as every tensor is made on a device that is named.
     """
     with ExitStack() as modes:
-        # As a mode it costs every call of torch something.
-        if torch.get_default_device().type != "cpu":
-            modes.enter_context(torch.device("cpu"))
         for device in AUTOCAST_DEVICES:
             if torch.is_autocast_enabled(device) and not _autocast_kept.get():
                 modes.enter_context(torch.autocast(device, enabled=False))

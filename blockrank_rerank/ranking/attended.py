@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from blockrank_rerank.engine.state_lookup import StateLookup
-from blockrank_rerank.engine.workers import own_modes
+from blockrank_rerank.engine.workers import without_autocast
 from blockrank_rerank.ranking.batches import Batches, Candidates
 from blockrank_rerank.ranking.request import check_request, fitting_requests
 from blockrank_rerank.states.pack import StatePack
@@ -71,7 +71,7 @@ class AttendedList:
         loaded = engine()
         if lookup is None and loaded.config.prompt.documents_stand_alone and not loaded.prune:
             lookup = StateLookup(None, None)
-        with own_modes():
+        with without_autocast():
             (batch,) = Batches([request], loaded, lookup, keep_states=True)
             (candidates,) = batch.candidates
             ((_, ranking),) = batch.rankings(loaded)
@@ -98,7 +98,7 @@ class AttendedList:
 
     def token_attention(self) -> list[Tensor]:
         """Compute for each block where in it the query looked, as :meth:`Engine.token_attention` gives it."""
-        with own_modes():
+        with without_autocast():
             return self.engine.token_attention(self.encoded, self.states)
 
     def token_spans(self, blocks: Sequence[int]) -> list[list[tuple[int, int]]]:

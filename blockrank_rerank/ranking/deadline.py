@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from blockrank_rerank.engine.machine_profile import machine_profile
-from blockrank_rerank.engine.workers import own_modes
+from blockrank_rerank.engine.workers import without_autocast
 from blockrank_rerank.errors import is_real
 from blockrank_rerank.model.names import shown_model
 from blockrank_rerank.ranking.clock import Clock
@@ -100,10 +100,10 @@ def ranked_within(
         with clock.stopped():
             engine = shared.get()
             check_can_stop(engine, shown_model(shared.spec.checkpoint.model))
-            with own_modes():
+            with without_autocast():
                 machine_profile(engine)
         return engine.prompt
 
     (request,) = fitting_requests([check_request((query, documents))], prompt)
-    with own_modes():
+    with without_autocast():
         return PartialReading(request, shared.get(), lookup, clock).ranking() if request.texts else Ranking()

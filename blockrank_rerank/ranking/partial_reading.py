@@ -181,13 +181,14 @@ class PartialReading:
 
         Half of the time goes into the layers up to the middle one, after which the best of the best are known better.
         """
-        middle = self._layers // 2
+        begun, middle = [EARLY_LAYERS], self._layers // 2
         pass_s = self._profile.read_s(self._alone.num_tokens, middle)
         is_worth_it = middle > EARLY_LAYERS and MOST * self._left >= WORTH * pass_s
         if is_worth_it and (group := self._group(self._best_first(EARLY_LAYERS), middle)):
             self._read(group, middle)
-        for begun in (middle, EARLY_LAYERS):
-            waiting = self._best_first(begun)
+            begun = [middle, EARLY_LAYERS]
+        for layers in begun:
+            waiting = self._best_first(layers)
             while group := self._group(waiting, self._layers):
                 self._read(group, self._layers)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from blockrank_rerank.config import BlockRankConfig
 from blockrank_rerank.engine.search_index import LostStatesError, SearchIndex, new_search_index, search_index
 from blockrank_rerank.engine.shared import SharedEngine
-from blockrank_rerank.engine.workers import own_modes
+from blockrank_rerank.engine.workers import without_autocast
 from blockrank_rerank.model.names import shown_model
 from blockrank_rerank.model.scores import RULES
 from blockrank_rerank.ranking.batches import Batches
@@ -87,7 +87,7 @@ class Searching:
         engine = self._shared.get()
         index = search_index(engine, documents)
         query = fitting_requests(check_requests([(query, [""])]), lambda: engine.prompt)[0].query
-        with own_modes():
+        with without_autocast():
             try:
                 return _search(index, engine, query, limits, approximate)
             except (FileNotFoundError, DamagedDocumentsError, LostStatesError):

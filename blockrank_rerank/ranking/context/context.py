@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from blockrank_rerank.engine.workers import own_modes
+from blockrank_rerank.engine.workers import without_autocast
 from blockrank_rerank.ranking.context.piece import DroppedPiece, Piece, joined
 from blockrank_rerank.ranking.context.selection import BUDGET, Selection, select
 from blockrank_rerank.ranking.context.sentence import Sentence, Span, read_sentences
@@ -78,7 +78,7 @@ def build_context(
         Code points to which a document's text is narrowed, by index, where it has other text around it.
     """
     writer, within = Writer(attended, settings), within or {}
-    with own_modes():
+    with without_autocast():
         sentences = read_sentences(attended, [one.index for one in likely[:top_k] if not one.pruned], within)
         selection = select(sentences, settings.max_tokens, writer.cost, settings.diversity)
     # Joined, texts may have more tokens than by themselves.

@@ -115,7 +115,7 @@ def _with_texts(documents: Documents, stored: StoredDocuments | None) -> Documen
         )
     names = []
     for index, name in alone.items():
-        if (plain := document_id({"id": name})) is None:
+        if (plain := document_id(documents[index])) is None:
             raise Refused(f"documents[{index}].id must be a str or a whole number, got {type(name).__name__}")
         names.append(plain)
     try:
