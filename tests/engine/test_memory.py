@@ -127,9 +127,9 @@ def test_what_a_decoder_holds_within_a_limit_does_not_grow_with_the_list(decoder
 def test_states_that_a_cache_keeps_and_that_it_lacks_are_within_the_limit_too(family, tmp_path):
     prompt = CONFIG.prompt.without_query()
     config = BERT_CONFIG if family == "bert" else replace(CONFIG, scoring_layer=3, prompt=prompt)
-    folder, limit = save_ranker(tmp_path, family, config), 2_000_000
+    folder, limit = save_ranker(tmp_path, family, config), 1_000_000
     drawn = random.Random(0)
-    documents = [" ".join(drawn.choices(WORDS, k=14)) for _ in range(3_000)]
+    documents = [" ".join(drawn.choices(WORDS, k=14)) for _ in range(1_500)]
     ranker = load(folder, max_memory=limit, cache="100KB")
     expected = {document.index: document.raw_score for document in load(folder).rank(QUERY, documents)}
     for _ in range(2):  # the second time, some are known
