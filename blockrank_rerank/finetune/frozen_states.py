@@ -43,7 +43,8 @@ class FrozenStates:
         known = {block: states.tensors[_STATES] for block, states in found.items() if states is not None}
         known |= self._read([block for block in found if block not in known])
         device = next(self._backbone.parameters()).device
-        return torch.cat([known[block] for block in blocks]).to(device, torch.float32)
+        # Widened first: autocast to bf16 on a CPU joins no tensors in fp16.
+        return torch.cat([known[block].to(device, torch.float32) for block in blocks])
 
     def _read(self, blocks: list[_Block]) -> dict[_Block, Tensor]:
         """Read blocks in one pass, as few requests as they have instructions and queries."""

@@ -70,6 +70,16 @@ def test_a_frozen_training_reads_documents_once_and_has_the_losses_of_one_that_r
     frozen._document_lse(layout)  # reads nothing
 
 
+def test_a_frozen_training_in_bf16_has_the_losses_of_one_in_fp32(encoder):
+    frozen = model(encoder, freeze_backbone=True)
+    layout = build_layout([FIRST, SECOND], BERT_CONFIG.query_offset)
+    expected = frozen.backbone.document_lse(layout)
+    with torch.autocast("cpu", torch.bfloat16):  # as the Trainer does for bf16: true
+        found = frozen._document_lse(layout)
+    for one, other in zip(found, expected, strict=True):
+        assert torch.allclose(one.documents, other.documents, atol=0.1)
+
+
 @pytest.mark.parametrize(
     ("changes", "config"),
     [({}, BERT_CONFIG), ({"freeze_backbone": True}, replace(BERT_CONFIG, query_documents_from_layer=1))],
