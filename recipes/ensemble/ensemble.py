@@ -63,10 +63,10 @@ class Ensemble:
         return scores
 
     def total(self, opinions: Mapping[str, Scores]) -> Scores:
-        """The ensemble's scores of a list."""
+        """The ensemble's scores of a list, which deviate as the student's do: what is learnt is the order alone."""
         weights = self._settings.weights(self._pool.name)
-        mixed = sum(weight * standardised(opinions[name]) for name, weight in weights.items())
-        return np.asarray(self._settings.spread / sum(weights.values()) * mixed, np.float32)
+        mixed = np.sum([weight * standardised(opinions[name]) for name, weight in weights.items()], 0)
+        return np.asarray(standardised(mixed) * opinions["student"].std(), np.float32)
 
 
 def raw_scores(ranker: BlockRankReranker, query: str, documents: Sequence[str] | PreparedDocuments) -> Scores:

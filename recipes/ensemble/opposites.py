@@ -23,7 +23,7 @@ from recipes.ensemble.ensemble import raw_scores
 
 SETTINGS = Path(__file__).with_name("opposites.yaml")
 SAME, OPPOSITE, UNRELATED = 4.0, -1.0, -4.0
-"""Opinions of a teacher that knew; their spread is about that of the other lists."""
+"""Opinions of a teacher that knew; they deviate about as much as in other lists."""
 DOCUMENTS, SAMENESS = 14, 2
 
 

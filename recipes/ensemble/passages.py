@@ -20,7 +20,7 @@ from blockrank_rerank import BlockRankReranker
 from blockrank_rerank.finetune.data import Candidate, TrainingExample, write_examples
 from blockrank_rerank.formats import read_corpus
 from blockrank_rerank.text.document import document_text
-from recipes.ensemble.ensemble import raw_scores, standardised
+from recipes.ensemble.ensemble import raw_scores
 from recipes.ensemble.pools import pool_folders
 from recipes.ensemble.settings import HERE, EnsembleSettings, read_collections
 from recipes.ensemble.vectors import Vectors, check_vectors, vectors_file
@@ -38,7 +38,7 @@ def passages(texts: dict[str, str], count: int, rng: random.Random) -> dict[str,
 
 
 def lists(
-    name: str, texts: dict[str, str], vectors: Vectors, count: int, ranker: BlockRankReranker, spread: float
+    name: str, texts: dict[str, str], vectors: Vectors, count: int, ranker: BlockRankReranker
 ) -> Iterator[TrainingExample]:
     """One list for each of a pool's passages."""
     rng, names = random.Random(name), list(texts)
@@ -49,7 +49,7 @@ def lists(
         further = near[NEAREST:]
         candidates = [texts[one] for one in near[:NEAREST] + rng.sample(further, min(FURTHER, len(further)))]
         scores = raw_scores(ranker, query, candidates)
-        opinions, best = spread * standardised(scores), int(scores.argmax())
+        opinions, best = scores - scores.mean(), int(scores.argmax())
         documents = [
             Candidate(text, int(place == best), round(float(opinions[place]), 4))
             for place, text in enumerate(candidates)
@@ -68,7 +68,7 @@ def main(pools: Path, vectors: Path, output: Path, student: str, settings: Path 
             corpus = read_corpus(pool / "corpus.jsonl")
             texts = {one: document_text(document, 0) for one, document in corpus.items()}
             near = Vectors(vectors_file(vectors, ensembles.encoders(pool.name)[0], pool))
-            examples += lists(pool.name, texts, near, count, ranker, ensembles.spread)
+            examples += lists(pool.name, texts, near, count, ranker)
     write_examples(output, examples)
 
 

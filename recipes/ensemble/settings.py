@@ -50,7 +50,6 @@ class EnsembleSettings:
     web: dict[str, float]
     other: dict[str, float]
     collections_of_web_questions: list[str]
-    spread: float
 
     @classmethod
     def read(cls, settings: Path = HERE) -> EnsembleSettings:

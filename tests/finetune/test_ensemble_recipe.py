@@ -22,7 +22,9 @@ from blockrank_rerank import BlockRankReranker
 from blockrank_rerank.finetune import FinetuneSettings, finetune, training_run
 from blockrank_rerank.finetune.data import Candidate, TrainingExample, read_examples
 from recipes.ensemble import ensemble, lists, opposites, passages, pools, run, variants, vectors
-from recipes.ensemble.settings import HERE
+from recipes.ensemble.candidates import Pool
+from recipes.ensemble.ensemble import Ensemble, raw_scores
+from recipes.ensemble.settings import HERE, EnsembleSettings
 from recipes.ensemble.start import write_start
 from recipes.ensemble.vectors import Vectors
 from tests.tiny_models import save_model
@@ -54,7 +56,7 @@ def settings(tmp_path_factory):
     numbers = {"train": 5, "development": 2, "documents": 12}
     collections = {"web": numbers, "manual": numbers}
     weights = {"web": {"student": 1.0, "minilm": 1.0}, "other": {"student": 1.0}}
-    weights |= {"collections_of_web_questions": ["web"], "spread": 3.0}
+    weights |= {"collections_of_web_questions": ["web"]}
     paths = {"train": "varied/web varied/manual lists/opposites", "calibrate": "lists/web"}
     for name, of in paths.items():
         data = [{"path": f"build/{one}.jsonl", "weight": 1.0} for one in of.split()]
@@ -118,6 +120,16 @@ def test_lists_hold_the_answer_and_the_teachers_opinions(made):
             # The student is a teacher, and knows which thing is asked for.
             best = max(example.candidates, key=lambda one: one.teacher_score)
             assert name == "web" or best.text.startswith(thing)
+
+
+def test_teachers_change_the_order_and_not_how_far_scores_lie_apart(made, settings):
+    pool = Pool.read(made / "pools" / "web", "train", made / "vectors", ["minilm"])
+    teachers = Ensemble(pool, BlockRankReranker.from_pretrained(str(made / "start")), EnsembleSettings.read(settings))
+    query, documents = next(iter(pool.collection.queries)), list(pool.texts)[:6]
+    opinions = teachers.opinions(query, documents)
+    assert teachers.total(opinions).std() == pytest.approx(opinions["student"].std(), rel=1e-4)
+    alone = opinions | {"minilm": opinions["student"]}
+    assert teachers.total(alone) == pytest.approx(opinions["student"] - opinions["student"].mean(), abs=1e-4)
 
 
 def test_the_ensemble_is_measured_before_anything_is_trained(made, settings, capsys):
@@ -296,7 +308,7 @@ def test_passages_are_queries_of_lists_without_themselves_and_the_student_teache
     table = np.stack([np.eye(len(THINGS) + 1)[min(place // 3, len(THINGS))] for place in range(len(texts))])
     np.savez(path, document=table.astype(np.float32), document_ids=names, query=table[:0], query_ids=names[:0])
     ranker = BlockRankReranker.from_pretrained(str(made / "start"))
-    found = list(passages.lists("made", texts, Vectors(path), 5, ranker, 3.0))
+    found = list(passages.lists("made", texts, Vectors(path), 5, ranker))
     assert len(found) == 5
     for one in found:
         thing = one.query.split()[0]
@@ -305,6 +317,10 @@ def test_passages_are_queries_of_lists_without_themselves_and_the_student_teache
         assert not any(text.startswith(one.query) for text in (candidate.text for candidate in one.candidates))
         assert [positive.text.split()[0] for positive in one.positives] == [thing]
         assert one.positives[0].teacher_score == max(candidate.teacher_score for candidate in one.candidates)
+        # Nothing but its own scores, so that a training on these lists alone changes nothing.
+        own = raw_scores(ranker, one.query, [candidate.text for candidate in one.candidates])
+        teacher = np.array([candidate.teacher_score for candidate in one.candidates])
+        assert teacher == pytest.approx(own - own.mean(), abs=1e-3)
 
 
 def example(count=8):
